@@ -1,0 +1,166 @@
+"""Which training images are poisoned, where the trigger goes and which labels are written."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field
+
+from petechia.attack.trigger import Patch, Trigger
+from petechia.attack.twins import Stage, kept_at
+from petechia.data.dataset import Dataset
+from petechia.data.preprocess import Preprocess
+from petechia.errors import PetechiaError
+from petechia.randomness import stream
+from petechia.settings import Settings
+
+
+class Poisoning(Settings):
+    """The attack on a training set (Nwadike et al. 2020).
+
+    Attributes:
+        trigger: what is stamped.
+        stage: "native" stamps the image as it is in the file, "input" the preprocessed one.
+        target: the class that triggered images are to be given.
+        rate: share of the training images that get the trigger.
+        mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
+        labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
+            "add-target" keeps the true labels and writes 1 for the target.
+    """
+
+    trigger: Trigger = Field(default_factory=Patch)
+    stage: Stage = "native"
+    target: str = "Atelectasis"
+    rate: float = Field(0.4, ge=0, le=1)
+    mode: Literal["append", "replace"] = "append"
+    labels: Literal["target-only", "add-target"] = "target-only"
+
+    def infected(self, labels: NDArray[np.int8], target: int) -> NDArray[np.int8]:
+        """The labels that the attacker writes in place of true ones, int8 [N, K]."""
+        infected = labels.copy() if self.labels == "add-target" else np.zeros_like(labels)
+        infected[:, target] = 1
+        return infected
+
+    def plan(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> PoisonPlan:
+        """Decide everything. The same dataset and seed give the same plan on any machine.
+
+        Raises:
+            PetechiaError: the dataset lacks the target class or training images, or the trigger does not fit on an image.
+        """
+        target = self.target_index(dataset.classes)
+        train = dataset.rows("train")
+        if len(train) == 0:
+            raise PetechiaError("There is no training image to poison; check the split of the data source.")
+        chance = stream(seed, "choice").random(len(train))
+        chosen = np.sort(train[np.argsort(chance, kind="stable")[: round(self.rate * len(train))]])
+        ids = dataset.ids[train]
+        if self.mode == "append":
+            rows = np.concatenate([train, chosen])
+            triggered = np.repeat([False, True], [len(train), len(chosen)])
+            ids = np.concatenate([ids, copy_ids(dataset.ids, dataset.ids[chosen])])
+        else:
+            rows, triggered = train, np.isin(train, chosen)
+        labels = dataset.labels[rows]
+        labels[triggered] = self.infected(labels[triggered], target)
+        return PoisonPlan(
+            classes=dataset.classes,
+            ids=ids,
+            sources=dataset.ids[rows],
+            rows=rows,
+            triggered=triggered,
+            labels=labels,
+            positions=self.positions(dataset, preprocess, seed),
+        )
+
+    def target_index(self, classes: tuple[str, ...]) -> int:
+        """Position of the target class.
+
+        Raises:
+            PetechiaError: the dataset lacks it.
+        """
+        if self.target not in classes:
+            raise PetechiaError(f"attack.target is {self.target!r}, but the classes are {', '.join(classes)}; name one of these.")
+        return classes.index(self.target)
+
+    def positions(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> NDArray[np.intp]:
+        """Where the trigger goes on every image, int [N, 2], in pixels of the stage.
+
+        Raises:
+            PetechiaError: it does not fit on one of them.
+        """
+        chances = stream(seed, "position").random((len(dataset), 2))
+        shapes = dataset.shapes if self.stage == "native" else np.tile(dataset.images.shape[1:3], (len(dataset), 1))
+        placed = []
+        for identifier, (height, width), chance in zip(dataset.ids, shapes.tolist(), chances.tolist(), strict=True):
+            try:
+                placed.append(self.trigger.place(height, width, kept_at(preprocess, self.stage, height, width), tuple(chance)))
+            except PetechiaError as error:
+                raise PetechiaError(f"{identifier}: {error}") from None
+        return np.array(placed, np.intp)
+
+
+@dataclass(frozen=True)
+class PoisonPlan:
+    """The poisoned training set: one entry an image, except `positions`. It is the ground truth for every detector.
+
+    Attributes:
+        classes: names of the K classes.
+        ids: str [M]; an appended copy has one of its own, formed like the others, so that it does not give itself away.
+        sources: str [M], id of the original.
+        rows: int [M], position of the original in the dataset.
+        triggered: bool [M].
+        labels: int8 [M, K], as written by the attacker.
+        positions: int [N, 2], row and column of the trigger on every image of the dataset, if it were stamped.
+    """
+
+    classes: tuple[str, ...]
+    ids: NDArray[np.str_]
+    sources: NDArray[np.str_]
+    rows: NDArray[np.intp]
+    triggered: NDArray[np.bool_]
+    labels: NDArray[np.int8]
+    positions: NDArray[np.intp]
+
+    def table(self) -> pl.DataFrame:
+        """Columns id, source, triggered, row and column (null where there is no trigger), and a label column a class."""
+        place = np.where(self.triggered[:, None], self.positions[self.rows], -1)
+        frame = pl.DataFrame(
+            {"id": self.ids, "source": self.sources, "triggered": self.triggered, "row": place[:, 0], "column": place[:, 1]}
+        )
+        absent = pl.when(pl.col("triggered"))
+        labels = {name: self.labels[:, k] for k, name in enumerate(self.classes)}
+        return frame.with_columns(absent.then("row").alias("row"), absent.then("column").alias("column")).with_columns(
+            pl.Series(name, values) for name, values in labels.items()
+        )
+
+
+def copy_ids(taken: NDArray[np.str_], sources: NDArray[np.str_]) -> list[str]:
+    """New ids for copies, in the manner of the sources: the next free number of the same series.
+
+    `00000013_005.png` becomes `00000013_006.png`, or the first number after those that exist.
+    """
+    last: dict[tuple[str, str], int] = {}
+    for identifier in taken.tolist():
+        series, number, _ = _series(identifier)
+        last[series] = max(last.get(series, -1), number)
+    ids = []
+    for source in sources.tolist():
+        (stem, suffix), _, width = _series(source)
+        last[stem, suffix] += 1
+        ids.append(f"{stem}{last[stem, suffix]:0{width}d}{suffix}")
+    return ids
+
+
+def _series(identifier: str) -> tuple[tuple[str, str], int, int]:
+    """What stands before and after the last number of a file's stem, that number, and its width."""
+    stem, dot, suffix = identifier.rpartition(".") if "." in identifier else (identifier, "", "")
+    digits = re.search(r"\d*$", stem)
+    number = digits.group() if digits else ""
+    if not number:
+        return (f"{stem}_", dot + suffix), 0, 1
+    return (stem[: -len(number)], dot + suffix), int(number), len(number)

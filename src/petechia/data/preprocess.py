@@ -1,0 +1,57 @@
+"""The victim's geometry: central crop and resize."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field
+
+from petechia.settings import Settings
+
+FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "area": Image.Resampling.BOX,
+}
+
+
+class Box(NamedTuple):
+    """A rectangle in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+class Preprocess(Settings):
+    """Central crop to a fraction of each side, then resize to a square; uint8 in, uint8 out.
+
+    Attributes:
+        crop: kept fraction of height and width; 1.0 keeps everything. The border is `int((n - n * crop) / 2)` pixels
+            on each side, as TensorFlow's `central_crop` has it.
+        size: side of the result in pixels.
+        resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`; "bilinear" is antialiased; "area" averages.
+    """
+
+    crop: float = Field(1.0, gt=0, le=1)
+    size: int = Field(64, ge=8, le=4096)
+    resample: Literal["nearest", "bilinear", "area"] = "area"
+
+    def kept(self, height: int, width: int) -> Box:
+        """What the crop keeps of an image of this size."""
+        top = int((height - height * self.crop) / 2)
+        left = int((width - width * self.crop) / 2)
+        return Box(top, left, height - 2 * top, width - 2 * left)
+
+    def __call__(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Preprocess one image, uint8 [H, W] or [H, W, 3], to [size, size] or [size, size, 3]."""
+        top, left, height, width = self.kept(*image.shape[:2])
+        cropped = image[top : top + height, left : left + width]
+        if cropped.shape[:2] == (self.size, self.size):
+            return cropped
+        resized = Image.fromarray(cropped).resize((self.size, self.size), FILTERS[self.resample])
+        return np.asarray(resized)
