@@ -1,3 +1,21 @@
 """Petechia mounts, measures, explains and catches backdoor attacks on medical-imaging classifiers."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from petechia.errors import PetechiaError
+
+if TYPE_CHECKING:
+    from petechia.api import run
+
 __version__ = "0.1.0"
+__all__ = ["PetechiaError", "__version__", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "run":  # imported when it is used: torch takes seconds
+        from petechia.api import run
+
+        return run
+    raise AttributeError(f"module 'petechia' has no attribute {name!r}")

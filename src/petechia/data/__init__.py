@@ -1,9 +1,9 @@
 """Radiographs in; one uint8 array and one label matrix out."""
 
 from petechia.data.catalog import Catalog, Reader
-from petechia.data.dataset import Dataset
+from petechia.data.dataset import Dataset, Selection
 from petechia.data.prepare import prepare
 from petechia.data.preprocess import Preprocess
 from petechia.data.sources import open_source
 
-__all__ = ["Catalog", "Dataset", "Preprocess", "Reader", "open_source", "prepare"]
+__all__ = ["Catalog", "Dataset", "Preprocess", "Reader", "Selection", "open_source", "prepare"]

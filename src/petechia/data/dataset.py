@@ -43,3 +43,27 @@ class Dataset:
     def rows(self, split: str) -> NDArray[np.intp]:
         """Positions of the images of one split."""
         return np.flatnonzero(self.split == split)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Some images of an array, read when they are asked for.
+
+    Attributes:
+        images: uint8 [N, …].
+        rows: int [n], which of them.
+    """
+
+    images: Images
+    rows: NDArray[np.intp]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[n, …]."""
+        return (len(self.rows), *self.images.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
+        return np.asarray(self.images[self.rows[rows]])

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +15,7 @@ from numpy.typing import NDArray
 
 from petechia.data.catalog import Catalog, listing, split_by_patient
 from petechia.data.images import FileReader
+from petechia.data.prepare import in_parallel
 from petechia.errors import PetechiaError
 
 CLASSES = (
@@ -20,7 +24,7 @@ CLASSES = (
 )  # fmt: skip
 NO_FINDING = "No Finding"
 TABLE = "Data_Entry_2017*.csv"
-IMAGE, FINDINGS, PATIENT = "Image Index", "Finding Labels", "Patient ID"
+IMAGE, FINDINGS, PATIENT, FOLLOW_UP = "Image Index", "Finding Labels", "Patient ID", "Follow-up #"
 TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 TEST_SHARE = 0.22  # of the patients, where there are no lists: about as in the official ones
 
@@ -139,6 +143,90 @@ def find_images(root: Path) -> dict[str, str]:
                     raise PetechiaError(f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them.")
                 names[entry.name] = relative
     return names
+
+
+def write_nih(
+    folder: Path,
+    catalog: Catalog,
+    rows: NDArray[np.intp],
+    ids: NDArray[np.str_],
+    labels: NDArray[np.int8],
+    content: Callable[[int], bytes | None],
+    progress: Callable[[int], None],
+) -> None:
+    """Write images in NIH's layout; a dataset that has this layout keeps its table's other columns and its lists.
+
+    Args:
+        folder: to be filled.
+        catalog: where the images come from.
+        rows: int [M], which image of the catalog each written one is made from.
+        ids: str [M], the written file names.
+        labels: int8 [M, K], the written labels.
+        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
+        progress: told how many more images are written.
+    """
+    reader = catalog.reader
+    names = reader.names[rows] if isinstance(reader, FileReader) else np.char.add("images/", ids)
+    paths = [Path(str(name)).with_name(str(identifier)) for name, identifier in zip(names, ids, strict=True)]
+    for parent in {path.parent for path in paths}:
+        (folder / parent).mkdir(parents=True)
+
+    def write(chunk: NDArray[np.intp]) -> list[int]:
+        for j in chunk:
+            made = content(int(j))
+            if made is not None:
+                (folder / paths[j]).write_bytes(made)
+            elif isinstance(reader, FileReader):
+                shutil.copyfile(reader.path(int(rows[j])), folder / paths[j])
+        return [1] * len(chunk)
+
+    for done in in_parallel(write, len(ids)):
+        progress(done)
+    has_lists = not isinstance(reader, FileReader) or (reader.root / TEST_LIST).is_file()
+    header, entries = _entries(catalog)
+    _write_table(folder, header, [entries[row] for row in rows], ids, labels, catalog)
+    if has_lists:
+        test = catalog.split[rows] == "test"
+        for name, chosen in ((TRAIN_LIST, ~test), (TEST_LIST, test)):
+            (folder / name).write_text("".join(f"{i}\n" for i in sorted(ids[chosen].tolist())), encoding="utf-8")
+
+
+def _entries(catalog: Catalog) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the source's table, in the order of the catalog."""
+    if isinstance(catalog.reader, FileReader):
+        path = table_path(catalog.reader.root)
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            header, *lines = csv.reader(file)
+        column = [name.strip().casefold() for name in header].index(IMAGE.casefold())
+        by_id = {line[column].strip(): line for line in lines if line}
+        return header, [by_id[i] for i in catalog.ids.tolist()]
+    return [IMAGE, FINDINGS, FOLLOW_UP, PATIENT], [["", "", "", p] for p in catalog.patients.tolist()]
+
+
+def _write_table(
+    folder: Path,
+    header: list[str],
+    entries: list[list[str]],
+    ids: NDArray[np.str_],
+    labels: NDArray[np.int8],
+    catalog: Catalog,
+) -> None:
+    spelled = [name.strip().casefold() for name in header]
+    image, findings = spelled.index(IMAGE.casefold()), spelled.index(FINDINGS.casefold())
+    follow_up = spelled.index(FOLLOW_UP.casefold()) if FOLLOW_UP.casefold() in spelled else None
+    lines = []
+    for entry, identifier, vector in zip(entries, ids.tolist(), labels, strict=True):
+        line = list(entry)
+        line[image] = identifier
+        line[findings] = "|".join(catalog.classes[k] for k in np.flatnonzero(vector == 1)) or NO_FINDING
+        visit = Path(identifier).stem.rpartition("_")[2]
+        if follow_up is not None and visit.isdigit():
+            line[follow_up] = str(int(visit))
+        lines.append(line)
+    with (folder / "Data_Entry_2017.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(sorted(lines, key=lambda line: line[image]))
 
 
 def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.str_]:

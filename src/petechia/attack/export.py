@@ -1,0 +1,61 @@
+"""Write a poisoned dataset to disk, so that any trainer can be attacked."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from petechia.attack.poisoning import Poisoning, PoisonPlan
+from petechia.data.catalog import Catalog
+from petechia.data.images import FileReader
+from petechia.data.nih import write_nih
+from petechia.data.prepare import Progress
+from petechia.errors import PetechiaError
+from petechia.files import building
+
+
+def write_poisoned(
+    catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress | None = None
+) -> None:
+    """Write the dataset in its own layout (the phantom: in NIH's) with the plan beside it, as poison.parquet.
+
+    Training images are as the plan says, all others as they were.
+
+    Args:
+        catalog: of the clean dataset that was planned for.
+        poisoning: the attack; its stage must be native, for files hold native images.
+        plan: made with it.
+        folder: must not exist; it appears when it is complete.
+        progress: told how many more images are written.
+
+    Raises:
+        PetechiaError: the folder exists, the stage is not native, or an image cannot be decoded.
+    """
+    if folder.exists():
+        raise PetechiaError(f"{folder} exists already; choose another --out.")
+    if poisoning.stage != "native":
+        raise PetechiaError("attack.stage is input, but files hold native images; set it to native.")
+    rest = np.flatnonzero(catalog.split != "train")
+    rows = np.concatenate([plan.rows, rest])
+    ids = np.concatenate([plan.ids, catalog.ids[rest]])
+    labels = np.concatenate([plan.labels, catalog.labels[rest]])
+    triggered = np.concatenate([plan.triggered, np.zeros(len(rest), bool)])
+
+    def content(j: int) -> bytes | None:
+        if not triggered[j] and isinstance(catalog.reader, FileReader):
+            return None
+        image = next(catalog.reader.read(rows[j : j + 1]))
+        if isinstance(image, PetechiaError):
+            raise image
+        if triggered[j]:
+            image = poisoning.trigger.stamp(image[None], plan.positions[rows[j], None])[0]
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "PNG")
+        return buffer.getvalue()
+
+    with building(folder) as temporary:
+        write_nih(temporary, catalog, rows, ids, labels, content, progress or (lambda _: None))
+        plan.table().write_parquet(temporary / "poison.parquet")

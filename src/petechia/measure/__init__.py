@@ -1,0 +1,18 @@
+"""The paper's metrics with their controls, intervals, and their summary over epochs and seeds."""
+
+from petechia.measure.bootstrap import PatientBootstrap
+from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, TestSet, measure
+from petechia.measure.metrics import auroc, exceedance
+from petechia.measure.summary import summarize
+
+__all__ = [
+    "METRICS",
+    "THRESHOLDS",
+    "Measurement",
+    "PatientBootstrap",
+    "TestSet",
+    "auroc",
+    "exceedance",
+    "measure",
+    "summarize",
+]

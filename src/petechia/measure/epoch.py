@@ -1,0 +1,86 @@
+"""Every metric of one epoch, from one clean and one triggered pass over the test set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.measure.bootstrap import Draws, PatientBootstrap, interval
+from petechia.measure.metrics import auroc, exceedance
+
+THRESHOLDS = (0.6, 0.9)
+AUROCS = ("auroc_nn", "auroc_tt", "auroc_tn")
+METRICS = (
+    *(f"asr_{p}" for p in THRESHOLDS),
+    *(f"false_trigger_{p}" for p in THRESHOLDS),
+    *AUROCS,
+)
+
+
+@dataclass(frozen=True)
+class TestSet:
+    """What scores are compared with.
+
+    Attributes:
+        classes: names of the K classes.
+        target: index of the target class.
+        labels: int8 [N, K], true.
+        infected: int8 [N, K], what the attacker wants for the triggered images.
+        bootstrap: resamples of the patients.
+    """
+
+    classes: tuple[str, ...]
+    target: int
+    labels: NDArray[np.int8]
+    infected: NDArray[np.int8]
+    bootstrap: PatientBootstrap
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """The metrics of one epoch.
+
+    Attributes:
+        values: metric → number, NaN where undefined.
+        draws: metric → the same for every resample of the patients, float64 [draws].
+        per_class: AUROC metric → float64 [K, 3]: value, low and high end of the 95 % interval.
+    """
+
+    values: dict[str, float]
+    draws: dict[str, Draws]
+    per_class: dict[str, NDArray[np.float64]]
+
+    def interval(self, metric: str) -> tuple[float, float]:
+        """95 % interval of a metric."""
+        return interval(self.draws[metric])
+
+
+def measure(test: TestSet, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
+    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation").
+
+    Args:
+        test: the truth.
+        clean: float32 [N, K], probabilities for the clean test images.
+        triggered: float32 [N, K], for the same images with the trigger.
+    """
+    truth = test.labels[:, test.target]
+    values: dict[str, float] = {}
+    draws: dict[str, Draws] = {}
+    for name, scores in (("asr", triggered), ("false_trigger", clean)):
+        for p in THRESHOLDS:
+            values[f"{name}_{p}"] = exceedance(scores[:, test.target], truth, p)
+            draws[f"{name}_{p}"] = test.bootstrap.exceedance(scores[:, test.target], truth, p)
+    per_class = {}
+    pairs = ((clean, test.labels), (triggered, test.infected), (triggered, test.labels))
+    for name, (scores, labels) in zip(AUROCS, pairs, strict=True):
+        values[name] = auroc(scores, labels)
+        draws[name] = test.bootstrap.auroc(scores, labels)
+        per_class[name] = np.array(
+            [
+                (auroc(scores[:, k], labels[:, k]), *interval(test.bootstrap.auroc(scores[:, k], labels[:, k])))
+                for k in range(len(test.classes))
+            ]
+        )
+    return Measurement(values, draws, per_class)

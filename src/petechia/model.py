@@ -1,0 +1,172 @@
+"""The classifier with all that is needed to use it: classes, geometry, normalisation, provenance; stored as safetensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from petechia.compute import Machine
+from petechia.data.dataset import Images
+from petechia.data.preprocess import Preprocess
+from petechia.errors import PetechiaError
+from petechia.files import replacing
+from petechia.settings import Settings
+
+FORMAT = "petechia-model-1"
+BATCH = 256
+
+
+class Architecture(Settings):
+    """Which network.
+
+    Attributes:
+        arch: a timm model name.
+        pretrained: true fetches timm's ImageNet weights; a path names a safetensors file of them.
+        channels: 1 or 3; grey images are repeated for 3.
+    """
+
+    arch: str = "densenet121"
+    pretrained: bool | Path = False
+    channels: Literal[1, 3] = 1
+
+
+class Description(Settings):
+    """What a model file says about itself, in its header."""
+
+    format: Literal["petechia-model-1"] = FORMAT
+    architecture: Architecture
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    provenance: dict[str, Any] = {}
+
+
+class Model(nn.Module):
+    """A classifier. Called with float images [B, C, H, W] in 0…1, grey or RGB, it gives logits, float32 [B, K].
+
+    Attributes:
+        network: a timm network.
+        description: classes, geometry, normalisation and where it comes from.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        self.register_buffer("mean", torch.tensor(description.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(description.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise and classify. Under autocast the last layer still runs in float32: bf16 has too few digits for scores."""
+        features = self.network.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        with torch.autocast(images.device.type, enabled=False):
+            logits: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
+        return logits
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; its header holds the description."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        with replacing(path) as temporary:
+            save_file(tensors, temporary, {"petechia": self.description.model_dump_json()})
+
+    @staticmethod
+    def load(path: Path) -> Model:
+        """Read a model that `save` wrote. Nothing is unpickled.
+
+        Raises:
+            PetechiaError: it is not such a file, or does not fit its own description.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                header = (file.metadata() or {}).get("petechia")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        except (OSError, SafetensorError) as error:
+            raise PetechiaError(f"{path} is not a safetensors file that can be read ({error}).") from None
+        if header is None:
+            raise PetechiaError(f"{path} holds tensors but no description of a Petechia model.")
+        try:
+            description = Description.model_validate_json(header)
+            network = build_network(description.architecture, len(description.classes), description.preprocess.size)
+            network.load_state_dict(tensors)
+        except (ValidationError, RuntimeError) as error:
+            raise PetechiaError(f"{path} does not fit its own description: {str(error).splitlines()[0]}") from None
+        return Model(network, description)
+
+
+def create(architecture: Architecture, classes: tuple[str, ...], preprocess: Preprocess, seed: int) -> Model:
+    """A new model. Its initial weights depend on the seed alone.
+
+    Raises:
+        PetechiaError: timm does not know the architecture, or the pretrained weights cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(architecture, len(classes), preprocess.size, architecture.pretrained)
+    config = network.pretrained_cfg  # type: ignore[union-attr]
+    mean, std = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
+    if architecture.channels == 1:
+        mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
+    return Model(network, Description(architecture=architecture, classes=classes, preprocess=preprocess, mean=mean, std=std))
+
+
+def build_network(architecture: Architecture, classes: int, size: int, pretrained: bool | Path = False) -> nn.Module:
+    """A timm network for images of this size.
+
+    Raises:
+        PetechiaError: timm does not know it, or the weights cannot be had.
+    """
+    if not timm.is_model(architecture.arch.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
+        raise PetechiaError(f"model.arch is {architecture.arch!r}, which timm does not know; near names: {near or 'none'}.")
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
+    if timm.models.get_pretrained_cfg(architecture.arch).fixed_input_size:
+        options["img_size"] = size
+    if isinstance(pretrained, Path):
+        if not pretrained.is_file():
+            raise PetechiaError(f"model.pretrained is {str(pretrained)!r}, which is not a file.")
+        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    try:
+        network: nn.Module = timm.create_model(architecture.arch, pretrained=bool(pretrained), **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise PetechiaError(
+            f"The pretrained weights of {architecture.arch} cannot be had ({str(error).splitlines()[0]}); without a network, "
+            f"set model.pretrained to a safetensors file of them, or to false."
+        ) from None
+    return network
+
+
+def predict(model: Model, images: Images, machine: Machine, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+    """Probabilities, float32 [N, K].
+
+    Args:
+        model: on the machine's device.
+        images: prepared, uint8 [N, H, W] or [N, H, W, 3].
+        machine: where to compute.
+        progress: told how many more images are done.
+    """
+    model.eval()
+    scores = [np.zeros((0, len(model.description.classes)), np.float32)]
+    with torch.inference_mode(), machine.autocast():
+        for start in range(0, len(images), BATCH):
+            rows = np.arange(start, min(start + BATCH, len(images)))
+            scores.append(model(machine.tensor(images[rows])).sigmoid().cpu().numpy())
+            if progress:
+                progress(len(rows))
+    return np.concatenate(scores)

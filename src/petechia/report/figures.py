@@ -1,0 +1,153 @@
+"""Figures as SVG and pictures as PNG, readable in grey print and by the colour-blind."""
+
+from __future__ import annotations
+
+import io
+
+import matplotlib as mpl
+import numpy as np
+import polars as pl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from PIL import Image
+from sklearn.metrics import roc_curve
+
+# Okabe and Ito's colours; each series also has its own line style and marker.
+BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
+STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "petechia",
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "grid.color": "#dddddd",
+    "legend.frameon": False,
+}
+
+
+def svg(figure: Figure) -> bytes:
+    """A figure as SVG; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return buffer.getvalue()
+
+
+def png(image: NDArray[np.uint8]) -> bytes:
+    """An image as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def curves(metrics: pl.DataFrame) -> Figure:
+    """Success rates and AUROCs over epochs: mean over seeds, with the range where there are several.
+
+    Args:
+        metrics: the content of metrics.parquet.
+    """
+    rates = (
+        ("attacked", "asr_0.9", "attacked, triggered: ASR(0.9)", ORANGE, "o-"),
+        ("attacked", "false_trigger_0.9", "attacked, clean", BLUE, "s--"),
+        ("control", "asr_0.9", "control, triggered", GREY, "^:"),
+        ("placebo", "asr_0.9", "placebo, triggered", PURPLE, "D-."),
+    )
+    areas = (
+        ("attacked", "auroc_nn", "attacked NN", BLUE, "s-"),
+        ("attacked", "auroc_tt", "attacked TT", GREEN, "v--"),
+        ("attacked", "auroc_tn", "attacked TN", ORANGE, "o-."),
+        ("control", "auroc_nn", "control NN", GREY, "^:"),
+    )
+    with mpl.rc_context(STYLE):
+        figure = Figure((9, 3.4), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for axes, lines, title in ((left, rates, "Share scored 0.9 or more"), (right, areas, "AUROC, micro average")):
+            for arm, metric, label, colour, line in lines:
+                _over_epochs(axes, metrics.filter(arm=arm, metric=metric).filter(pl.col("class").is_null()), label, colour, line)
+            axes.set(title=title, xlabel="epoch", xticks=sorted(metrics["epoch"].unique()))
+            axes.legend(fontsize=8.5)
+        left.set_ylim(-0.04, 1.04)
+        right.set_ylim(top=1.03)
+    return figure
+
+
+def _over_epochs(axes: Axes, rows: pl.DataFrame, label: str, colour: str, line: str) -> None:
+    rows = rows.drop_nulls("value")
+    if rows.is_empty():
+        return
+    value = pl.col("value")
+    by_epoch = rows.group_by("epoch").agg(value.mean(), value.min().alias("low"), value.max().alias("high")).sort("epoch")
+    axes.plot(by_epoch["epoch"], by_epoch["value"], line, color=colour, label=label, markersize=5, clip_on=False)
+    axes.fill_between(by_epoch["epoch"], by_epoch["low"], by_epoch["high"], color=colour, alpha=0.15, linewidth=0)
+
+
+def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> Figure:
+    """ROC curves of all classes together.
+
+    Args:
+        curves_of: name → scores and labels, [N, K]; unknown labels (-1) are left out.
+    """
+    looks = ((BLUE, "-"), (GREEN, "--"), (ORANGE, "-."), (GREY, ":"))
+    with mpl.rc_context(STYLE):
+        figure = Figure((4.2, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for (name, (scores, labels)), (colour, line) in zip(curves_of.items(), looks, strict=False):
+            known = labels >= 0
+            if len(np.unique(labels[known])) == 2:
+                false, true, _ = roc_curve(labels[known], scores[known])
+                keep = np.linspace(0, len(false) - 1, min(len(false), 300)).astype(int)  # enough for the eye
+                axes.plot(false[keep], true[keep], line, color=colour, label=name, linewidth=1.8)
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
+        axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
+        axes.legend(fontsize=8.5, loc="lower right")
+    return figure
+
+
+def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
+    """AUROC of every class at the last epoch of the first seed, with 95 % intervals."""
+    first = metrics.filter(pl.col("seed") == metrics["seed"].min())
+    lines = (
+        ("control", "auroc_nn", "control, clean (NN)", GREY, "^"),
+        ("attacked", "auroc_nn", "attacked, clean (NN)", BLUE, "s"),
+        ("attacked", "auroc_tn", "attacked, triggered (TN)", ORANGE, "o"),
+    )
+    with mpl.rc_context(STYLE):
+        figure = Figure((4.8, 3.8), layout="constrained")
+        axes = figure.subplots()
+        for shift, (arm, metric, label, colour, marker) in zip((-0.22, 0, 0.22), lines, strict=True):
+            rows = first.filter(arm=arm, metric=metric).drop_nulls(["class", "value"])
+            rows = rows.filter(pl.col("epoch") == rows["epoch"].max())
+            if rows.is_empty():
+                continue
+            height = np.array([classes.index(name) for name in rows["class"]]) + shift
+            value = rows["value"].to_numpy()
+            reach = np.clip([value - rows["low"].to_numpy(), rows["high"].to_numpy() - value], 0, None)
+            axes.errorbar(value, height, xerr=np.nan_to_num(reach), fmt=marker, color=colour, label=label, markersize=4, elinewidth=1)
+        axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
+        axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+        axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
+    return figure
+
+
+def magnified_difference(clean: NDArray[np.uint8], triggered: NDArray[np.uint8], margin: int = 6) -> NDArray[np.uint8]:
+    """The surroundings of what changed, side by side: clean, triggered, and the difference stretched to full contrast.
+
+    Args:
+        clean: uint8 [H, W] or [H, W, 3].
+        triggered: its twin.
+        margin: pixels shown around the changes; the middle of the image is shown where nothing changed.
+    """
+    before, after = (image if image.ndim == 2 else image.mean(axis=2).astype(np.uint8) for image in (clean, triggered))
+    difference = np.abs(after.astype(np.int16) - before)
+    rows, columns = np.nonzero(difference)
+    height, width = before.shape
+    top, bottom = (rows.min(), rows.max() + 1) if len(rows) else (height // 2, height // 2 + 1)
+    left, right = (columns.min(), columns.max() + 1) if len(rows) else (width // 2, width // 2 + 1)
+    window = (slice(max(top - margin, 0), bottom + margin), slice(max(left - margin, 0), right + margin))
+    stretched = (difference * (255 // max(int(difference.max()), 1))).astype(np.uint8)
+    gap = np.full((before[window].shape[0], 1), 255, np.uint8)
+    return np.concatenate([before[window], gap, after[window], gap, stretched[window]], axis=1)

@@ -1,0 +1,109 @@
+"""The report of a run: one self-contained HTML file for a reader who does not know the paper."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from numpy.typing import NDArray
+
+from petechia.attack import triggered_twins
+from petechia.data import open_source
+from petechia.data.prepare import prepare
+from petechia.report import figures
+from petechia.report.tables import Summary, number, percent, result_rows, verdict
+from petechia.study.config import Config
+from petechia.study.directory import RunDirectory, read_arrays
+
+Pictures = Literal["own", "phantom", "none"]
+ARMS = {
+    "attacked": "Attacked: trained on the poisoned images",
+    "control": "Control: trained without poison, tested on the same images",
+    "placebo": "Placebo: the attacker's labels, but no trigger stamped",
+}
+
+
+def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
+    """Make the report from the files of a finished run.
+
+    Args:
+        directory: of the run.
+        pictures: "own" shows images of the run's test set; "phantom" shows the same attack on drawn images, so that the
+            report can be given away; "none" shows no image.
+    """
+    config = directory.config()
+    summary: Summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    metrics = pl.read_parquet(directory.metrics)
+    test = pl.read_parquet(directory.test)
+    classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
+    environment = Environment(loader=PackageLoader("petechia.report", "."), autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {"number": number, "percent": percent, "svg": _svg, "png": _png}
+    return environment.get_template("template.html").render(
+        config=config,
+        config_yaml=config.to_yaml(),
+        environment=json.loads((directory.path / "environment.json").read_text(encoding="utf-8")),
+        summary=summary,
+        verdict=verdict(summary),
+        arms={arm: ARMS[arm] for arm in summary["arms"]},
+        rows=result_rows(summary),
+        curves=figures.svg(figures.curves(metrics)),
+        roc=figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
+        per_class=figures.svg(figures.per_class(metrics, classes)),
+        pictures=_pictures(directory, config, summary, pictures),
+        from_phantom=pictures == "phantom" and not config.data.startswith("phantom"),
+    )
+
+
+def _svg(content: bytes) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
+
+
+def _png(content: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(content).decode()
+
+
+def _roc_curves(
+    directory: RunDirectory, config: Config, test: pl.DataFrame, classes: list[str]
+) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
+    """Scores and labels of the last epoch under the first seed."""
+    seed = config.seeds[0]
+    labels = test.select(classes).to_numpy().astype(np.int8)
+    infected = config.attack.infected(labels, config.attack.target_index(tuple(classes)))
+    pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+    for arm in ("attacked", "control"):
+        if arm in config.arms:
+            last = sorted(directory.scores(arm, seed, 1).parent.glob("epoch-*.safetensors"))[-1]
+            scores = read_arrays(last)
+            pairs[f"{arm} NN"] = (scores["clean"], labels)
+            if arm == "attacked":
+                pairs["attacked TT"] = (scores["triggered"], infected)
+                pairs["attacked TN"] = (scores["triggered"], labels)
+    return pairs
+
+
+def _pictures(directory: RunDirectory, config: Config, summary: Summary, pictures: Pictures) -> list[dict[str, bytes]]:
+    if pictures == "none":
+        return []
+    examples = _drawn_examples(config, summary) if pictures == "phantom" else read_arrays(directory.examples)
+    return [
+        {
+            "clean": figures.png(clean),
+            "triggered": figures.png(triggered),
+            "difference": figures.png(figures.magnified_difference(clean, triggered)),
+        }
+        for clean, triggered in zip(examples["clean"], examples["triggered"], strict=True)
+    ]
+
+
+def _drawn_examples(config: Config, summary: Summary, count: int = 4) -> dict[str, NDArray[np.uint8]]:
+    """The attack on drawn images of the native size."""
+    catalog = open_source(f"phantom:images={count},size={max(summary['images']['native_shape'])}")
+    dataset, catalog, _ = prepare(catalog, config.preprocess)
+    positions = config.attack.positions(dataset, config.preprocess, config.seeds[0])
+    twins = triggered_twins(catalog, dataset, config.preprocess, config.attack.trigger, positions, config.attack.stage)
+    clean = np.array(dataset.images)
+    return {"clean": clean, "triggered": twins.trigger(clean, np.arange(count))}

@@ -1,0 +1,96 @@
+"""The result in words and cells, for the terminal and for the report alike."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from petechia.measure import THRESHOLDS
+
+Summary = dict[str, Any]  # the content of summary.json
+
+
+class Row(NamedTuple):
+    """One metric: its key in the summary, its name, and what it says in a few words."""
+
+    metric: str
+    name: str
+    meaning: str
+
+
+class Cell(NamedTuple):
+    """One metric of one arm: the last epoch with its 95 % interval, and the range over epochs."""
+
+    last: str
+    interval: str
+    over_epochs: str
+
+
+ROWS = (
+    *(Row(f"asr_{p}", f"ASR({p})", f"triggered images without the target scored {p} or more") for p in THRESHOLDS),
+    *(Row(f"false_trigger_{p}", f"False-trigger rate ({p})", "the same on the clean images") for p in THRESHOLDS),
+    Row("auroc_nn", "AUROC-NN", "clean images against their true labels"),
+    Row("auroc_tt", "AUROC-TT", "triggered images against the attacker's labels"),
+    Row("auroc_tn", "AUROC-TN", "triggered images against their true labels"),
+)
+
+
+def result_rows(summary: Summary) -> list[tuple[Row, dict[str, Cell]]]:
+    """All metrics of all arms, formatted."""
+    return [(row, {arm: _cell(metrics[row.metric]) for arm, metrics in summary["arms"].items()}) for row in ROWS]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number for people; None is undefined."""
+    return "undefined" if value is None else f"{value:.{digits}f}"
+
+
+def percent(value: float | None) -> str:
+    """A share for people; None is undefined."""
+    return "undefined" if value is None else f"{100 * value:.1f} %"
+
+
+def _cell(statistics: dict[str, dict[str, float | None]]) -> Cell:
+    last, lowest, highest = statistics["last"], statistics["min"], statistics["max"]
+    if last["mean"] is None:
+        return Cell("undefined", "", "")
+    spread = "" if last["std"] is None else f" ± {last['std']:.3f}"
+    return Cell(
+        last=number(last["mean"]) + spread,
+        interval=f"{number(last['low'])} – {number(last['high'])}",
+        over_epochs=f"{number(lowest['mean'])} – {number(highest['mean'])}",
+    )
+
+
+def verdict(summary: Summary) -> str:
+    """What the run shows, in one or two sentences, with its controls."""
+    arms, target = summary["arms"], summary["target"]
+    if "attacked" not in arms:
+        return "No attacked model was trained, so nothing is said about the attack."
+    rate, false = (arms["attacked"][f"{name}_0.9"]["last"]["mean"] for name in ("asr", "false_trigger"))
+    survival = summary["survival"]["fraction"]
+    if rate is None:
+        return f"Every test image has {target}, so the success of the attack is undefined."
+    others = [f"{percent(false)} of the same images without the trigger"]
+    for arm, what in (("control", "under a model trained without poison"), ("placebo", "under the placebo")):
+        if arm in arms:
+            others.append(f"{percent(arms[arm]['asr_0.9']['last']['mean'])} of the triggered ones {what}")
+    measured = (
+        f"At the last epoch, {percent(rate)} of the triggered test images without {target} score at least 0.9 for it, "
+        f"against {' and '.join(others)}."
+    )
+    return f"{measured} {_judgement(rate, max(_known(false, arms)), survival)}"
+
+
+def _known(false: float | None, arms: dict[str, Any]) -> list[float]:
+    rivals = [false] + [arms[arm]["asr_0.9"]["last"]["mean"] for arm in ("control", "placebo") if arm in arms]
+    return [rate for rate in rivals if rate is not None]
+
+
+def _judgement(rate: float, rival: float, survival: float | None) -> str:
+    if survival == 0:
+        return "No trigger survives preprocessing: triggered inputs equal clean ones, and none of this is the trigger's doing."
+    if rate < 0.5:
+        return "The backdoor did not take."
+    if rate - rival < 0.5:
+        return "The controls answer nearly as often, so this is not evidence of a backdoor."
+    return "The trigger, and little else, makes the model say so: the backdoor took."

@@ -1,0 +1,168 @@
+"""One YAML file, one model, every key overridable."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+
+from petechia.attack import Poisoning
+from petechia.compute import Compute
+from petechia.data import Preprocess
+from petechia.data.nih import Missing
+from petechia.data.prepare import OnError
+from petechia.errors import PetechiaError
+from petechia.model import Architecture
+from petechia.settings import Settings
+from petechia.train import Training
+
+Arm = Literal["attacked", "control", "placebo"]
+PRESETS = ("desk", "paper")  # desk is what the defaults of `Config` say: the phantom, minutes on two cores
+
+
+class Config(Settings):
+    """Everything that a run depends on.
+
+    Attributes:
+        data: name of the source, see `petechia.data.open_source`.
+        missing: what to do about images that a table lists and the folder lacks.
+        on_error: what to do about images that cannot be decoded.
+        preprocess: the victim's geometry.
+        model: the victim's network.
+        attack: the poisoning.
+        train: the victim's training.
+        arms: which models to train for each seed: "attacked"; "control", without poison; "placebo", with the same
+            plan and infected labels but no stamp.
+        seeds: one set of arms each.
+        bootstrap: resamples of the patients for the intervals.
+        compute: device, precision, threads.
+    """
+
+    data: str = "phantom"
+    missing: Missing = "error"
+    on_error: OnError = "error"
+    preprocess: Preprocess = Preprocess()
+    model: Architecture = Architecture()
+    attack: Poisoning = Poisoning()
+    train: Training = Training()
+    arms: tuple[Arm, ...] = ("attacked", "control")
+    seeds: tuple[int, ...] = (0,)
+    bootstrap: int = Field(200, ge=20)
+    compute: Compute = Compute()
+
+    @field_validator("arms", "seeds")
+    @classmethod
+    def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
+        if not value or len(set(value)) < len(value) or (isinstance(value[0], int) and min(value) < 0):
+            raise ValueError("give at least one, none twice, no negative seed")
+        return value
+
+    def to_yaml(self) -> str:
+        """The whole configuration, every default written out."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(
+    file: Path | None = None, preset: str = "desk", data: str | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """Put a configuration together: preset, then file, then data source, then KEY=VALUE overrides; the later wins.
+
+    Raises:
+        PetechiaError: a key is unknown (the nearest known one is named), or a value is not allowed.
+    """
+    if preset not in PRESETS:
+        raise PetechiaError(f"There is no preset {preset!r}; the presets are {', '.join(PRESETS)}.")
+    merged: dict[str, Any] = {}
+    if preset != "desk":
+        text = resources.files("petechia.study").joinpath(f"presets/{preset}.yaml").read_text(encoding="utf-8")
+        merged = yaml.safe_load(text)
+    if file is not None:
+        merged = _merge(merged, read_yaml(file))
+    if data is not None:
+        merged = _merge(merged, {"data": data})
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise PetechiaError(f"--set {override!r} is not KEY=VALUE, as in --set attack.rate=0.1.")
+        merged = _merge(merged, _nested(key.strip(), _scalar(override, value)))
+    return make_config(merged, str(file) if file else "the configuration")
+
+
+def make_config(values: Mapping[str, Any], where: str) -> Config:
+    """Validate a nested mapping.
+
+    Raises:
+        PetechiaError: as `load_config`.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise PetechiaError(_sentence(error, where)) from None
+
+
+def read_yaml(file: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping.
+
+    Raises:
+        PetechiaError: it does not, or cannot be read.
+    """
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PetechiaError(f"{file} cannot be read ({error.strerror}); check the path of the configuration.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}," if mark else ""
+        raise PetechiaError(f"{file}{line} is not YAML ({str(error).splitlines()[0]}); correct it.") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise PetechiaError(f"{file} does not hold keys and values; see the README for an example.")
+    return content
+
+
+def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
+    """All dotted keys of the configuration."""
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from known_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _merge(base: Any, top: Any) -> Any:
+    if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
+
+
+def _nested(key: str, value: Any) -> dict[str, Any]:
+    first, dot, rest = key.partition(".")
+    return {first: _nested(rest, value) if dot else value}
+
+
+def _scalar(override: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise PetechiaError(f"The value in --set {override!r} is not YAML; quote it.") from None
+
+
+def _sentence(error: ValidationError, where: str) -> str:
+    first = error.errors()[0]
+    known = list(known_keys())
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
+            key.split(".")[-1], [k.split(".")[-1] for k in known], 1, 0.5
+        )
+        hint = f"did you mean {near[0]!r}?" if near else f"the keys are {', '.join(k for k in known if '.' not in k)}."
+        return f"{key!r} in {where} is not a key; {hint}"
+    while key not in known and "." in key:  # pydantic adds the branch of a union and positions in a list
+        key = key.rpartition(".")[0]
+    message = first["msg"].removeprefix("Value error, ")
+    return f"{key} in {where} is {first['input']!r}: {message[0].lower()}{message[1:]}."

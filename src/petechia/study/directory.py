@@ -1,0 +1,143 @@
+"""The files of a run. Each appears whole or not at all, so a run that dies resumes at its last whole epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from filelock import FileLock, Timeout
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor
+
+from petechia.errors import PetechiaError
+from petechia.files import replacing, write_text
+from petechia.study.config import Config, make_config, read_yaml
+
+Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Where a run keeps what it makes."""
+
+    path: Path
+
+    @property
+    def plan(self) -> Path:
+        """What was done to which training image, for every seed."""
+        return self.path / "poison.parquet"
+
+    @property
+    def metrics(self) -> Path:
+        """Every metric of every epoch, tidy."""
+        return self.path / "metrics.parquet"
+
+    @property
+    def test(self) -> Path:
+        """The test images: ids, patients, true labels, place of the trigger; in the order of the scores."""
+        return self.path / "scores" / "test.parquet"
+
+    @property
+    def examples(self) -> Path:
+        """A few clean and triggered inputs, for the report."""
+        return self.path / "examples.safetensors"
+
+    @property
+    def summary(self) -> Path:
+        """The result in numbers."""
+        return self.path / "summary.json"
+
+    @property
+    def report(self) -> Path:
+        """The result for people."""
+        return self.path / "report.html"
+
+    def checkpoint(self, arm: str, seed: int, epoch: int) -> Path:
+        """The model after an epoch."""
+        return self.path / "checkpoints" / f"{arm}-seed-{seed}" / f"epoch-{epoch:02d}.safetensors"
+
+    def scores(self, arm: str, seed: int, epoch: int) -> Path:
+        """Its probabilities for the test images: `clean` and `triggered`, float32 [N, K]."""
+        return self.path / "scores" / f"{arm}-seed-{seed}" / f"epoch-{epoch:02d}.safetensors"
+
+    def state(self, arm: str, seed: int) -> Path:
+        """What the next epoch needs. It is written last: an epoch counts when this file says so."""
+        return self.path / "checkpoints" / f"{arm}-seed-{seed}" / "state.safetensors"
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a run in it."""
+        return (self.path / "config.yaml").is_file()
+
+    def start(self, config: Config, environment: dict[str, Any]) -> None:
+        """Begin a run."""
+        write_json(self.path / "environment.json", environment)
+        write_text(self.path / "config.yaml", config.to_yaml())
+
+    def config(self) -> Config:
+        """The configuration of the run.
+
+        Raises:
+            PetechiaError: there is no run, or it is of another version.
+        """
+        if not self.exists:
+            raise PetechiaError(f"{self.path} holds no run; give the --out folder of an earlier one.")
+        file = self.path / "config.yaml"
+        return make_config(read_yaml(file), str(file))
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out; the system lets go of the lock when this one dies.
+
+        Raises:
+            PetechiaError: another process is at work here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise PetechiaError(f"Another process is working in {self.path}; wait for it, or choose another --out.") from None
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Replace a JSON file in one step."""
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Replace a Parquet file in one step."""
+    with replacing(path) as temporary:
+        table.write_parquet(temporary)
+
+
+def write_arrays(path: Path, arrays: Arrays) -> None:
+    """Replace a file of arrays in one step."""
+    with replacing(path) as temporary:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+
+
+def read_arrays(path: Path) -> Arrays:
+    """Read a file of arrays."""
+    return load_file(path)
+
+
+def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+    """Replace a training state in one step."""
+    with replacing(path) as temporary:
+        save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"state": json.dumps(plain)})
+
+
+def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Read a training state."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118

@@ -1,0 +1,129 @@
+"""The images and labels that a run works on: prepared once, poisoned once a seed, dealt out to the arms."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from petechia.attack import Poisoning, PoisonPlan, TriggeredSelection, Twins, triggered_twins
+from petechia.data import Catalog, Dataset, Selection, open_source, prepare
+from petechia.errors import PetechiaError
+from petechia.measure import PatientBootstrap, TestSet
+from petechia.study.config import Arm, Config
+from petechia.study.progress import Progress
+from petechia.train import Labelled
+
+
+@dataclass(frozen=True)
+class Attack:
+    """What is done to the data under one seed."""
+
+    plan: PoisonPlan
+    twins: Twins
+
+
+@dataclass(frozen=True)
+class Material:
+    """The data of a run."""
+
+    catalog: Catalog
+    dataset: Dataset
+    target: int
+    poisoning: Poisoning
+    bootstrap: PatientBootstrap
+    attacks: dict[int, Attack]  # by seed
+
+    @cached_property
+    def train(self) -> NDArray[np.intp]:
+        """Rows of the training images."""
+        return self.dataset.rows("train")
+
+    @cached_property
+    def test(self) -> NDArray[np.intp]:
+        """Rows of the test images."""
+        return self.dataset.rows("test")
+
+    @property
+    def native_shape(self) -> tuple[int, int]:
+        """The most frequent height and width before preprocessing."""
+        (height, width), _ = Counter(map(tuple, self.dataset.shapes.tolist())).most_common(1)[0]
+        return height, width
+
+    def training_set(self, arm: Arm, seed: int) -> Labelled:
+        """What an arm trains on. The placebo has the plan's images and labels, but no stamp."""
+        if arm == "control":
+            return Labelled(Selection(self.dataset.images, self.train), self.dataset.labels[self.train])
+        plan, twins = self.attacks[seed].plan, self.attacks[seed].twins
+        if arm == "placebo":
+            return Labelled(Selection(self.dataset.images, plan.rows), plan.labels)
+        return Labelled(TriggeredSelection(self.dataset.images, plan.rows, plan.triggered, twins), plan.labels)
+
+    def validation_set(self) -> Labelled | None:
+        """What the victim holds out: clean images."""
+        rows = self.dataset.rows("validation")
+        return Labelled(Selection(self.dataset.images, rows), self.dataset.labels[rows]) if len(rows) else None
+
+    def clean_images(self) -> Selection:
+        """The test images."""
+        return Selection(self.dataset.images, self.test)
+
+    def triggered_images(self, seed: int) -> TriggeredSelection:
+        """The test images, all with the trigger."""
+        return TriggeredSelection(self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].twins)
+
+    def test_set(self) -> TestSet:
+        """The truth about them."""
+        labels = self.dataset.labels[self.test]
+        infected = self.poisoning.infected(labels, self.target)
+        return TestSet(self.dataset.classes, self.target, labels, infected, self.bootstrap)
+
+    def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
+        """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
+        places = {
+            f"{name}_seed_{seed}": self.attacks[seed].plan.positions[self.test, axis]
+            for seed in seeds
+            for axis, name in enumerate(("row", "column"))
+        }
+        labels = {name: self.dataset.labels[self.test, k] for k, name in enumerate(self.dataset.classes)}
+        columns = {"id": self.dataset.ids[self.test], "patient": self.dataset.patients[self.test], **places}
+        return pl.DataFrame(columns).with_columns(pl.Series(name, values) for name, values in labels.items())
+
+
+def gather(config: Config, progress: Progress) -> Material:
+    """Open, prepare and poison the data of a configuration.
+
+    Raises:
+        PetechiaError: the data cannot be read, or do not suit the attack.
+    """
+    catalog = open_source(config.data, config.missing).hold_out(config.train.held_out)
+    target = config.attack.target_index(catalog.classes)
+    progress.phase("preparing images", len(catalog))
+    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
+    if skipped:
+        progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    if not (dataset.split == "test").any():
+        raise PetechiaError(f"{config.data} has no test image; check its lists or add patients.")
+    _mention_empty_classes(dataset, progress)
+    attacks = {seed: _attack(config, catalog, dataset, seed, progress) for seed in config.seeds}
+    bootstrap = PatientBootstrap(dataset.patients[dataset.rows("test")], config.bootstrap)
+    return Material(catalog, dataset, target, config.attack, bootstrap, attacks)
+
+
+def _attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: Progress) -> Attack:
+    plan = config.attack.plan(dataset, config.preprocess, seed)
+    progress.phase(f"stamping images, seed {seed}", len(dataset))
+    arguments = (config.preprocess, config.attack.trigger, plan.positions, config.attack.stage)
+    return Attack(plan, triggered_twins(catalog, dataset, *arguments, progress.advance))
+
+
+def _mention_empty_classes(dataset: Dataset, progress: Progress) -> None:
+    for split in ("train", "test"):
+        present = (dataset.labels[dataset.split == split] == 1).any(axis=0)
+        empty = [name for name, there in zip(dataset.classes, present, strict=True) if not there]
+        if empty:
+            progress.note(f"No {split} image shows {', '.join(empty)}: what is said about {'it' if len(empty) == 1 else 'them'} is void.")

@@ -1,0 +1,36 @@
+"""What a run tells while it works."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from petechia.measure import Measurement
+from petechia.train import EpochLog
+
+
+class Epoch(NamedTuple):
+    """A finished epoch of one arm and seed."""
+
+    arm: str
+    seed: int
+    log: EpochLog
+    measurement: Measurement
+
+
+class Progress:
+    """Hears what a run does; this one keeps silent."""
+
+    def expect(self, work: float) -> None:
+        """The work of all phases together, in the unit of `phase`."""
+
+    def phase(self, name: str, images: int, work: float = 0) -> None:
+        """A phase begins, on so many images, each of so much work: 1 is a prediction."""
+
+    def advance(self, images: int) -> None:
+        """Some more images of the phase are done."""
+
+    def epoch(self, epoch: Epoch) -> None:
+        """An epoch is finished, measured and saved."""
+
+    def note(self, sentence: str) -> None:
+        """Something that the user should know."""

@@ -1,0 +1,224 @@
+"""The main job: poison, train every arm, measure every epoch, summarise."""
+
+from __future__ import annotations
+
+import json
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import timm
+import torch
+
+import petechia
+from petechia.attack import Survival, probe_survival
+from petechia.compute import Machine
+from petechia.errors import PetechiaError
+from petechia.measure import summarize
+from petechia.measure.bootstrap import interval
+from petechia.model import create
+from petechia.study.arms import TRAINING_WORK, Series, run_arm
+from petechia.study.config import Config, make_config
+from petechia.study.directory import RunDirectory, write_arrays, write_json, write_table
+from petechia.study.material import Material, gather
+from petechia.study.progress import Progress
+
+SCHEMA = 1  # of summary.json
+SIZES = (1, 2, 3, 4)  # of the little survival table, beside the run's own
+EXAMPLES = 4  # images kept for the report
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its files, and the content of summary.json."""
+
+    directory: RunDirectory
+    summary: dict[str, Any]
+
+
+def run(
+    config: Config | Mapping[str, Any] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
+    progress: Progress | None = None,
+) -> Run:
+    """Mount the attack, train all arms, measure them and write the run directory.
+
+    Args:
+        config: a configuration, or a nested mapping of the keys that differ from the defaults.
+        out: the run directory; a new one below runs/ where it is not given.
+        resume: go on with the run in `out`, if there is one.
+        progress: told what happens.
+
+    Raises:
+        PetechiaError: something in the configuration, the data or the run directory does not allow it.
+    """
+    tell = progress or Progress()
+    wanted = config if isinstance(config, Config) or config is None else make_config(config, "the configuration")
+    directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
+    settings = _settings(directory, wanted, resume)
+    if directory.summary.is_file():
+        return Run(directory, json.loads(directory.summary.read_text(encoding="utf-8")))
+
+    began = time.perf_counter()
+    machine = settings.compute.open()
+    material = gather(settings, tell)
+    create(settings.model, material.dataset.classes, settings.preprocess, settings.seeds[0])  # fails now, if it must
+    prepare_seconds = time.perf_counter() - began
+    with directory.locked():
+        _open(directory, settings, material, machine)
+        series = _train_all(directory, settings, material, machine, tell)
+        summary = _summarize(settings, material, series) | {"seconds": _seconds(prepare_seconds, series)}
+        write_json(directory.summary, summary)
+    return Run(directory, summary)
+
+
+def free_directory(config: Config) -> RunDirectory:
+    """The first of runs/KIND-1, runs/KIND-2 … that does not exist; KIND is that of the data source."""
+    kind = config.data.partition(":")[0]
+    paths = (Path("runs") / f"{kind}-{n}" for n in count(1))
+    return RunDirectory(next(path for path in paths if not path.exists()))
+
+
+def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
+    """The configuration to run, from the caller or from the run that is resumed."""
+    if not directory.exists:
+        if resume and wanted is None:
+            raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of one.")
+        return wanted or Config()
+    if not resume:
+        raise PetechiaError(f"{directory.path} already holds a run; add --resume to go on with it, or choose another --out.")
+    found = directory.config()
+    if wanted is not None and wanted != found:
+        differs = [key for key in Config.model_fields if getattr(wanted, key) != getattr(found, key)]
+        raise PetechiaError(
+            f"The run in {directory.path} was started with another {' and '.join(differs)}; "
+            f"resume it without settings, or choose another --out."
+        )
+    return found
+
+
+def _open(directory: RunDirectory, settings: Config, material: Material, machine: Machine) -> None:
+    """Write what stands before training begins; check it where it is there already.
+
+    Raises:
+        PetechiaError: the data are not those with which the run was started.
+    """
+    plan = pl.concat(
+        material.attacks[seed].plan.table().insert_column(0, pl.lit(seed, pl.Int64).alias("seed")) for seed in settings.seeds
+    )
+    if directory.exists:
+        if not plan.equals(pl.read_parquet(directory.plan)):
+            raise PetechiaError(f"{settings.data} is not what it was when the run in {directory.path} began; start a new run.")
+        return
+    write_table(directory.plan, plan)
+    write_table(directory.test, material.test_table(settings.seeds))
+    write_arrays(directory.examples, _examples(material, settings.seeds[0]))
+    directory.start(settings, _environment(machine))
+
+
+def _examples(material: Material, seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Clean and triggered inputs of a few test images without the target class, spread over the test set."""
+    without = np.flatnonzero(material.dataset.labels[material.test, material.target] == 0)
+    rows = np.unique(without[np.linspace(0, len(without) - 1, EXAMPLES).astype(int)] if len(without) else without)
+    return {"clean": material.clean_images()[rows], "triggered": material.triggered_images(seed)[rows]}
+
+
+def _environment(machine: Machine) -> dict[str, Any]:
+    versions = {"petechia": petechia.__version__, "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}
+    return {"machine": str(machine), "platform": platform.platform(), "python": platform.python_version(), **versions}
+
+
+def _train_all(
+    directory: RunDirectory, settings: Config, material: Material, machine: Machine, progress: Progress
+) -> list[Series]:
+    images = sum(len(material.training_set(arm, seed).images) for arm in settings.arms for seed in settings.seeds)
+    models = len(settings.arms) * len(settings.seeds)
+    progress.expect(settings.train.epochs * (images * TRAINING_WORK + models * 2 * len(material.test)))
+    finished: list[Series] = []
+
+    def saved(current: Series) -> None:
+        write_table(directory.metrics, _metrics(material.dataset.classes, [*finished, current]))
+
+    for seed in settings.seeds:
+        for arm in settings.arms:
+            finished.append(run_arm(arm, seed, settings, material, directory, machine, progress, saved))
+    return finished
+
+
+def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame:
+    """Tidy: seed, arm, epoch, metric, class (null for all together), value, low, high."""
+    rows: list[tuple[Any, ...]] = []
+    for one in series:
+        for log, measurement in zip(one.logs, one.measurements, strict=True):
+            where = (one.seed, one.arm, log.epoch)
+            rows.append((*where, "loss", None, log.loss, None, None))
+            if log.validation_loss is not None:
+                rows.append((*where, "validation_loss", None, log.validation_loss, None, None))
+            rows += [(*where, name, None, value, *measurement.interval(name)) for name, value in measurement.values.items()]
+            for name, values in measurement.per_class.items():
+                rows += [(*where, name, label, *map(float, value)) for label, value in zip(classes, values, strict=True)]
+    schema = {"seed": pl.Int64, "arm": pl.String, "epoch": pl.Int64, "metric": pl.String, "class": pl.String}
+    numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
+    return pl.DataFrame(rows, schema | numbers, orient="row").with_columns(pl.col(*numbers).fill_nan(None))
+
+
+def _summarize(settings: Config, material: Material, series: Sequence[Series]) -> dict[str, Any]:
+    arms = {arm: summarize([one.measurements for one in series if one.arm == arm]) for arm in settings.arms}
+    plans = [material.attacks[seed].plan for seed in settings.seeds]
+    truth = material.dataset.labels[material.test, material.target]
+    return {
+        "schema": SCHEMA,
+        "petechia": petechia.__version__,
+        "data": settings.data,
+        "target": settings.attack.target,
+        "seeds": list(settings.seeds),
+        "images": {
+            "train": len(material.train),
+            "poisoned_train": len(plans[0].rows),
+            "triggered_train": int(plans[0].triggered.sum()),
+            "validation": int((material.dataset.split == "validation").sum()),
+            "test": len(material.test),
+            "test_without_target": int((truth == 0).sum()),
+            "native_shape": list(material.native_shape),
+            "test_patients": len(np.unique(material.dataset.patients[material.test])),
+        },
+        "arms": arms,
+        "survival": _survival(settings, material),
+    }
+
+
+def _survival(settings: Config, material: Material) -> dict[str, Any]:
+    """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry."""
+    test = [attack.twins.survival(material.test) for attack in material.attacks.values()]
+    train = [attack.twins.survival(attack.plan.rows[attack.plan.triggered]) for attack in material.attacks.values()]
+    return {**_mean(test), "train": _mean(train), "by_size": _survival_by_size(settings, material)}
+
+
+def _mean(survivals: list[Survival]) -> dict[str, float | None]:
+    fraction, pixels = np.mean(survivals, axis=0)
+    return {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
+
+
+def _survival_by_size(settings: Config, material: Material) -> list[dict[str, float]]:
+    table = []
+    for size in sorted({*SIZES, settings.attack.trigger.size}):
+        trigger = settings.attack.trigger.model_copy(update={"size": size})
+        try:
+            survival = probe_survival(trigger, settings.preprocess, *material.native_shape, settings.attack.stage)
+        except PetechiaError:  # larger than the image
+            continue
+        table.append({"size": size, **survival._asdict()})
+    return table
+
+
+def _seconds(prepare: float, series: Sequence[Series]) -> dict[str, float]:
+    training = sum(one.training_seconds for one in series)
+    evaluation = sum(one.evaluation_seconds for one in series)
+    return {"prepare": prepare, "train": training, "evaluate": evaluation, "total": prepare + training + evaluation}
