@@ -19,9 +19,13 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-ConfigFile = Annotated[Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration; its keys win over the preset's.")]
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration; its keys win over the preset's.")
+]
 Data = Annotated[str | None, typer.Option(metavar="SOURCE", help="phantom, phantom:images=N,size=N,seed=N or nih:FOLDER.")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key, as in attack.rate=0.1; repeatable.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key, as in attack.rate=0.1; repeatable.")
+]
 Preset = Annotated[str, typer.Option(help="desk: minutes on two cores; paper: the paper's geometry and training.")]
 Missing = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that the table lists and the folder lacks.")]
 OnError = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that cannot be decoded.")]
@@ -91,7 +95,9 @@ def report(
 def poison(
     source: Annotated[str, typer.Argument(metavar="SOURCE", help="phantom… or nih:FOLDER.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the poisoned dataset.")],
-    config: Annotated[Path | None, typer.Option(metavar="CONFIG.yaml", help="Configuration; its keys win over the preset's.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="CONFIG.yaml", help="Configuration; its keys win over the preset's.")
+    ] = None,
     set_: Set = None,
     preset: Preset = "desk",
     missing: Missing = None,
@@ -116,7 +122,10 @@ def poison(
             plan = settings.attack.plan(dataset, settings.preprocess, seed)
             progress.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
             write_poisoned(catalog, settings.attack, plan, out, progress.advance)
-        console.print(f"{int(plan.triggered.sum()):,} of {len(plan.ids):,} training images carry the trigger: {out}", soft_wrap=True)
+        console.print(
+            f"{int(plan.triggered.sum()):,} of {len(plan.ids):,} training images carry the trigger: {out}",
+            soft_wrap=True,
+        )
 
 
 def _overrides(given: list[str] | None, missing: str | None, on_error: str | None) -> list[str]:
@@ -141,5 +150,6 @@ def reported(resume: str | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
             raise
-        errors.print(f"[red]Error:[/red] {error.filename or 'A file'} cannot be written ({error.strerror}); make room or choose another folder.")
+        where = error.filename or "A file"
+        errors.print(f"[red]Error:[/red] {where} cannot be written ({error.strerror}); make room or choose another folder.")
         raise typer.Exit(1) from None

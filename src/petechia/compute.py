@@ -48,7 +48,9 @@ class Compute(Settings):
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise PetechiaError(f"compute.device is {self.device!r}, which cannot be used ({reason}); try auto or cpu.") from None
+            raise PetechiaError(
+                f"compute.device is {self.device!r}, which cannot be used ({reason}); try auto or cpu."
+            ) from None
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
         return Machine(device, bf16=self.precision == "bf16" or (self.precision == "auto" and fast))
 
@@ -62,7 +64,7 @@ class Machine:
 
     def place(self, module: M) -> M:
         """Move a network here, in the memory layout that convolutions like."""
-        return module.to(device=self.device, memory_format=torch.channels_last)
+        return module.to(self.device).to(memory_format=torch.channels_last)
 
     def autocast(self) -> torch.autocast:
         """The context in which to call a network."""

@@ -72,7 +72,9 @@ class ConsoleProgress(Progress):
         """Print a line."""
         if not self.header_shown:
             heads = "".join(f"{_short(metric):>8}" for metric in SHOWN)
-            self.console.print(f"[bold]{'arm, seed':<13}{'epoch':>5}{'loss':>7}{heads}{'img/s':>7}{'time':>7}[/bold]", soft_wrap=True)
+            self.console.print(
+                f"[bold]{'arm, seed':<13}{'epoch':>5}{'loss':>7}{heads}{'img/s':>7}{'time':>7}[/bold]", soft_wrap=True
+            )
             self.header_shown = True
         log, values = epoch.log, epoch.measurement.values
         cells = "".join(f"{_maybe(values[metric]):>8}" for metric in SHOWN)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +10,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -23,7 +22,6 @@ from petechia.errors import PetechiaError
 from petechia.files import replacing
 from petechia.settings import Settings
 
-FORMAT = "petechia-model-1"
 BATCH = 256
 
 
@@ -44,13 +42,13 @@ class Architecture(Settings):
 class Description(Settings):
     """What a model file says about itself, in its header."""
 
-    format: Literal["petechia-model-1"] = FORMAT
+    format: Literal["petechia-model-1"] = "petechia-model-1"
     architecture: Architecture
     classes: tuple[str, ...]
     preprocess: Preprocess
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    provenance: dict[str, Any] = {}
+    provenance: dict[str, Any] = Field(default_factory=dict)
 
 
 class Model(nn.Module):
@@ -117,8 +115,8 @@ def create(architecture: Architecture, classes: tuple[str, ...], preprocess: Pre
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build_network(architecture, len(classes), preprocess.size, architecture.pretrained)
-    config = network.pretrained_cfg  # type: ignore[union-attr]
-    mean, std = tuple(config["mean"]), tuple(config["std"])  # type: ignore[index]
+    config: Any = network.pretrained_cfg
+    mean, std = tuple(config["mean"]), tuple(config["std"])
     if architecture.channels == 1:
         mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
     return Model(network, Description(architecture=architecture, classes=classes, preprocess=preprocess, mean=mean, std=std))
@@ -134,7 +132,8 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
         near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
         raise PetechiaError(f"model.arch is {architecture.arch!r}, which timm does not know; near names: {near or 'none'}.")
     options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
-    if timm.models.get_pretrained_cfg(architecture.arch).fixed_input_size:
+    defaults = timm.models.get_pretrained_cfg(architecture.arch)
+    if defaults is not None and defaults.fixed_input_size:
         options["img_size"] = size
     if isinstance(pretrained, Path):
         if not pretrained.is_file():
@@ -152,7 +151,9 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
     return network
 
 
-def predict(model: Model, images: Images, machine: Machine, progress: Callable[[int], None] | None = None) -> NDArray[np.float32]:
+def predict(
+    model: Model, images: Images, machine: Machine, progress: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
     """Probabilities, float32 [N, K].
 
     Args:

@@ -119,12 +119,20 @@ class Trainer:
     """Trains a model epoch by epoch. What an epoch does depends on the seed, its number and the state alone."""
 
     def __init__(
-        self, model: Model, data: Labelled, settings: Training, machine: Machine, seed: int, validation: Labelled | None = None
+        self,
+        model: Model,
+        data: Labelled,
+        settings: Training,
+        machine: Machine,
+        seed: int,
+        validation: Labelled | None = None,
     ) -> None:
         if len(data.images) < 2:
             raise PetechiaError(f"There are {len(data.images)} training images; training needs at least 2.")
         if settings.schedule == "plateau" and (validation is None or len(validation.images) == 0):
-            raise PetechiaError("train.schedule is plateau, but no patient is held out; set train.validation above 0, or one-cycle.")
+            raise PetechiaError(
+                "train.schedule is plateau, but no patient is held out; set train.validation above 0, or one-cycle."
+            )
         self.model = machine.place(model)
         self.data = data
         self.settings = settings

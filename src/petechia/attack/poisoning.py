@@ -84,7 +84,9 @@ class Poisoning(Settings):
             PetechiaError: the dataset lacks it.
         """
         if self.target not in classes:
-            raise PetechiaError(f"attack.target is {self.target!r}, but the classes are {', '.join(classes)}; name one of these.")
+            raise PetechiaError(
+                f"attack.target is {self.target!r}, but the classes are {', '.join(classes)}; name one of these."
+            )
         return classes.index(self.target)
 
     def positions(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> NDArray[np.intp]:
@@ -130,7 +132,13 @@ class PoisonPlan:
         """Columns id, source, triggered, row and column (null where there is no trigger), and a label column a class."""
         place = np.where(self.triggered[:, None], self.positions[self.rows], -1)
         frame = pl.DataFrame(
-            {"id": self.ids, "source": self.sources, "triggered": self.triggered, "row": place[:, 0], "column": place[:, 1]}
+            {
+                "id": self.ids,
+                "source": self.sources,
+                "triggered": self.triggered,
+                "row": place[:, 0],
+                "column": place[:, 1],
+            }
         )
         absent = pl.when(pl.col("triggered"))
         labels = {name: self.labels[:, k] for k, name in enumerate(self.classes)}

@@ -167,7 +167,9 @@ def _difference(clean: NDArray[np.uint8], stamped: NDArray[np.uint8]) -> tuple[N
 
 
 def _collect(
-    work: Callable[[NDArray[np.intp]], list[tuple[NDArray[np.int32], NDArray[np.uint8]]]], count: int, progress: Progress
+    work: Callable[[NDArray[np.intp]], list[tuple[NDArray[np.int32], NDArray[np.uint8]]]],
+    count: int,
+    progress: Progress,
 ) -> Twins:
     pixels, values = [], []
     for changed, became in in_parallel(work, count):

@@ -13,7 +13,8 @@ class Images(Protocol):
     """An array of images, or something that gives rows of one: uint8 [N, H, W] or [N, H, W, 3]."""
 
     @property
-    def shape(self) -> tuple[int, ...]: ...
+    def shape(self) -> tuple[int, ...]:
+        """[N, H, W] or [N, H, W, 3]."""
 
     def __len__(self) -> int: ...
 

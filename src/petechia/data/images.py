@@ -40,9 +40,7 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     except UnidentifiedImageError:
         raise PetechiaError(f"{path} is not a PNG or JPEG image; replace it, or leave it out with --on-error skip.") from None
     except (OSError, SyntaxError, ValueError, MemoryError) as error:
-        raise PetechiaError(
-            f"{path} cannot be decoded ({error}); replace it, or leave it out with --on-error skip."
-        ) from None
+        raise PetechiaError(f"{path} cannot be decoded ({error}); replace it, or leave it out with --on-error skip.") from None
 
 
 class FileReader:

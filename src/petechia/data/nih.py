@@ -54,7 +54,9 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
             f"add them, or leave them out with --missing skip."
         )
     if not here.any():
-        raise PetechiaError(f"{root} has none of the images that its table lists; expected them in images/ or images_001/images/.")
+        raise PetechiaError(
+            f"{root} has none of the images that its table lists; expected them in images/ or images_001/images/."
+        )
     split = _split(root, ids, patients)
     files = np.array([names[i] for i in ids[here]])
     return Catalog("NIH ChestX-ray14", CLASSES, ids[here], patients[here], split[here], labels[here], FileReader(root, files))
@@ -118,7 +120,9 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
         raise PetechiaError(
             f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
         )
-    present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(pl.col("k") >= 0)
+    present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(
+        pl.col("k") >= 0
+    )
     labels = np.zeros((len(table), len(CLASSES)), np.int8)
     labels[present["row"].to_numpy(), present["k"].to_numpy()] = 1
     return labels
@@ -140,7 +144,9 @@ def find_images(root: Path) -> dict[str, str]:
                 if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(resolved):
                     raise PetechiaError(f"{entry.path} is a link that leads out of {root}; replace it by the file itself.")
                 if entry.name in names:
-                    raise PetechiaError(f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them.")
+                    raise PetechiaError(
+                        f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them."
+                    )
                 names[entry.name] = relative
     return names
 
@@ -226,7 +232,7 @@ def _write_table(
     with (folder / "Data_Entry_2017.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(sorted(lines, key=lambda line: line[image]))
+        writer.writerows(lines[j] for j in np.argsort(ids, kind="stable"))
 
 
 def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.str_]:

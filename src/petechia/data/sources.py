@@ -45,5 +45,6 @@ def _phantom_options(source: str, text: str) -> PhantomOptions:
     except ValidationError as error:
         first = error.errors()[0]
         raise PetechiaError(
-            f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; its keys are {', '.join(PhantomOptions.model_fields)}."
+            f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; "
+            f"its keys are {', '.join(PhantomOptions.model_fields)}."
         ) from None

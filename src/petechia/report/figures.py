@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -15,7 +16,7 @@ from sklearn.metrics import roc_curve
 
 # Okabe and Ito's colours; each series also has its own line style and marker.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "petechia",
     "font.family": "sans-serif",
@@ -66,7 +67,9 @@ def curves(metrics: pl.DataFrame) -> Figure:
         left, right = figure.subplots(1, 2)
         for axes, lines, title in ((left, rates, "Share scored 0.9 or more"), (right, areas, "AUROC, micro average")):
             for arm, metric, label, colour, line in lines:
-                _over_epochs(axes, metrics.filter(arm=arm, metric=metric).filter(pl.col("class").is_null()), label, colour, line)
+                _over_epochs(
+                    axes, metrics.filter(arm=arm, metric=metric).filter(pl.col("class").is_null()), label, colour, line
+                )
             axes.set(title=title, xlabel="epoch", xticks=sorted(metrics["epoch"].unique()))
             axes.legend(fontsize=8.5)
         left.set_ylim(-0.04, 1.04)
@@ -125,7 +128,16 @@ def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
             height = np.array([classes.index(name) for name in rows["class"]]) + shift
             value = rows["value"].to_numpy()
             reach = np.clip([value - rows["low"].to_numpy(), rows["high"].to_numpy() - value], 0, None)
-            axes.errorbar(value, height, xerr=np.nan_to_num(reach), fmt=marker, color=colour, label=label, markersize=4, elinewidth=1)
+            axes.errorbar(
+                value,
+                height,
+                xerr=np.nan_to_num(reach),
+                fmt=marker,
+                color=colour,
+                label=label,
+                markersize=4,
+                elinewidth=1,
+            )
         axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
         axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
         axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))

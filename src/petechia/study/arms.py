@@ -88,7 +88,12 @@ def run_arm(
 
 def _save(series: Series, trainer: Trainer, model: Model, config: Config, directory: RunDirectory) -> None:
     # What a model file says of itself must not tell a detector what to find: no arm, no attack.
-    provenance = {"made_by": f"petechia {petechia.__version__}", "data": config.data, "seed": series.seed, "epoch": trainer.epoch}
+    provenance = {
+        "made_by": f"petechia {petechia.__version__}",
+        "data": config.data,
+        "seed": series.seed,
+        "epoch": trainer.epoch,
+    }
     model.description = model.description.model_copy(update={"provenance": provenance})
     model.save(directory.checkpoint(series.arm, series.seed, trainer.epoch))
     tensors, plain = trainer.state()

@@ -126,4 +126,6 @@ def _mention_empty_classes(dataset: Dataset, progress: Progress) -> None:
         present = (dataset.labels[dataset.split == split] == 1).any(axis=0)
         empty = [name for name, there in zip(dataset.classes, present, strict=True) if not there]
         if empty:
-            progress.note(f"No {split} image shows {', '.join(empty)}: what is said about {'it' if len(empty) == 1 else 'them'} is void.")
+            progress.note(
+                f"No {split} image shows {', '.join(empty)}: nothing can be said of {'it' if len(empty) == 1 else 'them'}."
+            )

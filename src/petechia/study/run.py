@@ -21,7 +21,6 @@ from petechia.attack import Survival, probe_survival
 from petechia.compute import Machine
 from petechia.errors import PetechiaError
 from petechia.measure import summarize
-from petechia.measure.bootstrap import interval
 from petechia.model import create
 from petechia.study.arms import TRAINING_WORK, Series, run_arm
 from petechia.study.config import Config, make_config
@@ -32,6 +31,18 @@ from petechia.study.progress import Progress
 SCHEMA = 1  # of summary.json
 SIZES = (1, 2, 3, 4)  # of the little survival table, beside the run's own
 EXAMPLES = 4  # images kept for the report
+METRICS_SCHEMA = pl.Schema(
+    {
+        "seed": pl.Int64,
+        "arm": pl.String,
+        "epoch": pl.Int64,
+        "metric": pl.String,
+        "class": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -131,7 +142,12 @@ def _examples(material: Material, seed: int) -> dict[str, np.ndarray[Any, np.dty
 
 
 def _environment(machine: Machine) -> dict[str, Any]:
-    versions = {"petechia": petechia.__version__, "torch": torch.__version__, "timm": timm.__version__, "numpy": np.__version__}
+    versions = {
+        "petechia": petechia.__version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
     return {"machine": str(machine), "platform": platform.platform(), "python": platform.python_version(), **versions}
 
 
@@ -148,7 +164,9 @@ def _train_all(
 
     for seed in settings.seeds:
         for arm in settings.arms:
-            finished.append(run_arm(arm, seed, settings, material, directory, machine, progress, saved))
+            finished.append(  # noqa: PERF401 (`saved` looks at the list as it grows)
+                run_arm(arm, seed, settings, material, directory, machine, progress, saved)
+            )
     return finished
 
 
@@ -164,9 +182,7 @@ def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame
             rows += [(*where, name, None, value, *measurement.interval(name)) for name, value in measurement.values.items()]
             for name, values in measurement.per_class.items():
                 rows += [(*where, name, label, *map(float, value)) for label, value in zip(classes, values, strict=True)]
-    schema = {"seed": pl.Int64, "arm": pl.String, "epoch": pl.Int64, "metric": pl.String, "class": pl.String}
-    numbers = {"value": pl.Float64, "low": pl.Float64, "high": pl.Float64}
-    return pl.DataFrame(rows, schema | numbers, orient="row").with_columns(pl.col(*numbers).fill_nan(None))
+    return pl.DataFrame(rows, METRICS_SCHEMA, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
 def _summarize(settings: Config, material: Material, series: Sequence[Series]) -> dict[str, Any]:
@@ -203,7 +219,9 @@ def _survival(settings: Config, material: Material) -> dict[str, Any]:
 
 def _mean(survivals: list[Survival]) -> dict[str, float | None]:
     fraction, pixels = np.mean(survivals, axis=0)
-    return {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
+    return (
+        {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
+    )
 
 
 def _survival_by_size(settings: Config, material: Material) -> list[dict[str, float]]:

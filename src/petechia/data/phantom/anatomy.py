@@ -8,11 +8,12 @@ left) and y downwards, so that a picture looks the same at any size. Densities a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating[Any]]  # float32 throughout
 
 CARDIOMEGALY, EMPHYSEMA, ATELECTASIS, FIBROSIS = "Cardiomegaly", "Emphysema", "Atelectasis", "Fibrosis"
 
@@ -62,7 +63,7 @@ class Chest:
             name: value[rows] if isinstance(value, np.ndarray) and len(value) == len(self.lungs) else value
             for name, value in vars(self).items()
         }
-        return Chest(**picked)
+        return Chest(**picked)  # type: ignore[arg-type]
 
     @property
     def depth(self) -> Array:
@@ -72,7 +73,8 @@ class Chest:
 
 def ramp(z: Array) -> Array:
     """A soft step from 0 to 1, one unit wide, centred on 0."""
-    return np.clip(z + np.float32(0.5), 0, 1)
+    step: Array = np.clip(z + np.float32(0.5), 0, 1)
+    return step
 
 
 def above(a: Array, b: Array | float, edge: float) -> Array:
@@ -80,9 +82,10 @@ def above(a: Array, b: Array | float, edge: float) -> Array:
     return np.clip((a / edge + np.float32(0.5)) - b / np.float32(edge), 0, 1)
 
 
-def ellipse(chest: Chest, cx: Array, cy: Array, rx: Array, ry: Array, edge: float, tilt: float = 0) -> Array:
-    """Coverage of an ellipse at chest coordinates; `edge` is the width of its rim relative to the radius, `tilt` the
-    rise of its long axis."""
+def ellipse(
+    chest: Chest, cx: Array | float, cy: Array | float, rx: Array | float, ry: Array | float, edge: float, tilt: float = 0
+) -> Array:
+    """Coverage of an ellipse; `edge` is the width of its rim relative to the radius, `tilt` the rise of its long axis."""
     dx, dy = chest.x - cx, chest.y - cy
     along, across = dx / rx, dy / ry
     if tilt:
@@ -91,7 +94,8 @@ def ellipse(chest: Chest, cx: Array, cy: Array, rx: Array, ry: Array, edge: floa
     np.sqrt(distance, out=distance)
     distance *= np.float32(-1 / edge)
     distance += np.float32(1 / edge + 0.5)
-    return np.clip(distance, 0, 1, out=distance)
+    np.clip(distance, 0, 1, out=distance)
+    return distance
 
 
 def heart_shadow(chest: Chest, edge: float) -> Array:
@@ -102,7 +106,8 @@ def heart_shadow(chest: Chest, edge: float) -> Array:
 def line(distance: Array, width: Array | float, pixel: float) -> Array:
     """Coverage of a line of a given width from the distance to its axis; a line thinner than a pixel gets fainter."""
     half = np.float32(0.5) * width
-    return np.clip((half - np.abs(distance)) / pixel + np.float32(0.5), 0, np.minimum(1, width / pixel))
+    covered: Array = np.clip((half - np.abs(distance)) / pixel + np.float32(0.5), 0, np.minimum(1, width / pixel))
+    return covered
 
 
 def hump(z: Array) -> Array:
@@ -202,7 +207,7 @@ def draw_chest(chest: Chest, patient: Dice, visit: Dice, coarse: Array, fine: Ar
 
     heart = heart_shadow(chest, 0.16)
     heart *= np.float32(0.36)
-    heart += 0.14 * ellipse(chest, np.float32(0.13), np.float32(-0.30), np.float32(0.085), np.float32(0.10), 0.4)
+    heart += 0.14 * ellipse(chest, 0.13, -0.30, 0.085, 0.10, 0.4)
     heart *= 0.30 + 0.70 * lungs
     image += heart
 
@@ -212,7 +217,7 @@ def draw_chest(chest: Chest, patient: Dice, visit: Dice, coarse: Array, fine: Ar
     below *= ramp((y - 0.1) / 0.1)
     gas = np.clip(patient.between(-0.15, 0.16), 0, 1)
     stomach_y = chest.base.max(axis=2, keepdims=True) + 0.18
-    bubble = ellipse(chest, patient.between(0.34, 0.46), stomach_y, np.float32(0.15), np.float32(0.09), 0.35)
+    bubble = ellipse(chest, patient.between(0.34, 0.46), stomach_y, 0.15, 0.09, 0.35)
     bubble *= gas
     image += below * (np.float32(0.20) - bubble)
 

@@ -18,8 +18,14 @@ PERSISTENCE = 0.45  # correlation between images of one patient
 
 @dataclass(frozen=True)
 class Cohort:
-    """`patients` int [N]; `visits` int [N], counted from 0 within a patient; `severity` float32 [N, K], 0 where a finding is
-    not drawn; `labels` int8 [N, K], what the report says, which is sometimes wrong."""
+    """Arrays with one entry an image.
+
+    Attributes:
+        patients: int [N].
+        visits: int [N], counted from 0 within a patient.
+        severity: float32 [N, K], 0 where a finding is not drawn.
+        labels: int8 [N, K], what the report says, which is sometimes wrong.
+    """
 
     patients: NDArray[np.intp]
     visits: NDArray[np.intp]

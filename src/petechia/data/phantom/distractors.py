@@ -40,7 +40,7 @@ def side_marker(chest: Chest, image: Array, dice: Dice) -> None:
 def electrode(chest: Chest, image: Array, dice: Dice) -> None:
     """An ECG electrode with the wire that leads down and out of the picture."""
     x, y = dice.between(-0.6, 0.6), dice.between(-0.6, 0.35)
-    image += 0.30 * ellipse(chest, x, y, np.float32(0.035), np.float32(0.035), 0.4)
+    image += 0.30 * ellipse(chest, x, y, 0.035, 0.035, 0.4)
     drop = np.clip(chest.y - y, 0, 2)
     path = x + dice.between(-0.5, 0.5) * drop + dice.between(-0.4, 0.4) * drop**2
     image += 0.28 * line(chest.x - path, 0.014, chest.pixel) * (chest.y > y)
@@ -67,7 +67,7 @@ def pacemaker(chest: Chest, image: Array, dice: Dice) -> None:
     """A metal can below the collarbone and its lead to the heart."""
     side = dice.side()
     x, y = side * dice.between(0.42, 0.58), dice.between(-0.48, -0.36)
-    image += 0.55 * ellipse(chest, x, y, np.float32(0.11), np.float32(0.09), 0.15)
+    image += 0.55 * ellipse(chest, x, y, 0.11, 0.09, 0.15)
     along = np.clip((chest.y - y) / 0.65, 0, 1)
     lead = x + (0.18 - x) * along**0.5
     image += 0.35 * line(chest.x - lead, 0.016, chest.pixel) * (chest.y > y) * (along < 1)
