@@ -1,6 +1,6 @@
 """How each of the 14 findings looks in the phantom.
 
-One function a finding. It gets the chests and the density images of those patients who have it, a severity in (0, 1]
+One function a finding. It gets the chests and the density images of those patients who have it, a severity of 0.4 to 1.2
 as float32 [n, 1, 1] and random numbers, and adds what a reader would look for. Findings that change the shape of the chest
 (cardiomegaly, emphysema, the volume loss of atelectasis and fibrosis) do that in `anatomy.build_chest`.
 """
