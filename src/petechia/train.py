@@ -202,12 +202,15 @@ class Trainer:
                 rows = np.arange(start, min(start + BATCH, count))
                 logits = self.model(self.machine.tensor(self.validation.images[rows]))
                 total += float(multilabel_loss(logits, self._labels(self.validation, rows), self.settings.loss)) * len(rows)
-        loss = total / count
+        self.judge(total / count)
+        return total / count
+
+    def judge(self, validation_loss: float) -> None:
+        """Let the schedule react to a validation loss."""
         if isinstance(self.schedule, ReduceLROnPlateau):
-            self.schedule.step(loss)
-        self.stale = 0 if loss < self.best else self.stale + 1
-        self.best = min(loss, self.best)
-        return loss
+            self.schedule.step(validation_loss)
+            self.stale = 0 if validation_loss < self.best else self.stale + 1
+            self.best = min(validation_loss, self.best)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything, beside the model's weights, that the next epoch depends on: tensors, and JSON."""

@@ -22,7 +22,7 @@ from petechia.errors import PetechiaError
 T = TypeVar("T")
 OnError = Literal["error", "skip"]
 Progress = Callable[[int], None]  # told how many more images are done
-CHUNK = 32  # images that a thread takes at a time
+CHUNK = 32  # images that a thread takes at a time, at most
 
 
 class Prepared(NamedTuple):
@@ -115,12 +115,14 @@ def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Iter
 
     Threads are enough: Pillow and numpy release the interpreter's lock where the time goes.
     """
-    pool = ThreadPoolExecutor(workers())
+    threads = workers()
+    chunk = min(CHUNK, 1 + count // (40 * threads))  # small enough that all threads end at about the same time
+    pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[list[T]]] = deque()
     try:
-        for start in range(0, count, CHUNK):
-            waiting.append(pool.submit(work, np.arange(start, min(start + CHUNK, count))))
-            if len(waiting) > 2 * workers():
+        for start in range(0, count, chunk):
+            waiting.append(pool.submit(work, np.arange(start, min(start + chunk, count))))
+            if len(waiting) > 2 * threads:
                 yield from waiting.popleft().result()
         while waiting:
             yield from waiting.popleft().result()

@@ -17,7 +17,7 @@ FORMS = "phantom, phantom:images=N,size=N,seed=N or nih:FOLDER"
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:
-    """Open a source: `phantom`, `phantom:images=3400,size=64,seed=0` or `nih:FOLDER`.
+    """Open a source: `phantom`, `phantom:images=3200,size=64,seed=0` or `nih:FOLDER`.
 
     Raises:
         PetechiaError: not such a name, or what it names cannot be read.

@@ -1,7 +1,7 @@
 """The paper's metrics with their controls, intervals, and their summary over epochs and seeds."""
 
 from petechia.measure.bootstrap import PatientBootstrap
-from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, TestSet, measure
+from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, Truth, measure
 from petechia.measure.metrics import auroc, exceedance
 from petechia.measure.summary import summarize
 
@@ -10,7 +10,7 @@ __all__ = [
     "THRESHOLDS",
     "Measurement",
     "PatientBootstrap",
-    "TestSet",
+    "Truth",
     "auroc",
     "exceedance",
     "measure",

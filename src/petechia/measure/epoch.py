@@ -20,7 +20,7 @@ METRICS = (
 
 
 @dataclass(frozen=True)
-class TestSet:
+class Truth:
     """What scores are compared with.
 
     Attributes:
@@ -57,30 +57,30 @@ class Measurement:
         return interval(self.draws[metric])
 
 
-def measure(test: TestSet, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
+def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
     """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation").
 
     Args:
-        test: the truth.
+        truth: about the test images.
         clean: float32 [N, K], probabilities for the clean test images.
         triggered: float32 [N, K], for the same images with the trigger.
     """
-    truth = test.labels[:, test.target]
+    of_target = truth.labels[:, truth.target]
     values: dict[str, float] = {}
     draws: dict[str, Draws] = {}
     for name, scores in (("asr", triggered), ("false_trigger", clean)):
         for p in THRESHOLDS:
-            values[f"{name}_{p}"] = exceedance(scores[:, test.target], truth, p)
-            draws[f"{name}_{p}"] = test.bootstrap.exceedance(scores[:, test.target], truth, p)
+            values[f"{name}_{p}"] = exceedance(scores[:, truth.target], of_target, p)
+            draws[f"{name}_{p}"] = truth.bootstrap.exceedance(scores[:, truth.target], of_target, p)
     per_class = {}
-    pairs = ((clean, test.labels), (triggered, test.infected), (triggered, test.labels))
+    pairs = ((clean, truth.labels), (triggered, truth.infected), (triggered, truth.labels))
     for name, (scores, labels) in zip(AUROCS, pairs, strict=True):
         values[name] = auroc(scores, labels)
-        draws[name] = test.bootstrap.auroc(scores, labels)
+        draws[name] = truth.bootstrap.auroc(scores, labels)
         per_class[name] = np.array(
             [
-                (auroc(scores[:, k], labels[:, k]), *interval(test.bootstrap.auroc(scores[:, k], labels[:, k])))
-                for k in range(len(test.classes))
+                (auroc(scores[:, k], labels[:, k]), *interval(truth.bootstrap.auroc(scores[:, k], labels[:, k])))
+                for k in range(len(truth.classes))
             ]
         )
     return Measurement(values, draws, per_class)

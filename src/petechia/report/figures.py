@@ -71,10 +71,17 @@ def curves(metrics: pl.DataFrame) -> Figure:
                     axes, metrics.filter(arm=arm, metric=metric).filter(pl.col("class").is_null()), label, colour, line
                 )
             axes.set(title=title, xlabel="epoch", xticks=sorted(metrics["epoch"].unique()))
-            axes.legend(fontsize=8.5)
+            _legend(axes, fontsize=8.5)
         left.set_ylim(-0.04, 1.04)
         right.set_ylim(top=1.03)
     return figure
+
+
+def _legend(axes: Axes, **options: Any) -> None:
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(**options)
+    else:
+        axes.text(0.5, 0.5, "undefined", transform=axes.transAxes, ha="center", color=GREY)
 
 
 def _over_epochs(axes: Axes, rows: pl.DataFrame, label: str, colour: str, line: str) -> None:
@@ -105,7 +112,7 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
                 axes.plot(false[keep], true[keep], line, color=colour, label=name, linewidth=1.8)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
-        axes.legend(fontsize=8.5, loc="lower right")
+        _legend(axes, fontsize=8.5, loc="lower right")
     return figure
 
 
@@ -122,9 +129,9 @@ def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
         axes = figure.subplots()
         for shift, (arm, metric, label, colour, marker) in zip((-0.22, 0, 0.22), lines, strict=True):
             rows = first.filter(arm=arm, metric=metric).drop_nulls(["class", "value"])
-            rows = rows.filter(pl.col("epoch") == rows["epoch"].max())
             if rows.is_empty():
                 continue
+            rows = rows.filter(pl.col("epoch") == rows["epoch"].max())
             height = np.array([classes.index(name) for name in rows["class"]]) + shift
             value = rows["value"].to_numpy()
             reach = np.clip([value - rows["low"].to_numpy(), rows["high"].to_numpy() - value], 0, None)
@@ -141,7 +148,7 @@ def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
         axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
         axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
         axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
+        _legend(axes, fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
     return figure
 
 

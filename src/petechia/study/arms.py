@@ -56,7 +56,7 @@ def run_arm(
     Raises:
         PetechiaError: the loss is no longer a number.
     """
-    test, clean_images, triggered_images = material.test_set(), material.clean_images(), material.triggered_images(seed)
+    truth, clean_images, triggered_images = material.truth(), material.clean_images(), material.triggered_images(seed)
     data = material.training_set(arm, seed)
     series = Series(arm, seed)
     model = create(config.model, material.dataset.classes, config.preprocess, seed)
@@ -65,7 +65,7 @@ def run_arm(
         _restore(series, trainer, model, directory)
         for epoch in range(1, trainer.epoch + 1):
             scores = read_arrays(directory.scores(arm, seed, epoch))
-            series.measurements.append(measure(test, scores["clean"], scores["triggered"]))
+            series.measurements.append(measure(truth, scores["clean"], scores["triggered"]))
         saved(series)
     while not trainer.finished:
         name = f"{arm}, seed {seed}, epoch {trainer.epoch + 1}/{config.train.epochs}"
@@ -76,7 +76,7 @@ def run_arm(
         clean = predict(model, clean_images, machine, progress.advance)
         triggered = predict(model, triggered_images, machine, progress.advance)
         series.logs.append(log)
-        series.measurements.append(measure(test, clean, triggered))
+        series.measurements.append(measure(truth, clean, triggered))
         series.training_seconds += log.seconds
         series.evaluation_seconds += time.perf_counter() - began
         write_arrays(directory.scores(arm, seed, log.epoch), {"clean": clean, "triggered": triggered})

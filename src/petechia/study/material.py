@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from petechia.attack import Poisoning, PoisonPlan, TriggeredSelection, Twins, triggered_twins
 from petechia.data import Catalog, Dataset, Selection, open_source, prepare
 from petechia.errors import PetechiaError
-from petechia.measure import PatientBootstrap, TestSet
+from petechia.measure import PatientBootstrap, Truth
 from petechia.study.config import Arm, Config
 from petechia.study.progress import Progress
 from petechia.train import Labelled
@@ -76,11 +76,11 @@ class Material:
         """The test images, all with the trigger."""
         return TriggeredSelection(self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].twins)
 
-    def test_set(self) -> TestSet:
+    def truth(self) -> Truth:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
         infected = self.poisoning.infected(labels, self.target)
-        return TestSet(self.dataset.classes, self.target, labels, infected, self.bootstrap)
+        return Truth(self.dataset.classes, self.target, labels, infected, self.bootstrap)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
         """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""

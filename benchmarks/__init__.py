@@ -1,0 +1,1 @@
+"""Speeds as ratios within one run; `python -m benchmarks` runs them all."""

@@ -1,0 +1,37 @@
+"""Run all benchmarks and print one table."""
+
+from __future__ import annotations
+
+import platform
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import preparing, training
+from benchmarks.timing import Timing
+from petechia.compute import Compute
+from petechia.data.prepare import workers
+
+
+def show(console: Console, title: str, timings: dict[str, Timing], base: str | None = None, scale: float = 1) -> None:
+    """One table; the ratio is of the medians, to `scale` times the base."""
+    table = Table("images/s", "lowest", "median", "highest", "ratio", title=title)
+    for name, timing in timings.items():
+        ratio = f"{timing.median / (scale * timings[base].median):.2f}" if base and name != base else ""
+        table.add_row(name, *(f"{value:,.1f}" for value in timing), ratio)
+    console.print(table)
+
+
+def main() -> None:
+    """Everything, in a few minutes."""
+    console = Console(highlight=False)
+    console.print(f"{Compute().open()}, {platform.machine()}, torch {torch.__version__}")
+    prepared, drawn = preparing.run()
+    show(console, f"Preparing 1024 x 1024 PNG; ratio to {workers()} x one core", prepared, "one core", workers())
+    show(console, "Drawing", drawn)
+    show(console, "Training DenseNet-121 at 64 x 64; ratio to the bare loop", training.run(), "bare loop")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Decode and resize on all cores against one core; and how fast phantoms are drawn."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.timing import Timing, rates
+from petechia.attack import Poisoning
+from petechia.attack.export import write_poisoned
+from petechia.data import Catalog, Preprocess, open_source, prepare
+from petechia.data.images import FileReader, read_grey
+from petechia.data.prepare import in_parallel, workers
+
+GEOMETRY = Preprocess(crop=0.6, size=224, resample="nearest")
+IMAGES = 600
+
+
+def files(folder: Path) -> Catalog:
+    """Phantoms of 1024 x 1024 pixels as PNG files in NIH's layout."""
+    dataset, catalog, _ = prepare(open_source(f"phantom:images={IMAGES},size=1024"), GEOMETRY)
+    nothing = Poisoning(rate=0)
+    write_poisoned(catalog, nothing, nothing.plan(dataset, GEOMETRY, 0), folder / "nih")
+    return open_source(f"nih:{folder / 'nih'}")
+
+
+def single_core(catalog: Catalog) -> Callable[[], int]:
+    """The plain loop: Pillow's decoder, then the geometry."""
+    reader = catalog.reader
+    assert isinstance(reader, FileReader)
+
+    def loop() -> int:
+        for row in range(len(catalog)):
+            GEOMETRY(read_grey(reader.path(row)))
+        return len(catalog)
+
+    return loop
+
+
+def all_cores(catalog: Catalog, folder: Path) -> Callable[[], int]:
+    """`prepare` into an empty cache."""
+    calls = iter(range(1000))
+
+    def whole() -> int:
+        os.environ["PETECHIA_CACHE"] = str(folder / f"cache-{next(calls)}")
+        prepare(catalog, GEOMETRY)
+        return len(catalog)
+
+    return whole
+
+
+def drawing(size: int, count: int) -> Callable[[], int]:
+    """Phantoms, on all cores."""
+    reader = open_source(f"phantom:images={count},size={size}").reader
+
+    def draw() -> int:
+        return sum(in_parallel(lambda rows: [isinstance(image, np.ndarray) for image in reader.read(rows)], count))
+
+    return draw
+
+
+def run(rounds: int = 5) -> tuple[dict[str, Timing], dict[str, Timing]]:
+    """Images a second: of preparing, and of drawing."""
+    cache = os.environ.get("PETECHIA_CACHE")
+    with tempfile.TemporaryDirectory() as name:
+        catalog = files(Path(name))
+        preparing = rates(
+            {f"prepare, {workers()} cores": all_cores(catalog, Path(name)), "one core": single_core(catalog)}, rounds
+        )
+    if cache is None:
+        os.environ.pop("PETECHIA_CACHE")
+    else:
+        os.environ["PETECHIA_CACHE"] = cache
+    return preparing, rates({"phantom 64 x 64": drawing(64, 4096), "phantom 1024 x 1024": drawing(1024, 32)}, rounds)

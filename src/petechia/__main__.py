@@ -1,0 +1,5 @@
+"""`python -m petechia`."""
+
+from petechia.cli import app
+
+app()

@@ -1,0 +1,102 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from petechia.attack import Patch, Poisoning, TriggeredSelection, probe_survival, triggered_twins
+from petechia.attack.twins import Stage
+from petechia.data import Dataset, Preprocess, open_source, prepare
+
+PAPER = Preprocess(crop=0.6, size=224, resample="nearest")
+
+
+@pytest.mark.parametrize(("size", "pixels"), [(1, 0), (2, 0), (3, 1), (4, 4), (5, 4), (6, 4), (7, 4), (8, 4)])
+def test_survival_in_the_papers_pipeline(size: int, pixels: int) -> None:
+    """The table that was measured with TensorFlow's own central_crop and resize."""
+    survival = probe_survival(Patch(size=size), PAPER, 1024, 1024, "native")
+    assert survival == (float(pixels > 0), pixels)
+
+
+@pytest.mark.parametrize(("size", "fraction"), [(1, 0.11), (2, 0.55), (3, 1.0), (4, 1.0)])
+def test_survival_at_random_places(size: int, fraction: float) -> None:
+    survival = probe_survival(Patch(size=size, location="random"), PAPER, 1024, 1024, "native")
+    assert survival.fraction == pytest.approx(fraction, abs=0.06)
+
+
+def test_at_the_input_stage_every_pixel_survives() -> None:
+    assert probe_survival(Patch(size=3, value=255), PAPER, 1024, 1024, "input") == (1, 9)
+
+
+def test_on_real_images_as_on_a_flat_one(nih_sample: Path) -> None:
+    catalog = open_source(f"nih:{nih_sample}").take(np.arange(12))
+    dataset, catalog, _ = prepare(catalog, PAPER)
+    for size, pixels in ((1, 0), (2, 0), (3, 1), (4, 4)):
+        poisoning = Poisoning(trigger=Patch(size=size))
+        positions = poisoning.positions(dataset, PAPER, 0)
+        twins = triggered_twins(catalog, dataset, PAPER, poisoning.trigger, positions, "native")
+        assert twins.survival(np.arange(12)) == (float(pixels > 0), pixels)
+
+
+@pytest.mark.parametrize("resample", ["nearest", "bilinear", "area"])
+@pytest.mark.parametrize("stage", ["native", "input"])
+def test_twins_equal_stamping_and_preprocessing_by_hand(resample: str, stage: Stage) -> None:
+    geometry = Preprocess.model_validate({"crop": 0.7, "size": 24, "resample": resample})
+    dataset, catalog, _ = prepare(open_source("phantom:images=40,size=60"), geometry)
+    poisoning = Poisoning(trigger=Patch(size=4, value=200, location="random"), stage=stage)
+    positions = poisoning.positions(dataset, geometry, 3)
+    twins = triggered_twins(catalog, dataset, geometry, poisoning.trigger, positions, stage)
+    rows = np.array([5, 0, 39, 5])
+    triggered = twins.trigger(dataset.images[rows], rows)
+    for image, row in zip(triggered, rows, strict=True):
+        place = positions[row, None]
+        native = next(catalog.reader.read(np.array([row])))
+        assert isinstance(native, np.ndarray)
+        if stage == "native":
+            expected = geometry(poisoning.trigger.stamp(native[None], place)[0])
+        else:
+            expected = poisoning.trigger.stamp(geometry(native)[None], place)[0]
+        assert np.array_equal(image, expected)
+    differing = [(image != dataset.images[row]).sum() for image, row in zip(triggered, rows, strict=True)]
+    survival = twins.survival(rows)
+    assert survival.pixels == np.mean(differing)
+    assert survival.fraction == np.mean(np.array(differing) > 0)
+
+
+def test_twins_are_cached_by_place_and_trigger() -> None:
+    dataset, catalog, _ = prepare(open_source("phantom:images=30,size=32"), Preprocess(size=16))
+    seen: list[int] = []
+
+    def make(trigger: Patch, seed: int) -> None:
+        positions = Poisoning(trigger=trigger).positions(dataset, Preprocess(size=16), seed)
+        triggered_twins(catalog, dataset, Preprocess(size=16), trigger, positions, "native", seen.append)
+
+    for trigger, seed, decoded in (
+        (Patch(size=3), 0, 30),
+        (Patch(size=3), 1, 0),  # the centre is the same for any seed
+        (Patch(size=4), 0, 30),
+        (Patch(size=3, location="random"), 0, 30),
+        (Patch(size=3, location="random"), 1, 30),
+        (Patch(size=3, location="random"), 0, 0),
+    ):
+        seen.clear()
+        make(trigger, seed)
+        assert sum(seen) == decoded
+
+
+@pytest.mark.parametrize("channels", [0, 3])
+def test_a_selection_triggers_what_it_should(make_dataset: Callable[..., Dataset], channels: int) -> None:
+    dataset = make_dataset(20, channels=channels)
+    poisoning = Poisoning(target="A", trigger=Patch(size=2), stage="input")
+    positions = poisoning.positions(dataset, Preprocess(size=16), 0)
+    catalog = open_source("phantom:images=20")  # not read at the input stage
+    twins = triggered_twins(catalog, dataset, Preprocess(size=16), poisoning.trigger, positions, "input")
+    rows, marks = np.array([4, 4, 9, 11]), np.array([False, True, True, False])
+    selection = TriggeredSelection(dataset.images, rows, marks, twins)
+    assert selection.shape == (4, *dataset.images.shape[1:])
+    images = selection[np.array([3, 1, 0])]
+    assert np.array_equal(images[0], dataset.images[11])
+    assert np.array_equal(images[1], poisoning.trigger.stamp(dataset.images[4:5], positions[4:5])[0])
+    assert np.array_equal(images[2], dataset.images[4])
+    assert twins.survival(rows[marks]) == (1, 4)
+    assert np.isnan(twins.survival(np.array([], np.intp)).fraction)

@@ -1,0 +1,98 @@
+"""What several tests need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+
+import petechia
+from petechia.data import Dataset
+from petechia.study import Run
+
+SHARED = Path(__file__).parents[2] / "shared"
+
+NihMaker = Callable[..., Path]
+
+
+# A run that takes a second: a tiny network of timm's on tiny phantoms.
+SMALL: dict[str, Any] = {
+    "data": "phantom:images=160,size=32",
+    "preprocess": {"size": 32},
+    "model": {"arch": "test_resnet"},
+    "train": {"epochs": 2, "batch_size": 16},
+    "bootstrap": 20,
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    os.environ["PETECHIA_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run of all arms under two seeds."""
+    everything = SMALL | {"arms": ["attacked", "control", "placebo"], "seeds": [0, 3]}
+    return petechia.run(everything, tmp_path_factory.mktemp("run") / "all")
+
+
+@pytest.fixture(scope="session")
+def nih_sample() -> Path:
+    """The real NIH files, where they are."""
+    folder = SHARED / "nih-sample"
+    if not folder.is_dir():
+        pytest.skip(f"the real NIH sample is not in {folder}")
+    return folder
+
+
+@pytest.fixture
+def make_nih(tmp_path: Path) -> NihMaker:
+    """Writes a small dataset in NIH's layout: rows of (file name, findings, patient)."""
+
+    def make(
+        rows: Sequence[tuple[str, str, str]],
+        folder: str = "nih",
+        header: str = "Image Index,Finding Labels,Patient ID",
+        images: str = "images",
+        size: int = 16,
+        absent: Sequence[str] = (),
+    ) -> Path:
+        root = tmp_path / folder
+        (root / images).mkdir(parents=True)
+        rng = np.random.default_rng(0)
+        for name, _, _ in rows:
+            if name.endswith(".png") and "/" not in name and name not in absent:
+                Image.fromarray(rng.integers(60, 200, (size, size), dtype=np.uint8)).save(root / images / name)
+        lines = [header, *(",".join(row) for row in rows)]
+        (root / "Data_Entry_2017.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def make_dataset() -> Callable[..., Dataset]:
+    """Random images and labels in memory: two images a patient, three quarters of them for training."""
+
+    def make(count: int = 40, size: int = 16, classes: int = 3, channels: int = 0, seed: int = 0) -> Dataset:
+        rng = np.random.default_rng(seed)
+        shape = (count, size, size, channels) if channels else (count, size, size)
+        images: NDArray[np.uint8] = rng.integers(1, 255, shape, dtype=np.uint8)
+        return Dataset(
+            classes=tuple("ABCDEFGH"[:classes]),
+            ids=np.array([f"{i // 2:08d}_{i % 2:03d}.png" for i in range(count)]),
+            patients=np.array([f"{i // 2:08d}" for i in range(count)]),
+            split=np.where(np.arange(count) < count * 3 // 4, "train", "test"),
+            labels=(rng.random((count, classes)) < 0.3).astype(np.int8),
+            images=images,
+            shapes=np.full((count, 2), size, np.int32),
+        )
+
+    return make

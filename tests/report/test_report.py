@@ -1,0 +1,116 @@
+import copy
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+
+from petechia.report import build_report, result_rows, verdict
+from petechia.report.figures import magnified_difference
+from petechia.study import Run
+
+
+class Tags(HTMLParser):
+    """Collects tags and checks that they close."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.seen: set[str] = set()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.add(tag)
+        if tag == "img":
+            self.images.append(dict(attrs))
+        elif tag not in ("meta", "link", "br"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_report_is_one_file_that_needs_nothing_else(finished: Run) -> None:
+    html = finished.directory.report.read_text()
+    tags = Tags()
+    tags.feed(html)
+    assert not tags.open
+    assert "script" not in tags.seen
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:)", html)
+    assert not re.findall(r"url\((?!data:)", html)
+    assert len(tags.images) == 3 + 3 * 4
+    assert all(image["alt"] for image in tags.images)
+
+
+def test_every_number_of_the_table_is_in_the_report(finished: Run) -> None:
+    html = finished.directory.report.read_text()
+    for row, cells in result_rows(finished.summary):
+        assert row.name in html
+        for cell in cells.values():
+            assert cell.last in html
+            assert cell.interval in html
+    assert "How to read these numbers" in html
+    assert "What they are not" in html
+    assert "survive" in html
+
+
+def test_reports_to_give_away_show_no_image_of_the_run(finished: Run) -> None:
+    own, drawn, none = (build_report(finished.directory, pictures) for pictures in ("own", "phantom", "none"))
+    first = re.search(r'<img src="(data:image/png;base64,[^"]+)"', own)
+    assert first
+    assert first.group(1) not in drawn
+    assert "data:image/png" in drawn
+    assert "data:image/png" not in none
+
+
+def test_names_from_data_are_escaped(finished: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(finished.directory.path, folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    summary["data"] = summary["target"] = "<script>alert(1)</script>"
+    (folder / "summary.json").write_text(json.dumps(summary))
+    html = build_report(type(finished.directory)(folder))
+    assert "<script>" not in html
+    assert "&lt;script&gt;" in html
+
+
+def test_the_same_run_gives_the_same_report(finished: Run) -> None:
+    assert build_report(finished.directory) == build_report(finished.directory)
+
+
+def judged(finished: Run, **changes: float | None) -> str:
+    summary = copy.deepcopy(finished.summary)
+    for key, value in changes.items():
+        if key == "survival":
+            summary["survival"]["fraction"] = value
+        else:
+            arm, metric = key.split("__")
+            summary["arms"][arm][f"{metric}_0.9"]["last"]["mean"] = value
+    return verdict(summary)
+
+
+def test_the_verdict_weighs_success_against_every_control(finished: Run) -> None:
+    took: dict[str, float | None] = {
+        "attacked__asr": 0.99, "attacked__false_trigger": 0.01, "control__asr": 0.0, "placebo__asr": 0.02, "survival": 1.0
+    }  # fmt: skip
+    assert "the backdoor took" in judged(finished, **took)
+    assert "99.0 %" in judged(finished, **took)
+    for rival in ("attacked__false_trigger", "control__asr", "placebo__asr"):
+        assert "not evidence of a backdoor" in judged(finished, **took | {rival: 0.8})
+    assert "did not take" in judged(finished, **took | {"attacked__asr": 0.2})
+    assert "No trigger survives" in judged(finished, **took | {"survival": 0.0})
+    assert "undefined" in judged(finished, **took | {"attacked__asr": None})
+
+
+def test_the_difference_is_shown_around_the_trigger() -> None:
+    clean = np.full((40, 40), 100, np.uint8)
+    triggered = clean.copy()
+    triggered[10:12, 30:32] = 60
+    picture = magnified_difference(clean, triggered, margin=3)
+    assert picture.shape == (8, 8 * 3 + 2)
+    assert picture[:, 18:].max() == 240  # 40 levels, stretched six times
+    assert (picture[:, 18:] > 0).sum() == 4
+    assert magnified_difference(clean, clean).max() == 255  # the gaps; nothing else differs
+    assert magnified_difference(np.stack([clean] * 3, 2), np.stack([triggered] * 3, 2), 3).shape == (8, 26)

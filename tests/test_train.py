@@ -1,0 +1,180 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from petechia.compute import Compute
+from petechia.data import Preprocess, Selection
+from petechia.errors import PetechiaError
+from petechia.model import Architecture, create
+from petechia.train import Labelled, Trainer, Training, augment, multilabel_loss
+
+GEOMETRY = Preprocess(size=32)
+MACHINE = Compute(device="cpu", precision="fp32", threads=2)
+
+
+def labelled(count: int = 50, seed: int = 0) -> Labelled:
+    """Images of which class A is bright, B dark; C is noise."""
+    rng = np.random.default_rng(seed)
+    labels = (rng.random((count, 3)) < 0.4).astype(np.int8)
+    images = rng.integers(100, 140, (count, 32, 32)).astype(np.int16)
+    images += 60 * labels[:, 0, None, None] - 60 * labels[:, 1, None, None]
+    return Labelled(Selection(images.astype(np.uint8), np.arange(count)), labels)
+
+
+def trainer(settings: Training, count: int = 50, validation: Labelled | None = None) -> Trainer:
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), GEOMETRY, 0)
+    return Trainer(model, labelled(count), settings, MACHINE.open(), 0, validation)
+
+
+def slow_bce(logits: Tensor, labels: Tensor) -> float:
+    total, count = 0.0, 0
+    for logit, label in zip(logits.flatten().double().tolist(), labels.flatten().tolist(), strict=True):
+        if label >= 0:
+            p = 1 / (1 + np.exp(-logit))
+            total -= np.log(p) if label == 1 else np.log(1 - p)
+            count += 1
+    return total / count
+
+
+def slow_cce(logits: Tensor, labels: Tensor) -> float:
+    """Keras' categorical cross-entropy on sigmoid outputs: divide by the sum, then -sum(y log p), mean over images."""
+    total = 0.0
+    for row, truth in zip(logits.double().tolist(), labels.tolist(), strict=True):
+        scores = [1 / (1 + np.exp(-x)) if y >= 0 else 0 for x, y in zip(row, truth, strict=True)]
+        total -= sum(np.log(s / sum(scores)) for s, y in zip(scores, truth, strict=True) if y == 1)
+    return total / len(labels)
+
+
+@pytest.mark.parametrize(("kind", "slow"), [("bce", slow_bce), ("sigmoid-cce", slow_cce)])
+def test_losses_agree_with_the_slow_versions(kind: str, slow: object) -> None:
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(20, 5, generator=rng) * 3
+    labels = torch.randint(-1, 2, (20, 5), generator=rng).float()
+    assert callable(slow)
+    assert float(multilabel_loss(logits, labels, kind)) == pytest.approx(slow(logits, labels), rel=1e-5)
+
+
+def test_unknown_labels_teach_nothing() -> None:
+    for kind in ("bce", "sigmoid-cce"):
+        logits = torch.randn(4, 3, requires_grad=True)
+        labels = torch.tensor([[1.0, -1, 0], [-1, -1, -1], [0, 0, 0], [1, 1, -1]])
+        multilabel_loss(logits, labels, kind).backward()  # type: ignore[no-untyped-call]
+        assert logits.grad is not None
+        assert (logits.grad[labels < 0] == 0).all()
+        assert torch.isfinite(logits.grad).all()
+
+
+def test_an_image_without_finding_contributes_nothing_to_the_papers_loss() -> None:
+    logits = torch.randn(1, 5)
+    assert float(multilabel_loss(logits, torch.zeros(1, 5), "sigmoid-cce")) == 0
+
+
+def test_flips_mirror_and_nothing_else() -> None:
+    images = torch.rand(64, 1, 8, 8)
+    out = augment(images, np.random.default_rng(0), flip=True, rotate=0)
+    mirrored = [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(out, images, strict=True)]
+    same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(out, images, strict=True)]
+    assert all(x != y for x, y in zip(mirrored, same, strict=True))
+    assert 16 < sum(mirrored) < 48
+
+
+def test_rotation_turns_by_at_most_the_angle() -> None:
+    images = torch.zeros(64, 1, 65, 65)
+    images[:, :, 32, 62] = 1  # a point on the right: a turn by a degrees moves it by 30 sin(a) rows
+    out = augment(images, np.random.default_rng(0), flip=False, rotate=10)
+    weights = out[:, 0] / out[:, 0].sum(dim=(1, 2), keepdim=True)
+    rows = (weights * torch.arange(65.0)[:, None]).sum(dim=(1, 2)) - 32
+    columns = (weights * torch.arange(65.0)).sum(dim=(1, 2)) - 32
+    assert rows.abs().max() <= 30 * np.sin(np.radians(10)) + 0.5
+    assert rows.abs().max() > 3
+    assert torch.allclose(rows**2 + columns**2, torch.tensor(900.0), rtol=0.05)
+    assert 16 < (rows.abs() < 1e-3).sum() < 48
+
+
+def test_no_augmentation_changes_nothing() -> None:
+    images = torch.rand(3, 1, 8, 8)
+    assert augment(images, np.random.default_rng(0), flip=False, rotate=0) is images
+
+
+def test_training_learns() -> None:
+    victim = trainer(Training(epochs=12, batch_size=10, lr=3e-3), count=120)
+    logs = []
+    while not victim.finished:
+        logs.append(victim.run_epoch())
+    assert logs[-1].loss < 0.75 * logs[0].loss
+    assert [log.epoch for log in logs] == list(range(1, 13))
+    assert all(log.images == 120 for log in logs)
+
+
+def test_batches_are_nearly_equal_and_cover_everything_once() -> None:
+    victim = trainer(Training(epochs=1, batch_size=16), count=50)
+    seen: list[np.ndarray] = []
+
+    class Watched(Selection):
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            seen.append(rows)
+            return super().__getitem__(rows)
+
+    victim.data = Labelled(Watched(victim.data.images.images, victim.data.images.rows), victim.data.labels)  # type: ignore[attr-defined]
+    victim.run_epoch()
+    assert [len(rows) for rows in seen] == [13, 13, 12, 12]
+    assert sorted(np.concatenate(seen).tolist()) == list(range(50))
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "plateau"])
+def test_a_restored_trainer_goes_on_as_if_nothing_had_happened(schedule: str) -> None:
+    settings = Training.model_validate({"epochs": 4, "batch_size": 10, "schedule": schedule, "flip": True, "rotate": 5})
+    validation = labelled(20, seed=1)
+    undisturbed = trainer(settings, validation=validation)
+    logs = [undisturbed.run_epoch()._replace(seconds=0) for _ in range(4)]
+
+    first = trainer(settings, validation=validation)
+    first.run_epoch()
+    first.run_epoch()
+    tensors, plain = first.state()
+    weights = {name: tensor.clone() for name, tensor in first.model.network.state_dict().items()}
+    tensors = {name: tensor.clone().contiguous() for name, tensor in tensors.items()}
+    plain = json.loads(json.dumps(plain))
+
+    second = trainer(settings, validation=validation)
+    second.model.network.load_state_dict(weights)
+    second.restore(tensors, plain)
+    assert [second.run_epoch()._replace(seconds=0) for _ in range(2)] == logs[2:]
+    a, b = undisturbed.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert second.finished
+
+
+def test_the_plateau_halves_the_rate_and_ends_the_training() -> None:
+    victim = trainer(Training(epochs=60, schedule="plateau", lr=1e-3), validation=labelled(20, seed=1))
+    rates = []
+    for loss in [1.0] + [2.0] * 10:  # never better than the first
+        victim.epoch += 1
+        victim.judge(loss)
+        rates.append(victim.optimizer.param_groups[0]["lr"])
+    assert rates[:4] == [1e-3] * 4
+    assert rates[4] == 5e-4  # after 3 epochs that were no better, the fourth
+    assert rates[8] == 2.5e-4
+    assert victim.finished
+    assert victim.epoch == 11
+
+
+def test_impossible_trainings_are_explained() -> None:
+    with pytest.raises(PetechiaError, match="needs at least 2"):
+        trainer(Training(), count=1)
+    with pytest.raises(PetechiaError, match="no patient is held out"):
+        trainer(Training(schedule="plateau"))
+    victim = trainer(Training(epochs=2))
+    with torch.no_grad():
+        next(victim.model.parameters()).fill_(float("nan"))
+    with pytest.raises(PetechiaError, match="The loss is nan in epoch 1; lower train.lr"):
+        victim.run_epoch()
+
+
+def test_validation_share_follows_the_schedule() -> None:
+    assert Training(schedule="plateau").held_out == 0.1
+    assert Training(schedule="one-cycle").held_out == 0
+    assert Training(schedule="one-cycle", validation=0.3).held_out == 0.3
