@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,7 +63,7 @@ def run(
             raise PetechiaError("--resume needs --out, the folder of the run to go on with.")
         settings = load_config(config, preset, data, given) if asked or not resume else None
         folder = out or free_directory(settings or load_config()).path
-        with reported(f"petechia run --resume --out {folder}"), ConsoleProgress(console).live() as progress:
+        with reported(folder), ConsoleProgress(console).live() as progress:
             finished = petechia.run(settings, folder, resume, progress)
         print_result(console, finished.summary)
         console.print(f"Report: {finished.directory.report}", soft_wrap=True)
@@ -134,8 +133,13 @@ def _overrides(given: list[str] | None, missing: str | None, on_error: str | Non
 
 
 @contextmanager
-def reported(resume: str | None = None) -> Iterator[None]:
+def reported(run_folder: Path | None = None) -> Iterator[None]:
     """Turn what goes wrong into one sentence and an exit status: 1 for a problem, 130 for Ctrl-C."""
+
+    def hint() -> str:
+        begun = run_folder is not None and (run_folder / "config.yaml").is_file()
+        return f" Go on with: petechia run --resume --out {run_folder}" if begun else ""
+
     try:
         yield
     except typer.Exit:
@@ -144,12 +148,8 @@ def reported(resume: str | None = None) -> Iterator[None]:
         errors.print(f"[red]Error:[/red] {error}", markup=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        hint = f" Go on with: {resume}" if resume else ""
-        errors.print(f"Interrupted; what was finished is kept.{hint}")
+        errors.print(f"Interrupted; what was finished is kept.{hint()}")
         raise typer.Exit(130) from None
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
-            raise
-        where = error.filename or "A file"
-        errors.print(f"[red]Error:[/red] {where} cannot be written ({error.strerror}); make room or choose another folder.")
+        errors.print(f"[red]Error:[/red] {error.filename}: {error.strerror}; make room, or choose another folder.{hint()}")
         raise typer.Exit(1) from None

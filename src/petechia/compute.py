@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -39,6 +40,8 @@ class Compute(Settings):
             PetechiaError: there is no such device.
         """
         torch.set_num_threads(self.threads or workers())
+        if self.deterministic:
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(self.deterministic)
         name = self.device
         if name == "auto":

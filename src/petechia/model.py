@@ -12,14 +12,14 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from petechia.compute import Machine
 from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
-from petechia.files import replacing
+from petechia.files import write_bytes
 from petechia.settings import Settings
 
 BATCH = 256
@@ -79,8 +79,7 @@ class Model(nn.Module):
     def save(self, path: Path) -> None:
         """Write one safetensors file; its header holds the description."""
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        with replacing(path) as temporary:
-            save_file(tensors, temporary, {"petechia": self.description.model_dump_json()})
+        write_bytes(path, save(tensors, {"petechia": self.description.model_dump_json()}))
 
     @staticmethod
     def load(path: Path) -> Model:

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
+from petechia.errors import PetechiaError
 from petechia.report import build_report, result_rows, verdict
 from petechia.report.figures import magnified_difference
 from petechia.study import Run
+from tests.conftest import SMALL, NihMaker
 
 
 class Tags(HTMLParser):
@@ -63,6 +65,20 @@ def test_reports_to_give_away_show_no_image_of_the_run(finished: Run) -> None:
     assert first.group(1) not in drawn
     assert "data:image/png" in drawn
     assert "data:image/png" not in none
+
+
+def test_reports_to_give_away_do_not_tell_where_the_data_are(make_nih: NihMaker, tmp_path: Path) -> None:
+    rows = [(f"{i:08d}_000.png", "Mass" if i % 2 else "Atelectasis", str(i)) for i in range(40)]
+    root = make_nih(rows)
+    config = SMALL | {"data": f"nih:{root}", "preprocess": {"size": 16}, "train": {"epochs": 1}}
+    run = petechia.run(config, tmp_path / "run")
+    assert str(root) in build_report(run.directory)
+    drawn = build_report(run.directory, "phantom")
+    assert str(root.parent) not in drawn
+    assert "nih:nih" in drawn
+    run.directory.summary.unlink()
+    with pytest.raises(PetechiaError, match="is not finished"):
+        build_report(run.directory)
 
 
 def test_names_from_data_are_escaped(finished: Run, tmp_path: Path) -> None:

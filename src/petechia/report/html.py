@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from petechia.attack import triggered_twins
 from petechia.data import open_source
 from petechia.data.prepare import prepare
+from petechia.errors import PetechiaError
 from petechia.report import figures
 from petechia.report.tables import Summary, number, percent, result_rows, verdict
 from petechia.study.config import Config
@@ -32,11 +34,20 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
 
     Args:
         directory: of the run.
-        pictures: "own" shows images of the run's test set; "phantom" shows the same attack on drawn images, so that the
-            report can be given away; "none" shows no image.
+        pictures: "own" shows images of the run's test set; "phantom" shows the same attack on drawn images and only the
+            name of the data's folder, so that the report can be given away; "none" shows no image.
+
+    Raises:
+        PetechiaError: there is no finished run.
     """
     config = directory.config()
+    if not directory.summary.is_file():
+        raise PetechiaError(f"The run in {directory.path} is not finished; go on with it first, with --resume.")
     summary: Summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    if pictures == "phantom":
+        kind, _, place = config.data.partition(":")
+        shown = f"{kind}:{Path(place).name}" if kind != "phantom" else config.data
+        config, summary = config.model_copy(update={"data": shown}), summary | {"data": shown}
     metrics = pl.read_parquet(directory.metrics)
     test = pl.read_parquet(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]

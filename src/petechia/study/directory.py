@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,12 +15,12 @@ import polars as pl
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
-from safetensors.torch import save_file as save_tensors
+from safetensors.numpy import load_file, save
+from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from petechia.errors import PetechiaError
-from petechia.files import replacing, write_text
+from petechia.files import write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -116,14 +117,14 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Replace a Parquet file in one step."""
-    with replacing(path) as temporary:
-        table.write_parquet(temporary)
+    buffer = io.BytesIO()
+    table.write_parquet(buffer)
+    write_bytes(path, buffer.getvalue())
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Replace a file of arrays in one step."""
-    with replacing(path) as temporary:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary)
+    write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
 def read_arrays(path: Path) -> Arrays:
@@ -133,8 +134,8 @@ def read_arrays(path: Path) -> Arrays:
 
 def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
     """Replace a training state in one step."""
-    with replacing(path) as temporary:
-        save_tensors({name: tensor.contiguous() for name, tensor in tensors.items()}, temporary, {"state": json.dumps(plain)})
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    write_bytes(path, save_tensors(contiguous, {"state": json.dumps(plain)}))
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -82,10 +82,17 @@ def run(
     material = gather(settings, tell)
     create(settings.model, material.dataset.classes, settings.preprocess, settings.seeds[0])  # fails now, if it must
     prepare_seconds = time.perf_counter() - began
+    survival = _survival(settings, material)
+    tell.note(
+        f"Trigger survival: {survival['fraction']:.1%} of the triggered test images differ from their clean twin, "
+        f"in {survival['pixels']:.2f} pixels on average."
+    )
     with directory.locked():
         _open(directory, settings, material, machine)
         series = _train_all(directory, settings, material, machine, tell)
-        summary = _summarize(settings, material, series) | {"seconds": _seconds(prepare_seconds, series)}
+        summary = (
+            _summarize(settings, material, series) | {"survival": survival} | {"seconds": _seconds(prepare_seconds, series)}
+        )
         write_json(directory.summary, summary)
     return Run(directory, summary)
 
@@ -206,7 +213,6 @@ def _summarize(settings: Config, material: Material, series: Sequence[Series]) -
             "test_patients": len(np.unique(material.dataset.patients[material.test])),
         },
         "arms": arms,
-        "survival": _survival(settings, material),
     }
 
 
