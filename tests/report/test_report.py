@@ -6,7 +6,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pytest
 
+import petechia
 from petechia.errors import PetechiaError
 from petechia.report import build_report, result_rows, verdict
 from petechia.report.figures import magnified_difference
