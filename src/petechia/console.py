@@ -37,7 +37,7 @@ class ConsoleProgress(Progress):
         )
         self.whole: TaskID | None = None
         self.current: TaskID | None = None
-        self.done = self.work = 0.0
+        self.done = self.work = self.expected = 0.0
         self.began = 0.0
         self.started = time.perf_counter()
         self.header_shown = False
@@ -49,13 +49,18 @@ class ConsoleProgress(Progress):
             yield self
 
     def expect(self, work: float) -> None:
-        """Add the bar of the whole run."""
-        self.whole = self.bars.add_task("whole run", total=work, rate="")
+        """Move the end of the bar of the whole run."""
+        self.expected += work
+        if self.whole is None:
+            self.whole = self.bars.add_task("whole run", rate="")
+        self.bars.update(self.whole, total=self.expected)
 
     def phase(self, name: str, images: int, work: float = 0) -> None:
         """Replace the bar of the phase before."""
         if self.current is not None:
             self.bars.remove_task(self.current)
+        if images and not work and not self.console.is_terminal:
+            self.console.print(f"{name}: {images:,}")
         self.current = self.bars.add_task(name, total=images or None, rate="")
         self.done, self.work, self.began = 0, work, time.perf_counter()
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from petechia.attack.trigger import Trigger
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog
-from petechia.data.dataset import Dataset, Images
+from petechia.data.dataset import Dataset, Selection
 from petechia.data.prepare import Progress, in_parallel
 from petechia.data.preprocess import Box, Preprocess
 from petechia.errors import PetechiaError
@@ -70,31 +70,19 @@ class Twins:
 
 
 @dataclass(frozen=True)
-class TriggeredSelection:
-    """Some images of a dataset, of which some are triggered when they are read.
+class TriggeredSelection(Selection):
+    """A selection of clean inputs, of which some are triggered when they are read.
 
     Attributes:
-        images: the clean inputs of the dataset.
-        rows: int [n], which of them.
         triggered: bool [n].
-        twins: of the dataset.
+        twins: of the dataset that is selected from.
     """
 
-    images: Images
-    rows: NDArray[np.intp]
     triggered: NDArray[np.bool_]
     twins: Twins
 
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """[n, …]."""
-        return (len(self.rows), *self.images.shape[1:])
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        images = np.array(self.images[self.rows[rows]])
+        images = np.array(super().__getitem__(rows))
         stamped = np.flatnonzero(self.triggered[rows])
         images[stamped] = self.twins.trigger(images[stamped], self.rows[rows][stamped])
         return images

@@ -31,6 +31,11 @@ class Series:
     evaluation_seconds: float = 0
 
 
+def epoch_work(train: int, test: int) -> float:
+    """The work of one epoch: training images, and test images twice."""
+    return train * TRAINING_WORK + 2 * test
+
+
 def run_arm(
     arm: Arm,
     seed: int,
@@ -66,6 +71,7 @@ def run_arm(
         for epoch in range(1, trainer.epoch + 1):
             scores = read_arrays(directory.scores(arm, seed, epoch))
             series.measurements.append(measure(truth, scores["clean"], scores["triggered"]))
+        progress.expect(-trainer.epoch * epoch_work(len(data.images), len(clean_images)))
         saved(series)
     while not trainer.finished:
         name = f"{arm}, seed {seed}, epoch {trainer.epoch + 1}/{config.train.epochs}"

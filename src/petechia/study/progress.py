@@ -21,7 +21,7 @@ class Progress:
     """Hears what a run does; this one keeps silent."""
 
     def expect(self, work: float) -> None:
-        """The work of all phases together, in the unit of `phase`."""
+        """So much more work is to come, in the unit of `phase`; less than nothing where it is found to be done."""
 
     def phase(self, name: str, images: int, work: float = 0) -> None:
         """A phase begins, on so many images, each of so much work: 1 is a prediction."""

@@ -22,7 +22,7 @@ from petechia.compute import Machine
 from petechia.errors import PetechiaError
 from petechia.measure import summarize
 from petechia.model import create
-from petechia.study.arms import TRAINING_WORK, Series, run_arm
+from petechia.study.arms import Series, epoch_work, run_arm
 from petechia.study.config import Config, make_config
 from petechia.study.directory import RunDirectory, write_arrays, write_json, write_table
 from petechia.study.material import Material, gather
@@ -59,17 +59,7 @@ def run(
     resume: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Mount the attack, train all arms, measure them and write the run directory.
-
-    Args:
-        config: a configuration, or a nested mapping of the keys that differ from the defaults.
-        out: the run directory; a new one below runs/ where it is not given.
-        resume: go on with the run in `out`, if there is one.
-        progress: told what happens.
-
-    Raises:
-        PetechiaError: something in the configuration, the data or the run directory does not allow it.
-    """
+    """`petechia.api.run` without the report."""
     tell = progress or Progress()
     wanted = config if isinstance(config, Config) or config is None else make_config(config, "the configuration")
     directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
@@ -79,20 +69,19 @@ def run(
 
     began = time.perf_counter()
     machine = settings.compute.open()
+    create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
     material = gather(settings, tell)
-    create(settings.model, material.dataset.classes, settings.preprocess, settings.seeds[0])  # fails now, if it must
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, material)
     tell.note(
-        f"Trigger survival: {survival['fraction']:.1%} of the triggered test images differ from their clean twin, "
+        f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
         f"in {survival['pixels']:.2f} pixels on average."
     )
     with directory.locked():
         _open(directory, settings, material, machine)
         series = _train_all(directory, settings, material, machine, tell)
-        summary = (
-            _summarize(settings, material, series) | {"survival": survival} | {"seconds": _seconds(prepare_seconds, series)}
-        )
+        seconds = _seconds(prepare_seconds, series)
+        summary = _summarize(settings, material, series) | {"survival": survival, "seconds": seconds}
         write_json(directory.summary, summary)
     return Run(directory, summary)
 
@@ -161,9 +150,8 @@ def _environment(machine: Machine) -> dict[str, Any]:
 def _train_all(
     directory: RunDirectory, settings: Config, material: Material, machine: Machine, progress: Progress
 ) -> list[Series]:
-    images = sum(len(material.training_set(arm, seed).images) for arm in settings.arms for seed in settings.seeds)
-    models = len(settings.arms) * len(settings.seeds)
-    progress.expect(settings.train.epochs * (images * TRAINING_WORK + models * 2 * len(material.test)))
+    images = (len(material.training_set(arm, seed).images) for arm in settings.arms for seed in settings.seeds)
+    progress.expect(settings.train.epochs * sum(epoch_work(train, len(material.test)) for train in images))
     finished: list[Series] = []
 
     def saved(current: Series) -> None:
