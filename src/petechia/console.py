@@ -105,7 +105,7 @@ def _maybe(value: float) -> str:
 
 def print_result(console: Console, summary: dict[str, Any]) -> None:
     """The final table, what it shows, and the survival that belongs to it."""
-    table = Table(title=f"Attack on {summary['target']}", caption="last epoch [95 % interval]; below, the range over epochs")
+    table = Table(title=f"Attack on {summary['target']}", caption="last epoch, its 95 % interval, and the range over epochs")
     table.add_column("metric")
     for arm in summary["arms"]:
         table.add_column(arm, justify="right")
@@ -122,4 +122,4 @@ def print_result(console: Console, summary: dict[str, Any]) -> None:
 
 
 def _cell(last: str, interval: str, over_epochs: str) -> str:
-    return f"{last}  {escape(f'[{interval}]')}\n[dim]{over_epochs}[/dim]" if interval else last
+    return f"{last}\n{escape(f'[{interval}]')}\n[dim]{over_epochs}[/dim]" if interval else last
