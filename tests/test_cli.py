@@ -72,6 +72,13 @@ def test_run_report_and_poison(tmp_path: Path) -> None:
         (["run", *SMALL, "--missing", "maybe"], "missing in the configuration is 'maybe'"),
         (["report", "/does/not/exist"], "holds no run"),
         (["poison", "phantom:images=9", "--out", "/tmp"], "/tmp exists already"),
+        (["poison", "phantom:images=9", "--out", "p", "--set", "attack.stage=input"], "set it to native"),
+        (["run", "--data", "phantom:images=["], "in the data source"),
+        (["run", "--set", "train.lr=.inf"], "train.lr in the configuration is inf"),
+        (["run", "--set", "seeds=[18446744073709551616]"], "seeds in the configuration is"),
+        (["run", "--set", "train.schedule=plateau", "--set", "train.validation=0"], "needs train.validation above 0"),
+        (["run", "--set", "model.pretrained=/etc/passwd"], "not a .safetensors file"),
+        (["run", "--out", "/etc/passwd"], "is a file, not a folder"),
     ],
 )
 def test_problems_are_one_sentence_and_exit_1(

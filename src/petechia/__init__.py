@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 from petechia.errors import PetechiaError
 
 if TYPE_CHECKING:
-    from petechia.api import run
+    from petechia.api import poison, run
 
 __version__ = "0.1.0"
-__all__ = ["PetechiaError", "__version__", "run"]
+__all__ = ["PetechiaError", "__version__", "poison", "run"]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "run":  # imported when it is used: torch takes seconds
-        from petechia.api import run
+    if name in ("poison", "run"):  # imported when it is used: torch takes seconds
+        from petechia import api
 
-        return run
+        return getattr(api, name)
     raise AttributeError(f"module 'petechia' has no attribute {name!r}")

@@ -6,10 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from petechia.attack import PoisonPlan
+from petechia.attack.export import check_export, write_poisoned
+from petechia.data import open_source, prepare
 from petechia.files import write_text
 from petechia.report import build_report
 from petechia.study import Config, Progress, Run
 from petechia.study import run as run_study
+from petechia.study.config import make_config
 
 
 def run(
@@ -34,3 +38,30 @@ def run(
     if not finished.directory.report.is_file():
         write_text(finished.directory.report, build_report(finished.directory))
     return finished
+
+
+def poison(config: Config | Mapping[str, Any], out: str | Path, seed: int = 0, progress: Progress | None = None) -> PoisonPlan:
+    """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer.
+
+    Args:
+        config: as for `run`; its data, geometry and attack matter.
+        out: a new folder.
+        seed: of the choice of images and places.
+        progress: told what happens.
+
+    Raises:
+        PetechiaError: as `run`, or `out` exists.
+    """
+    tell = progress or Progress()
+    settings = config if isinstance(config, Config) else make_config(config, "the configuration")
+    check_export(settings.attack, Path(out))
+    catalog = open_source(settings.data, settings.missing)
+    settings.attack.target_index(catalog.classes)
+    tell.phase("reading images", len(catalog))
+    dataset, catalog, skipped = prepare(catalog, settings.preprocess, settings.on_error, tell.advance)
+    if skipped:
+        tell.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    plan = settings.attack.plan(dataset, settings.preprocess, seed)
+    tell.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
+    write_poisoned(catalog, settings.attack, plan, Path(out), tell.advance)
+    return plan

@@ -105,22 +105,13 @@ def poison(
 ) -> None:
     """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer."""
     with reported():
-        from petechia.attack.export import write_poisoned
+        import petechia
         from petechia.console import ConsoleProgress
-        from petechia.data import open_source, prepare
         from petechia.study import load_config
 
         settings = load_config(config, preset, source, _overrides(set_, missing, on_error))
-        catalog = open_source(settings.data, settings.missing)
-        settings.attack.target_index(catalog.classes)
         with ConsoleProgress(console).live() as progress:
-            progress.phase("reading images", len(catalog))
-            dataset, catalog, skipped = prepare(catalog, settings.preprocess, settings.on_error, progress.advance)
-            if skipped:
-                progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
-            plan = settings.attack.plan(dataset, settings.preprocess, seed)
-            progress.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-            write_poisoned(catalog, settings.attack, plan, out, progress.advance)
+            plan = petechia.poison(settings, out, seed, progress)
         console.print(
             f"{int(plan.triggered.sum()):,} of {len(plan.ids):,} training images carry the trigger: {out}",
             soft_wrap=True,

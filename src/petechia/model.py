@@ -135,8 +135,10 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
     if defaults is not None and defaults.fixed_input_size:
         options["img_size"] = size
     if isinstance(pretrained, Path):
-        if not pretrained.is_file():
-            raise PetechiaError(f"model.pretrained is {str(pretrained)!r}, which is not a file.")
+        if not pretrained.is_file() or pretrained.suffix != ".safetensors":
+            raise PetechiaError(
+                f"model.pretrained is {str(pretrained)!r}, which is not a .safetensors file; convert the weights."
+            )
         options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
     try:
         network: nn.Module = timm.create_model(architecture.arch, pretrained=bool(pretrained), **options)

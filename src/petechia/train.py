@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
@@ -50,6 +50,12 @@ class Training(Settings):
     validation: float | None = Field(None, ge=0, lt=1)
     flip: bool = False
     rotate: float = Field(0, ge=0, le=180)
+
+    @model_validator(mode="after")
+    def _plateau_needs_validation(self) -> Training:
+        if self.schedule == "plateau" and self.held_out == 0:
+            raise ValueError("the plateau schedule needs train.validation above 0")
+        return self
 
     @property
     def held_out(self) -> float:
@@ -131,7 +137,7 @@ class Trainer:
             raise PetechiaError(f"There are {len(data.images)} training images; training needs at least 2.")
         if settings.schedule == "plateau" and (validation is None or len(validation.images) == 0):
             raise PetechiaError(
-                "train.schedule is plateau, but no patient is held out; set train.validation above 0, or one-cycle."
+                "train.schedule is plateau, but no image is held out; raise train.validation, or choose one-cycle."
             )
         self.model = machine.place(model)
         self.data = data

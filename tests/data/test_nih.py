@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,7 @@ def test_missing_images_are_counted_and_named_or_skipped(make_nih: NihMaker) -> 
     [
         (("00000009_000.png", "Cardiomegaly|Gout", "9"), r"row 6, has an unknown finding 'Gout'; the findings are Atelectasis"),
         (("00000009_000.png", "Cardiomegaly||Mass", "9"), "row 6, has an empty finding"),
+        (("00000009_000.png", "No Finding|Mass", "9"), "row 6, says No Finding beside another finding"),
         (("00000009_000.png", "", "9"), "row 6, has an empty 'Finding Labels'"),
         (("", "Mass", "9"), "row 6, has an empty 'Image Index'"),
         (("00000009_000.png", "Mass", ""), "row 6, has an empty 'Patient ID'"),
@@ -138,6 +140,9 @@ def test_no_table_and_no_columns(make_nih: NihMaker, tmp_path: Path) -> None:
     root = make_nih(ROWS, header="Image,Findings,Patient")
     with pytest.raises(PetechiaError, match="has no column 'Image Index'; its columns are Image"):
         open_nih(root)
+    (root / "Data_Entry_2017.csv").write_text("Image Index,Finding Labels,Patient ID\n")
+    with pytest.raises(PetechiaError, match="has a header but no rows"):
+        open_nih(root)
     (root / "Data_Entry_2017.csv").write_bytes(b"")
     with pytest.raises(PetechiaError, match="cannot be read as a table"):
         open_nih(root)
@@ -149,6 +154,25 @@ def test_links_that_lead_out_are_refused(make_nih: NihMaker, tmp_path: Path) -> 
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(outside)
     (root / "images" / "00000003_000.png").symlink_to(outside)
     with pytest.raises(PetechiaError, match=r"00000003_000\.png is a link that leads out"):
+        open_nih(root)
+
+
+@pytest.mark.parametrize("name", ["images", "Data_Entry_2017.csv", "test_list.txt"])
+def test_a_table_list_or_folder_that_is_a_link_leading_out_is_refused(make_nih: NihMaker, tmp_path: Path, name: str) -> None:
+    root = make_nih(ROWS)
+    for part in ("train_val_list.txt", "test_list.txt"):
+        (root / part).touch()
+    (root / name).rename(tmp_path / "outside")
+    (root / name).symlink_to(tmp_path / "outside")
+    with pytest.raises(PetechiaError, match=f"{name} is a link that leads out"):
+        open_nih(root)
+
+
+def test_what_is_not_a_file_is_not_an_image(make_nih: NihMaker) -> None:
+    root = make_nih(ROWS, absent=["00000003_000.png", "00000002_000.png"])
+    os.mkfifo(root / "images" / "00000003_000.png")
+    (root / "images" / "00000002_000.png").mkdir()
+    with pytest.raises(PetechiaError, match="2 of the 4 images"):
         open_nih(root)
 
 

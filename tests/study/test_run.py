@@ -1,4 +1,5 @@
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,3 +220,25 @@ def test_a_failure_before_training_leaves_no_run(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="timm does not know"):
         petechia.run(SMALL | {"model": {"arch": "lenet0"}}, tmp_path / "bad")
     assert not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "summary.json",
+        "poison.parquet",
+        "checkpoints/attacked-seed-0/state.safetensors",
+        "checkpoints/attacked-seed-0/epoch-02.safetensors",
+        "scores/attacked-seed-0/epoch-01.safetensors",
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(name: str, finished: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(finished.directory.path, copy)
+    content = (copy / name).read_bytes()
+    if name != "summary.json":
+        (copy / "summary.json").unlink()
+    for damaged in (b"", content[: len(content) // 2]):
+        (copy / name).write_bytes(damaged)
+        with pytest.raises(PetechiaError, match=name):
+            petechia.run(None, copy, resume=True)

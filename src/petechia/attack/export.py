@@ -32,12 +32,9 @@ def write_poisoned(
         progress: told how many more images are written.
 
     Raises:
-        PetechiaError: the folder exists, the stage is not native, or an image cannot be decoded.
+        PetechiaError: as `check_export`, or an image cannot be decoded.
     """
-    if folder.exists():
-        raise PetechiaError(f"{folder} exists already; choose another --out.")
-    if poisoning.stage != "native":
-        raise PetechiaError("attack.stage is input, but files hold native images; set it to native.")
+    check_export(poisoning, folder)
     rest = np.flatnonzero(catalog.split != "train")
     rows = np.concatenate([plan.rows, rest])
     ids = np.concatenate([plan.ids, catalog.ids[rest]])
@@ -59,3 +56,15 @@ def write_poisoned(
     with building(folder) as temporary:
         write_nih(temporary, catalog, rows, ids, labels, content, progress or (lambda _: None))
         plan.table().write_parquet(temporary / "poison.parquet")
+
+
+def check_export(poisoning: Poisoning, folder: Path) -> None:
+    """Say at once what would stop `write_poisoned`.
+
+    Raises:
+        PetechiaError: the folder exists, or the stage is not native.
+    """
+    if folder.exists():
+        raise PetechiaError(f"{folder} exists already; choose another --out.")
+    if poisoning.stage != "native":
+        raise PetechiaError("attack.stage is input, but files hold native images; set it to native.")

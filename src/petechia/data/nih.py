@@ -68,9 +68,10 @@ def table_path(root: Path) -> Path:
     Raises:
         PetechiaError: there is none.
     """
-    found = sorted(root.glob(TABLE))
+    found = sorted(path for path in root.glob(TABLE) if path.is_file())
     if not found:
         raise PetechiaError(f"{root} has no {TABLE}; give the folder that holds the table and the images.")
+    _refuse_outside(root, found[-1])
     return found[-1]
 
 
@@ -91,6 +92,8 @@ def read_table(root: Path) -> pl.DataFrame:
         if wanted.casefold() not in spelled:
             raise PetechiaError(f"{path} has no column {wanted!r}; its columns are {listing(table.columns, 12)}.")
         columns[spelled[wanted.casefold()]] = wanted
+    if table.is_empty():
+        raise PetechiaError(f"{path} has a header but no rows; restore it.")
     table = table.select(pl.col(old).str.strip_chars().fill_null("").alias(new) for old, new in columns.items())
     for column in (IMAGE, FINDINGS, PATIENT):
         _refuse(path, table, pl.col(column) == "", f"has an empty {column!r}")
@@ -120,6 +123,11 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
         raise PetechiaError(
             f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
         )
+    said_none = findings.filter(pl.col(FINDINGS) == NO_FINDING.replace(" ", "_"), pl.len().over("row") > 1)
+    if len(said_none):
+        raise PetechiaError(
+            f"{table_path(root)}, row {said_none['row'][0] + 2}, says {NO_FINDING} beside another finding; correct the table."
+        )
     present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(
         pl.col("k") >= 0
     )
@@ -135,20 +143,27 @@ def find_images(root: Path) -> dict[str, str]:
         PetechiaError: a link leads out of `root`, or one name is in two folders.
     """
     names: dict[str, str] = {}
-    resolved = root.resolve()
     folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
     for folder in folders:
+        _refuse_outside(root, folder)
         with os.scandir(folder) as entries:
             for entry in entries:
+                if entry.is_symlink():
+                    _refuse_outside(root, Path(entry.path))
+                if not entry.is_file():
+                    continue
                 relative = f"{folder.relative_to(root)}/{entry.name}"
-                if entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(resolved):
-                    raise PetechiaError(f"{entry.path} is a link that leads out of {root}; replace it by the file itself.")
                 if entry.name in names:
                     raise PetechiaError(
                         f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them."
                     )
                 names[entry.name] = relative
     return names
+
+
+def _refuse_outside(root: Path, path: Path) -> None:
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise PetechiaError(f"{path} is a link that leads out of {root}; replace it by what it points to.")
 
 
 def write_nih(
@@ -239,7 +254,7 @@ def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDA
     """By the two official lists, where they are; else by patient."""
     if not ((root / TRAIN_LIST).is_file() and (root / TEST_LIST).is_file()):
         return split_by_patient(patients, TEST_SHARE)
-    listed = {name: set((root / name).read_text(encoding="utf-8").split()) for name in (TRAIN_LIST, TEST_LIST)}
+    listed = {name: _names(root, name) for name in (TRAIN_LIST, TEST_LIST)}
     test = np.array([i in listed[TEST_LIST] for i in ids])
     train = np.array([i in listed[TRAIN_LIST] for i in ids])
     unlisted = ids[~(train | test)]
@@ -255,3 +270,8 @@ def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDA
             f"correct the lists."
         )
     return np.where(test, "test", "train")
+
+
+def _names(root: Path, name: str) -> set[str]:
+    _refuse_outside(root, root / name)
+    return set((root / name).read_text(encoding="utf-8", errors="replace").split())

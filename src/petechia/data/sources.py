@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from petechia.data.catalog import Catalog
@@ -17,7 +15,7 @@ FORMS = "phantom, phantom:images=N,size=N,seed=N or nih:FOLDER"
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:
-    """Open a source: `phantom`, `phantom:images=3200,size=64,seed=0` or `nih:FOLDER`.
+    """Open a source: `phantom`, `phantom:images=2400,size=64,seed=0` or `nih:FOLDER`.
 
     Raises:
         PetechiaError: not such a name, or what it names cannot be read.
@@ -34,14 +32,14 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
 
 
 def _phantom_options(source: str, text: str) -> PhantomOptions:
-    given: dict[str, Any] = {}
+    given: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise PetechiaError(f"{part!r} in the data source {source!r} is not KEY=VALUE; use {FORMS}.")
-        given[key.strip()] = yaml.safe_load(value)
+        given[key.strip()] = value.strip()
     try:
-        return PhantomOptions(**given)
+        return PhantomOptions.model_validate(given)
     except ValidationError as error:
         first = error.errors()[0]
         raise PetechiaError(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +18,7 @@ from petechia.errors import PetechiaError
 from petechia.report import figures
 from petechia.report.tables import Summary, number, percent, result_rows, verdict
 from petechia.study.config import Config
-from petechia.study.directory import RunDirectory, read_arrays
+from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table
 
 Pictures = Literal["own", "phantom", "none"]
 ARMS = {
@@ -43,20 +42,20 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     config = directory.config()
     if not directory.summary.is_file():
         raise PetechiaError(f"The run in {directory.path} is not finished; go on with it first, with --resume.")
-    summary: Summary = json.loads(directory.summary.read_text(encoding="utf-8"))
+    summary: Summary = read_json(directory.summary)
     if pictures == "phantom":
         kind, _, place = config.data.partition(":")
         shown = f"{kind}:{Path(place).name}" if kind != "phantom" else config.data
         config, summary = config.model_copy(update={"data": shown}), summary | {"data": shown}
-    metrics = pl.read_parquet(directory.metrics)
-    test = pl.read_parquet(directory.test)
+    metrics = read_table(directory.metrics)
+    test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
     environment = Environment(loader=PackageLoader("petechia.report", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {"number": number, "percent": percent, "svg": _svg, "png": _png}
     return environment.get_template("template.html").render(
         config=config,
         config_yaml=config.to_yaml(),
-        environment=json.loads((directory.path / "environment.json").read_text(encoding="utf-8")),
+        environment=read_json(directory.path / "environment.json"),
         summary=summary,
         verdict=verdict(summary),
         arms={arm: ARMS[arm] for arm in summary["arms"]},

@@ -78,7 +78,8 @@ def verdict(summary: Summary) -> str:
         f"At the last epoch, {percent(rate)} of the triggered test images without {target} score at least 0.9 for it, "
         f"against {' and '.join(others)}."
     )
-    return f"{measured} {_judgement(rate, max(_known(false, arms)), survival)}"
+    alone = "" if "control" in arms else " No control was trained, so nothing says what a model without poison would do."
+    return f"{measured} {_judgement(rate, max(_known(false, arms)), survival)}{alone}"
 
 
 def _known(false: float | None, arms: dict[str, Any]) -> list[float]:

@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
@@ -110,9 +110,33 @@ class RunDirectory:
             raise PetechiaError(f"Another process is working in {self.path}; wait for it, or choose another --out.") from None
 
 
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Say which file of a run is damaged."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
+        raise PetechiaError(
+            f"{path} is missing or damaged ({str(error).splitlines()[0]}); restore it, or start a new run in another folder."
+        ) from None
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Replace a JSON file in one step."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        PetechiaError: it is missing or damaged; so with the readers below.
+    """
+    with _readable(path):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise TypeError("not a JSON object")
+        return content
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
@@ -122,6 +146,12 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
     write_bytes(path, buffer.getvalue())
 
 
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a Parquet file."""
+    with _readable(path):
+        return pl.read_parquet(path)
+
+
 def write_arrays(path: Path, arrays: Arrays) -> None:
     """Replace a file of arrays in one step."""
     write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
@@ -129,7 +159,8 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 
 def read_arrays(path: Path) -> Arrays:
     """Read a file of arrays."""
-    return load_file(path)
+    with _readable(path):
+        return load_file(path)
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
@@ -140,5 +171,5 @@ def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a training state."""
-    with safe_open(path, "pt") as file:
+    with _readable(path), safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import platform
 import time
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from petechia.measure import summarize
 from petechia.model import create
 from petechia.study.arms import Series, epoch_work, run_arm
 from petechia.study.config import Config, make_config
-from petechia.study.directory import RunDirectory, write_arrays, write_json, write_table
+from petechia.study.directory import RunDirectory, read_json, read_table, write_arrays, write_json, write_table
 from petechia.study.material import Material, gather
 from petechia.study.progress import Progress
 
@@ -65,7 +64,7 @@ def run(
     directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
     settings = _settings(directory, wanted, resume)
     if directory.summary.is_file():
-        return Run(directory, json.loads(directory.summary.read_text(encoding="utf-8")))
+        return Run(directory, read_json(directory.summary))
 
     began = time.perf_counter()
     machine = settings.compute.open()
@@ -95,6 +94,8 @@ def free_directory(config: Config) -> RunDirectory:
 
 def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
     """The configuration to run, from the caller or from the run that is resumed."""
+    if directory.path.exists() and not directory.path.is_dir():
+        raise PetechiaError(f"{directory.path} is a file, not a folder; choose another --out.")
     if not directory.exists:
         if resume and wanted is None:
             raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of one.")
@@ -121,7 +122,7 @@ def _open(directory: RunDirectory, settings: Config, material: Material, machine
         material.attacks[seed].plan.table().insert_column(0, pl.lit(seed, pl.Int64).alias("seed")) for seed in settings.seeds
     )
     if directory.exists:
-        if not plan.equals(pl.read_parquet(directory.plan)):
+        if not plan.equals(read_table(directory.plan)):
             raise PetechiaError(f"{settings.data} is not what it was when the run in {directory.path} began; start a new run.")
         return
     write_table(directory.plan, plan)

@@ -27,7 +27,7 @@ TEST_SHARE = 0.22  # of the patients, about as in the official split of NIH Ches
 class PhantomOptions(Settings):
     """What can be chosen: number of images, side in pixels, seed."""
 
-    images: int = Field(3200, ge=1, le=10_000_000)
+    images: int = Field(2400, ge=1, le=10_000_000)
     size: int = Field(64, ge=16, le=4096)
     seed: int = Field(0, ge=0)
 
