@@ -118,8 +118,10 @@ def test_pretrained_weights_from_a_file(tmp_path: Path) -> None:
     grey = create(wanted.model_copy(update={"channels": 1}), CLASSES, GEOMETRY, 0)
     first = next(name for name in source if source[name].ndim == 4)
     assert torch.allclose(grey.network.state_dict()[first], source[first].sum(dim=1, keepdim=True), atol=1e-6)
-    with pytest.raises(PetechiaError, match="which is not a file"):
-        create(wanted.model_copy(update={"pretrained": tmp_path / "x"}), CLASSES, GEOMETRY, 0)
+    (tmp_path / "pickle.pth").touch()
+    for bad in ("absent.safetensors", "pickle.pth"):
+        with pytest.raises(PetechiaError, match=r"which is not a \.safetensors file"):
+            create(wanted.model_copy(update={"pretrained": tmp_path / bad}), CLASSES, GEOMETRY, 0)
 
 
 def test_without_a_network_pretrained_weights_are_missed_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:

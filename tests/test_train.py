@@ -165,7 +165,7 @@ def test_the_plateau_halves_the_rate_and_ends_the_training() -> None:
 def test_impossible_trainings_are_explained() -> None:
     with pytest.raises(PetechiaError, match="needs at least 2"):
         trainer(Training(), count=1)
-    with pytest.raises(PetechiaError, match="no patient is held out"):
+    with pytest.raises(PetechiaError, match="no image is held out"):
         trainer(Training(schedule="plateau"))
     victim = trainer(Training(epochs=2))
     with torch.no_grad():

@@ -76,7 +76,7 @@ def test_desk_is_what_the_defaults_say() -> None:
         ("train.batch_size=1", "train.batch_size"),
         ("seeds=[]", "seeds .* give at least one"),
         ("seeds=[1, 1]", "none twice"),
-        ("seeds=[-1]", "no negative seed"),
+        ("seeds=[-1]", "seeds .* greater than or equal to 0"),
         ("arms=[control, control]", "none twice"),
         ("arms=[placcebo]", "'placebo'"),
         ("rate", "is not KEY=VALUE"),
