@@ -63,7 +63,7 @@ def curves(metrics: pl.DataFrame) -> Figure:
         ("control", "auroc_nn", "control NN", GREY, "^:"),
     )
     with mpl.rc_context(STYLE):
-        figure = Figure((9, 3.4), layout="constrained")
+        figure = Figure((9, 3.8), layout="constrained")
         left, right = figure.subplots(1, 2)
         for axes, lines, title in ((left, rates, "Share scored 0.9 or more"), (right, areas, "AUROC, micro average")):
             for arm, metric, label, colour, line in lines:
@@ -71,7 +71,7 @@ def curves(metrics: pl.DataFrame) -> Figure:
                     axes, metrics.filter(arm=arm, metric=metric).filter(pl.col("class").is_null()), label, colour, line
                 )
             axes.set(title=title, xlabel="epoch", xticks=sorted(metrics["epoch"].unique()))
-            _legend(axes, fontsize=8.5)
+            _legend(axes, fontsize=8.5, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
         left.set_ylim(-0.04, 1.04)
         right.set_ylim(top=1.03)
     return figure
