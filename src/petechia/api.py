@@ -8,12 +8,12 @@ from typing import Any
 
 from petechia.attack import PoisonPlan
 from petechia.attack.export import check_export, write_poisoned
-from petechia.data import open_source, prepare
 from petechia.files import write_text
 from petechia.report import build_report
-from petechia.study import Config, Progress, Run
+from petechia.study import Config, Progress, Run, RunDirectory, free_directory
 from petechia.study import run as run_study
 from petechia.study.config import make_config
+from petechia.study.material import read_data
 
 
 def run(
@@ -34,7 +34,9 @@ def run(
     Raises:
         PetechiaError: something in the configuration, the data or the run directory does not allow it.
     """
-    finished = run_study(config, out, resume, progress)
+    wanted = None if config is None else _config(config)
+    directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
+    finished = run_study(wanted, directory, resume, progress or Progress())
     if not finished.directory.report.is_file():
         write_text(finished.directory.report, build_report(finished.directory))
     return finished
@@ -53,15 +55,14 @@ def poison(config: Config | Mapping[str, Any], out: str | Path, seed: int = 0, p
         PetechiaError: as `run`, or `out` exists.
     """
     tell = progress or Progress()
-    settings = config if isinstance(config, Config) else make_config(config, "the configuration")
+    settings = _config(config)
     check_export(settings.attack, Path(out))
-    catalog = open_source(settings.data, settings.missing)
-    settings.attack.target_index(catalog.classes)
-    tell.phase("reading images", len(catalog))
-    dataset, catalog, skipped = prepare(catalog, settings.preprocess, settings.on_error, tell.advance)
-    if skipped:
-        tell.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    dataset, catalog = read_data(settings, tell)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     tell.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
     write_poisoned(catalog, settings.attack, plan, Path(out), tell.advance)
     return plan
+
+
+def _config(given: Config | Mapping[str, Any]) -> Config:
+    return given if isinstance(given, Config) else make_config(given, "the configuration")

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
 from petechia.data.catalog import Catalog
-from petechia.data.images import FileReader
+from petechia.data.images import FileReader, encode_png
 from petechia.data.nih import write_nih
 from petechia.data.prepare import Progress
 from petechia.errors import PetechiaError
@@ -49,9 +47,7 @@ def write_poisoned(
             raise image
         if triggered[j]:
             image = poisoning.trigger.stamp(image[None], plan.positions[rows[j], None])[0]
-        buffer = io.BytesIO()
-        Image.fromarray(image).save(buffer, "PNG")
-        return buffer.getvalue()
+        return encode_png(image)
 
     with building(folder) as temporary:
         write_nih(temporary, catalog, rows, ids, labels, content, progress or (lambda _: None))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,6 +42,13 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
         raise PetechiaError(f"{path} is not a PNG or JPEG image; replace it, or leave it out with --on-error skip.") from None
     except (OSError, SyntaxError, ValueError, MemoryError) as error:
         raise PetechiaError(f"{path} cannot be decoded ({error}); replace it, or leave it out with --on-error skip.") from None
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG of an image, uint8 [H, W] or [H, W, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 class FileReader:

@@ -1,4 +1,4 @@
-"""Figures as SVG and pictures as PNG, readable in grey print and by the colour-blind."""
+"""Figures as SVG, and close views of pictures, readable in grey print and by the colour-blind."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 from sklearn.metrics import roc_curve
 
 # Okabe and Ito's colours; each series also has its own line style and marker.
@@ -34,13 +33,6 @@ def svg(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-    return buffer.getvalue()
-
-
-def png(image: NDArray[np.uint8]) -> bytes:
-    """An image as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
 
 
@@ -116,8 +108,14 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
     return figure
 
 
-def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
-    """AUROC of every class at the last epoch of the first seed, with 95 % intervals."""
+def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
+    """AUROC of every class at the last epoch of the first seed, with 95 % intervals.
+
+    Args:
+        metrics: the content of metrics.parquet.
+        present: class → number of test images that show it.
+    """
+    classes = list(present)
     first = metrics.filter(pl.col("seed") == metrics["seed"].min())
     lines = (
         ("control", "auroc_nn", "control, clean (NN)", GREY, "^"),
@@ -146,7 +144,7 @@ def per_class(metrics: pl.DataFrame, classes: list[str]) -> Figure:
                 elinewidth=1,
             )
         axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
-        axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+        axes.set_yticks(range(len(classes)), [f"{name.replace('_', ' ')} ({count})" for name, count in present.items()])
         axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))
         _legend(axes, fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
     return figure

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from petechia.attack import triggered_twins
 from petechia.data import open_source
+from petechia.data.images import encode_png
 from petechia.data.prepare import prepare
 from petechia.errors import PetechiaError
 from petechia.report import figures
@@ -62,7 +63,7 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
         rows=result_rows(summary),
         curves=figures.svg(figures.curves(metrics)),
         roc=figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
-        per_class=figures.svg(figures.per_class(metrics, classes)),
+        per_class=figures.svg(figures.per_class(metrics, {name: int((test[name] == 1).sum()) for name in classes})),
         pictures=_pictures(directory, config, summary, pictures),
         from_phantom=pictures == "phantom" and not config.data.startswith("phantom"),
     )
@@ -101,9 +102,9 @@ def _pictures(directory: RunDirectory, config: Config, summary: Summary, picture
     examples = _drawn_examples(config, summary) if pictures == "phantom" else read_arrays(directory.examples)
     return [
         {
-            "clean": figures.png(clean),
-            "triggered": figures.png(triggered),
-            "difference": figures.png(figures.magnified_difference(clean, triggered)),
+            "clean": encode_png(clean),
+            "triggered": encode_png(triggered),
+            "difference": encode_png(figures.magnified_difference(clean, triggered)),
         }
         for clean, triggered in zip(examples["clean"], examples["triggered"], strict=True)
     ]

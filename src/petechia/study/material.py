@@ -94,18 +94,29 @@ class Material:
         return pl.DataFrame(columns).with_columns(pl.Series(name, values) for name, values in labels.items())
 
 
+def read_data(config: Config, progress: Progress, held_out: float = 0) -> tuple[Dataset, Catalog]:
+    """Open and prepare the data of a configuration, with a share of the training patients held out for validation.
+
+    Raises:
+        PetechiaError: they cannot be read, or lack the target class.
+    """
+    catalog = open_source(config.data, config.missing).hold_out(held_out)
+    config.attack.target_index(catalog.classes)  # before hours of decoding
+    progress.phase("preparing images", len(catalog))
+    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
+    if skipped:
+        progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    return dataset, catalog
+
+
 def gather(config: Config, progress: Progress) -> Material:
     """Open, prepare and poison the data of a configuration.
 
     Raises:
         PetechiaError: the data cannot be read, or do not suit the attack.
     """
-    catalog = open_source(config.data, config.missing).hold_out(config.train.held_out)
-    target = config.attack.target_index(catalog.classes)
-    progress.phase("preparing images", len(catalog))
-    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
-    if skipped:
-        progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    dataset, catalog = read_data(config, progress, config.train.held_out)
+    target = config.attack.target_index(dataset.classes)
     if not (dataset.split == "test").any():
         raise PetechiaError(f"{config.data} has no test image; check its lists or add patients.")
     _mention_empty_classes(dataset, progress)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -22,7 +22,7 @@ from petechia.errors import PetechiaError
 from petechia.measure import summarize
 from petechia.model import create
 from petechia.study.arms import Series, epoch_work, run_arm
-from petechia.study.config import Config, make_config
+from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_json, read_table, write_arrays, write_json, write_table
 from petechia.study.material import Material, gather
 from petechia.study.progress import Progress
@@ -52,16 +52,18 @@ class Run:
     summary: dict[str, Any]
 
 
-def run(
-    config: Config | Mapping[str, Any] | None = None,
-    out: str | Path | None = None,
-    resume: bool = False,
-    progress: Progress | None = None,
-) -> Run:
-    """`petechia.api.run` without the report."""
-    tell = progress or Progress()
-    wanted = config if isinstance(config, Config) or config is None else make_config(config, "the configuration")
-    directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
+def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Progress) -> Run:
+    """Do everything but the report.
+
+    Args:
+        wanted: what to run; None is what the directory was begun with, or the defaults.
+        directory: of the run.
+        resume: go on with the run in it, if there is one.
+        tell: told what happens.
+
+    Raises:
+        PetechiaError: as `petechia.run`.
+    """
     settings = _settings(directory, wanted, resume)
     if directory.summary.is_file():
         return Run(directory, read_json(directory.summary))
