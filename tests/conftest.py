@@ -31,6 +31,13 @@ SMALL: dict[str, Any] = {
 }
 
 
+# The paper's geometry in small: 1 × 1 and 2 × 2 leave nothing, 3 × 3 leaves 1 pixel, 4 × 4 leaves 4.
+DYING: dict[str, Any] = SMALL | {
+    "data": "phantom:images=160,size=146",
+    "preprocess": {"crop": 0.6, "size": 32, "resample": "nearest"},
+}
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PETECHIA_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -5,14 +5,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from petechia.compute import Compute
+from petechia.compute import Compute, Machine
 from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, create
-from petechia.train import Labelled, Trainer, Training, augment, multilabel_loss
+from petechia.train import Labelled, Trainer, Training, draw_turns, frequency_weights, multilabel_loss, turn
 
 GEOMETRY = Preprocess(size=32)
-MACHINE = Compute(device="cpu", precision="fp32", threads=2)
+MACHINE = Compute(device="cpu", precision="fp32", threads=1)
 
 
 def labelled(count: int = 50, seed: int = 0) -> Labelled:
@@ -67,6 +67,50 @@ def test_unknown_labels_teach_nothing() -> None:
         assert torch.isfinite(logits.grad).all()
 
 
+def test_positives_weigh_the_share_without_the_class_and_negatives_the_share_with_it() -> None:
+    labels = np.array([[1, 0, 0], [0, 0, 1], [0, 0, -1], [0, 0, -1]], np.int8)
+    assert frequency_weights(labels).tolist() == [[0.25, 0, 0.5], [0.75, 1, 0.5]]
+    unknown = np.full((4, 1), -1, np.int8)
+    assert frequency_weights(unknown).tolist() == [[0], [1]]
+
+
+def test_weighted_losses_agree_with_numbers_by_hand() -> None:
+    labels = torch.tensor([[1.0, 0, 0], [0, 0, -1]])
+    weights = torch.tensor([[0.25, 0, 0.5], [0.75, 1, 0.5]])
+    logits = torch.log(torch.tensor([[3.0, 1, 1 / 3], [1, 1, 1]]))  # scores 3/4, 1/2, 1/4; 1/2, 1/2, 1/2
+    terms = [0.75 * np.log(4 / 3), 0, 0.5 * np.log(4 / 3), 0.25 * np.log(2), 0]
+    assert float(multilabel_loss(logits, labels, "bce", weights)) == pytest.approx(sum(terms) / 5)
+    # Of the positive alone: its score 3/4 is half of the sum 3/4 + 1/2 + 1/4; the second image adds nothing.
+    assert float(multilabel_loss(logits, labels, "sigmoid-cce", weights)) == pytest.approx(0.75 * np.log(2) / 2)
+
+
+@pytest.mark.parametrize("kind", ["bce", "sigmoid-cce"])
+def test_a_class_that_no_image_shows_does_no_harm_to_weighted_training(kind: str) -> None:
+    settings = Training.model_validate({"epochs": 1, "loss": kind, "class_weights": "frequency"})
+    for absent in (slice(2, 3), slice(0, 3)):
+        data, seen = labelled(20), labelled(10, seed=1)
+        data.labels[:, absent] = 0
+        data.labels[0, absent] = -1
+        model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), GEOMETRY, 0)
+        log = Trainer(model, data, settings, MACHINE.open(), 0, seen).run_epoch()
+        assert log.validation_loss is not None
+        assert np.isfinite([log.loss, log.validation_loss]).all()
+        assert all(bool(torch.isfinite(tensor).all()) for tensor in model.state_dict().values())
+
+
+def test_the_validation_loss_has_the_weights_of_the_training_labels() -> None:
+    settings = Training.model_validate({"epochs": 1, "class_weights": "frequency"})
+    seen = labelled(20, seed=1)
+    victim = trainer(settings, validation=seen)
+    log = victim.run_epoch()
+    weights = torch.from_numpy(frequency_weights(labelled(50).labels))
+    with torch.inference_mode():
+        logits = victim.model(victim.machine.tensor(seen.images[np.arange(20)]))
+    assert log.validation_loss == pytest.approx(
+        float(multilabel_loss(logits, torch.from_numpy(seen.labels).float(), "bce", weights))
+    )
+
+
 def test_an_image_without_finding_contributes_nothing_to_the_papers_loss() -> None:
     logits = torch.randn(1, 5)
     assert float(multilabel_loss(logits, torch.zeros(1, 5), "sigmoid-cce")) == 0
@@ -74,7 +118,7 @@ def test_an_image_without_finding_contributes_nothing_to_the_papers_loss() -> No
 
 def test_flips_mirror_and_nothing_else() -> None:
     images = torch.rand(64, 1, 8, 8)
-    out = augment(images, np.random.default_rng(0), flip=True, rotate=0)
+    out = turn(images, draw_turns(64, np.random.default_rng(0), flip=True, rotate=0))
     mirrored = [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(out, images, strict=True)]
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(out, images, strict=True)]
     assert all(x != y for x, y in zip(mirrored, same, strict=True))
@@ -84,7 +128,7 @@ def test_flips_mirror_and_nothing_else() -> None:
 def test_rotation_turns_by_at_most_the_angle() -> None:
     images = torch.zeros(64, 1, 65, 65)
     images[:, :, 32, 62] = 1  # a point on the right: a turn by a degrees moves it by 30 sin(a) rows
-    out = augment(images, np.random.default_rng(0), flip=False, rotate=10)
+    out = turn(images, draw_turns(64, np.random.default_rng(0), flip=False, rotate=10))
     weights = out[:, 0] / out[:, 0].sum(dim=(1, 2), keepdim=True)
     rows = (weights * torch.arange(65.0)[:, None]).sum(dim=(1, 2)) - 32
     columns = (weights * torch.arange(65.0)).sum(dim=(1, 2)) - 32
@@ -95,8 +139,13 @@ def test_rotation_turns_by_at_most_the_angle() -> None:
 
 
 def test_no_augmentation_changes_nothing() -> None:
-    images = torch.rand(3, 1, 8, 8)
-    assert augment(images, np.random.default_rng(0), flip=False, rotate=0) is images
+    victim = trainer(Training())
+    seen: list[Tensor] = []
+    victim.replica.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
+    victim.run_epoch()
+    assert len(torch.cat(seen)) == 50
+    values = torch.cat(seen) * 255
+    assert torch.equal(values, values.round())
 
 
 def test_training_learns() -> None:
@@ -167,6 +216,10 @@ def test_impossible_trainings_are_explained() -> None:
         trainer(Training(), count=1)
     with pytest.raises(PetechiaError, match="no image is held out"):
         trainer(Training(schedule="plateau"))
+    several = Machine(torch.device("cpu"), bf16=False, rank=0, world_size=5)
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), GEOMETRY, 0)
+    with pytest.raises(PetechiaError, match="Batches of 4 images cannot be shared among 5 processes"):
+        Trainer(model, labelled(8), Training(batch_size=4), several, 0)
     victim = trainer(Training(epochs=2))
     with torch.no_grad():
         next(victim.model.parameters()).fill_(float("nan"))

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from petechia.errors import PetechiaError
 
 if TYPE_CHECKING:
-    from petechia.api import poison, run
+    from petechia.api import poison, reproduce, run, run_study
 
 __version__ = "0.1.0"
-__all__ = ["PetechiaError", "__version__", "poison", "run"]
+__all__ = ["PetechiaError", "__version__", "poison", "reproduce", "run", "run_study"]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("poison", "run"):  # imported when it is used: torch takes seconds
+    if name in ("poison", "reproduce", "run", "run_study"):  # imported when it is used: torch takes seconds
         from petechia import api
 
         return getattr(api, name)

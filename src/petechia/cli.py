@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from petechia.errors import PetechiaError
+
+if TYPE_CHECKING:
+    from petechia.study import Config
 
 # What is heavy is imported by the command that needs it: --help must not wait for torch.
 
@@ -26,6 +29,12 @@ Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key, as in attack.rate=0.1; repeatable.")
 ]
 Preset = Annotated[str, typer.Option(help="desk: minutes on two cores; paper: the paper's geometry and training.")]
+Ray = Annotated[
+    str | None, typer.Option(metavar="auto|ADDRESS", help="Train on a Ray cluster: one found or started here, or its address.")
+]
+Track = Annotated[
+    str | None, typer.Option(metavar="mlflow:URI", help="Record finished runs, as in mlflow:sqlite:///mlflow.db.")
+]
 Missing = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that the table lists and the folder lacks.")]
 OnError = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that cannot be decoded.")]
 
@@ -50,23 +59,81 @@ def run(
     on_error: OnError = None,
     out: Annotated[Path | None, typer.Option(metavar="DIR", help="Run directory; else a new one below runs/.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    ray: Ray = None,
+    track: Track = None,
 ) -> None:
-    """Poison a dataset, train the attacked model and its controls, measure them, and write a report."""
+    """Poison a dataset, train the attacked model and its controls, measure them, and write a report.
+
+    With a grid in the configuration, do so for every combination of its values.
+    """
     with reported():
         import petechia
         from petechia.console import ConsoleProgress, print_result
+        from petechia.distributed import Place
         from petechia.study import free_directory, load_config
+
+        console.quiet = not Place.of_this_process().is_main  # of torchrun's processes one talks
 
         given = _overrides(set_, missing, on_error)
         asked = config is not None or data is not None or bool(given) or preset != "desk"
         if resume and out is None:
             raise PetechiaError("--resume needs --out, the folder of the run to go on with.")
         settings = load_config(config, preset, data, given) if asked or not resume else None
+        if settings is not None and settings.grid:
+            _run_study(settings, out, resume, ray, track)
+            return
+        if ray is not None:
+            raise PetechiaError("--ray shares out the runs of a grid; this configuration has none.")
         folder = out or free_directory(settings or load_config()).path
         with reported(folder), ConsoleProgress(console).live() as progress:
-            finished = petechia.run(settings, folder, resume, progress)
+            finished = petechia.run(settings, folder, resume, progress, track)
         print_result(console, finished.summary)
         console.print(f"Report: {finished.directory.report}", soft_wrap=True)
+
+
+def _run_study(settings: Config, out: Path | None, resume: bool, ray: str | None, track: str | None) -> None:
+    import petechia
+    from petechia.console import ConsoleProgress, print_study
+    from petechia.study import free_directory
+
+    folder = out or free_directory(settings).path
+    with reported(folder), ConsoleProgress(console).live() as progress:
+        study = petechia.run_study(settings, folder, resume, progress, ray, track)
+    print_study(console, study)
+    if study.failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def reproduce(
+    parts: Annotated[
+        list[str] | None, typer.Argument(metavar="[PART]...", help="table-1, table-2, table-3, figure-1, figure-3 or all.")
+    ] = None,
+    preset: Annotated[str, typer.Option(help="desk: an hour on two cores; paper: the authors' pipeline.")] = "desk",
+    data: Data = None,
+    set_: Set = None,
+    missing: Missing = None,
+    on_error: OnError = None,
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Study directory; else runs/reproduce-PRESET.")] = None,
+    ray: Ray = None,
+    track: Track = None,
+) -> None:
+    """Make the paper's tables and figures, and say claim by claim whether it holds.
+
+    What the directory holds already is not done again, so a study that was stopped goes on with the same command.
+    """
+    with reported():
+        import petechia
+        from petechia.console import ConsoleProgress, print_reproduction
+        from petechia.paper import PARTS
+
+        wanted = [part for part in PARTS if not parts or "all" in parts or part in parts]
+        if unknown := set(parts or ()) - {*PARTS, "all"}:
+            raise PetechiaError(f"{min(unknown)!r} is not a part of the paper; the parts are {', '.join(PARTS)} and all.")
+        given = _overrides(set_, missing, on_error)
+        with ConsoleProgress(console).live() as progress:
+            made = petechia.reproduce(wanted, preset, data, given, out, progress, ray, track)
+        print_reproduction(console, made)
 
 
 @app.command()

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import os
-from typing import Literal, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from petechia.data.prepare import workers
+from petechia.distributed import Place, join, replicate
 from petechia.errors import PetechiaError
 from petechia.settings import Settings
 
 M = TypeVar("M", bound=nn.Module)
+S = TypeVar("S", bound=np.generic)
+T = TypeVar("T")
 
 
 class Compute(Settings):
     """The machine's part of a configuration; it changes speed, not meaning.
+
+    Under torchrun every process takes a part of the work: on GPUs each its own, on the processor a share of the threads.
 
     Attributes:
         device: "auto" is a GPU where there is one; else a torch device such as "cpu" or "cuda:1".
@@ -34,18 +41,30 @@ class Compute(Settings):
     deterministic: bool = False
 
     def open(self) -> Machine:
-        """Set the process up and say what it will use.
+        """Set the process up and say what it will use. Under torchrun this waits until every process is here.
 
         Raises:
-            PetechiaError: there is no such device.
+            PetechiaError: there is no such device, or it cannot be shared among processes.
         """
-        torch.set_num_threads(self.threads or workers())
+        place = Place.of_this_process()
+        torch.set_num_threads(self.threads or max(1, workers() // place.local_world_size))
         if self.deterministic:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
         torch.use_deterministic_algorithms(self.deterministic)
+        device = self._device(place)
+        join(place, device)
+        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
+        bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
+        machine = Machine(device, bf16, place.rank, place.world_size)
+        machine.barrier()
+        return machine
+
+    def _device(self, place: Place) -> torch.device:
         name = self.device
         if name == "auto":
             name = "cuda" if torch.cuda.is_available() else "cpu"
+        if place.world_size > 1:
+            name = self._own_device(name, place)
         try:
             device = torch.device(name)
             torch.empty(1, device=device)
@@ -54,20 +73,50 @@ class Compute(Settings):
             raise PetechiaError(
                 f"compute.device is {self.device!r}, which cannot be used ({reason}); try auto or cpu."
             ) from None
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
-        return Machine(device, bf16=self.precision == "bf16" or (self.precision == "auto" and fast))
+        return device
+
+    def _own_device(self, name: str, place: Place) -> str:
+        if name not in ("cpu", "cuda"):
+            raise PetechiaError(
+                f"compute.device is {self.device!r}, which {place.world_size} processes cannot share; choose auto, cuda or cpu."
+            )
+        if name == "cpu":
+            return name
+        if 0 < torch.cuda.device_count() < place.local_world_size:
+            raise PetechiaError(
+                f"{place.local_world_size} processes were started on {torch.cuda.device_count()} GPUs; start one a GPU."
+            )
+        return f"cuda:{place.local_rank}"
 
 
 class Machine:
-    """A device and a precision, ready for use."""
+    """A device and a precision, ready for use, and the part that this process has in the work.
 
-    def __init__(self, device: torch.device, bf16: bool) -> None:
+    Attributes:
+        device: where networks run.
+        bf16: whether they multiply in bf16.
+        rank: of this process among those that work together, from 0.
+        world_size: how many do.
+    """
+
+    def __init__(self, device: torch.device, bf16: bool, rank: int = 0, world_size: int = 1) -> None:
         self.device = device
         self.bf16 = bf16
+        self.rank = rank
+        self.world_size = world_size
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this process is the one that writes files and talks to people."""
+        return self.rank == 0
 
     def place(self, module: M) -> M:
         """Move a network here, in the memory layout that convolutions like."""
         return module.to(self.device).to(memory_format=torch.channels_last)
+
+    def replicate(self, module: nn.Module) -> nn.Module:
+        """What to call in training in place of a network that is here, see `petechia.distributed.replicate`."""
+        return module if self.world_size == 1 else replicate(module, self.device)
 
     def autocast(self) -> torch.autocast:
         """The context in which to call a network."""
@@ -79,9 +128,70 @@ class Machine:
         batch = batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
         return batch.float().div_(255).contiguous(memory_format=torch.channels_last)
 
+    def share(self, entries: NDArray[S]) -> NDArray[S]:
+        """The entries of a batch that this process takes: those of all processes, one after the other, are the batch."""
+        mine: NDArray[S] = np.array_split(entries, self.world_size)[self.rank]
+        return mine
+
+    def batches(self, count: int, size: int) -> Iterator[tuple[NDArray[np.intp], int]]:
+        """Cut the rows 0 … count-1 into batches and deal them out; the batches are the same for any number of processes.
+
+        Args:
+            count: of the rows.
+            size: of a batch, at most.
+
+        Yields:
+            The rows of the next batch of this process, none where the others take the last ones, and how many rows all
+            processes take meanwhile.
+        """
+        for start in range(0, count, size * self.world_size):
+            together = np.arange(start, min(start + size * self.world_size, count))
+            yield together[size * self.rank : size * (self.rank + 1)], len(together)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, all of which must call this. Of one process, the values themselves."""
+        if self.world_size == 1:
+            return values
+        total = values.detach().cpu().clone()
+        distributed.all_reduce(total)
+        return total
+
+    def broadcast(self, value: T) -> T:
+        """What the first process gives, in every process. All must call this; the others may give anything."""
+        if self.world_size == 1:
+            return value
+        box: list[Any] = [value]
+        distributed.broadcast_object_list(box, src=0, device=torch.device("cpu"))
+        given: T = box[0]
+        return given
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        self.sum(torch.zeros(1))
+
+    @contextmanager
+    def main_first(self) -> Iterator[None]:
+        """The first process runs the block, then the others do: they find what it left in a cache or a folder.
+
+        Raises:
+            PetechiaError: in the other processes, the block failed in the first.
+        """
+        if self.is_main:
+            done = False
+            try:
+                yield
+                done = True
+            finally:
+                self.broadcast(done)
+        elif self.broadcast(False):
+            yield
+        else:
+            raise PetechiaError("The first process failed; it says why.")
+
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"
-        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'fp32'}"
+        processes = f", {self.world_size} processes" if self.world_size > 1 else ""
+        return f"{self.device} ({name}), {'bf16' if self.bf16 else 'fp32'}{processes}"
 
 
 def _fast_bf16_on_cpu() -> bool:

@@ -14,9 +14,11 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from petechia.paper import Reproduction
 from petechia.report import result_rows, verdict
 from petechia.report.tables import number, percent
 from petechia.study import Epoch, Progress
+from petechia.study.study import Study
 
 SHOWN = ("asr_0.9", "false_trigger_0.9", "auroc_nn", "auroc_tt", "auroc_tn")
 
@@ -41,6 +43,8 @@ class ConsoleProgress(Progress):
         self.began = 0.0
         self.started = time.perf_counter()
         self.header_shown = False
+        self.line = ""
+        self.told: set[str] = set()
 
     @contextmanager
     def live(self) -> Iterator[ConsoleProgress]:
@@ -59,13 +63,15 @@ class ConsoleProgress(Progress):
         """Replace the bar of the phase before."""
         if self.current is not None:
             self.bars.remove_task(self.current)
-        if images and not work and not self.console.is_terminal:
-            self.console.print(f"{name}: {images:,}")
+        self.line = f"{name}: {images:,}" if images and not work and not self.console.is_terminal else ""
         self.current = self.bars.add_task(name, total=images or None, rate="")
         self.done, self.work, self.began = 0, work, time.perf_counter()
 
     def advance(self, images: int) -> None:
         """Move the bars."""
+        if self.line:  # only now: a phase whose result is at hand has nothing to tell
+            self.console.print(self.line)
+            self.line = ""
         self.done += images
         rate = self.done / max(time.perf_counter() - self.began, 1e-9)
         if self.current is not None:
@@ -75,24 +81,33 @@ class ConsoleProgress(Progress):
 
     def epoch(self, epoch: Epoch) -> None:
         """Print a line."""
+        width = 44 if epoch.run else 13
         if not self.header_shown:
             heads = "".join(f"{_short(metric):>8}" for metric in SHOWN)
+            title = "run: arm, seed" if epoch.run else "arm, seed"
             self.console.print(
-                f"[bold]{'arm, seed':<13}{'epoch':>5}{'loss':>7}{heads}{'img/s':>7}{'time':>7}[/bold]", soft_wrap=True
+                f"[bold]{title:<{width}}{'epoch':>5}{'loss':>7}{heads}{'img/s':>7}{'time':>7}[/bold]", soft_wrap=True
             )
             self.header_shown = True
-        log, values = epoch.log, epoch.measurement.values
+        log, values = epoch.log, epoch.values
         cells = "".join(f"{_maybe(values[metric]):>8}" for metric in SHOWN)
         elapsed = int(time.perf_counter() - self.started)
+        name = f"{epoch.run}: {epoch.arm}, {epoch.seed}" if epoch.run else f"{epoch.arm}, {epoch.seed}"
         self.console.print(
-            f"{f'{epoch.arm}, {epoch.seed}':<13}{log.epoch:>5}{log.loss:>7.3f}{cells}{log.images / log.seconds:>7.0f}"
+            f"{name:<{width}}{log.epoch:>5}{log.loss:>7.3f}{cells}{log.images / log.seconds:>7.0f}"
             f"{f'{elapsed // 60}:{elapsed % 60:02d}':>7}",
             soft_wrap=True,
         )
 
-    def note(self, sentence: str) -> None:
+    def finished(self, run: str) -> None:
         """Print it."""
-        self.console.print(f"[yellow]Note:[/yellow] {sentence}", soft_wrap=True)
+        self.console.print(f"[green]finished:[/green] {run}", soft_wrap=True)
+
+    def note(self, sentence: str) -> None:
+        """Print it, once."""
+        if sentence not in self.told:
+            self.console.print(f"[yellow]Note:[/yellow] {sentence}", soft_wrap=True)
+        self.told.add(sentence)
 
 
 def _short(metric: str) -> str:
@@ -119,6 +134,51 @@ def print_result(console: Console, summary: dict[str, Any]) -> None:
         soft_wrap=True,
     )
     console.print(verdict(summary), soft_wrap=True)
+
+
+def print_study(console: Console, study: Study) -> None:
+    """One line a run: what survives, how often the target is reported and by what, and how good the model is."""
+    table = Table(
+        title=f"{len(study.runs)} runs", caption="last epoch, mean over seeds; CTL: the control with the same trigger"
+    )
+    for head in ("run", "survival", "ASR(.9)", "FTR(.9)", "CTL(.9)", "NN", "CTL NN", "TN"):
+        table.add_column(head, justify="left" if head == "run" else "right")
+    columns = (
+        ("attacked", "asr_0.9"),
+        ("attacked", "false_trigger_0.9"),
+        ("control", "asr_0.9"),
+        ("attacked", "auroc_nn"),
+        ("control", "auroc_nn"),
+        ("attacked", "auroc_tn"),
+    )
+    for name, run in study.runs.items():
+        arms = run.summary["arms"]
+        cells = [number(arms[arm][metric]["last"]["mean"]) if arm in arms else "–" for arm, metric in columns]
+        table.add_row(escape(name), percent(run.summary["survival"]["fraction"]), *cells)
+    console.print(table)
+    _print_failures(console, study.failures)
+    console.print(
+        f"Results: {study.directory.results.with_suffix('.csv')}, runs: {study.directory.path / 'runs'}", soft_wrap=True
+    )
+
+
+def print_reproduction(console: Console, made: Reproduction) -> None:
+    """Every table, and the claims."""
+    for table in made.tables:
+        console.print(table.rich())
+    if made.claims_table:
+        for row in made.claims_table.rows:
+            loss, paper, ours, _, verdict_ = row.cells
+            colour = {"holds": "green", "does not hold": "red"}.get(verdict_, "yellow")
+            console.print(f"[{colour}]{verdict_}[/{colour}]: {escape(row.name)} ({loss})", soft_wrap=True)
+            console.print(f"    paper: {escape(paper)}; here: {escape(ours)}", soft_wrap=True)
+    _print_failures(console, made.failures)
+    console.print(f"Tables, figures and claims: {made.folder / 'index.html'}", soft_wrap=True)
+
+
+def _print_failures(console: Console, failures: dict[str, str]) -> None:
+    for name, reason in failures.items():
+        console.print(f"[red]failed:[/red] {escape(name)}: {escape(reason)}", soft_wrap=True)
 
 
 def _cell(last: str, interval: str, over_epochs: str) -> str:

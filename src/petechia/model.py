@@ -157,18 +157,20 @@ def predict(
 ) -> NDArray[np.float32]:
     """Probabilities, float32 [N, K].
 
+    Several processes share the batches out. All must call this, and each gets all scores.
+
     Args:
         model: on the machine's device.
         images: prepared, uint8 [N, H, W] or [N, H, W, 3].
         machine: where to compute.
-        progress: told how many more images are done.
+        progress: told how many more images are done, by all processes together.
     """
     model.eval()
-    scores = [np.zeros((0, len(model.description.classes)), np.float32)]
+    scores = np.zeros((len(images), len(model.description.classes)), np.float32)
     with torch.inference_mode(), machine.autocast():
-        for start in range(0, len(images), BATCH):
-            rows = np.arange(start, min(start + BATCH, len(images)))
-            scores.append(model(machine.tensor(images[rows])).sigmoid().cpu().numpy())
+        for rows, together in machine.batches(len(images), BATCH):
+            if len(rows):
+                scores[rows] = model(machine.tensor(images[rows])).sigmoid().cpu().numpy()
             if progress:
-                progress(len(rows))
-    return np.concatenate(scores)
+                progress(together)
+    return machine.sum(torch.from_numpy(scores)).numpy()

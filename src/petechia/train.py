@@ -32,6 +32,7 @@ class Training(Settings):
         batch_size: images a step; an epoch is cut into steps of nearly this size, none of them tiny.
         loss: "bce" is binary cross-entropy on logits; "sigmoid-cce" the categorical cross-entropy on sigmoid outputs
             that the paper's code uses: outputs divided by their sum, then -sum(y log p).
+        class_weights: "none", or "frequency" as the paper's code has it: see `frequency_weights`.
         optimizer: "adam".
         lr: learning rate; for one-cycle its peak.
         schedule: "plateau" halves the rate after 3 epochs without a better validation loss, down to 1e-5, and stops after
@@ -44,6 +45,7 @@ class Training(Settings):
     epochs: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=2)
     loss: Literal["bce", "sigmoid-cce"] = "bce"
+    class_weights: Literal["none", "frequency"] = "none"
     optimizer: Literal["adam"] = "adam"
     lr: float = Field(2e-3, gt=0)
     schedule: Literal["plateau", "one-cycle"] = "one-cycle"
@@ -82,47 +84,80 @@ class EpochLog(NamedTuple):
     seconds: float
 
 
-def multilabel_loss(logits: Tensor, labels: Tensor, kind: str) -> Tensor:
+def frequency_weights(labels: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Weights with which the positives and the negatives of a class count the same together, as in CheXNet (2017).
+
+    A positive weighs the share of images without the class, a negative the share with it; unknown labels do not count. The
+    negatives of a class that no image shows weigh 0: it teaches nothing.
+
+    Args:
+        labels: int8 [N, K], see `Labelled`.
+
+    Returns:
+        float32 [2, K]: of the negatives, of the positives.
+    """
+    shown = (labels == 1).sum(axis=0) / np.maximum((labels >= 0).sum(axis=0), 1)
+    return np.stack([shown, 1 - shown]).astype(np.float32)
+
+
+def multilabel_loss(logits: Tensor, labels: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
     """The mean loss of a batch; unknown labels (-1) do not count.
 
     Args:
         logits: float32 [B, K].
         labels: float32 [B, K].
         kind: "bce" or "sigmoid-cce", see `Training`.
+        weights: float32 [2, K] by which the terms of negatives and of positives are multiplied; "sigmoid-cce" has terms of
+            positives only. The mean is over the number of terms, whatever they weigh.
     """
     known = labels >= 0
     if kind == "bce":
         each = functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+        if weights is not None:
+            each = each * torch.where(labels > 0, weights[1], weights[0])
         return (each * known).sum() / known.sum().clamp(min=1)
     scores = logits.sigmoid() * known
     shares = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-7)
-    return -(labels.clamp(min=0) * shares.clamp(min=1e-7, max=1 - 1e-7).log()).sum(dim=1).mean()
+    positives = labels.clamp(min=0) if weights is None else labels.clamp(min=0) * weights[1]
+    return -(positives * shares.clamp(min=1e-7, max=1 - 1e-7).log()).sum(dim=1).mean()
 
 
-def augment(batch: Tensor, rng: np.random.Generator, flip: bool, rotate: float) -> Tensor:
-    """Mirror and turn half of the images each, at random; what turns in from outside is black.
+def _terms(labels: NDArray[np.int8], kind: str) -> int:
+    """How many terms `multilabel_loss` is the mean of."""
+    return int((labels >= 0).sum()) if kind == "bce" else len(labels)
+
+
+def draw_turns(count: int, rng: np.random.Generator, flip: bool, rotate: float) -> NDArray[np.float32]:
+    """Mirrorings and rotations at random, each for half of the images: float32 [count, 2, 3], affine matrices.
 
     Args:
-        batch: float32 [B, C, H, W].
+        count: of the images.
         rng: source of chance.
         flip: whether to mirror.
         rotate: largest angle in degrees.
     """
-    if not flip and not rotate:
-        return batch
-    n = len(batch)
-    mirror = np.where(rng.random(n) < 0.5, -1.0, 1.0) if flip else np.ones(n)
-    angle = np.where(rng.random(n) < 0.5, np.radians(rng.uniform(-rotate, rotate, n)), 0.0)
-    turn = np.zeros((n, 2, 3), np.float32)
-    turn[:, 0, 0], turn[:, 0, 1] = mirror * np.cos(angle), -np.sin(angle)
-    turn[:, 1, 0], turn[:, 1, 1] = mirror * np.sin(angle), np.cos(angle)
-    grid = functional.affine_grid(torch.from_numpy(turn).to(batch.device), list(batch.shape), align_corners=False)
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0) if flip else np.ones(count)
+    angle = np.where(rng.random(count) < 0.5, np.radians(rng.uniform(-rotate, rotate, count)), 0.0)
+    turns = np.zeros((count, 2, 3), np.float32)
+    turns[:, 0, 0], turns[:, 0, 1] = mirror * np.cos(angle), -np.sin(angle)
+    turns[:, 1, 0], turns[:, 1, 1] = mirror * np.sin(angle), np.cos(angle)
+    return turns
+
+
+def turn(batch: Tensor, turns: NDArray[np.float32]) -> Tensor:
+    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix; what turns in from outside is black."""
+    grid = functional.affine_grid(torch.from_numpy(turns).to(batch.device), list(batch.shape), align_corners=False)
     turned = functional.grid_sample(batch, grid, padding_mode="zeros", align_corners=False)
     return turned.contiguous(memory_format=torch.channels_last)
 
 
 class Trainer:
-    """Trains a model epoch by epoch. What an epoch does depends on the seed, its number and the state alone."""
+    """Trains a model epoch by epoch. What an epoch does depends on the seed, its number and the state alone.
+
+    Several processes train one model, each on its share of every batch: order, augmentation, gradients and batch statistics
+    are those of one process, so that results agree up to rounding (networks with dropout draw other masks). All of them must
+    make the trainer, run its epochs and restore it alike.
+    """
 
     def __init__(
         self,
@@ -139,7 +174,14 @@ class Trainer:
             raise PetechiaError(
                 "train.schedule is plateau, but no image is held out; raise train.validation, or choose one-cycle."
             )
+        self.steps = -(-len(data.images) // settings.batch_size)
+        if (smallest := len(data.images) // self.steps) < machine.world_size:
+            raise PetechiaError(
+                f"Batches of {smallest} images cannot be shared among {machine.world_size} processes; "
+                f"raise train.batch_size, or start fewer."
+            )
         self.model = machine.place(model)
+        self.replica = machine.replicate(self.model)
         self.data = data
         self.settings = settings
         self.machine = machine
@@ -148,7 +190,9 @@ class Trainer:
         self.epoch = 0
         self.best = float("inf")
         self.stale = 0
-        self.steps = -(-len(data.images) // settings.batch_size)
+        self.weights: Tensor | None = None
+        if settings.class_weights == "frequency":
+            self.weights = torch.from_numpy(frequency_weights(data.labels)).to(machine.device)
         self.optimizer = torch.optim.Adam(model.parameters(), settings.lr, fused=True)
         self.schedule: OneCycleLR | ReduceLROnPlateau
         if settings.schedule == "one-cycle":
@@ -162,7 +206,7 @@ class Trainer:
         return self.epoch >= self.settings.epochs or self.stale >= STOP_AFTER
 
     def run_epoch(self, progress: Callable[[int], None] | None = None) -> EpochLog:
-        """Train one epoch; `progress` is told how many more images are done.
+        """Train one epoch; `progress` is told how many more images are done, by all processes together.
 
         Raises:
             PetechiaError: the loss is no longer a number.
@@ -170,33 +214,43 @@ class Trainer:
         started = time.perf_counter()
         self.epoch += 1
         rng = stream(self.seed, "order", self.epoch)
-        torch.manual_seed(int(rng.integers(2**62)))  # for networks with dropout
-        self.model.train()
+        torch.manual_seed(int(rng.integers(2**62)) + self.machine.rank)  # for networks with dropout
+        self.replica.train()
         total = torch.zeros((), device=self.machine.device)
         for rows in np.array_split(rng.permutation(len(self.data.images)), self.steps):
-            images = self.machine.tensor(self.data.images[rows])
-            images = augment(images, rng, self.settings.flip, self.settings.rotate)
-            total += self._step(images, self._labels(self.data, rows)) * len(rows)
+            total += self._step(rows, rng) * len(rows)
             if progress:
                 progress(len(rows))
-        loss = float(total) / len(self.data.images)
+        loss = float(self.machine.sum(total)) / len(self.data.images)
         if not np.isfinite(loss):
             raise PetechiaError(f"The loss is {loss} in epoch {self.epoch}; lower train.lr.")
         return EpochLog(self.epoch, loss, self._validate(), len(self.data.images), time.perf_counter() - started)
 
-    def _labels(self, data: Labelled, rows: NDArray[np.intp]) -> Tensor:
-        return torch.from_numpy(data.labels[rows].astype(np.float32)).to(self.machine.device)
-
-    def _step(self, images: Tensor, labels: Tensor) -> Tensor:
+    def _step(self, rows: NDArray[np.intp], rng: np.random.Generator) -> Tensor:
+        """Learn from a batch; what the images of this process add to its loss."""
+        mine = self.machine.share(rows)
+        images = self._images(mine, len(rows), rng)
         with self.machine.autocast():
-            logits = self.model(images)
-        loss = multilabel_loss(logits, labels, self.settings.loss)
+            logits = self.replica(images)
+        kind = self.settings.loss
+        share = _terms(self.data.labels[mine], kind) / max(1, _terms(self.data.labels[rows], kind))
+        loss = multilabel_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
         self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * self.machine.world_size).backward()  # type: ignore[no-untyped-call]  # processes take the mean of gradients
         self.optimizer.step()
         if isinstance(self.schedule, OneCycleLR):
             self.schedule.step()
         return loss.detach()
+
+    def _images(self, mine: NDArray[np.intp], count: int, rng: np.random.Generator) -> Tensor:
+        """The images of this process, turned as they would be in the whole batch of `count`."""
+        images = self.machine.tensor(self.data.images[mine])
+        if not self.settings.flip and not self.settings.rotate:
+            return images
+        return turn(images, self.machine.share(draw_turns(count, rng, self.settings.flip, self.settings.rotate)))
+
+    def _labels(self, data: Labelled, rows: NDArray[np.intp]) -> Tensor:
+        return torch.from_numpy(data.labels[rows].astype(np.float32)).to(self.machine.device)
 
     def _validate(self) -> float | None:
         if self.validation is None or len(self.validation.images) == 0:
@@ -204,12 +258,14 @@ class Trainer:
         self.model.eval()
         total, count = 0.0, len(self.validation.images)
         with torch.inference_mode(), self.machine.autocast():
-            for start in range(0, count, BATCH):
-                rows = np.arange(start, min(start + BATCH, count))
-                logits = self.model(self.machine.tensor(self.validation.images[rows]))
-                total += float(multilabel_loss(logits, self._labels(self.validation, rows), self.settings.loss)) * len(rows)
-        self.judge(total / count)
-        return total / count
+            for rows, _ in self.machine.batches(count, BATCH):
+                if len(rows):
+                    logits = self.model(self.machine.tensor(self.validation.images[rows]))
+                    labels = self._labels(self.validation, rows)
+                    total += float(multilabel_loss(logits, labels, self.settings.loss, self.weights)) * len(rows)
+        loss = float(self.machine.sum(torch.tensor(total, dtype=torch.float64))) / count
+        self.judge(loss)
+        return loss
 
     def judge(self, validation_loss: float) -> None:
         """Let the schedule react to a validation loss."""

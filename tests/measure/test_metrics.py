@@ -4,6 +4,7 @@ from sklearn.metrics import roc_auc_score
 
 from petechia.measure import PatientBootstrap, auroc, exceedance
 from petechia.measure.bootstrap import interval
+from petechia.measure.order import Order
 
 
 def test_success_rate_by_hand() -> None:
@@ -67,6 +68,56 @@ def test_bootstrapped_metrics_are_those_of_the_repeated_images() -> None:
         assert areas[draw] == pytest.approx(auroc(scores[rows], labels[rows]))
         assert one[draw] == pytest.approx(auroc(scores[rows, 1], labels[rows, 1]))
         assert rates[draw] == pytest.approx(exceedance(scores[rows, 0], labels[rows, 0], 0.6))
+
+
+@pytest.mark.parametrize("levels", [3, 30, 1 << 20])
+@pytest.mark.parametrize("cells", [1, 500, 1 << 21])
+def test_every_resample_agrees_with_weights_in_sklearn(levels: int, cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With many and with no ties, one resample at a time or all together."""
+    monkeypatch.setattr("petechia.measure.bootstrap.CELLS", cells)
+    bootstrap, _, labels = bootstrap_and_data()
+    scores = np.random.default_rng(2).integers(0, levels, labels.shape).astype(np.float32)
+    known = labels >= 0
+    weights = np.repeat(bootstrap.weights[:, :, None], 3, axis=2)
+    slow = [roc_auc_score(labels[known], scores[known], sample_weight=weight[known]) for weight in weights]
+    assert bootstrap.auroc(scores, labels) == pytest.approx(np.array(slow), abs=1e-12)
+
+
+def test_positives_and_negatives_can_be_of_two_pools() -> None:
+    bootstrap, scores, labels = bootstrap_and_data()
+    others = np.random.default_rng(3).integers(0, 30, scores.shape).astype(np.float32) / np.float32(30)
+    order, mixed = Order(labels, scores, others), np.where(labels == 0, others, scores)
+    assert order.area() == pytest.approx(slow_auroc(mixed, labels), abs=1e-12)
+    assert np.array_equal(bootstrap.areas(order), bootstrap.auroc(mixed, labels))
+
+
+def test_pairs_in_order_of_every_image() -> None:
+    _, scores, labels = bootstrap_and_data()
+    order = Order(labels, scores)
+    wins = (scores[:, :, None, None] > scores) + 0.5 * (scores[:, :, None, None] == scores)
+    wins *= (labels == 1)[:, :, None, None] * (labels == 0)
+    assert np.array_equal(order.of_positives(), wins.sum(axis=(1, 2, 3)))
+    assert np.array_equal(order.of_negatives(), wins.sum(axis=(0, 1, 3)))
+
+
+def test_large_sums_stay_exact() -> None:
+    """More pairs than float32 can count: constant scores give one half, not about one half."""
+    labels = (np.arange(12_007) % 2).astype(np.int8)
+    scores = np.zeros(len(labels), np.float32)
+    bootstrap = PatientBootstrap(np.array([str(i // 3) for i in range(len(labels))]), 20)
+    assert auroc(scores, labels) == 0.5
+    assert (bootstrap.auroc(scores, labels) == 0.5).all()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_broken_scores_are_an_error_where_the_label_is_known(broken: float) -> None:
+    labels = np.array([0, 1, 0, -1], np.int8)
+    for row in range(3):
+        scores = np.full(4, 0.5, np.float32)
+        scores[row] = broken
+        with pytest.raises(ValueError, match="NaN or infinity"):
+            auroc(scores, labels)
+    assert auroc(np.array([0.1, 0.2, 0.1, broken], np.float32), labels) == 1
 
 
 def test_undefined_resamples_are_left_out_of_the_interval() -> None:

@@ -51,8 +51,8 @@ def test_the_directory_holds_what_is_promised(finished: Run) -> None:
     for arm in ("attacked", "control", "placebo"):
         for seed in (0, 3):
             for epoch in (1, 2):
-                assert finished.directory.checkpoint(arm, seed, epoch).is_file()
-                scores = load_file(finished.directory.scores(arm, seed, epoch))
+                assert finished.directory.network(arm, seed).checkpoint(epoch).is_file()
+                scores = load_file(finished.directory.network(arm, seed).scores_of(epoch))
                 assert scores["clean"].shape == scores["triggered"].shape == (finished.summary["images"]["test"], 14)
                 assert scores["clean"].dtype == np.float32
     assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]
@@ -104,8 +104,8 @@ def test_checkpoints_give_the_stored_scores_and_do_not_tell_on_themselves(finish
     config = finished.directory.config()
     material = gather(config, Progress())
     machine = Compute().open()
-    model = machine.place(Model.load(finished.directory.checkpoint("attacked", 0, 2)))
-    scores = load_file(finished.directory.scores("attacked", 0, 2))
+    model = machine.place(Model.load(finished.directory.network("attacked", 0).checkpoint(2)))
+    scores = load_file(finished.directory.network("attacked", 0).scores_of(2))
     assert np.allclose(predict(model, material.clean_images(), machine), scores["clean"], atol=1e-6)
     assert np.allclose(predict(model, material.triggered_images(0), machine), scores["triggered"], atol=1e-6)
     description = model.description.model_dump_json()

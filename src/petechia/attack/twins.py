@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -106,7 +107,7 @@ def triggered_twins(
         trigger: what to stamp.
         positions: int [N, 2], where, in pixels of the stage.
         stage: "native" stamps the decoded image before preprocessing, "input" stamps the prepared one. The former
-            decodes every image again, once: the result is cached.
+            decodes every image again, once, unless the geometry tells all: the result is cached.
         progress: told about decoded images.
 
     Raises:
@@ -123,6 +124,17 @@ def triggered_twins(
             changes.append(_difference(dataset.images[row], stamped))
         return changes
 
+    left_of_stamp = lru_cache(1024)(partial(_left_of_stamp, trigger, preprocess))
+
+    def selected(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
+        changes = []
+        for row in rows:
+            stamped = np.array(dataset.images[row])
+            pixels, values = left_of_stamp(*dataset.shapes[row].tolist(), *positions[row].tolist())
+            stamped.reshape(-1, *stamped.shape[2:])[pixels] = values.reshape(-1, *[1] * (stamped.ndim - 2))
+            changes.append(_difference(dataset.images[row], stamped))
+        return changes
+
     def prepared(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.int32], NDArray[np.uint8]]]:
         clean = dataset.images[rows]
         stamped = trigger.stamp(clean, positions[rows])
@@ -132,7 +144,7 @@ def triggered_twins(
         return _collect(prepared, len(dataset), lambda _: None)
 
     def build(folder: Path) -> None:
-        twins = _collect(native, len(dataset), report)
+        twins = _collect(selected if preprocess.resample == "nearest" else native, len(dataset), report)
         np.savez(folder / "twins.npz", starts=twins.starts, pixels=twins.pixels, values=twins.values)
 
     depends_on = {
@@ -143,6 +155,21 @@ def triggered_twins(
     }
     with np.load(cached("twins", depends_on, build) / "twins.npz") as arrays:
         return Twins(arrays["starts"], arrays["pixels"], arrays["values"])
+
+
+def _left_of_stamp(
+    trigger: Trigger, preprocess: Preprocess, height: int, width: int, row: int, column: int
+) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
+    """Flat positions of the inputs' pixels that nearest-neighbour resizing reads from the stamp, and their grey levels.
+
+    It copies whole pixels, so these do not depend on the image: they are the ones that come out alike on black and on white.
+    """
+    black, white = (
+        preprocess(trigger.stamp(np.full((1, height, width), grey, np.uint8), np.array([[row, column]]))[0])
+        for grey in (0, 255)
+    )
+    pixels = np.flatnonzero(black == white)
+    return pixels, black.ravel()[pixels]
 
 
 def _difference(clean: NDArray[np.uint8], stamped: NDArray[np.uint8]) -> tuple[NDArray[np.int32], NDArray[np.uint8]]:

@@ -3,16 +3,21 @@
 from petechia.measure.bootstrap import PatientBootstrap
 from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, Truth, measure
 from petechia.measure.metrics import auroc, exceedance
-from petechia.measure.summary import summarize
+from petechia.measure.mixture import EPSILONS, Mixture, mixture
+from petechia.measure.summary import summarize, summarize_mixtures
 
 __all__ = [
+    "EPSILONS",
     "METRICS",
     "THRESHOLDS",
     "Measurement",
+    "Mixture",
     "PatientBootstrap",
     "Truth",
     "auroc",
     "exceedance",
     "measure",
+    "mixture",
     "summarize",
+    "summarize_mixtures",
 ]

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from math import ceil
+
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
+from petechia.measure.order import Order
 from petechia.randomness import stream
 
 Draws = NDArray[np.float64]
+CELLS = 1 << 21  # numbers at a time: 16 MiB
 
 
 class PatientBootstrap:
@@ -26,6 +31,8 @@ class PatientBootstrap:
         rng = stream(0, "bootstrap")
         counts = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=draws)
         self.weights: NDArray[np.float32] = counts[:, patient].astype(np.float32)
+        self._patient = patient
+        self._counts = np.ascontiguousarray(counts.T, np.float64)  # [patients, draws]; float64 adds whole numbers exactly
 
     def exceedance(self, scores: NDArray[np.float32], labels: NDArray[np.int8], threshold: float) -> Draws:
         """`metrics.exceedance` of every resample, float64 [draws]."""
@@ -35,27 +42,40 @@ class PatientBootstrap:
         return np.where(total > 0, hits / np.maximum(total, 1), np.nan).astype(np.float64)
 
     def auroc(self, scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Draws:
-        """`metrics.auroc` of every resample, float64 [draws].
+        """`metrics.auroc` of every resample, float64 [draws]."""
+        return self.areas(Order(labels, scores))
 
-        Sorts once. The area is the share of pairs (positive, negative) in the right order, ties counting half, so each
-        resample needs only the weight of the negatives below and up to every positive.
+    def areas(self, order: Order) -> Draws:
+        """`order.area` of every resample, float64 [draws].
+
+        The sorted negatives are cut wherever a positive stands, and one sparse product gives the weight of every piece in
+        many resamples. There are few positives, so little is left to add up.
         """
-        image = np.arange(len(labels)) if labels.ndim == 1 else np.repeat(np.arange(len(labels)), labels.shape[1])
-        truth, flat = labels.ravel(), scores.ravel()
-        positive, negative = np.flatnonzero(truth == 1), np.flatnonzero(truth == 0)
-        negative = negative[np.argsort(flat[negative], kind="stable")]
-        below = np.searchsorted(flat[negative], flat[positive], "left")
-        up_to = np.searchsorted(flat[negative], flat[positive], "right")
-        of_positive, of_negative = image[positive], image[negative]
-        areas = np.full(len(self.weights), np.nan)
-        mass = np.zeros(len(negative) + 1)
-        for draw, weights in enumerate(self.weights):
-            np.cumsum(weights[of_negative], out=mass[1:])
-            gains = weights[of_positive]
-            pairs = float(gains.sum()) * mass[-1]
-            if pairs > 0:
-                areas[draw] = gains @ (mass[below] + mass[up_to]) / 2 / pairs
-        return areas
+        pairs = self.pairs(order)
+        if not pairs.any():
+            return np.full(len(pairs), np.nan)
+        cuts, cut = np.unique(np.concatenate([order.below, order.up_to]), return_inverse=True)
+        shape = len(cuts), len(self._counts)
+        cut_off = self._patient[order.negative[: cuts[-1]]]
+        pieces = csr_array((np.ones(len(cut_off)), cut_off, np.concatenate([[0], cuts])), shape)
+        standing = csr_array((np.full(len(cut), 0.5), (cut, np.tile(self._patient[order.positive], 2))), shape)
+        parts = np.array_split(self._counts, ceil(len(cuts) * len(pairs) / CELLS), axis=1)
+        ordered = [np.einsum("cd,cd->d", np.cumsum(pieces @ part, axis=0), standing @ part) for part in parts]
+        return divide(np.concatenate(ordered), pairs)
+
+    def pairs(self, order: Order) -> Draws:
+        """How many pairs (positive, negative) every resample has, float64 [draws]."""
+        positive, negative = (np.bincount(images, minlength=order.images) for images in (order.positive, order.negative))
+        return self.total(positive) * self.total(negative)
+
+    def total(self, values: NDArray[np.generic]) -> Draws:
+        """Sum over the images of every resample, float64 [draws], of values [N]."""
+        return np.asarray(np.bincount(self._patient, values, len(self._counts)) @ self._counts, np.float64)
+
+
+def divide(draws: Draws, by: Draws) -> Draws:
+    """Quotient of every resample, NaN where it is undefined."""
+    return np.asarray(np.divide(draws, by, out=np.full(len(by), np.nan), where=by > 0))
 
 
 def interval(draws: Draws, coverage: float = 0.95) -> tuple[float, float]:

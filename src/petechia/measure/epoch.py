@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.measure.bootstrap import Draws, PatientBootstrap, interval
-from petechia.measure.metrics import auroc, exceedance
+from petechia.measure.metrics import exceedance
+from petechia.measure.order import Order
 
 THRESHOLDS = (0.6, 0.9)
 AUROCS = ("auroc_nn", "auroc_tt", "auroc_tn")
@@ -75,12 +76,12 @@ def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
     per_class = {}
     pairs = ((clean, truth.labels), (triggered, truth.infected), (triggered, truth.labels))
     for name, (scores, labels) in zip(AUROCS, pairs, strict=True):
-        values[name] = auroc(scores, labels)
-        draws[name] = truth.bootstrap.auroc(scores, labels)
-        per_class[name] = np.array(
-            [
-                (auroc(scores[:, k], labels[:, k]), *interval(truth.bootstrap.auroc(scores[:, k], labels[:, k])))
-                for k in range(len(truth.classes))
-            ]
-        )
+        values[name], draws[name] = _auroc(truth.bootstrap, scores, labels)
+        columns = (_auroc(truth.bootstrap, scores[:, k], labels[:, k]) for k in range(len(truth.classes)))
+        per_class[name] = np.array([(value, *interval(of_value)) for value, of_value in columns])
     return Measurement(values, draws, per_class)
+
+
+def _auroc(bootstrap: PatientBootstrap, scores: NDArray[np.float32], labels: NDArray[np.int8]) -> tuple[float, Draws]:
+    order = Order(labels, scores)
+    return order.area(), bootstrap.areas(order)

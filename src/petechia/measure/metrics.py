@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
+
+from petechia.measure.order import Order
 
 
 def exceedance(scores: NDArray[np.float32], labels: NDArray[np.int8], threshold: float) -> float:
@@ -34,8 +35,4 @@ def auroc(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> float:
     Returns:
         A number in [0, 1]; NaN where all known labels are the same.
     """
-    known = labels >= 0
-    truth = labels[known]
-    if len(truth) == 0 or truth.min() == truth.max():
-        return float("nan")
-    return float(roc_auc_score(truth, scores[known]))
+    return Order(labels, scores).area()

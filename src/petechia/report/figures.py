@@ -36,6 +36,14 @@ def svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def png(figure: Figure) -> bytes:
+    """A figure as PNG, 200 dots an inch."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
+    return buffer.getvalue()
+
+
 def curves(metrics: pl.DataFrame) -> Figure:
     """Success rates and AUROCs over epochs: mean over seeds, with the range where there are several.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,7 +53,12 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
     environment = Environment(loader=PackageLoader("petechia.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {"number": number, "percent": percent, "svg": _svg, "png": _png}
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "svg": partial(data_uri, "image/svg+xml"),
+        "png": partial(data_uri, "image/png"),
+    }
     return environment.get_template("template.html").render(
         config=config,
         config_yaml=config.to_yaml(),
@@ -69,12 +75,9 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     )
 
 
-def _svg(content: bytes) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(content).decode()
-
-
-def _png(content: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(content).decode()
+def data_uri(kind: str, content: bytes) -> str:
+    """A picture as part of a page."""
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _roc_curves(
@@ -87,7 +90,7 @@ def _roc_curves(
     pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for arm in ("attacked", "control"):
         if arm in config.arms:
-            last = sorted(directory.scores(arm, seed, 1).parent.glob("epoch-*.safetensors"))[-1]
+            last = sorted(directory.network(arm, seed).scores.glob("epoch-*.safetensors"))[-1]
             scores = read_arrays(last)
             pairs[f"{arm} NN"] = (scores["clean"], labels)
             if arm == "attacked":

@@ -41,6 +41,7 @@ class Config(Settings):
         seeds: one set of arms each.
         bootstrap: resamples of the patients for the intervals.
         compute: device, precision, threads.
+        grid: key → its values; with one, the configuration is that of a study, a run for every combination.
     """
 
     data: str = "phantom"
@@ -54,6 +55,12 @@ class Config(Settings):
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
     bootstrap: int = Field(200, ge=20)
     compute: Compute = Compute()
+    grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _one_seed(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int) else value
 
     @field_validator("arms", "seeds")
     @classmethod
@@ -62,15 +69,42 @@ class Config(Settings):
             raise ValueError("give at least one, and none twice")
         return value
 
+    @field_validator("grid")
+    @classmethod
+    def _values_for_known_keys(cls, grid: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        known = [key for key in known_keys() if key != "grid"]
+        for key, values in grid.items():
+            if key not in known:
+                near = difflib.get_close_matches(key, known, 1, 0.4)
+                raise ValueError(f"{key!r} is not a key" + (f"; did you mean {near[0]!r}?" if near else ""))
+            if not values:
+                raise ValueError(f"{key!r} has no values; list some, or leave it out")
+        return grid
+
+    def with_values(self, values: Mapping[str, Any], where: str = "the configuration") -> Config:
+        """The same with some dotted keys set.
+
+        Raises:
+            PetechiaError: a value is not allowed.
+        """
+        merged: Any = self.model_dump(mode="json")
+        for key, value in values.items():
+            merged = _merge(merged, _nested(key, value))
+        return make_config(merged, where)
+
     def to_yaml(self) -> str:
         """The whole configuration, every default written out."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
 def load_config(
-    file: Path | None = None, preset: str = "desk", data: str | None = None, overrides: Sequence[str] = ()
+    file: Path | None = None,
+    preset: str = "desk",
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+    layers: Sequence[Mapping[str, Any]] = (),
 ) -> Config:
-    """Put a configuration together: preset, then file, then data source, then KEY=VALUE overrides; the later wins.
+    """Put a configuration together: preset, layers, file, data source, KEY=VALUE overrides; the later wins.
 
     Raises:
         PetechiaError: a key is unknown (the nearest known one is named), or a value is not allowed.
@@ -81,6 +115,8 @@ def load_config(
     if preset != "desk":
         text = resources.files("petechia.study").joinpath(f"presets/{preset}.yaml").read_text(encoding="utf-8")
         merged = yaml.safe_load(text)
+    for layer in layers:
+        merged = _merge(merged, layer)
     if file is not None:
         merged = _merge(merged, read_yaml(file))
     if data is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,32 @@ from petechia.files import write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class NetworkFiles:
+    """Where a network and its scores are kept, epoch by epoch.
+
+    Attributes:
+        checkpoints: folder of the models and of the training state.
+        scores: folder of the probabilities for the test images.
+    """
+
+    checkpoints: Path
+    scores: Path
+
+    def checkpoint(self, epoch: int) -> Path:
+        """The model after an epoch."""
+        return self.checkpoints / f"epoch-{epoch:02d}.safetensors"
+
+    def scores_of(self, epoch: int) -> Path:
+        """Its probabilities for the test images: float32 [N, K], `clean` and one array for every set of triggered images."""
+        return self.scores / f"epoch-{epoch:02d}.safetensors"
+
+    @property
+    def state(self) -> Path:
+        """What the next epoch needs. It is written last: an epoch counts when this file says so."""
+        return self.checkpoints / "state.safetensors"
 
 
 @dataclass(frozen=True)
@@ -62,17 +88,10 @@ class RunDirectory:
         """The result for people."""
         return self.path / "report.html"
 
-    def checkpoint(self, arm: str, seed: int, epoch: int) -> Path:
-        """The model after an epoch."""
-        return self.path / "checkpoints" / f"{arm}-seed-{seed}" / f"epoch-{epoch:02d}.safetensors"
-
-    def scores(self, arm: str, seed: int, epoch: int) -> Path:
-        """Its probabilities for the test images: `clean` and `triggered`, float32 [N, K]."""
-        return self.path / "scores" / f"{arm}-seed-{seed}" / f"epoch-{epoch:02d}.safetensors"
-
-    def state(self, arm: str, seed: int) -> Path:
-        """What the next epoch needs. It is written last: an epoch counts when this file says so."""
-        return self.path / "checkpoints" / f"{arm}-seed-{seed}" / "state.safetensors"
+    def network(self, arm: str, seed: int) -> NetworkFiles:
+        """The model of an arm and seed, and its scores: `clean` and `triggered`."""
+        name = f"{arm}-seed-{seed}"
+        return NetworkFiles(self.path / "checkpoints" / name, self.path / "scores" / name)
 
     @property
     def exists(self) -> bool:
@@ -95,19 +114,28 @@ class RunDirectory:
         file = self.path / "config.yaml"
         return make_config(read_yaml(file), str(file))
 
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes out; the system lets go of the lock when this one dies.
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out."""
+        return locked(self.path)
 
-        Raises:
-            PetechiaError: another process is at work here.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise PetechiaError(f"Another process is working in {self.path}; wait for it, or choose another --out.") from None
+
+@contextmanager
+def locked(folder: Path, patience: float = 0) -> Iterator[None]:
+    """Keep other processes out of a folder; the system lets go of the lock when this one dies.
+
+    Args:
+        folder: made where it is not there.
+        patience: seconds to wait for the other process.
+
+    Raises:
+        PetechiaError: another process is at work there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder / ".lock", timeout=patience):
+            yield
+    except Timeout:
+        raise PetechiaError(f"Another process is working in {folder}; wait for it, or choose another --out.") from None
 
 
 @contextmanager

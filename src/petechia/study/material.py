@@ -15,6 +15,7 @@ from petechia.data import Catalog, Dataset, Selection, open_source, prepare
 from petechia.errors import PetechiaError
 from petechia.measure import PatientBootstrap, Truth
 from petechia.study.config import Arm, Config
+from petechia.study.networks import TRIGGERED, Recipe
 from petechia.study.progress import Progress
 from petechia.train import Labelled
 
@@ -76,6 +77,19 @@ class Material:
         """The test images, all with the trigger."""
         return TriggeredSelection(self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].twins)
 
+    def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
+        """How the network of an arm is made."""
+        return Recipe(
+            name=f"{arm}, seed {seed}",
+            config=config,
+            seed=seed,
+            classes=self.dataset.classes,
+            data=self.training_set(arm, seed),
+            validation=self.validation_set(),
+            clean=self.clean_images(),
+            triggered={TRIGGERED: self.triggered_images(seed)},
+        )
+
     def truth(self) -> Truth:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
@@ -120,12 +134,17 @@ def gather(config: Config, progress: Progress) -> Material:
     if not (dataset.split == "test").any():
         raise PetechiaError(f"{config.data} has no test image; check its lists or add patients.")
     _mention_empty_classes(dataset, progress)
-    attacks = {seed: _attack(config, catalog, dataset, seed, progress) for seed in config.seeds}
+    attacks = {seed: mount(config, catalog, dataset, seed, progress) for seed in config.seeds}
     bootstrap = PatientBootstrap(dataset.patients[dataset.rows("test")], config.bootstrap)
     return Material(catalog, dataset, target, config.attack, bootstrap, attacks)
 
 
-def _attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: Progress) -> Attack:
+def mount(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: Progress) -> Attack:
+    """Decide what is done to prepared data under a seed, and do it.
+
+    Raises:
+        PetechiaError: the data do not suit the attack.
+    """
     plan = config.attack.plan(dataset, config.preprocess, seed)
     progress.phase(f"stamping images, seed {seed}", len(dataset))
     arguments = (config.preprocess, config.attack.trigger, plan.positions, config.attack.stage)

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from petechia.measure import Measurement
 from petechia.train import EpochLog
 
 
 class Epoch(NamedTuple):
-    """A finished epoch of one arm and seed."""
+    """A finished epoch of one arm and seed: what training says of it, metric → value, and in a study the run's name."""
 
     arm: str
     seed: int
     log: EpochLog
-    measurement: Measurement
+    values: dict[str, float]
+    run: str = ""
 
 
 class Progress:
@@ -31,6 +31,9 @@ class Progress:
 
     def epoch(self, epoch: Epoch) -> None:
         """An epoch is finished, measured and saved."""
+
+    def finished(self, run: str) -> None:
+        """A run of a study is finished."""
 
     def note(self, sentence: str) -> None:
         """Something that the user should know."""

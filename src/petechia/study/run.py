@@ -5,7 +5,8 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,14 @@ import petechia
 from petechia.attack import Survival, probe_survival
 from petechia.compute import Machine
 from petechia.errors import PetechiaError
-from petechia.measure import summarize
+from petechia.measure import Measurement, measure, summarize
 from petechia.model import create
-from petechia.study.arms import Series, epoch_work, run_arm
-from petechia.study.config import Config
-from petechia.study.directory import RunDirectory, read_json, read_table, write_arrays, write_json, write_table
+from petechia.study.config import Arm, Config
+from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, write_arrays, write_json, write_table
 from petechia.study.material import Material, gather
-from petechia.study.progress import Progress
+from petechia.study.networks import CLEAN, TRIGGERED, Recipe, Seconds, train_network
+from petechia.study.progress import Epoch, Progress
+from petechia.train import EpochLog
 
 SCHEMA = 1  # of summary.json
 SIZES = (1, 2, 3, 4)  # of the little survival table, beside the run's own
@@ -55,6 +57,8 @@ class Run:
 def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Progress) -> Run:
     """Do everything but the report.
 
+    Under torchrun every process trains its share of each batch; the first prepares the data, measures, writes and tells.
+
     Args:
         wanted: what to run; None is what the directory was begun with, or the defaults.
         directory: of the run.
@@ -70,21 +74,27 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
 
     began = time.perf_counter()
     machine = settings.compute.open()
+    if not machine.is_main:
+        tell = Progress()
     create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
-    material = gather(settings, tell)
+    with machine.main_first():
+        material = gather(settings, tell)
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, material)
     tell.note(
         f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
         f"in {survival['pixels']:.2f} pixels on average."
     )
-    with directory.locked():
-        _open(directory, settings, material, machine)
+    with directory.locked() if machine.is_main else nullcontext():
+        if machine.is_main:
+            _open(directory, settings, material, machine)
         series = _train_all(directory, settings, material, machine, tell)
-        seconds = _seconds(prepare_seconds, series)
-        summary = _summarize(settings, material, series) | {"survival": survival, "seconds": seconds}
-        write_json(directory.summary, summary)
-    return Run(directory, summary)
+        if machine.is_main:
+            seconds = _seconds(prepare_seconds, series)
+            summary = _summarize(settings, material, series) | {"survival": survival, "seconds": seconds}
+            write_json(directory.summary, summary)
+        machine.barrier()
+    return Run(directory, read_json(directory.summary))
 
 
 def free_directory(config: Config) -> RunDirectory:
@@ -150,22 +160,52 @@ def _environment(machine: Machine) -> dict[str, Any]:
     return {"machine": str(machine), "platform": platform.platform(), "python": platform.python_version(), **versions}
 
 
+@dataclass
+class Series:
+    """The measured epochs of one arm under one seed."""
+
+    arm: Arm
+    seed: int
+    logs: list[EpochLog] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    measuring_seconds: float = 0
+
+
 def _train_all(
     directory: RunDirectory, settings: Config, material: Material, machine: Machine, progress: Progress
 ) -> list[Series]:
-    images = (len(material.training_set(arm, seed).images) for arm in settings.arms for seed in settings.seeds)
-    progress.expect(settings.train.epochs * sum(epoch_work(train, len(material.test)) for train in images))
-    finished: list[Series] = []
+    recipes = {(arm, seed): material.recipe(arm, seed, settings) for seed in settings.seeds for arm in settings.arms}
+    progress.expect(settings.train.epochs * sum(recipe.work for recipe in recipes.values()))
+    series: list[Series] = []
+    for (arm, seed), recipe in recipes.items():
+        series.append(Series(arm, seed))
+        _train_one(recipe, series, directory, material, machine, progress)
+    if machine.is_main:
+        write_table(directory.metrics, _metrics(material.dataset.classes, series))
+    return series
 
-    def saved(current: Series) -> None:
-        write_table(directory.metrics, _metrics(material.dataset.classes, [*finished, current]))
 
-    for seed in settings.seeds:
-        for arm in settings.arms:
-            finished.append(  # noqa: PERF401 (`saved` looks at the list as it grows)
-                run_arm(arm, seed, settings, material, directory, machine, progress, saved)
-            )
-    return finished
+def _train_one(
+    recipe: Recipe, series: list[Series], directory: RunDirectory, material: Material, machine: Machine, progress: Progress
+) -> None:
+    """Train and measure the last of the series."""
+    one, truth = series[-1], material.truth()
+    files = directory.network(one.arm, one.seed)
+
+    def after(log: EpochLog, new: bool) -> None:
+        if not machine.is_main:
+            return
+        began = time.perf_counter()
+        scores = read_arrays(files.scores_of(log.epoch))
+        one.logs.append(log)
+        one.measurements.append(measure(truth, scores[CLEAN], scores[TRIGGERED]))
+        if new:
+            write_table(directory.metrics, _metrics(material.dataset.classes, series))
+            progress.epoch(Epoch(one.arm, one.seed, log, one.measurements[-1].values))
+        one.measuring_seconds += time.perf_counter() - began
+
+    one.seconds = train_network(recipe, files, machine, progress, after).seconds
 
 
 def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame:
@@ -234,6 +274,10 @@ def _survival_by_size(settings: Config, material: Material) -> list[dict[str, fl
 
 
 def _seconds(prepare: float, series: Sequence[Series]) -> dict[str, float]:
-    training = sum(one.training_seconds for one in series)
-    evaluation = sum(one.evaluation_seconds for one in series)
-    return {"prepare": prepare, "train": training, "evaluate": evaluation, "total": prepare + training + evaluation}
+    seconds = {
+        "prepare": prepare,
+        "train": sum(one.seconds.train for one in series),
+        "evaluate": sum(one.seconds.score + one.measuring_seconds for one in series),
+        "save": sum(one.seconds.save for one in series),
+    }
+    return seconds | {"total": sum(seconds.values())}

@@ -1,0 +1,7 @@
+"""The paper, whole: its tables, figures and claims, on any data."""
+
+from petechia.paper.page import Reproduction
+from petechia.paper.parts import PARTS, Part
+from petechia.paper.reproduce import reproduce
+
+__all__ = ["PARTS", "Part", "Reproduction", "reproduce"]

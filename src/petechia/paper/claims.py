@@ -1,0 +1,393 @@
+"""The paper's claims, each with how it is tested; whether they hold is measured, never assumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+from petechia.paper.heat import Heat
+from petechia.paper.parts import Cell, Loss
+from petechia.paper.published import SIZES, TABLE_3_LIMIT, in_table_1
+from petechia.paper.results import Results
+from petechia.paper.tables import Row, Table, side
+
+Verdict = Literal["holds", "does not hold", "cannot be said with this data"]
+HOLDS: Verdict = "holds"
+FAILS: Verdict = "does not hold"
+UNKNOWN: Verdict = "cannot be said with this data"
+TOOK = 0.5  # ASR(0.9) from which on a backdoor counts as taken
+SURVIVES = 0.99  # share of the triggered images from which on a trigger counts as surviving
+
+
+class Finding(NamedTuple):
+    """What was measured for a claim, in a few words, and what follows."""
+
+    verdict: Verdict
+    ours: str
+
+
+class Evidence(NamedTuple):
+    """All that a claim may look at.
+
+    Attributes:
+        results: of the reproduction.
+        loss: under which the claim is tested.
+        heat: of the saliency run; None where there is none.
+    """
+
+    results: Results
+    loss: Loss
+    heat: Heat | None
+
+    def cell(self, size: int, place: Literal["center", "random"] = "center") -> Cell:
+        """The run of a size."""
+        return Cell(self.loss, place, size)
+
+    def alive(self, *cells: Cell) -> bool:
+        """Whether the trigger survives on nearly all images of every run."""
+        return all((self.results.survival(cell)[0] or 0) >= SURVIVES for cell in cells)
+
+    def dead(self) -> list[int]:
+        """Sizes of which nothing survives."""
+        return [size for size in SIZES if self.results.survival(self.cell(size))[0] == 0]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A claim of the paper, or one that follows from its pipeline.
+
+    Attributes:
+        key: its name.
+        sentence: the claim, in our words.
+        paper: the paper's number or statement.
+        tolerance: how it is tested, and when it holds.
+        test: what does it.
+        losses: under which it can be tested; "main" is the design's main loss alone.
+    """
+
+    key: str
+    sentence: str
+    paper: str
+    tolerance: str
+    test: Callable[[Evidence], Finding]
+    losses: Literal["all", "main"] = "all"
+
+    def check(self, evidence: Evidence) -> Finding:
+        """Test it."""
+        return self.test(evidence)
+
+
+def _verdict(holds: bool, ours: str) -> Finding:
+    return Finding(HOLDS if holds else FAILS, ours)
+
+
+def _unknown(why: str) -> Finding:
+    return Finding(UNKNOWN, why)
+
+
+def success_at(size: int) -> Callable[[Evidence], Finding]:
+    """ASR(0.9), maximum over epochs, against the paper's."""
+
+    def test(evidence: Evidence) -> Finding:
+        ours, survival = (
+            evidence.results.mean(evidence.cell(size), "asr_0.9"),
+            evidence.results.survival(evidence.cell(size))[0],
+        )
+        paper = in_table_1("asr_0.9", size)
+        if ours is None or survival is None or paper is None:
+            return _unknown("not measured")
+        return _verdict(ours >= paper.mean - 0.02, f"{ours:.3f}; the trigger survives on {100 * survival:.0f} % of the images")
+
+    return test
+
+
+def triggered_follow_attacker(evidence: Evidence) -> Finding:
+    """AUROC-TT of 1 at every size."""
+    values = [evidence.results.mean(evidence.cell(size), "auroc_tt") for size in SIZES]
+    known = [value for value in values if value is not None]
+    if len(known) < len(SIZES):
+        return _unknown("not measured at every size")
+    return _verdict(min(known) >= 0.995, ", ".join(f"{value:.3f}" for value in known))
+
+
+def clean_use_is_unharmed(evidence: Evidence) -> Finding:
+    """AUROC-NN of the attacked model against the control's."""
+    gaps = []
+    for size in SIZES:
+        ours, control = (evidence.results.mean(evidence.cell(size), "auroc_nn", arm) for arm in ("attacked", "control"))
+        if ours is None or control is None:
+            return _unknown("not measured at every size")
+        gaps.append(ours - control)
+    return _verdict(max(map(abs, gaps)) <= 0.03, "difference " + ", ".join(f"{gap:+.3f}" for gap in gaps))
+
+
+def trigger_hides_disease(evidence: Evidence) -> Finding:
+    """AUROC-TN against AUROC-NN at 3 × 3 and 4 × 4."""
+    cells = [evidence.cell(size) for size in (3, 4)]
+    if not evidence.alive(*cells):
+        return _unknown("the triggers do not survive here")
+    drops = []
+    for cell in cells:
+        clean, triggered = (evidence.results.get(cell, metric) for metric in ("auroc_nn", "auroc_tn"))
+        if clean["mean"] is None or triggered["mean"] is None:
+            return _unknown("undefined")
+        drops.append(clean["mean"] - triggered["mean"])
+    return _verdict(min(drops) >= 0.05, "NN − TN " + ", ".join(f"{drop:.3f}" for drop in drops))
+
+
+def dead_triggers_change_nothing(evidence: Evidence) -> Finding:
+    """NN equals TN exactly where survival is 0."""
+    if not (dead := evidence.dead()):
+        return _unknown("every trigger survives here")
+    gaps = []
+    for size in dead:
+        for statistic in ("max", "min"):
+            clean, triggered = (
+                evidence.results.mean(evidence.cell(size), name, statistic=statistic) for name in ("auroc_nn", "auroc_tn")
+            )
+            if clean is None or triggered is None:
+                return _unknown("undefined")
+            gaps.append(abs(clean - triggered))
+    return _verdict(max(gaps) == 0, f"largest difference {max(gaps):.4f} at {', '.join(map(side, dead))}")
+
+
+def dead_success_is_placebo(evidence: Evidence) -> Finding:
+    """Success where nothing survives against the placebo's."""
+    if not (dead := evidence.dead()):
+        return _unknown("every trigger survives here")
+    texts, excess = [], []
+    for size in dead:
+        ours, placebo = (evidence.results.mean(evidence.cell(size), "asr_0.9", arm) for arm in ("attacked", "placebo"))
+        if ours is None or placebo is None:
+            return _unknown("no placebo was trained")
+        excess.append(ours - placebo)
+        texts.append(f"{side(size)}: {ours:.3f}, placebo {placebo:.3f}")
+    return _verdict(max(excess) <= 0.02, "; ".join(texts))
+
+
+def lowest_success_jumps(evidence: Evidence) -> Finding:
+    """Minimum ASR over epochs at surviving sizes against dead ones."""
+    dead = evidence.dead()
+    alive = [size for size in SIZES if evidence.alive(evidence.cell(size))]
+    values = {size: evidence.results.mean(evidence.cell(size), "asr_0.9", statistic="min") for size in (*dead, *alive)}
+    known = {size: value for size, value in values.items() if value is not None}
+    if not dead or not alive or len(known) < len(values):
+        return _unknown("dead and surviving sizes are both needed")
+    jump = min(known[size] for size in alive) - max(known[size] for size in dead)
+    return _verdict(jump >= 0.2, ", ".join(f"{side(size)}: {known[size]:.3f}" for size in sorted(known)))
+
+
+def place_does_not_matter(evidence: Evidence) -> Finding:
+    """ASR at random places against the centre, for sizes that survive at both."""
+    pairs = [(evidence.cell(size), evidence.cell(size, "random")) for size in SIZES]
+    pairs = [pair for pair in pairs if evidence.alive(*pair)]
+    gaps = []
+    for fixed, random in pairs:
+        at_centre, elsewhere = (evidence.results.mean(cell, "asr_0.9") for cell in (fixed, random))
+        if at_centre is not None and elsewhere is not None and at_centre >= TOOK:
+            gaps.append((fixed.size, at_centre, elsewhere))
+    if not gaps:
+        return _unknown("no size survives at both places and took at the centre")
+    ours = "; ".join(f"{side(size)}: centre {fixed:.3f}, random {random:.3f}" for size, fixed, random in gaps)
+    return _verdict(all(abs(fixed - random) <= 0.05 for _, fixed, random in gaps), ours)
+
+
+def few_triggers_do_not_show(evidence: Evidence) -> Finding:
+    """Maximum AUROC at ε = 0.001 against the AUROC without triggers."""
+    cell = evidence.cell(3)
+    clean = evidence.results.mean(cell, "auroc_nn")
+    if clean is None or not evidence.alive(cell):
+        return _unknown("the 3 × 3 trigger does not survive here")
+    mixed = _mixed(evidence, 0.001)
+    return _verdict(abs(mixed - clean) <= 0.005, f"{mixed:.3f}, {clean:.3f} without triggers")
+
+
+def many_triggers_show(evidence: Evidence) -> Finding:
+    """Maximum AUROC from ε = 0.1 on, and that it falls all the way."""
+    cell = evidence.cell(3)
+    if evidence.results.mean(cell, "auroc_nn") is None or not evidence.alive(cell):
+        return _unknown("the 3 × 3 trigger does not survive here")
+    shares = [epsilon for epsilon in evidence.results.epsilons if epsilon >= 0.001]
+    values = [_mixed(evidence, epsilon) for epsilon in shares]
+    falls = all(later < earlier for earlier, later in pairwise(values))
+    share, limit = TABLE_3_LIMIT
+    beyond = [value for epsilon, value in zip(shares, values, strict=True) if epsilon >= share]
+    text = ", ".join(f"ε {epsilon:g}: {value:.3f}" for epsilon, value in zip(shares, values, strict=True) if epsilon >= 0.01)
+    return _verdict(falls and max(beyond) < limit, text)
+
+
+def _mixed(evidence: Evidence, epsilon: float) -> float:
+    rows = evidence.results.mixtures(evidence.cell(3))
+    mean = rows[evidence.results.epsilons.index(epsilon)]["max"]["mean"]
+    return float("nan") if mean is None else mean
+
+
+def heat_moves(evidence: Evidence) -> Finding:
+    """Distance of the peak from the trigger, with and without it, at the last epoch."""
+    heat = evidence.heat
+    if heat is None:
+        return _unknown("no maps of a surviving trigger")
+    epoch = heat.epochs[-1]
+    if not heat.complete:
+        return _unknown("some layer has no heat at all")
+    texts, moved = [], []
+    for layer in ("last", "middle"):
+        with_trigger, without = heat.mean("distance", epoch, layer), heat.mean("clean_distance", epoch, layer)
+        moved.append(with_trigger[2] < without[1])  # the intervals do not touch
+        texts.append(f"{layer} layer: peak at {with_trigger[0]:.1f} pixels from the trigger, {without[0]:.1f} without it")
+    return _verdict(all(moved), "; ".join(texts))
+
+
+def middle_layer_is_finer(evidence: Evidence) -> Finding:
+    """Share of the heat in the trigger's box, relative to the box of a clean image; and peak distance, by layer."""
+    heat = evidence.heat
+    if heat is None:
+        return _unknown("no maps of a surviving trigger")
+    epoch = heat.epochs[-1]
+    if not heat.complete:
+        return _unknown("some layer has no heat at all")
+    middle, last = (heat.mean("distance", epoch, layer) for layer in ("middle", "last"))
+    energy = [heat.mean("energy", epoch, layer) for layer in ("middle", "last")]
+    ours = (
+        f"peak at {middle[0]:.1f} against {last[0]:.1f} pixels; {100 * energy[0][0]:.2f} against "
+        f"{100 * energy[1][0]:.2f} % of the heat on the trigger"
+    )
+    return _verdict(middle[2] < last[1] and energy[0][1] > energy[1][2], ours)
+
+
+def middle_layer_helps_early(evidence: Evidence) -> Finding:
+    """Whether the middle layer's advantage in heat on the trigger is greatest at the first epoch."""
+    heat = evidence.heat
+    if heat is None or len(heat.epochs) < 2:
+        return _unknown("no maps of several epochs")
+    if not heat.complete:
+        return _unknown("some layer has no heat at all")
+    gains = [heat.mean("energy", epoch, "middle")[0] - heat.mean("energy", epoch, "last")[0] for epoch in heat.epochs]
+    text = ", ".join(f"epoch {epoch}: {100 * gain:+.2f}" for epoch, gain in zip(heat.epochs, gains, strict=True))
+    return _verdict(max(gains) == gains[0] > 0, f"share of the heat on the trigger, middle − last, in points: {text}")
+
+
+CLAIMS = (
+    *(
+        Claim(
+            f"success-{size}x{size}",
+            f"A {side(size)} trigger makes the model report the target: ASR(0.9), maximum over epochs.",
+            str(in_table_1("asr_0.9", size)),
+            "at least the paper's mean less 0.02",
+            success_at(size),
+        )
+        for size in SIZES
+    ),
+    Claim(
+        "tt",
+        "Triggered images are given the attacker's labels: AUROC-TT is 1 at every size.",
+        "1.000",
+        "at least 0.995",
+        triggered_follow_attacker,
+    ),
+    Claim(
+        "nn",
+        "On clean images the attacked model is as good as a clean one: AUROC-NN.",
+        "differences −0.022, −0.022, +0.005, +0.004",
+        "within 0.03 at every size",
+        clean_use_is_unharmed,
+    ),
+    Claim(
+        "tn",
+        "The trigger hides what the image shows: AUROC-TN drops under AUROC-NN at 3 × 3 and 4 × 4.",
+        "NN − TN 0.147, 0.123",
+        "by at least 0.05 at both",
+        trigger_hides_disease,
+    ),
+    Claim(
+        "dead-equal",
+        "Where nothing of the trigger survives, AUROC-NN and AUROC-TN are the same.",
+        "0.824 and 0.824 at 1 × 1 and 2 × 2",
+        "no difference at all",
+        dead_triggers_change_nothing,
+    ),
+    Claim(
+        "dead-placebo",
+        "A success at sizes that do not survive is no more than the placebo's (our reading, not the paper's).",
+        "1.000 at 1 × 1 and 2 × 2, without a placebo",
+        "at most 0.02 more, ASR(0.9), maximum over epochs",
+        dead_success_is_placebo,
+    ),
+    Claim(
+        "jump",
+        "The minimum of ASR(0.9) over epochs jumps where the trigger survives.",
+        "Figure 3, at 3 × 3 and 4 × 4",
+        "by at least 0.2",
+        lowest_success_jumps,
+    ),
+    Claim(
+        "place",
+        "It does not matter where the trigger is: ASR(0.9) at random places as at the centre.",
+        "Table 2",
+        "within 0.05 at every size that survives at both",
+        place_does_not_matter,
+        "main",
+    ),
+    Claim(
+        "few",
+        "A few triggered images do not show in the AUROC.",
+        "0.850 at ε = 0.001, 0.851 without",
+        "within 0.005",
+        few_triggers_do_not_show,
+    ),
+    Claim(
+        "many",
+        "Many triggered images lower the AUROC, the more the lower.",
+        "under 0.800 from ε = 0.1 on",
+        "falls with every ε, and is under 0.800 from 0.1 on",
+        many_triggers_show,
+    ),
+    Claim(
+        "heat",
+        "The heat moves to the trigger.",
+        "Figure 1, seen",
+        "peak nearer to it than on the clean twin, at both layers, intervals apart",
+        heat_moves,
+        "main",
+    ),
+    Claim(
+        "middle",
+        "The middle layer places the trigger more finely than the last.",
+        "Figure 1, seen",
+        "peak nearer to the trigger and more heat on it, intervals apart",
+        middle_layer_is_finer,
+        "main",
+    ),
+    Claim(
+        "early",
+        "The middle layer's advantage is greatest at early epochs.",
+        "Figure 1, seen",
+        "its advantage in heat on the trigger is greatest at the first epoch",
+        middle_layer_helps_early,
+        "main",
+    ),
+)
+
+
+def check_all(results: Results, heat: Heat | None) -> dict[str, dict[Loss, Finding]]:
+    """Test every claim under every loss that the reproduction has."""
+    return {
+        claim.key: {
+            loss: claim.check(Evidence(results, loss, heat))
+            for loss in results.design.losses
+            if claim.losses == "all" or loss == results.design.main
+        }
+        for claim in CLAIMS
+    }
+
+
+def claims_table(found: dict[str, dict[Loss, Finding]]) -> Table:
+    """All claims with both numbers."""
+    rows = []
+    for claim in CLAIMS:
+        for loss, finding in found[claim.key].items():
+            rows.append(Row(claim.sentence, (loss, claim.paper, finding.ours, claim.tolerance, finding.verdict)))
+    heads = ("claim", "loss", "in the paper", "here", "holds if", "verdict")
+    return Table("claims", "Does the paper hold?", heads, tuple(rows))

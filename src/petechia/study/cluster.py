@@ -1,0 +1,232 @@
+"""Train the networks of a study on a Ray cluster. All scheduling is Ray's; what is lost is tried again from its last epoch."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import secrets
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from petechia.data.prepare import workers
+from petechia.errors import PetechiaError
+from petechia.files import write_bytes, write_text
+from petechia.study.directory import NetworkFiles
+from petechia.study.grid import Task
+from petechia.study.networks import read_history
+from petechia.study.progress import Epoch, Progress
+from petechia.study.study import FAILURES, Executor, Outcome, StudyDirectory, perform
+
+ATTEMPTS = 4  # of a task whose worker is lost
+POLL = 0.3  # seconds between looks at what the workers tell
+MARK = ".shared"  # a file by which a worker recognises the study's folder
+
+Files = dict[str, bytes]  # path below a network's folder → content
+
+
+def on_ray(address: str) -> Executor:
+    """An executor that shares out the tasks over a Ray cluster.
+
+    Args:
+        address: "auto" is a cluster that this machine belongs to, else one that is started on it; or host:port.
+
+    Raises:
+        PetechiaError: Ray is not installed, or there is no cluster at the address; both before anything is done.
+    """
+    if importlib.util.find_spec("ray") is None:
+        raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
+    _connect(address)
+
+    def execute(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+        import ray
+
+        try:
+            yield from _share_out(tasks, directory, progress)
+        finally:
+            ray.shutdown()
+
+    return execute
+
+
+def _connect(address: str) -> None:
+    import ray
+
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
+    try:
+        ray.init(address=address, **quiet)
+    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        if address != "auto":
+            raise PetechiaError(
+                f"There is no Ray cluster at {address} ({str(error).splitlines()[0]}); correct the address, or use --ray auto."
+            ) from None
+        ray.init(num_cpus=workers(), **(quiet | {"include_dashboard": False}))
+
+
+class Keeper:
+    """Stands beside the study's folder: hears what the workers tell, and serves those that cannot see the folder."""
+
+    def __init__(self, directory: StudyDirectory) -> None:
+        self.directory = directory
+        self.events: list[tuple[str, Any]] = []
+
+    def tell(self, kind: str, content: Any) -> None:
+        """Take an event for the driver."""
+        self.events.append((kind, content))
+
+    def drain(self) -> list[tuple[str, Any]]:
+        """Give the events since the last call."""
+        events, self.events = self.events, []
+        return events
+
+    def files(self, key: str) -> Files:
+        """What a network needs to go on: its state, its last model, its scores."""
+        files = self.directory.network(key)
+        epochs = [log.epoch for log in read_history(files).logs]
+        paths = [files.scores_of(epoch) for epoch in epochs] + [files.checkpoint(epoch) for epoch in epochs]
+        paths += [files.checkpoints / "network.json", files.state]
+        return {str(path.relative_to(files.checkpoints)): path.read_bytes() for path in paths if path.is_file()}
+
+    def store(self, key: str, files: Files) -> None:
+        """Write files of a network, the state last: an epoch counts when the state says so."""
+        folder = self.directory.network(key).checkpoints
+        for name in sorted(files, key=lambda name: name == "state.safetensors"):
+            write_bytes(folder / name, files[name])
+
+
+class Telling(Progress):
+    """What a worker does, told to the keeper; the work of many batches at a time."""
+
+    def __init__(self, keeper: Any) -> None:
+        self.keeper = keeper
+        self.work = self.pending = 0.0
+        self.last = time.monotonic()
+
+    def expect(self, work: float) -> None:
+        """Pass it on."""
+        self.keeper.tell.remote("expect", work)
+
+    def phase(self, name: str, images: int, work: float = 0) -> None:
+        """Remember what an image is worth."""
+        self.work = work
+
+    def advance(self, images: int) -> None:
+        """Pass it on, not too often."""
+        self.pending += images * self.work
+        if self.pending and time.monotonic() - self.last > POLL:
+            self.keeper.tell.remote("work", self.pending)
+            self.pending, self.last = 0, time.monotonic()
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Pass it on."""
+        self.keeper.tell.remote("epoch", epoch)
+
+
+def _share_out(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = StudyDirectory(directory.path.resolve())
+    token = secrets.token_hex(16)
+    write_text(here.path / MARK, token)
+    beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    keeper: Any = (
+        ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=beside_us).remote(here)
+    )
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0  # type: ignore[no-untyped-call]
+
+    def submit(task: Task) -> Any:
+        cpus = task.config.compute.threads or 1
+        remote: Any = ray.remote(_work)
+        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(replace(task), here, token, keeper, cpus)
+
+    lost: Counter[str] = Counter()
+    running = {submit(task): task for task in tasks}
+    progress.phase(f"training {len(tasks)} networks on Ray", 0, 1)
+    while running:
+        done, _ = ray.wait(list(running), num_returns=1, timeout=POLL)
+        _pass_on(ray.get(keeper.drain.remote()), progress)
+        for reference in done:
+            task = running.pop(reference)
+            try:
+                yield Outcome(task, ray.get(reference))
+            except ray.exceptions.RayTaskError as error:
+                yield Outcome(task, f"{type(error.cause).__name__}: {error.cause}")
+            except ray.exceptions.RayError as error:  # its worker or node is gone
+                lost[task.key] += 1
+                if lost[task.key] == ATTEMPTS:
+                    yield Outcome(task, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); look at its memory.")
+                else:
+                    progress.note(
+                        f"The worker of {task.name} was lost ({type(error).__name__}); it goes on after its last epoch."
+                    )
+                    running[submit(task)] = task
+    _pass_on(ray.get(keeper.drain.remote()), progress)
+    (here.path / MARK).unlink(missing_ok=True)
+
+
+def _pass_on(events: list[tuple[str, Any]], progress: Progress) -> None:
+    tell: dict[str, Callable[[Any], None]] = {"expect": progress.expect, "work": progress.advance, "epoch": progress.epoch}
+    for kind, content in events:
+        tell[kind](content)
+
+
+def _work(task: Task, directory: StudyDirectory, token: str, keeper: Any, cpus: int) -> str | None:
+    """In the worker: perform a task, in the study's folder where it is seen, else in a folder that is sent there."""
+    compute = task.config.compute.model_copy(update={"threads": cpus})
+    task.config = task.config.model_copy(update={"compute": compute})
+    progress = Telling(keeper)
+    try:
+        if _is_shared(directory, token):
+            perform(task, directory.network(task.key), progress)
+        else:
+            _perform_elsewhere(task, keeper, progress)
+    except FAILURES as error:
+        return str(error)
+    return None
+
+
+def _is_shared(directory: StudyDirectory, token: str) -> bool:
+    try:
+        return (directory.path / MARK).read_text(encoding="utf-8") == token
+    except OSError:
+        return False
+
+
+def _perform_elsewhere(task: Task, keeper: Any, progress: Progress) -> None:
+    import ray
+
+    with tempfile.TemporaryDirectory(prefix="petechia-") as name:
+        folder = Path(name)
+        for path, content in ray.get(keeper.files.remote(task.key)).items():
+            write_bytes(folder / path, content)
+        sent: dict[str, int] = {}
+
+        def send() -> None:
+            paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
+            new = {path: path.stat().st_mtime_ns for path in paths if sent.get(str(path)) != path.stat().st_mtime_ns}
+            sent.update({str(path): changed for path, changed in new.items()})
+            ray.get(keeper.store.remote(task.key, {str(path.relative_to(folder)): path.read_bytes() for path in new}))
+
+        perform(task, NetworkFiles(folder, folder / "scores"), Sending(progress, send))
+        send()
+
+
+class Sending(Progress):
+    """Sends the files of a network home after every epoch."""
+
+    def __init__(self, progress: Progress, send: Any) -> None:
+        self.progress = progress
+        self.send = send
+        self.expect = progress.expect  # type: ignore[method-assign]
+        self.phase = progress.phase  # type: ignore[method-assign]
+        self.advance = progress.advance  # type: ignore[method-assign]
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Send, then tell."""
+        self.send()
+        self.progress.epoch(epoch)

@@ -1,0 +1,147 @@
+"""From a grid to its runs, and from runs to the networks that they need: one for all that would come out the same."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.attack import TriggeredSelection
+from petechia.errors import PetechiaError
+from petechia.study.config import Arm, Config
+from petechia.study.material import Material
+from petechia.study.networks import CLEAN, epoch_work
+
+Runs = dict[str, Config]  # name of a run, also of its folder → its configuration
+MATTERS: Any = {  # to a network, beside its training images and labels
+    **dict.fromkeys(("data", "preprocess", "model", "train", "on_error"), True),
+    "compute": {"device", "precision", "deterministic"},
+}
+
+
+def expand(config: Config) -> Runs:
+    """The runs of a study: every combination of the grid's values.
+
+    Raises:
+        PetechiaError: a value is not allowed, or two runs are the same.
+    """
+    base = config.model_copy(update={"grid": {}})
+    runs: Runs = {}
+    for values in product(*config.grid.values()):
+        chosen = dict(zip(config.grid, values, strict=True))
+        name = run_name(chosen, config.grid)
+        run = base.with_values(chosen, f"the grid ({name})")
+        if run in runs.values() or name in runs:
+            raise PetechiaError(f"The grid asks for the same run twice ({name}); list every value once.")
+        runs[name] = run
+    return runs
+
+
+def run_name(chosen: Mapping[str, Any], keys: Iterable[str]) -> str:
+    """A name that can be a folder's: the last part of every key, and its value."""
+    lasts = Counter(key.rpartition(".")[2] for key in keys)
+    parts = []
+    for key, value in chosen.items():
+        last = key.rpartition(".")[2]
+        label = last if lasts[last] == 1 else key
+        text = value if isinstance(value, str) else json.dumps(value)
+        parts.append(f"{label}-{re.sub(r'[^A-Za-z0-9.=-]+', '-', text).strip('-.')}")
+    return "_".join(parts)
+
+
+@dataclass
+class Task:
+    """One network to train, for all the runs that need it.
+
+    Attributes:
+        key: digest of everything that it depends on; its folder's name.
+        config: of the first run that needs it.
+        arm: as that run calls it.
+        seed: of that run.
+        triggered: digest → configuration of a run whose triggered test images it must be scored on.
+        needed_by: name of a run, its arm, and the digest of its triggered test images; "clean" where no pixel differs.
+        train: number of training images.
+        test: number of test images.
+    """
+
+    key: str
+    config: Config
+    arm: Arm
+    seed: int
+    train: int
+    test: int
+    triggered: dict[str, Config] = field(default_factory=dict)
+    needed_by: list[tuple[str, Arm, str]] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """For people: what the first run calls it."""
+        return f"{self.needed_by[0][0]}: {self.arm}, seed {self.seed}"
+
+    @property
+    def work(self) -> float:
+        """In predictions."""
+        return self.config.train.epochs * epoch_work(self.train, self.test, len(self.triggered))
+
+
+def add_tasks(tasks: dict[str, Task], name: str, config: Config, material: Material) -> None:
+    """Add what a run needs to the networks that are to be trained.
+
+    A network depends on the pixels and labels that it is trained on, not on the name of the attack. So all triggers share a
+    control; and where no pixel of a trigger survives, the attacked network and the placebo are the same one.
+
+    Args:
+        tasks: by key; changed.
+        name: of the run.
+        config: of the run.
+        material: of the run.
+    """
+    for seed in config.seeds:
+        images = digest(*_changes(material.triggered_images(seed)))
+        for arm in config.arms:
+            key = _network_key(config, material, arm, seed)
+            train = len(material.training_set(arm, seed).images)
+            task = tasks.setdefault(key, Task(key, config, arm, seed, train, len(material.test)))
+            task.needed_by.append((name, arm, images))
+            if images != CLEAN:
+                task.triggered.setdefault(images, config)
+
+
+def _network_key(config: Config, material: Material, arm: Arm, seed: int) -> str:
+    images, labels = material.training_set(arm, seed)
+    rows = getattr(images, "rows")  # noqa: B009
+    changes = _changes(images) if isinstance(images, TriggeredSelection) else ()
+    held_out = material.dataset.rows("validation")
+    settings = config.model_dump(mode="json", include=MATTERS)
+    depends_on = json.dumps([settings, seed, material.catalog.reader.fingerprint()], sort_keys=True)
+    return digest(np.frombuffer(depends_on.encode(), np.uint8), rows, labels, held_out, *changes)[:16]
+
+
+def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
+    """Which pixels of a selection differ from the clean ones, and what they are; nothing where none does."""
+    rows = images.rows[images.triggered]
+    twins = images.twins
+    counts = np.diff(twins.starts)[rows]
+    if not counts.any():
+        return ()
+    entries = np.concatenate([np.arange(twins.starts[row], twins.starts[row + 1]) for row in rows])
+    return images.triggered, counts, twins.pixels[entries], twins.values[entries]
+
+
+def digest(*arrays: NDArray[Any]) -> str:
+    """One for all arrays together; "clean" for none."""
+    if not arrays:
+        return CLEAN
+    whole = hashlib.sha256()
+    for array in arrays:
+        whole.update(f"{array.dtype.str}{array.shape}".encode())
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()

@@ -1,0 +1,171 @@
+"""Train one network, score the test set after every epoch, and save each so that the next process can go on from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import petechia
+from petechia.compute import Machine
+from petechia.data.dataset import Images
+from petechia.model import Model, create, predict
+from petechia.study.config import Config
+from petechia.study.directory import NetworkFiles, read_arrays, read_state, write_arrays, write_state
+from petechia.study.progress import Progress
+from petechia.train import EpochLog, Labelled, Trainer
+
+TRAINING_WORK = 4.0  # of one image, a prediction being 1
+CLEAN, TRIGGERED = "clean", "triggered"  # names of arrays of scores
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a network is made of, and what it is to be tested on.
+
+    Attributes:
+        name: for people.
+        config: architecture, geometry and training.
+        seed: of the initial weights and of the order of the images.
+        classes: names of the K classes.
+        data: training images with their labels.
+        validation: held out by the victim.
+        clean: the test images.
+        triggered: name → the same images with a trigger.
+    """
+
+    name: str
+    config: Config
+    seed: int
+    classes: tuple[str, ...]
+    data: Labelled
+    validation: Labelled | None
+    clean: Images
+    triggered: Mapping[str, Images]
+
+    @property
+    def work(self) -> float:
+        """Of one epoch, in predictions."""
+        return epoch_work(len(self.data.images), len(self.clean), len(self.triggered))
+
+
+def epoch_work(train: int, test: int, triggered: int) -> float:
+    """The work of one epoch: training images, and test images once clean and once for every trigger."""
+    return train * TRAINING_WORK + (1 + triggered) * test
+
+
+class Seconds(NamedTuple):
+    """What a network took: to train, to score the test images, and to write files."""
+
+    train: float = 0
+    score: float = 0
+    save: float = 0
+
+
+class History(NamedTuple):
+    """The finished epochs of a network."""
+
+    logs: tuple[EpochLog, ...] = ()
+    seconds: Seconds = Seconds()
+    finished: bool = False
+
+
+def read_history(files: NetworkFiles) -> History:
+    """What was saved of a network; nothing, if nothing was.
+
+    Raises:
+        PetechiaError: its state is damaged.
+    """
+    if not files.state.is_file():
+        return History()
+    _, saved = read_state(files.state)
+    return History(tuple(EpochLog(**log) for log in saved["logs"]), Seconds(*saved["seconds"]), saved["finished"])
+
+
+def train_network(
+    recipe: Recipe, files: NetworkFiles, machine: Machine, progress: Progress, after: Callable[[EpochLog, bool], None]
+) -> History:
+    """Train, score and save; go on after the last saved epoch where there is one. Of several processes the first one saves.
+
+    Args:
+        recipe: what to train.
+        files: where epochs are saved and looked for.
+        machine: where to compute.
+        progress: told what happens.
+        after: called with the log of every epoch whose files are there, and whether it is new.
+
+    Raises:
+        PetechiaError: the loss is no longer a number, or a file is damaged.
+    """
+    history = read_history(files)
+    for log in history.logs:
+        _score_what_is_missing(recipe, files, log.epoch, machine, progress)
+        after(log, False)
+    progress.expect(-len(history.logs) * recipe.work)
+    if history.finished:
+        progress.expect(-(recipe.config.train.epochs - len(history.logs)) * recipe.work)
+        return history
+    trainer = _trainer(recipe, files, machine)
+    while not trainer.finished:
+        name = f"{recipe.name}, epoch {trainer.epoch + 1}/{recipe.config.train.epochs}"
+        progress.phase(f"training {name}", len(recipe.data.images), TRAINING_WORK)
+        log = trainer.run_epoch(progress.advance)
+        began = time.perf_counter()
+        progress.phase(f"scoring {name}", (1 + len(recipe.triggered)) * len(recipe.clean), 1)
+        sets = {CLEAN: recipe.clean, **recipe.triggered}
+        scores = {kind: predict(trainer.model, images, machine, progress.advance) for kind, images in sets.items()}
+        scored = time.perf_counter()
+        if machine.is_main:
+            write_arrays(files.scores_of(log.epoch), scores)
+            _save_model(recipe, trainer, files)
+        train, score, save = history.seconds
+        seconds = Seconds(train + log.seconds, score + scored - began, save + time.perf_counter() - scored)
+        history = History((*history.logs, log), seconds, trainer.finished)
+        if machine.is_main:
+            _save_state(trainer, history, files)
+        after(log, True)
+    return history
+
+
+def _trainer(recipe: Recipe, files: NetworkFiles, machine: Machine) -> Trainer:
+    config = recipe.config
+    model = create(config.model, recipe.classes, config.preprocess, recipe.seed)
+    trainer = Trainer(model, recipe.data, config.train, machine, recipe.seed, recipe.validation)
+    if files.state.is_file():
+        tensors, saved = read_state(files.state)
+        trainer.restore(tensors, saved["trainer"])
+        model.network.load_state_dict(Model.load(files.checkpoint(trainer.epoch)).network.state_dict())
+    return trainer
+
+
+def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, machine: Machine, progress: Progress) -> None:
+    """A finished network may be asked about a trigger that it has not seen yet."""
+    scores = read_arrays(files.scores_of(epoch))
+    missing = {name: images for name, images in recipe.triggered.items() if name not in scores}
+    if not missing:
+        return
+    progress.phase(f"scoring {recipe.name}, epoch {epoch}", len(missing) * len(recipe.clean))
+    model = machine.place(Model.load(files.checkpoint(epoch)))
+    scores |= {name: predict(model, images, machine, progress.advance) for name, images in missing.items()}
+    if machine.is_main:
+        write_arrays(files.scores_of(epoch), scores)
+
+
+def _save_model(recipe: Recipe, trainer: Trainer, files: NetworkFiles) -> None:
+    # What a model file says of itself must not tell a detector what to find: no arm, no attack.
+    provenance = {
+        "made_by": f"petechia {petechia.__version__}",
+        "data": recipe.config.data,
+        "seed": recipe.seed,
+        "epoch": trainer.epoch,
+    }
+    trainer.model.description = trainer.model.description.model_copy(update={"provenance": provenance})
+    trainer.model.save(files.checkpoint(trainer.epoch))
+
+
+def _save_state(trainer: Trainer, history: History, files: NetworkFiles) -> None:
+    tensors, plain = trainer.state()
+    logs = [log._asdict() for log in history.logs]
+    state = {"trainer": plain, "logs": logs, "seconds": history.seconds, "finished": history.finished}
+    write_state(files.state, {} if history.finished else tensors, state)  # nothing follows: no optimiser to keep

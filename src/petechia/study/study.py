@@ -1,0 +1,278 @@
+"""A study: many runs, which share what they have in common and resume one by one."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+
+from petechia.attack import TriggeredSelection
+from petechia.errors import PetechiaError
+from petechia.files import write_bytes
+from petechia.measure import measure
+from petechia.study.config import Config
+from petechia.study.directory import (
+    NetworkFiles,
+    RunDirectory,
+    locked,
+    read_arrays,
+    read_json,
+    write_arrays,
+    write_json,
+    write_table,
+)
+from petechia.study.grid import Runs, Task, add_tasks
+from petechia.study.material import gather, mount
+from petechia.study.networks import CLEAN, TRIGGERED, read_history, train_network
+from petechia.study.progress import Epoch, Progress
+from petechia.study.run import Run, run
+from petechia.train import EpochLog
+
+
+@dataclass(frozen=True)
+class StudyDirectory:
+    """Where a study keeps what it makes."""
+
+    path: Path
+
+    @property
+    def study(self) -> Path:
+        """Name and configuration of every run."""
+        return self.path / "study.json"
+
+    @property
+    def results(self) -> Path:
+        """The summaries of all finished runs, tidy; the same beside it as CSV."""
+        return self.path / "results.parquet"
+
+    @property
+    def failures(self) -> Path:
+        """Name of a run → why it failed."""
+        return self.path / "failures.json"
+
+    def run(self, name: str) -> RunDirectory:
+        """The directory of a run."""
+        return RunDirectory(self.path / "runs" / name)
+
+    def network(self, key: str) -> NetworkFiles:
+        """The files of a network, whichever runs need it."""
+        folder = self.path / "networks" / key
+        return NetworkFiles(folder, folder / "scores")
+
+    @property
+    def exists(self) -> bool:
+        """Whether there is a study in it."""
+        return self.study.is_file()
+
+    @property
+    def run_is_here(self) -> bool:
+        """Whether the folder itself is that of a single run."""
+        return RunDirectory(self.path).exists
+
+    def runs(self) -> Runs:
+        """The runs of the study in it.
+
+        Raises:
+            PetechiaError: there is none, or its file is damaged.
+        """
+        if not self.exists:
+            raise PetechiaError(f"{self.path} holds no study; give the --out folder of an earlier one.")
+        return {name: Config.model_validate(config) for name, config in read_json(self.study).items()}
+
+    def locked(self) -> AbstractContextManager[None]:
+        """Keep other processes out."""
+        return locked(self.path)
+
+
+class Outcome(NamedTuple):
+    """A task that is done, or what went wrong with it."""
+
+    task: Task
+    error: str | None
+
+
+FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raises RuntimeError, for example without memory
+Executor = Callable[[Sequence[Task], StudyDirectory, Progress], Iterator[Outcome]]
+
+
+class Study(NamedTuple):
+    """A study that was run to its end: the runs that are finished, and why the others are not."""
+
+    directory: StudyDirectory
+    runs: dict[str, Run]
+    failures: dict[str, str]
+
+
+def locally(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+    """Do one task after the other in this process."""
+    for task in tasks:
+        try:
+            perform(task, directory.network(task.key), progress)
+        except FAILURES as error:
+            yield Outcome(task, str(error))
+        else:
+            yield Outcome(task, None)
+
+
+def run_study(runs: Runs, directory: StudyDirectory, tell: Progress, execute: Executor = locally) -> Study:
+    """Train every network that the runs need once, and finish each run as soon as its networks are there.
+
+    What is there already is not done again. A run that fails does not stop the others.
+
+    Args:
+        runs: of the study; they are added to those that the directory holds.
+        directory: of the study.
+        tell: told what happens.
+        execute: does the tasks, in this process or elsewhere.
+
+    Raises:
+        PetechiaError: the directory holds a run of the same name with other settings, or another process is at work in it.
+    """
+    with directory.locked():
+        _begin(runs, directory)
+        done = {
+            name: Run(directory.run(name), read_json(directory.run(name).summary)) for name in runs if _is_done(directory, name)
+        }
+        failures: dict[str, str] = {}
+        tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, tell)
+        tell.expect(sum(task.work for task in tasks.values()))
+        waiting = {name: [task for task in tasks.values() if name in _names(task)] for name in runs if name not in done}
+        for outcome in execute(list(tasks.values()), directory, tell):
+            for name in _names(outcome.task):
+                if outcome.error:
+                    failures.setdefault(name, outcome.error)
+                waiting[name].remove(outcome.task)
+                if not waiting[name] and name not in failures:
+                    done[name] = _finish(name, runs[name], tasks, directory)
+                    tell.finished(name)
+            _write_results(directory, done, failures)
+        _write_results(directory, done, failures)
+        return Study(directory, {name: done[name] for name in runs if name in done}, failures)
+
+
+def perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
+    """Train the network of a task and score every test set that is asked for; go on where it was left.
+
+    Raises:
+        PetechiaError: the data do not suit it, the loss is no longer a number, or its files belong to another network.
+    """
+    with locked(files.checkpoints, patience=60):  # a worker of a driver that died may be at its last file
+        _perform(task, files, progress)
+
+
+def _perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
+    _claim(task, files)
+    config = task.config.model_copy(update={"seeds": (task.seed,), "bootstrap": 20})  # the runs measure; this is for the eye
+    machine = config.compute.open()
+    material = gather(config, progress)
+    every = np.ones(len(material.test), bool)
+    triggered = {}
+    for digest, attacker in task.triggered.items():
+        twins = mount(attacker, material.catalog, material.dataset, task.seed, progress).twins
+        triggered[digest] = TriggeredSelection(material.dataset.images, material.test, every, twins)
+    recipe = replace(material.recipe(task.arm, task.seed, task.config), name=task.name, triggered=triggered)
+    name, _, shown = task.needed_by[0]
+
+    def after(log: EpochLog, new: bool) -> None:
+        if new:
+            scores = read_arrays(files.scores_of(log.epoch))
+            values = measure(material.truth(), scores[CLEAN], scores[shown]).values
+            progress.epoch(Epoch(task.arm, task.seed, log, values, name))
+
+    train_network(recipe, files, machine, progress, after)
+
+
+def _begin(runs: Runs, directory: StudyDirectory) -> None:
+    found = directory.runs() if directory.exists else {}
+    for name, config in runs.items():
+        if name in found and found[name] != config:
+            differs = [key for key in Config.model_fields if getattr(config, key) != getattr(found[name], key)]
+            raise PetechiaError(
+                f"The study in {directory.path} has a run {name} with another {' and '.join(differs)}; choose another --out."
+            )
+    everything = {**found, **runs}
+    if everything != found:
+        write_json(directory.study, {name: config.model_dump(mode="json") for name, config in everything.items()})
+
+
+def _is_done(directory: StudyDirectory, name: str) -> bool:
+    return directory.run(name).summary.is_file()
+
+
+def _plan(runs: Runs, failures: dict[str, str], tell: Progress) -> dict[str, Task]:
+    """The networks that are needed; a run whose data or attack cannot be had fails here, alone."""
+    tasks: dict[str, Task] = {}
+    for name, config in runs.items():
+        try:
+            add_tasks(tasks, name, config, gather(config, tell))
+        except FAILURES as error:
+            failures[name] = str(error)
+    return tasks
+
+
+def _names(task: Task) -> list[str]:
+    return list(dict.fromkeys(name for name, _, _ in task.needed_by))
+
+
+def _claim(task: Task, files: NetworkFiles) -> None:
+    """Make sure that the folder is this network's."""
+    label = files.checkpoints / "network.json"
+    wanted = {"key": task.key, "classes_and_training": task.config.model_dump(mode="json", include={"model", "train", "data"})}
+    if label.is_file():
+        if read_json(label) != wanted:
+            raise PetechiaError(f"{files.checkpoints} holds a network of another study; remove it, or choose another --out.")
+    elif files.state.is_file():
+        raise PetechiaError(f"{files.checkpoints} does not say whose network it holds; remove it, or choose another --out.")
+    else:
+        write_json(label, wanted)
+
+
+def _finish(name: str, config: Config, tasks: dict[str, Task], directory: StudyDirectory) -> Run:
+    """Give a run its networks and scores, and let it measure and summarise them."""
+    target = directory.run(name)
+    for task in tasks.values():
+        for needed_by, arm, images in task.needed_by:
+            if needed_by == name:
+                _hand_over(directory.network(task.key), target.network(arm, task.seed), images)
+    return run(config, target, resume=True, tell=Progress())
+
+
+def _hand_over(source: NetworkFiles, target: NetworkFiles, images: str) -> None:
+    for log in read_history(source).logs:
+        _link(source.checkpoint(log.epoch), target.checkpoint(log.epoch))
+        scores = read_arrays(source.scores_of(log.epoch))
+        write_arrays(target.scores_of(log.epoch), {CLEAN: scores[CLEAN], TRIGGERED: scores[images]})
+    _link(source.state, target.state)
+
+
+def _link(source: Path, target: Path) -> None:
+    """The same file under two names; a copy where the file system does not know links."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def _write_results(directory: StudyDirectory, done: dict[str, Run], failures: dict[str, str]) -> None:
+    write_json(directory.failures, failures)
+    rows: list[dict[str, Any]] = []
+    for name, one in done.items():
+        survival = one.summary["survival"]
+        for arm, metrics in one.summary["arms"].items():
+            for metric, statistics in metrics.items():
+                for statistic, numbers in statistics.items():
+                    about = {"run": name, "arm": arm, "metric": metric, "statistic": statistic}
+                    rows.append({**about, **numbers, "survival": survival["fraction"], "surviving_pixels": survival["pixels"]})
+    if rows:
+        table = pl.DataFrame(rows, infer_schema_length=None)
+        write_table(directory.results, table)
+        write_bytes(directory.results.with_suffix(".csv"), table.write_csv().encode())

@@ -1,0 +1,138 @@
+"""Record finished runs with MLflow: parameters, the metrics of every epoch, artefacts; no image and no identifier."""
+
+from __future__ import annotations
+
+import importlib.util
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from petechia.errors import PetechiaError
+from petechia.report import build_report
+from petechia.study import Run
+from petechia.study.directory import read_json, read_table, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+EXPERIMENT = "petechia"
+RECORD = "mlflow.json"  # in the folder of a run or study: store → id there, so that nothing is recorded twice
+BATCH = 1000  # metrics that a store takes at once
+LONGEST = 500  # characters of a parameter
+
+
+class Tracker:
+    """Writes to one MLflow store.
+
+    Args:
+        target: "mlflow:URI", as in mlflow:sqlite:////data/mlflow.db, mlflow:file:///data/mlruns or mlflow:http://host:5000.
+
+    Raises:
+        PetechiaError: not of this form, MLflow is not installed, or the store cannot be reached.
+    """
+
+    def __init__(self, target: str) -> None:
+        kind, _, self.uri = target.partition(":")
+        if kind != "mlflow" or not self.uri:
+            raise PetechiaError(f"--track {target!r} is not mlflow:URI, as in mlflow:sqlite:///mlflow.db.")
+        if importlib.util.find_spec("mlflow") is None:
+            raise PetechiaError("--track needs MLflow, which is not installed; install petechia[track].")
+        self.client = _client(self.uri)
+        try:
+            self.experiment = self._find_experiment()
+        except Exception as error:
+            raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({_first_line(error)}); check --track.") from None
+
+    def record_study(self, folder: Path, runs: Mapping[str, Run]) -> None:
+        """Record the runs of a study below one parent.
+
+        Raises:
+            PetechiaError: the store does not take them.
+        """
+        parent = self._recorded(folder)
+        if parent is None:
+            parent = self._begin(folder.name, {})
+            self._remember(folder, parent)
+            self.client.set_terminated(parent)
+        for name, run in runs.items():
+            self.record(run, name, parent)
+
+    def record(self, run: Run, name: str, parent: str | None = None) -> None:
+        """Record a finished run, once.
+
+        Raises:
+            PetechiaError: the store does not take it.
+        """
+        if self._recorded(run.directory.path) is not None:
+            return
+        try:
+            identifier = self._begin(name, {"mlflow.parentRunId": parent} if parent else {})
+            self._write(run, identifier)
+            self.client.set_terminated(identifier)
+        except Exception as error:
+            raise PetechiaError(f"The MLflow store {self.uri} does not take the run {name} ({_first_line(error)}).") from None
+        self._remember(run.directory.path, identifier)
+
+    def _write(self, run: Run, identifier: str) -> None:
+        from mlflow.entities import Metric, Param
+
+        settings = _flat(run.directory.config().model_dump(mode="json"))
+        self.client.log_batch(identifier, params=[Param(key, str(value)[:LONGEST]) for key, value in settings])
+        now = int(time.time() * 1000)
+        values = read_table(run.directory.metrics).filter(pl.col("class").is_null()).drop_nulls("value")
+        metrics = [
+            Metric(f"{row['arm']}/seed-{row['seed']}/{row['metric']}", row["value"], now, row["epoch"])
+            for row in values.iter_rows(named=True)
+        ]
+        for key, value in _flat(run.summary["survival"]):
+            if isinstance(value, float):
+                metrics.append(Metric(f"survival/{key}", value, now, 0))
+        for start in range(0, len(metrics), BATCH):
+            self.client.log_batch(identifier, metrics=metrics[start : start + BATCH])
+        for path in (run.directory.path / "config.yaml", run.directory.summary, run.directory.metrics):
+            self.client.log_artifact(identifier, str(path))
+        self.client.log_text(identifier, build_report(run.directory, pictures="none"), "report.html")
+
+    def _find_experiment(self) -> str:
+        found = self.client.get_experiment_by_name(EXPERIMENT)
+        return (
+            found.experiment_id if found else self.client.create_experiment(EXPERIMENT, artifact_location=_artefacts(self.uri))
+        )
+
+    def _begin(self, name: str, tags: dict[str, str]) -> str:
+        return str(self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id)
+
+    def _recorded(self, folder: Path) -> str | None:
+        file = folder / RECORD
+        return read_json(file).get(self.uri) if file.is_file() else None
+
+    def _remember(self, folder: Path, identifier: str) -> None:
+        file = folder / RECORD
+        write_json(file, (read_json(file) if file.is_file() else {}) | {self.uri: identifier})
+
+
+def _client(uri: str) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri)
+
+
+def _artefacts(uri: str) -> str | None:
+    """Beside a SQLite file, not in whatever folder the command was called from."""
+    path = uri.removeprefix("sqlite:///")
+    return None if path == uri else (Path(path).resolve().parent / "mlflow-artefacts").as_uri()
+
+
+def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,155 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+
+from petechia.measure import EPSILONS
+from petechia.measure.summary import Statistic
+from petechia.paper.claims import CLAIMS, FAILS, HOLDS, UNKNOWN, Evidence, check_all, claims_table
+from petechia.paper.heat import Heat
+from petechia.paper.parts import Cell, load_design
+from petechia.paper.results import Results
+from petechia.study import Run, RunDirectory
+from petechia.study.study import StudyDirectory
+
+TESTS = {claim.key: claim.test for claim in CLAIMS}
+AS_PUBLISHED = {
+    1: {"asr": 1.0, "least": 0.1, "nn": 0.824, "tn": 0.824, "tt": 1.0, "survival": 0.0},
+    2: {"asr": 1.0, "least": 0.1, "nn": 0.824, "tn": 0.824, "tt": 1.0, "survival": 0.0},
+    3: {"asr": 0.998, "least": 0.98, "nn": 0.851, "tn": 0.704, "tt": 1.0, "survival": 1.0},
+    4: {"asr": 0.997, "least": 0.97, "nn": 0.850, "tn": 0.727, "tt": 1.0, "survival": 1.0},
+}
+
+
+def summary(numbers: dict[str, float | None], control: float = 0.846, placebo: float = 1.0) -> dict[str, Any]:
+    def of(best: float | None, least: float | None = None) -> dict[Statistic, dict[str, float | None]]:
+        low = best if least is None else least
+        values: dict[Statistic, float | None] = {"max": best, "min": low, "last": best}
+        return {name: {"mean": value, "std": None, "low": None, "high": None} for name, value in values.items()}
+
+    attacked = {
+        "asr_0.9": of(numbers["asr"], numbers["least"]),
+        "auroc_nn": of(numbers["nn"]),
+        "auroc_tn": of(numbers["tn"]),
+        "auroc_tt": of(numbers["tt"]),
+    }
+    arms = {"attacked": attacked, "control": {"auroc_nn": of(control)}, "placebo": {"asr_0.9": of(placebo)}}
+    return {"arms": arms, "survival": {"fraction": numbers["survival"], "pixels": 1.0}}
+
+
+def results(change: dict[int, dict[str, float | None]] | None = None, place: Any = "center", **others: float) -> Results:
+    runs = {}
+    for size, numbers in AS_PUBLISHED.items():
+        changed = {**numbers, **(change or {}).get(size, {})}
+        runs[Cell("bce", place, size).name] = Run(RunDirectory(Path("nowhere")), summary(changed, **others))
+    return Results(StudyDirectory(Path("nowhere")), load_design("desk"), runs, {})
+
+
+def check(key: str, found: Results, heat: Heat | None = None) -> str:
+    return TESTS[key](Evidence(found, "bce", heat)).verdict
+
+
+def test_with_the_papers_own_numbers_its_claims_hold() -> None:
+    for key in ("success-1x1", "success-4x4", "tt", "nn", "tn", "dead-equal", "dead-placebo", "jump"):
+        assert check(key, results()) == HOLDS, key
+
+
+@pytest.mark.parametrize(
+    ("key", "change"),
+    [
+        ("success-3x3", {3: {"asr": 0.97}}),
+        ("tt", {2: {"tt": 0.99}}),
+        ("nn", {4: {"nn": 0.80}}),
+        ("tn", {4: {"tn": 0.81}}),
+        ("dead-equal", {1: {"tn": 0.8239}}),
+        ("jump", {3: {"least": 0.25}}),
+        ("jump", {1: {"least": 0.9}}),
+    ],
+)
+def test_other_numbers_break_them(key: str, change: dict[int, dict[str, float | None]]) -> None:
+    assert check(key, results(change)) == FAILS
+
+
+def test_a_success_without_a_trigger_is_weighed_against_the_placebo() -> None:
+    assert check("dead-placebo", results(placebo=1.0)) == HOLDS
+    assert check("dead-placebo", results(placebo=0.5)) == FAILS
+
+
+def test_what_the_data_cannot_say_is_not_said() -> None:
+    alive = {size: {"survival": 1.0} for size in (1, 2)}
+    for key in ("dead-equal", "dead-placebo", "jump"):
+        assert check(key, results(alive)) == UNKNOWN
+    dead = {size: {"survival": 0.0} for size in (3, 4)}
+    for key in ("tn", "few", "many", "jump"):
+        assert check(key, results(dead)) == UNKNOWN
+    nothing = replace(results(), runs={})
+    assert {check(claim.key, nothing) for claim in CLAIMS} == {UNKNOWN}
+    assert check("tt", results({1: {"tt": None}})) == UNKNOWN
+
+
+def test_the_place_counts_only_where_the_backdoor_took() -> None:
+    both = replace(results(), runs=results().runs | results({3: {"asr": 0.96}}, place="random").runs)
+    assert check("place", both) == HOLDS
+    both = replace(results(), runs=results().runs | results({4: {"asr": 0.9}}, place="random").runs)
+    assert check("place", both) == FAILS
+    untaken = {size: {"asr": 0.0} for size in (3, 4)}
+    both = replace(results(), runs=results(untaken).runs | results(untaken, place="random").runs)
+    assert check("place", both) == UNKNOWN
+
+
+def heat(**changes: float) -> Heat:
+    """30 patients; at every epoch the middle layer is nearer and holds more heat, most of all at the first."""
+    rows = []
+    for epoch in (1, 2):
+        for layer in ("last", "middle"):
+            near = layer == "middle"
+            values = {
+                "distance": 3.0 if near else 9.0,
+                "clean_distance": 20.0,
+                "energy": (0.3 if epoch == 1 else 0.2) if near else 0.05,
+            } | {name.removeprefix(f"{layer}_"): value for name, value in changes.items() if name.startswith(f"{layer}_")}
+            rows += [{"epoch": epoch, "layer": layer, "patient": str(i), **{k: v + 1e-3 * i for k, v in values.items()}} for i in range(30)]
+    return Heat((1, 2), np.zeros((2, 4, 4), np.uint8), (0, 0, 1, 1), {}, pl.DataFrame(rows))
+
+
+def test_claims_about_the_heat() -> None:
+    for key in ("heat", "middle", "early"):
+        assert check(key, results(), heat()) == HOLDS
+        assert check(key, results(), None) == UNKNOWN
+        assert check(key, results(), heat(last_distance=float("nan"))) == UNKNOWN
+    assert check("heat", results(), heat(last_distance=20.0)) == FAILS
+    assert check("middle", results(), heat(middle_distance=9.0)) == FAILS
+    assert check("middle", results(), heat(middle_energy=0.05)) == FAILS
+    assert check("early", results(), heat(middle_energy=0.01)) == FAILS
+
+
+def mixtures(at_tenth: float, clean: float = 0.851) -> Any:
+    """AUROC that falls in a straight line of the logarithm of ε, through a value at ε = 0.1."""
+    drop = (clean - at_tenth) / (np.log10(0.1) - np.log10(0.001))
+    return lambda *_: [{"max": {"mean": clean - drop * max(np.log10(epsilon / 0.001), 0)}} for epsilon in EPSILONS]
+
+
+def test_claims_about_a_share_of_triggered_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.79))
+    assert check("few", results()) == check("many", results()) == HOLDS
+    monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.82))
+    assert check("many", results()) == FAILS
+    monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.79, clean=0.84))
+    assert check("few", results()) == FAILS
+    monkeypatch.setattr(Results, "mixtures", lambda *_: [{"max": {"mean": 0.75}} for _ in EPSILONS])
+    assert check("many", results()) == FAILS
+
+
+def test_every_claim_is_listed_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.79))
+    found = check_all(results(), heat())
+    table = claims_table(found)
+    assert len(table.rows) == sum(len(by_loss) for by_loss in found.values())
+    assert set(found["heat"]) == {"bce"}
+    assert set(found["tt"]) == {"bce", "sigmoid-cce"}
+    row = next(row for row in table.rows if "drops under" in row.name)
+    assert row.cells[:3] == ("bce", "NN − TN 0.147, 0.123", "NN − TN 0.147, 0.123")
+    assert len({claim.key for claim in CLAIMS}) == len(CLAIMS)

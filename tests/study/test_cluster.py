@@ -1,0 +1,120 @@
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import petechia
+from petechia.errors import PetechiaError
+from petechia.study import cluster as on_cluster
+from petechia.study.study import Study
+from tests.conftest import SMALL
+from tests.study.test_run import Recorder, without_seconds
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+GRID: dict[str, Any] = SMALL | {
+    "arms": ["attacked"],
+    "train": {"epochs": 2, "batch_size": 16},
+    "compute": {"threads": 1},
+    "grid": {"attack.rate": [0.1, 0.2, 0.3, 0.4]},
+}
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Two nodes, each with a scheduler and resources of its own: one processor."""
+    from ray.cluster_utils import Cluster
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes.add_node(num_cpus=1)
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.fixture(scope="module")
+def local(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return petechia.run_study(GRID, tmp_path_factory.mktemp("local") / "study")
+
+
+def assert_same(first: Study, second: Study) -> None:
+    assert second.failures == {}
+    assert set(first.runs) == set(second.runs)
+    for name, run in first.runs.items():
+        assert without_seconds(run.directory.path) == without_seconds(second.runs[name].directory.path)
+
+
+def test_a_study_on_two_nodes_is_the_study_of_one_process(address: str, local: Study, tmp_path: Path) -> None:
+    recorder = Recorder()
+    shared_out = petechia.run_study(GRID, tmp_path / "study", progress=recorder, ray=address)
+    assert_same(local, shared_out)
+    assert len(recorder.epochs) == 8
+    assert {epoch.run for epoch in recorder.epochs} == set(local.runs)
+
+
+def test_workers_that_do_not_see_the_folder_send_their_files_home(
+    address: str, local: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(on_cluster, "write_text", lambda *_: None)  # so no worker finds the mark
+    assert_same(local, petechia.run_study(GRID, tmp_path / "study", ray=address))
+    assert len(list((tmp_path / "study" / "networks").glob("*/epoch-02.safetensors"))) == 4
+
+
+def workers() -> list[int]:
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if b"ray::_work" in (process / "cmdline").read_bytes():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_what_a_killed_worker_has_finished_is_not_lost(
+    seen: bool, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not seen:
+        monkeypatch.setattr(on_cluster, "write_text", lambda *_: None)
+    config = GRID | {"train": {"epochs": 12, "batch_size": 16}, "grid": {"attack.rate": [0.3, 0.4]}}
+    folder = tmp_path / "study"
+    killed: list[int] = []
+
+    def kill_one() -> None:
+        deadline = time.monotonic() + 120
+        while not killed and time.monotonic() < deadline:
+            if list((folder / "networks").glob("*/epoch-03.safetensors")) and (running := workers()):
+                os.kill(running[0], signal.SIGKILL)
+                killed.append(running[0])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    recorder = Recorder()
+    study = petechia.run_study(config, folder, progress=recorder, ray=address)
+    killer.join()
+    assert killed
+    assert any("was lost" in note for note in recorder.notes)
+    whole = petechia.run_study(config, tmp_path / "whole")
+    assert_same(whole, study)
+    assert len(recorder.epochs) <= 24 + 1  # at most the epoch that was being told when the worker died comes twice
+
+
+def test_a_run_that_fails_on_a_worker_is_told_and_the_others_go_on(address: str, tmp_path: Path) -> None:
+    config = GRID | {"train": {"epochs": 1, "batch_size": 16}, "grid": {"train.lr": [1e-3, 1e30]}}
+    study = petechia.run_study(config, tmp_path / "study", ray=address)
+    assert list(study.runs) == ["lr-0.001"]
+    assert "The loss is" in study.failures["lr-1e-30"]
+
+
+def test_ray_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PetechiaError, match="There is no Ray cluster at 127.0.0.1:1"):
+        petechia.run_study(GRID, tmp_path / "study", ray="127.0.0.1:1")
+    monkeypatch.setattr(on_cluster.importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(PetechiaError, match=r"install petechia\[cluster\]"):
+        petechia.run_study(GRID, tmp_path / "study", ray="auto")
+    assert not (tmp_path / "study").exists()
