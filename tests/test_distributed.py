@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pytest
 import timm
 import torch
@@ -17,11 +18,13 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, distributed
 
+import petechia
 from petechia.compute import Compute, Machine
 from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, Model, create, predict
 from petechia.train import Labelled, Trainer, Training
+from tests.conftest import SMALL
 
 Numbers = dict[str, NDArray[Any]]
 
@@ -237,3 +240,30 @@ def test_the_main_process_goes_first_and_its_word_counts(ranks: list[dict[str, N
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+
+
+def test_a_whole_run_under_torchrun_is_that_of_one_process(tmp_path: Path) -> None:
+    # A network without rectifiers, so that rounding does not grow; see the docstring of Trainer.
+    settings = ["model.arch=test_vit", "preprocess.size=32", "train.epochs=2", "train.batch_size=16", "bootstrap=20"]
+    options = [*(part for one in settings for part in ("--set", one)), "--set", "compute={threads: 1, precision: fp32}"]
+    run = ["-m", "petechia", "run", "--data", "phantom:images=160,size=32", *options, "--out"]
+    together = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *run, str(tmp_path / "two")]
+    for command in ([*run, str(tmp_path / "one")], together):
+        done = subprocess.run([sys.executable, *command], capture_output=True, text=True, timeout=240, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.count("Report:") == 1  # of two processes one talks
+    one, two = (pl.read_parquet(tmp_path / name / "poison.parquet") for name in ("one", "two"))
+    assert one.equals(two)
+    one, two = (pl.read_parquet(tmp_path / name / "metrics.parquet") for name in ("one", "two"))
+    assert one.drop("value", "low", "high").equals(two.drop("value", "low", "high"))
+    assert np.allclose(one["value"].fill_null(-1), two["value"].fill_null(-1), atol=1e-3)
+    assert (tmp_path / "two" / "report.html").is_file()
+
+
+def test_a_grid_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with pytest.raises(PetechiaError, match="shared out with --ray"):
+        petechia.run_study(SMALL | {"grid": {"attack.rate": [0.1]}}, tmp_path / "study")

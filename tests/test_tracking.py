@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('mlflow') / 'mlflow.db'}"
 
 
-def runs_in(store: str) -> list[mlflow.entities.Run]:
+def runs_in(store: str) -> list[Any]:
     client = mlflow.MlflowClient(tracking_uri=store)
     experiment = client.get_experiment_by_name("petechia")
     return list(client.search_runs([experiment.experiment_id]))

@@ -60,7 +60,7 @@ def run(
 
 
 def run_study(
-    config: Config | Mapping[str, Any],
+    config: Config | Mapping[str, Any] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -70,7 +70,8 @@ def run_study(
     """Run a grid: one run for every combination of its values. Networks that come out the same are trained once.
 
     Args:
-        config: as for `run`, with a grid, as in `{"grid": {"attack.trigger.size": [1, 2, 3, 4]}}`.
+        config: as for `run`, with a grid, as in `{"grid": {"attack.trigger.size": [1, 2, 3, 4]}}`; None goes on with the runs
+            that `out` holds.
         out: the study's directory; a new one below runs/ where it is not given.
         resume: go on with the study in `out`, if there is one; its finished runs stay as they are.
         progress: told what happens.
@@ -82,14 +83,15 @@ def run_study(
         PetechiaError: the configuration, the directory or the cluster does not allow it. A run that fails raises nothing: see
             `Study.failures`.
     """
-    wanted = _config(config)
     _refuse_torchrun()
-    directory = StudyDirectory(Path(out) if out else free_directory(wanted).path)
+    wanted = None if config is None else _config(config)
+    directory = StudyDirectory(Path(out) if out else free_directory(wanted or Config()).path)
     if directory.run_is_here:
         raise PetechiaError(f"{directory.path} holds a single run, not a study; choose another --out.")
     if directory.exists and not resume:
         raise PetechiaError(f"{directory.path} already holds a study; add --resume to go on with it, or choose another --out.")
-    tracker, runs = _tracker(track), expand(wanted)
+    runs = directory.runs() if wanted is None else expand(wanted)
+    tracker = _tracker(track)
     study = execute_study(runs, directory, progress or Progress(), executor(ray))
     for finished in study.runs.values():
         if not finished.directory.report.is_file():

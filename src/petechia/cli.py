@@ -79,7 +79,7 @@ def run(
         if resume and out is None:
             raise PetechiaError("--resume needs --out, the folder of the run to go on with.")
         settings = load_config(config, preset, data, given) if asked or not resume else None
-        if settings is not None and settings.grid:
+        if (settings is not None and settings.grid) or (settings is None and out and (out / "study.json").is_file()):
             _run_study(settings, out, resume, ray, track)
             return
         if ray is not None:
@@ -91,12 +91,12 @@ def run(
         console.print(f"Report: {finished.directory.report}", soft_wrap=True)
 
 
-def _run_study(settings: Config, out: Path | None, resume: bool, ray: str | None, track: str | None) -> None:
+def _run_study(settings: Config | None, out: Path | None, resume: bool, ray: str | None, track: str | None) -> None:
     import petechia
     from petechia.console import ConsoleProgress, print_study
-    from petechia.study import free_directory
+    from petechia.study import free_directory, load_config
 
-    folder = out or free_directory(settings).path
+    folder = out or free_directory(settings or load_config()).path
     with reported(folder), ConsoleProgress(console).live() as progress:
         study = petechia.run_study(settings, folder, resume, progress, ray, track)
     print_study(console, study)
@@ -195,7 +195,7 @@ def reported(run_folder: Path | None = None) -> Iterator[None]:
     """Turn what goes wrong into one sentence and an exit status: 1 for a problem, 130 for Ctrl-C."""
 
     def hint() -> str:
-        begun = run_folder is not None and (run_folder / "config.yaml").is_file()
+        begun = run_folder is not None and any((run_folder / name).is_file() for name in ("config.yaml", "study.json"))
         return f" Go on with: petechia run --resume --out {run_folder}" if begun else ""
 
     try:

@@ -15,8 +15,9 @@ from petechia.paper.results import Results
 from petechia.study import Run, RunDirectory
 from petechia.study.study import StudyDirectory
 
+Changes = dict[int, dict[str, float | None]]
 TESTS = {claim.key: claim.test for claim in CLAIMS}
-AS_PUBLISHED = {
+AS_PUBLISHED: Changes = {
     1: {"asr": 1.0, "least": 0.1, "nn": 0.824, "tn": 0.824, "tt": 1.0, "survival": 0.0},
     2: {"asr": 1.0, "least": 0.1, "nn": 0.824, "tn": 0.824, "tt": 1.0, "survival": 0.0},
     3: {"asr": 0.998, "least": 0.98, "nn": 0.851, "tn": 0.704, "tt": 1.0, "survival": 1.0},
@@ -40,7 +41,7 @@ def summary(numbers: dict[str, float | None], control: float = 0.846, placebo: f
     return {"arms": arms, "survival": {"fraction": numbers["survival"], "pixels": 1.0}}
 
 
-def results(change: dict[int, dict[str, float | None]] | None = None, place: Any = "center", **others: float) -> Results:
+def results(change: Changes | None = None, place: Any = "center", **others: float) -> Results:
     runs = {}
     for size, numbers in AS_PUBLISHED.items():
         changed = {**numbers, **(change or {}).get(size, {})}
@@ -69,7 +70,7 @@ def test_with_the_papers_own_numbers_its_claims_hold() -> None:
         ("jump", {1: {"least": 0.9}}),
     ],
 )
-def test_other_numbers_break_them(key: str, change: dict[int, dict[str, float | None]]) -> None:
+def test_other_numbers_break_them(key: str, change: Changes) -> None:
     assert check(key, results(change)) == FAILS
 
 
@@ -79,10 +80,10 @@ def test_a_success_without_a_trigger_is_weighed_against_the_placebo() -> None:
 
 
 def test_what_the_data_cannot_say_is_not_said() -> None:
-    alive = {size: {"survival": 1.0} for size in (1, 2)}
+    alive: Changes = {size: {"survival": 1.0} for size in (1, 2)}
     for key in ("dead-equal", "dead-placebo", "jump"):
         assert check(key, results(alive)) == UNKNOWN
-    dead = {size: {"survival": 0.0} for size in (3, 4)}
+    dead: Changes = {size: {"survival": 0.0} for size in (3, 4)}
     for key in ("tn", "few", "many", "jump"):
         assert check(key, results(dead)) == UNKNOWN
     nothing = replace(results(), runs={})
@@ -95,7 +96,7 @@ def test_the_place_counts_only_where_the_backdoor_took() -> None:
     assert check("place", both) == HOLDS
     both = replace(results(), runs=results().runs | results({4: {"asr": 0.9}}, place="random").runs)
     assert check("place", both) == FAILS
-    untaken = {size: {"asr": 0.0} for size in (3, 4)}
+    untaken: Changes = {size: {"asr": 0.0} for size in (3, 4)}
     both = replace(results(), runs=results(untaken).runs | results(untaken, place="random").runs)
     assert check("place", both) == UNKNOWN
 
@@ -111,7 +112,9 @@ def heat(**changes: float) -> Heat:
                 "clean_distance": 20.0,
                 "energy": (0.3 if epoch == 1 else 0.2) if near else 0.05,
             } | {name.removeprefix(f"{layer}_"): value for name, value in changes.items() if name.startswith(f"{layer}_")}
-            rows += [{"epoch": epoch, "layer": layer, "patient": str(i), **{k: v + 1e-3 * i for k, v in values.items()}} for i in range(30)]
+            for patient in range(30):
+                spread = {name: value + 1e-3 * patient for name, value in values.items()}
+                rows.append({"epoch": epoch, "layer": layer, "patient": str(patient), **spread})
     return Heat((1, 2), np.zeros((2, 4, 4), np.uint8), (0, 0, 1, 1), {}, pl.DataFrame(rows))
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import petechia
 from petechia.errors import PetechiaError
-from petechia.paper import PARTS, Reproduction
+from petechia.paper import Reproduction
 from petechia.paper.heat import heat_of
 from petechia.paper.parts import Cell, heat_cell, load_design
 from petechia.paper.results import Results
@@ -39,12 +39,14 @@ def test_everything_is_there_in_every_format(made: Reproduction) -> None:
     for table in made.tables:
         for suffix in (".md", ".csv", ".tex"):
             assert (made.folder / f"{table.key}{suffix}").stat().st_size > 100
-    for key in ("figure-1", "figure-1-numbers", "figure-3", "rate", "epsilon", "over-epochs", "roc-bce", "roc-sigmoid-cce"):
+    pictures = ("figure-1", "figure-1-numbers", "figure-3", "rate", "epsilon", "over-epochs", "roc-bce", "roc-sigmoid-cce")
+    for key in pictures:
         assert (made.folder / f"{key}.svg").read_bytes().startswith(b"<?xml")
         with Image.open(made.folder / f"{key}.png") as picture:
             assert min(picture.size) > 500
     keys = {table.key for table in made.tables}
-    assert {"table-1-bce-center-max", "table-1-sigmoid-cce-center-min", "table-1-bce-input-max", "table-2-max", "table-3"} <= keys
+    assert {"table-1-bce-center-max", "table-1-sigmoid-cce-center-min", "table-1-bce-input-max"} <= keys
+    assert {"table-2-max", "table-2-min", "table-3"} <= keys
     assert set(json.loads((made.folder / "claims.json").read_text())) == set(made.claims)
 
 
@@ -124,7 +126,7 @@ def test_the_same_command_again_trains_nothing_and_gives_the_same_files(made: Re
 
 
 def test_one_table_needs_only_its_own_runs_and_checks_no_claims(tmp_path: Path) -> None:
-    made = petechia.reproduce(["table-3"], data=DATA, overrides=[*TINY[:-2], "seeds=[0]", "train.batch_size=16"], out=tmp_path / "one")
+    made = petechia.reproduce(["table-3"], data=DATA, overrides=[*TINY, "seeds=[0]"], out=tmp_path / "one")
     assert set(made.runs) == {"bce_center_3x3", "bce_center_4x4"}
     assert made.claims == {}
     assert [table.key for table in made.tables] == ["table-3"]
@@ -137,7 +139,7 @@ def test_without_a_network_connection_training_starts_from_random_weights_and_sa
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     recorder = Recorder()
-    overrides = ["model.arch=test_resnet", "preprocess.size=32", "bootstrap=20", "seeds=[0]", "train.epochs=1", "train.batch_size=16"]
+    overrides = [*TINY, "seeds=[0]", "train.epochs=1"]
     made = petechia.reproduce(["table-3"], "paper", DATA, overrides, tmp_path / "study", recorder)
     assert any("starts from random weights, not from ImageNet's as in the paper" in note for note in recorder.notes)
     config = next(iter(made.runs.values())).directory.config()

@@ -18,7 +18,9 @@ def grid(**values: Any) -> dict[str, Any]:
 
 def test_every_combination_is_a_run_with_a_name_for_a_folder() -> None:
     config = make_config(
-        SMALL | {"grid": {"attack.trigger.size": [1, 3], "attack.trigger.location": ["center", [2, 5]], "seeds": [[0], [0, 1]]}}, ""
+        SMALL
+        | {"grid": {"attack.trigger.size": [1, 3], "attack.trigger.location": ["center", [2, 5]], "seeds": [[0], [0, 1]]}},
+        "",
     )
     runs = expand(config)
     assert len(runs) == 8

@@ -1,5 +1,4 @@
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -56,7 +55,7 @@ def test_the_control_is_trained_once_and_scored_clean_once(study: Study) -> None
     folders = [folder for folder in (study.directory.path / "networks").iterdir() if folder.is_dir()]
     assert len(folders) == 3  # the control; the placebo, which is also the attacked one of 1 × 1; the attacked one of 3 × 3
     one, three = (study.runs[name].directory.network("control", 0).checkpoint(2) for name in ("size-1", "size-3"))
-    assert os.path.samefile(one, three)
+    assert one.samefile(three)
 
 
 def test_the_results_are_those_of_the_runs(study: Study) -> None:
@@ -75,7 +74,7 @@ def test_a_study_goes_on_run_by_run(study: Study, tmp_path: Path) -> None:
     petechia.run_study(GRID, folder, resume=True, progress=again)
     assert not again.epochs
     shutil.rmtree(folder / "runs" / "size-3")
-    finished = petechia.run_study(GRID, folder, resume=True, progress=again)
+    finished = petechia.run_study(None, folder, resume=True, progress=again)
     assert not again.epochs  # its networks are there
     assert again.runs == ["size-3"]
     assert without_seconds(finished.runs["size-3"].directory.path) == without_seconds(study.runs["size-3"].directory.path)
@@ -136,7 +135,7 @@ def test_a_single_run_and_a_study_do_not_share_a_folder(study: Study, tmp_path: 
     with pytest.raises(PetechiaError, match=r"use petechia\.run_study"):
         petechia.run(GRID, tmp_path / "run")
     with pytest.raises(PetechiaError, match="holds no study"):
-        StudyDirectory(tmp_path).runs()
+        petechia.run_study(None, tmp_path, resume=True)
     with StudyDirectory(tmp_path / "busy").locked(), pytest.raises(PetechiaError, match="Another process"):
         petechia.run_study(GRID, tmp_path / "busy", progress=Progress())
 

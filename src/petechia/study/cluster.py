@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import secrets
+import socket
 import tempfile
 import time
 from collections import Counter
@@ -56,15 +57,25 @@ def on_ray(address: str) -> Executor:
 def _connect(address: str) -> None:
     import ray
 
+    if address != "auto":
+        _knock(address)  # Ray itself waits for minutes
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
     try:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if address != "auto":
-            raise PetechiaError(
-                f"There is no Ray cluster at {address} ({str(error).splitlines()[0]}); correct the address, or use --ray auto."
-            ) from None
+            raise PetechiaError(f"What answers at {address} is not a Ray cluster ({str(error).splitlines()[0]}).") from None
         ray.init(num_cpus=workers(), **(quiet | {"include_dashboard": False}))
+
+
+def _knock(address: str) -> None:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError, OverflowError) as error:
+        raise PetechiaError(
+            f"There is no Ray cluster at {address} ({error}); correct the address, or use --ray auto."
+        ) from None
 
 
 class Keeper:
