@@ -115,7 +115,7 @@ def test_ray_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path, m
     for nowhere in ("127.0.0.1:1", "127.0.0.1", "127.0.0.1:99999999"):
         with pytest.raises(PetechiaError, match=f"There is no Ray cluster at {nowhere}"):
             petechia.run_study(GRID, tmp_path / "study", ray=nowhere)
-    monkeypatch.setattr(on_cluster.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(PetechiaError, match=r"install petechia\[cluster\]"):
         petechia.run_study(GRID, tmp_path / "study", ray="auto")
     assert not (tmp_path / "study").exists()

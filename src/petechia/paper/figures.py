@@ -8,10 +8,11 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
+from numpy.typing import NDArray
 
 from petechia.measure.summary import Numbers, Statistic
 from petechia.paper.heat import LAYERS, Heat
-from petechia.paper.parts import Cell, Place
+from petechia.paper.parts import Cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import LOSS_NAMES, METRIC_NAMES, side
@@ -37,17 +38,31 @@ def figure_1(heat: Heat, size: int) -> Figure:
         for axes, epoch in zip(grid, epochs, strict=True):
             columns = [(layer, kind) for layer in LAYERS for kind in ("clean", "triggered")]
             for one, (layer, kind) in zip(axes, columns, strict=True):
-                heat_map = heat.maps[f"{epoch}-{layer}-{kind}"]
                 one.imshow(heat.pair[int(kind == "triggered")], cmap="gray", vmin=0, vmax=255, extent=(0, size, size, 0))
-                one.imshow(heat_map, cmap="inferno", alpha=0.45, extent=(0, size, size, 0), interpolation="bilinear", vmin=0)
+                colours = coloured(heat.maps[f"{epoch}-{layer}-{kind}"])
+                one.imshow(colours, extent=(0, size, size, 0), interpolation="bilinear")
                 if kind == "triggered":
                     centre = (left + width / 2, top + height / 2)
                     one.add_patch(Circle(centre, size / 12, fill=False, edgecolor="white", linewidth=2.4))
                     one.add_patch(Circle(centre, size / 12, fill=False, edgecolor="black", linewidth=1))
-                one.set(xticks=[], yticks=[], title=f"{layer} layer, {kind}" if epoch == epochs[0] else "")
+                if not colours.any():
+                    one.set_xlabel("no heat at all", fontsize=8)
+                one.set(xticks=[], yticks=[])
+                if epoch == epochs[0]:
+                    one.set_title(f"{layer} layer, {kind}", fontsize=9.5)
                 one.spines[:].set_visible(False)
             axes[0].set_ylabel(f"epoch {epoch}")
     return figure
+
+
+def coloured(heat_map: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A map from none to its own maximum as RGBA, float [h, w, 4]: the hotter, the brighter and the less transparent."""
+    hottest = float(heat_map.max())
+    if hottest == 0:
+        return np.zeros((*heat_map.shape, 4))
+    colours = np.asarray(mpl.colormaps["inferno"](heat_map / hottest))
+    colours[..., 3] = 0.7 * heat_map / hottest
+    return colours
 
 
 def heat_curves(heat: Heat) -> Figure:
@@ -126,14 +141,11 @@ def over_epochs(results: Results, cells: list[Cell]) -> Figure:
                     .drop_nulls()
                 )
                 axes.plot(means["epoch"], means["value"], line, color=colour, label=label, markersize=4, clip_on=False)
-            axes.set_title(f"{cell.loss}, {PLACE_SHORT[cell.place]}, {side(cell.size)}", fontsize=9)
+            axes.set_title(f"{side(cell.size)}, {LOSS_NAMES[cell.loss]}", fontsize=9)
             axes.set(ylim=(-0.04, 1.04), xticks=sorted(metrics["epoch"].unique()))
-        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8.5)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=6, fontsize=8.5)
         figure.supxlabel("epoch", fontsize=9)
     return figure
-
-
-PLACE_SHORT: dict[Place, str] = {"center": "centre", "random": "random", "input": "all survive"}
 
 
 def against_rate(results: Results) -> Figure:
