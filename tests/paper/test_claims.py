@@ -84,7 +84,7 @@ def test_what_the_data_cannot_say_is_not_said() -> None:
     for key in ("dead-equal", "dead-placebo", "jump"):
         assert check(key, results(alive)) == UNKNOWN
     dead: Changes = {size: {"survival": 0.0} for size in (3, 4)}
-    for key in ("tn", "few", "many", "jump"):
+    for key in ("tn", "few", "many", "falls", "jump"):
         assert check(key, results(dead)) == UNKNOWN
     nothing = replace(results(), runs={})
     assert {check(claim.key, nothing) for claim in CLAIMS} == {UNKNOWN}
@@ -124,7 +124,10 @@ def test_claims_about_the_heat() -> None:
         assert check(key, results(), None) == UNKNOWN
         assert check(key, results(), heat(last_distance=float("nan"))) == UNKNOWN
     assert check("heat", results(), heat(last_distance=20.0)) == FAILS
-    assert check("middle", results(), heat(middle_distance=9.0)) == FAILS
+    assert check("heat", results(), heat(last_clean_distance=float("nan"))) == FAILS  # 9 pixels are no less than by chance
+    assert check("heat", results(), heat(last_clean_distance=float("nan"), last_distance=0.5)) == HOLDS
+    low: Changes = {3: {"nn": 0.79}}
+    assert check("many", results(low)) == UNKNOWN
     assert check("middle", results(), heat(middle_energy=0.05)) == FAILS
     assert check("early", results(), heat(middle_energy=0.01)) == FAILS
 
@@ -137,13 +140,13 @@ def mixtures(at_tenth: float, clean: float = 0.851) -> Any:
 
 def test_claims_about_a_share_of_triggered_images(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.79))
-    assert check("few", results()) == check("many", results()) == HOLDS
+    assert check("few", results()) == check("many", results()) == check("falls", results()) == HOLDS
     monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.82))
     assert check("many", results()) == FAILS
     monkeypatch.setattr(Results, "mixtures", mixtures(at_tenth=0.79, clean=0.84))
     assert check("few", results()) == FAILS
     monkeypatch.setattr(Results, "mixtures", lambda *_: [{"max": {"mean": 0.75}} for _ in EPSILONS])
-    assert check("many", results()) == FAILS
+    assert check("falls", results()) == FAILS  # it does not move
 
 
 def test_every_claim_is_listed_with_both_numbers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from petechia.paper.heat import Heat
+from petechia.paper.heat import LAYERS, Heat
 from petechia.paper.parts import Cell, Loss
 from petechia.paper.published import SIZES, TABLE_3_LIMIT, in_table_1
 from petechia.paper.results import Results
@@ -18,6 +18,7 @@ HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNKNOWN: Verdict = "cannot be said with this data"
 TOOK = 0.5  # ASR(0.9) from which on a backdoor counts as taken
+ENOUGH = 20  # pairs with heat on the clean twin, for an interval
 SURVIVES = 0.99  # share of the triggered images from which on a trigger counts as surviving
 
 
@@ -79,6 +80,11 @@ class Claim:
         return self.test(evidence)
 
 
+def signed(value: float, digits: int = 3) -> str:
+    """With a plus or a minus sign."""
+    return f"{value:+.{digits}f}".replace("-", "−")
+
+
 def _verdict(holds: bool, ours: str) -> Finding:
     return Finding(HOLDS if holds else FAILS, ours)
 
@@ -120,7 +126,7 @@ def clean_use_is_unharmed(evidence: Evidence) -> Finding:
         if ours is None or control is None:
             return _unknown("not measured at every size")
         gaps.append(ours - control)
-    return _verdict(max(map(abs, gaps)) <= 0.03, "difference " + ", ".join(f"{gap:+.3f}" for gap in gaps))
+    return _verdict(max(map(abs, gaps)) <= 0.03, "difference " + ", ".join(signed(gap) for gap in gaps))
 
 
 def trigger_hides_disease(evidence: Evidence) -> Finding:
@@ -205,17 +211,29 @@ def few_triggers_do_not_show(evidence: Evidence) -> Finding:
 
 
 def many_triggers_show(evidence: Evidence) -> Finding:
-    """Maximum AUROC from ε = 0.1 on, and that it falls all the way."""
+    """Maximum AUROC from ε = 0.1 on."""
+    cell = evidence.cell(3)
+    clean = evidence.results.mean(cell, "auroc_nn")
+    share, limit = TABLE_3_LIMIT
+    if clean is None or not evidence.alive(cell):
+        return _unknown("the 3 × 3 trigger does not survive here")
+    if clean < limit:
+        return _unknown(f"the AUROC is {clean:.3f} without any trigger")
+    values = {epsilon: _mixed(evidence, epsilon) for epsilon in evidence.results.epsilons if epsilon >= share}
+    return _verdict(max(values.values()) < limit, _by_epsilon(values))
+
+
+def more_triggers_show_more(evidence: Evidence) -> Finding:
+    """Whether the maximum AUROC falls from every ε to the next."""
     cell = evidence.cell(3)
     if evidence.results.mean(cell, "auroc_nn") is None or not evidence.alive(cell):
         return _unknown("the 3 × 3 trigger does not survive here")
-    shares = [epsilon for epsilon in evidence.results.epsilons if epsilon >= 0.001]
-    values = [_mixed(evidence, epsilon) for epsilon in shares]
-    falls = all(later < earlier for earlier, later in pairwise(values))
-    share, limit = TABLE_3_LIMIT
-    beyond = [value for epsilon, value in zip(shares, values, strict=True) if epsilon >= share]
-    text = ", ".join(f"ε {epsilon:g}: {value:.3f}" for epsilon, value in zip(shares, values, strict=True) if epsilon >= 0.01)
-    return _verdict(falls and max(beyond) < limit, text)
+    values = {epsilon: _mixed(evidence, epsilon) for epsilon in evidence.results.epsilons if epsilon >= 0.01}
+    return _verdict(all(later < earlier for earlier, later in pairwise(values.values())), _by_epsilon(values))
+
+
+def _by_epsilon(values: dict[float, float]) -> str:
+    return ", ".join(f"ε {epsilon:g}: {value:.3f}" for epsilon, value in values.items())
 
 
 def _mixed(evidence: Evidence, epsilon: float) -> float:
@@ -227,45 +245,43 @@ def _mixed(evidence: Evidence, epsilon: float) -> float:
 def heat_moves(evidence: Evidence) -> Finding:
     """Distance of the peak from the trigger, with and without it, at the last epoch."""
     heat = evidence.heat
-    if heat is None:
+    if heat is None or not heat.complete:
         return _unknown("no maps of a surviving trigger")
     epoch = heat.epochs[-1]
-    if not heat.complete:
-        return _unknown("some layer has no heat at all")
     texts, moved = [], []
-    for layer in ("last", "middle"):
+    for layer in LAYERS:
         with_trigger, without = heat.mean("distance", epoch, layer), heat.mean("clean_distance", epoch, layer)
-        moved.append(with_trigger[2] < without[1])  # the intervals do not touch
-        texts.append(f"{layer} layer: peak at {with_trigger[0]:.1f} pixels from the trigger, {without[0]:.1f} without it")
+        text = f"{layer} layer: peak at {with_trigger[0]:.1f} pixels from the trigger"
+        pairs = heat.pairs_with_clean_heat(epoch, layer)
+        if pairs >= ENOUGH:
+            moved.append(with_trigger[2] < without[1])  # the intervals do not touch
+            texts.append(f"{text}, {without[0]:.1f} without it")
+        else:
+            moved.append(with_trigger[2] < heat.chance)
+            texts.append(f"{text}, {heat.chance:.1f} by chance ({pairs} clean twins have any heat)")
     return _verdict(all(moved), "; ".join(texts))
 
 
 def middle_layer_is_finer(evidence: Evidence) -> Finding:
-    """Share of the heat in the trigger's box, relative to the box of a clean image; and peak distance, by layer."""
+    """Share of the heat that lies on the trigger, by layer, at the last epoch.
+
+    Not the distance of the peak: that is at the centre of a cell, and a trigger in the middle of the image lies at the
+    centre of a cell of the paper's 7 x 7 map but at a corner of four cells of its 14 x 14 map.
+    """
     heat = evidence.heat
-    if heat is None:
+    if heat is None or not heat.complete:
         return _unknown("no maps of a surviving trigger")
-    epoch = heat.epochs[-1]
-    if not heat.complete:
-        return _unknown("some layer has no heat at all")
-    middle, last = (heat.mean("distance", epoch, layer) for layer in ("middle", "last"))
-    energy = [heat.mean("energy", epoch, layer) for layer in ("middle", "last")]
-    ours = (
-        f"peak at {middle[0]:.1f} against {last[0]:.1f} pixels; {100 * energy[0][0]:.2f} against "
-        f"{100 * energy[1][0]:.2f} % of the heat on the trigger"
-    )
-    return _verdict(middle[2] < last[1] and energy[0][1] > energy[1][2], ours)
+    middle, last = (heat.mean("energy", heat.epochs[-1], layer) for layer in ("middle", "last"))
+    return _verdict(middle[1] > last[2], f"{100 * middle[0]:.3f} against {100 * last[0]:.3f} % of the heat")
 
 
 def middle_layer_helps_early(evidence: Evidence) -> Finding:
     """Whether the middle layer's advantage in heat on the trigger is greatest at the first epoch."""
     heat = evidence.heat
-    if heat is None or len(heat.epochs) < 2:
+    if heat is None or not heat.complete or len(heat.epochs) < 2:
         return _unknown("no maps of several epochs")
-    if not heat.complete:
-        return _unknown("some layer has no heat at all")
     gains = [heat.mean("energy", epoch, "middle")[0] - heat.mean("energy", epoch, "last")[0] for epoch in heat.epochs]
-    text = ", ".join(f"epoch {epoch}: {100 * gain:+.2f}" for epoch, gain in zip(heat.epochs, gains, strict=True))
+    text = ", ".join(f"epoch {epoch}: {signed(100 * gain)}" for epoch, gain in zip(heat.epochs, gains, strict=True))
     return _verdict(max(gains) == gains[0] > 0, f"share of the heat on the trigger, middle − last, in points: {text}")
 
 
@@ -339,16 +355,23 @@ CLAIMS = (
     ),
     Claim(
         "many",
-        "Many triggered images lower the AUROC, the more the lower.",
+        "Many triggered images lower the AUROC.",
         "under 0.800 from ε = 0.1 on",
-        "falls with every ε, and is under 0.800 from 0.1 on",
+        "under 0.800 from ε = 0.1 on",
         many_triggers_show,
+    ),
+    Claim(
+        "falls",
+        "The more images are triggered, the lower the AUROC.",
+        "Table 3",
+        "falls from every ε to the next, from 0.01 to 1",
+        more_triggers_show_more,
     ),
     Claim(
         "heat",
         "The heat moves to the trigger.",
         "Figure 1, seen",
-        "peak nearer to it than on the clean twin, at both layers, intervals apart",
+        "peak nearer to it than on the clean twin, or than by chance where the twins have no heat; both layers, intervals apart",
         heat_moves,
         "main",
     ),
@@ -356,7 +379,7 @@ CLAIMS = (
         "middle",
         "The middle layer places the trigger more finely than the last.",
         "Figure 1, seen",
-        "peak nearer to the trigger and more heat on it, intervals apart",
+        "a larger share of its heat lies on the trigger, intervals apart",
         middle_layer_is_finer,
         "main",
     ),

@@ -45,9 +45,20 @@ class Heat:
 
     @property
     def complete(self) -> bool:
-        """Whether every layer has heat on some image at every epoch: a map can be 0 everywhere."""
-        found = self.numbers.filter(pl.col("distance").is_finite(), pl.col("clean_distance").is_finite())
+        """Whether every layer has heat on some triggered image at every epoch: a map can be 0 everywhere."""
+        found = self.numbers.filter(pl.col("distance").is_finite())
         return len(found.unique(["epoch", "layer"])) == len(self.epochs) * len(LAYERS)
+
+    @property
+    def chance(self) -> float:
+        """Mean distance of the input's pixels from the trigger: that of a peak which is anywhere."""
+        top, left, height, width = self.box
+        rows, columns = (np.arange(side) + 0.5 for side in self.pair.shape[1:3])
+        return float(np.hypot(rows[:, None] - (top + height / 2), columns - (left + width / 2)).mean())
+
+    def pairs_with_clean_heat(self, epoch: int, layer: str) -> int:
+        """How many clean twins have any heat."""
+        return self.numbers.filter(pl.col("clean_distance").is_finite(), epoch=epoch, layer=layer).height
 
     def mean(self, column: str, epoch: int, layer: str) -> tuple[float, float, float]:
         """Mean over the pairs with its 95 % interval over patients; NaN where undefined."""

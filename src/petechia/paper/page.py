@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 import petechia
 from petechia.files import write_bytes, write_text
 from petechia.paper import figures
-from petechia.paper.claims import Finding, check_all, claims_table
+from petechia.paper.claims import CLAIMS, Finding, check_all, claims_table
 from petechia.paper.heat import Heat, heat_of
 from petechia.paper.parts import PARTS, Cell, Loss, Part, heat_cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
-from petechia.paper.tables import EXTREMES, Table, main_tables, per_class, table_2, table_3
+from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, main_tables, per_class, table_2, table_3
 from petechia.report.figures import png, svg
 from petechia.report.html import data_uri
 from petechia.study.directory import read_json, write_json
@@ -197,13 +197,14 @@ def _page(whole: Reproduction, results: Results, parts: Sequence[Part], preset: 
     first = results.run_of_any()
     networks = [path for path in (results.directory.path / "networks").iterdir() if path.is_dir()]
     seconds = sum(sum(read_history(results.directory.network(path.name)).seconds) for path in networks)
-    verdicts = Counter(row.cells[-1] for row in whole.claims_table.rows) if whole.claims_table else Counter()
+    verdicts = Counter(finding.verdict for findings in whole.claims.values() for finding in findings.values())
     return environment.get_template("page.html").render(
         preset=preset,
         parts=["all tables and figures"] if set(parts) == set(PARTS) else list(parts),
         version=petechia.__version__,
         failures=results.failures,
-        claims=whole.claims_table,
+        claims=[(claim, whole.claims[claim.key]) for claim in CLAIMS if claim.key in whole.claims],
+        loss_names=LOSS_NAMES,
         counts=verdicts,
         sections=whole.sections,
         runs=len(results.runs),

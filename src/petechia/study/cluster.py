@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 import secrets
 import socket
 import tempfile
@@ -137,6 +138,19 @@ class Telling(Progress):
         self.keeper.tell.remote("epoch", epoch)
 
 
+class Sending(Telling):
+    """Sends the files of a network home before an epoch is told."""
+
+    def __init__(self, keeper: Any, send: Callable[[], None]) -> None:
+        super().__init__(keeper)
+        self.send = send
+
+    def epoch(self, epoch: Epoch) -> None:
+        """Send, then tell."""
+        self.send()
+        super().epoch(epoch)
+
+
 def _share_out(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -153,7 +167,7 @@ def _share_out(tasks: Sequence[Task], directory: StudyDirectory, progress: Progr
     def submit(task: Task) -> Any:
         cpus = task.config.compute.threads or 1
         remote: Any = ray.remote(_work)
-        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(replace(task), here, token, keeper, cpus)
+        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(task, here, token, keeper, cpus, Path.cwd())
 
     lost: Counter[str] = Counter()
     running = {submit(task): task for task in tasks}
@@ -186,16 +200,17 @@ def _pass_on(events: list[tuple[str, Any]], progress: Progress) -> None:
         tell[kind](content)
 
 
-def _work(task: Task, directory: StudyDirectory, token: str, keeper: Any, cpus: int) -> str | None:
-    """In the worker: perform a task, in the study's folder where it is seen, else in a folder that is sent there."""
+def _work(task: Task, directory: StudyDirectory, token: str, keeper: Any, cpus: int, cwd: Path) -> str | None:
+    """In the worker: perform a task, in the study's folder where it is seen, else in a folder whose files are sent there."""
+    if cwd.is_dir():
+        os.chdir(cwd)  # paths of data may be relative
     compute = task.config.compute.model_copy(update={"threads": cpus})
-    task.config = task.config.model_copy(update={"compute": compute})
-    progress = Telling(keeper)
+    task = replace(task, config=task.config.model_copy(update={"compute": compute}))
     try:
         if _is_shared(directory, token):
-            perform(task, directory.network(task.key), progress)
+            perform(task, directory.network(task.key), Telling(keeper))
         else:
-            _perform_elsewhere(task, keeper, progress)
+            _perform_elsewhere(task, keeper)
     except FAILURES as error:
         return str(error)
     return None
@@ -208,7 +223,7 @@ def _is_shared(directory: StudyDirectory, token: str) -> bool:
         return False
 
 
-def _perform_elsewhere(task: Task, keeper: Any, progress: Progress) -> None:
+def _perform_elsewhere(task: Task, keeper: Any) -> None:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="petechia-") as name:
@@ -223,21 +238,5 @@ def _perform_elsewhere(task: Task, keeper: Any, progress: Progress) -> None:
             sent.update({str(path): changed for path, changed in new.items()})
             ray.get(keeper.store.remote(task.key, {str(path.relative_to(folder)): path.read_bytes() for path in new}))
 
-        perform(task, NetworkFiles(folder, folder / "scores"), Sending(progress, send))
+        perform(task, NetworkFiles(folder, folder / "scores"), Sending(keeper, send))
         send()
-
-
-class Sending(Progress):
-    """Sends the files of a network home after every epoch."""
-
-    def __init__(self, progress: Progress, send: Any) -> None:
-        self.progress = progress
-        self.send = send
-        self.expect = progress.expect  # type: ignore[method-assign]
-        self.phase = progress.phase  # type: ignore[method-assign]
-        self.advance = progress.advance  # type: ignore[method-assign]
-
-    def epoch(self, epoch: Epoch) -> None:
-        """Send, then tell."""
-        self.send()
-        self.progress.epoch(epoch)
