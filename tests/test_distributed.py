@@ -24,7 +24,6 @@ from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, Model, create, predict
 from petechia.train import Labelled, Trainer, Training
-from tests.conftest import SMALL
 
 Numbers = dict[str, NDArray[Any]]
 
@@ -266,4 +265,4 @@ def test_a_grid_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
     with pytest.raises(PetechiaError, match="shared out with --ray"):
-        petechia.run_study(SMALL | {"grid": {"attack.rate": [0.1]}}, tmp_path / "study")
+        petechia.run_study({"grid": {"attack.rate": [0.1]}}, tmp_path / "study")

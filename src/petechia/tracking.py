@@ -40,8 +40,8 @@ class Tracker:
             raise PetechiaError(f"--track {target!r} is not mlflow:URI, as in mlflow:sqlite:///mlflow.db.")
         if importlib.util.find_spec("mlflow") is None:
             raise PetechiaError("--track needs MLflow, which is not installed; install petechia[track].")
-        self.client = _client(self.uri)
         try:
+            self.client = _client(self.uri)
             self.experiment = self._find_experiment()
         except Exception as error:
             raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({_first_line(error)}); check --track.") from None

@@ -371,7 +371,7 @@ CLAIMS = (
         "heat",
         "The heat moves to the trigger.",
         "Figure 1, seen",
-        "peak nearer to it than on the clean twin, or than by chance where the twins have no heat; both layers, intervals apart",
+        "peak nearer to it than on the clean twin, or than by chance where the twins have no heat; at both, intervals apart",
         heat_moves,
         "main",
     ),
