@@ -64,7 +64,7 @@ def test_the_runs_of_a_study_stand_below_one_parent(tmp_path: Path) -> None:
         ("mlflow", "is not mlflow:URI"),
         ("wandb:project", "is not mlflow:URI"),
         ("mlflow:nosuch://place", "cannot be used"),
-        ("mlflow:sqlite:////proc/nowhere.db", "cannot be used"),
+        ("mlflow:sqlite:////nowhere/at/all.db", "cannot be used"),
     ],
 )
 def test_stores_that_cannot_be_used_are_named_before_anything_is_done(target: str, said: str, tmp_path: Path) -> None:

@@ -109,7 +109,7 @@ def reproduce(
     parts: Annotated[
         list[str] | None, typer.Argument(metavar="[PART]...", help="table-1, table-2, table-3, figure-1, figure-3 or all.")
     ] = None,
-    preset: Annotated[str, typer.Option(help="desk: an hour on two cores; paper: the authors' pipeline.")] = "desk",
+    preset: Annotated[str, typer.Option(help="desk: an hour or so on two cores; paper: the authors' pipeline.")] = "desk",
     data: Data = None,
     set_: Set = None,
     missing: Missing = None,

@@ -40,6 +40,8 @@ class Tracker:
             raise PetechiaError(f"--track {target!r} is not mlflow:URI, as in mlflow:sqlite:///mlflow.db.")
         if importlib.util.find_spec("mlflow") is None:
             raise PetechiaError("--track needs MLflow, which is not installed; install petechia[track].")
+        if (file := _sqlite_file(self.uri)) and not file.parent.is_dir():
+            raise PetechiaError(f"The MLflow store {self.uri} cannot be used: {file.parent} is not a folder; make it first.")
         try:
             self.client = _client(self.uri)
             self.experiment = self._find_experiment()
@@ -122,8 +124,13 @@ def _client(uri: str) -> MlflowClient:
 
 def _artefacts(uri: str) -> str | None:
     """Beside a SQLite file, not in whatever folder the command was called from."""
+    file = _sqlite_file(uri)
+    return (file.parent / "mlflow-artefacts").as_uri() if file else None
+
+
+def _sqlite_file(uri: str) -> Path | None:
     path = uri.removeprefix("sqlite:///")
-    return None if path == uri else (Path(path).resolve().parent / "mlflow-artefacts").as_uri()
+    return None if path == uri else Path(path).resolve()
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
