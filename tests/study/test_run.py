@@ -228,7 +228,6 @@ def test_a_failure_before_training_leaves_no_run(tmp_path: Path) -> None:
         "summary.json",
         "poison.parquet",
         "checkpoints/attacked-seed-0/state.safetensors",
-        "checkpoints/attacked-seed-0/epoch-02.safetensors",
         "scores/attacked-seed-0/epoch-01.safetensors",
     ],
 )

@@ -95,6 +95,17 @@ def test_a_study_grows_and_its_old_networks_are_asked_about_the_new_trigger(stud
     assert set(StudyDirectory(folder).runs()) == {"size-1", "size-3", "size-4"}
 
 
+def test_a_damaged_network_is_named_when_it_is_asked_about_a_new_trigger(study: Study, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study.directory.path, folder)
+    checkpoints = list(folder.glob("networks/*/epoch-02.safetensors"))
+    for checkpoint in checkpoints:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    grown = petechia.run_study(GRID | {"grid": {"attack.trigger.size": [3, 4]}}, folder, resume=True)
+    assert list(grown.runs) == ["size-3"]
+    assert "epoch-02.safetensors is not a safetensors file that can be read" in grown.failures["size-4"]
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     config = SMALL | {"arms": ["attacked"], "grid": {"attack.trigger.size": [2, 40]}}
     study = petechia.run_study(config, tmp_path / "study")
