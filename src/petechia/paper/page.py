@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 import petechia
@@ -21,7 +19,7 @@ from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, main_tables, per_class, table_2, table_3
 from petechia.report.figures import png, svg
-from petechia.report.html import data_uri
+from petechia.report.html import page_template
 from petechia.study.directory import read_json, write_json
 from petechia.study.networks import read_history
 from petechia.study.progress import Progress
@@ -192,13 +190,11 @@ def _write_files(whole: Reproduction) -> None:
 
 
 def _page(whole: Reproduction, results: Results, parts: Sequence[Part], preset: str) -> str:
-    environment = Environment(loader=PackageLoader("petechia.paper", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters["svg"] = partial(data_uri, "image/svg+xml")
     first = results.run_of_any()
     networks = [path for path in (results.directory.path / "networks").iterdir() if path.is_dir()]
     seconds = sum(sum(read_history(results.directory.network(path.name)).seconds) for path in networks)
     verdicts = Counter(finding.verdict for findings in whole.claims.values() for finding in findings.values())
-    return environment.get_template("page.html").render(
+    return page_template("petechia.paper", "page.html").render(
         preset=preset,
         parts=["all tables and figures"] if set(parts) == set(PARTS) else list(parts),
         version=petechia.__version__,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined, Template
 from numpy.typing import NDArray
 
 from petechia.attack import triggered_twins
@@ -52,14 +52,7 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     metrics = read_table(directory.metrics)
     test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
-    environment = Environment(loader=PackageLoader("petechia.report", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "number": number,
-        "percent": percent,
-        "svg": partial(data_uri, "image/svg+xml"),
-        "png": partial(data_uri, "image/png"),
-    }
-    return environment.get_template("template.html").render(
+    return page_template("petechia.report", "template.html").render(
         config=config,
         config_yaml=config.to_yaml(),
         environment=read_json(directory.path / "environment.json"),
@@ -75,7 +68,20 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     )
 
 
-def data_uri(kind: str, content: bytes) -> str:
+def page_template(package: str, name: str) -> Template:
+    """A template of a package that escapes everything and knows this one's style, numbers and pictures."""
+    loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("petechia.report", ".")])
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "svg": partial(_data_uri, "image/svg+xml"),
+        "png": partial(_data_uri, "image/png"),
+    }
+    return environment.get_template(name)
+
+
+def _data_uri(kind: str, content: bytes) -> str:
     """A picture as part of a page."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
