@@ -52,8 +52,7 @@ def run(
     finished = execute_run(wanted, directory, resume, progress or Progress())
     if not Place.of_this_process().is_main:
         return finished
-    if not finished.directory.report.is_file():
-        write_text(finished.directory.report, build_report(finished.directory))
+    _report(finished)
     if tracker:
         tracker.record(finished, finished.directory.path.name)
     return finished
@@ -92,10 +91,7 @@ def run_study(
         raise PetechiaError(f"{directory.path} already holds a study; add --resume to go on with it, or choose another --out.")
     runs = directory.runs() if wanted is None else expand(wanted)
     tracker = _tracker(track)
-    study = execute_study(runs, directory, progress or Progress(), executor(ray))
-    for finished in study.runs.values():
-        if not finished.directory.report.is_file():
-            write_text(finished.directory.report, build_report(finished.directory))
+    study = execute_study(runs, directory, progress or Progress(), executor(ray), _report)
     if tracker:
         tracker.record_study(directory.path, study.runs)
     return study
@@ -133,6 +129,11 @@ def reproduce(
     if tracker:
         tracker.record_study(directory.path, made.runs)
     return made
+
+
+def _report(finished: Run) -> None:
+    if not finished.directory.report.is_file():
+        write_text(finished.directory.report, build_report(finished.directory))
 
 
 def executor(ray: str | None) -> Executor:

@@ -121,7 +121,13 @@ def locally(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress
             yield Outcome(task, None)
 
 
-def run_study(runs: Runs, directory: StudyDirectory, tell: Progress, execute: Executor = locally) -> Study:
+def run_study(
+    runs: Runs,
+    directory: StudyDirectory,
+    tell: Progress,
+    execute: Executor = locally,
+    after: Callable[[Run], None] = lambda _: None,
+) -> Study:
     """Train every network that the runs need once, and finish each run as soon as its networks are there.
 
     What is there already is not done again. A run that fails does not stop the others.
@@ -131,6 +137,7 @@ def run_study(runs: Runs, directory: StudyDirectory, tell: Progress, execute: Ex
         directory: of the study.
         tell: told what happens.
         execute: does the tasks, in this process or elsewhere.
+        after: called with every run that is finished, those of an earlier time included.
 
     Raises:
         PetechiaError: the directory holds a run of the same name with other settings, or another process is at work in it.
@@ -140,6 +147,8 @@ def run_study(runs: Runs, directory: StudyDirectory, tell: Progress, execute: Ex
         done = {
             name: Run(directory.run(name), read_json(directory.run(name).summary)) for name in runs if _is_done(directory, name)
         }
+        for finished in done.values():
+            after(finished)
         failures: dict[str, str] = {}
         tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, tell)
         tell.expect(sum(task.work for task in tasks.values()))
@@ -151,6 +160,7 @@ def run_study(runs: Runs, directory: StudyDirectory, tell: Progress, execute: Ex
                 waiting[name].remove(outcome.task)
                 if not waiting[name] and name not in failures:
                     done[name] = _finish(name, runs[name], tasks, directory)
+                    after(done[name])
                     tell.finished(name)
             _write_results(directory, done, failures)
         _write_results(directory, done, failures)
