@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.compute import Machine
-from petechia.explain import grad_cam, localise
+from petechia.explain import cam, localise
 from petechia.measure import PatientBootstrap
 from petechia.model import Model
 from petechia.paper.parts import Cell, heat_cell
@@ -140,7 +140,7 @@ def _maps(
     parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
     for start in range(0, len(images), BATCH):
         batch = machine.tensor(images[start : start + BATCH])
-        for layer, maps in grad_cam(model, batch, target, LAYERS).items():
+        for layer, maps in cam(model, batch, target, LAYERS).items():
             parts[layer].append(maps.cpu().numpy())
         progress.advance(len(batch))
     return {layer: np.concatenate(some) for layer, some in parts.items()}

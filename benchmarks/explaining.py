@@ -1,0 +1,103 @@
+"""Grad-CAM of two layers against the peers and against a forward pass alone: DenseNet-121, 224 x 224, batches of 16."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from captum.attr import LayerGradCam
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+from torchcam.methods import GradCAM as TorchCam
+
+from benchmarks.timing import Timing, rates
+from petechia.compute import Compute, Machine
+from petechia.data import Preprocess
+from petechia.explain import cam
+from petechia.explain.layers import OF_DENSENET
+from petechia.model import Architecture, Model, create
+
+SIZE, BATCH, CLASSES = 224, 16, 14
+LAYERS = ("middle", "last")
+
+
+def bare(model: Model, images: Tensor, targets: list[int]) -> None:
+    """A forward pass without gradients."""
+    with torch.inference_mode():
+        model(images)
+
+
+def ours(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
+    """Both layers in one pass."""
+    return cam(model, images, targets, LAYERS)
+
+
+def grad_cam(model: Model, images: Tensor, targets: list[int]) -> Any:
+    """Package grad-cam; it gives one map, the mean of the layers', at the size of the image."""
+    modules = [model.network.get_submodule(OF_DENSENET[layer]) for layer in LAYERS]
+    with GradCAM(model, modules) as peer:
+        return peer(images, [ClassifierOutputTarget(target) for target in targets])
+
+
+def captum(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
+    """Package captum; a pass for each layer."""
+    modules = {layer: model.network.get_submodule(OF_DENSENET[layer]) for layer in LAYERS}
+    return {
+        layer: LayerGradCam(model, module).attribute(images, torch.tensor(targets), relu_attributions=True)[:, 0].detach()
+        for layer, module in modules.items()
+    }
+
+
+def torchcam(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
+    """Package torchcam."""
+    names = [f"network.{OF_DENSENET[layer]}" for layer in LAYERS]
+    with TorchCam(model, names, input_shape=tuple(images.shape[1:])) as peer:
+        maps = peer(targets, model(images), normalized=False)
+    return dict(zip(LAYERS, (one.detach() for one in maps), strict=True))
+
+
+PEERS = {"forward alone": bare, "petechia": ours, "torchcam": torchcam, "captum": captum, "grad-cam": grad_cam}
+
+
+def disagreement(model: Model, images: Tensor, targets: list[int]) -> dict[str, float]:
+    """Largest difference from the peers that give a map for each layer, both divided by their maxima."""
+    found = ours(model, images, targets)
+    differences = {}
+    for name, peer in (("torchcam", torchcam), ("captum", captum)):
+        theirs = peer(model, images, targets)
+        differences[name] = max(
+            float((_normalised(found[layer]) - _normalised(theirs[layer].float())).abs().max()) for layer in LAYERS
+        )
+    return differences
+
+
+def _normalised(maps: Tensor) -> Tensor:
+    return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+
+
+def _worker(machine: Machine, peer: Callable[[Model, Tensor, list[int]], Any], *inputs: Any) -> Callable[[], int]:
+    def explain() -> int:
+        with machine.autocast():
+            peer(*inputs)
+        return BATCH
+
+    return explain
+
+
+def run(rounds: int = 7) -> tuple[dict[str, dict[str, Timing]], dict[str, float]]:
+    """Precision → images a second of all, and the largest differences in fp32."""
+    machine = Compute().open()
+    model = machine.place(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=SIZE), 0)).eval()
+    chance = torch.Generator().manual_seed(0)
+    images = torch.rand(BATCH, 1, SIZE, SIZE, generator=chance).to(machine.device, memory_format=torch.channels_last)
+    targets = [row % CLASSES for row in range(BATCH)]
+    differences = disagreement(model, images, targets)
+    timings = {}
+    for bf16 in (False, True) if machine.bf16 else (False,):
+        precise = Machine(machine.device, bf16)
+        work = {name: _worker(precise, peer, model, images, targets) for name, peer in PEERS.items()}
+        rates(work, 1)
+        timings["bf16" if bf16 else "fp32"] = rates(work, rounds)
+    return timings, differences
