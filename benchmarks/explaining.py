@@ -53,7 +53,7 @@ def captum(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor
 def torchcam(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
     """Package torchcam."""
     names = [f"network.{OF_DENSENET[layer]}" for layer in LAYERS]
-    with TorchCam(model, names, input_shape=tuple(images.shape[1:])) as peer:
+    with TorchCam(model, [*names], input_shape=tuple(images.shape[1:])) as peer:
         maps = peer(targets, model(images), normalized=False)
     return dict(zip(LAYERS, (one.detach() for one in maps), strict=True))
 

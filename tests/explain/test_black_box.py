@@ -48,7 +48,9 @@ def test_occlusion_of_a_class_that_gains_is_0() -> None:
 
 @pytest.mark.parametrize(("window", "stride"), [(13, 1), (0, 1), (4, 5), (4, 0)])
 def test_windows_that_do_not_fit_are_refused(window: int, stride: int) -> None:
-    with pytest.raises(PetechiaError, match=rf"A window of {window} and a stride of {stride} pixels do not fit images of 12 x 16"):
+    with pytest.raises(
+        PetechiaError, match=rf"A window of {window} and a stride of {stride} pixels do not fit images of 12 x 16"
+    ):
         occlusion(bright_corner, images(), torch.tensor([0, 0]), window, stride)
 
 
@@ -68,5 +70,7 @@ def test_rise_of_a_constant_model_has_no_heat() -> None:
 
 
 def test_rises_numbers_have_ranges() -> None:
-    with pytest.raises(PetechiaError, match=r"RISE needs masks and cells of 1 or more and a chance between 0 and 1, not 0, 7, 0.5"):
+    with pytest.raises(
+        PetechiaError, match=r"RISE needs masks and cells of 1 or more and a chance between 0 and 1, not 0, 7, 0.5"
+    ):
         rise(bright_corner, images(), torch.tensor([0, 0]), masks=0)

@@ -1,5 +1,5 @@
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -360,7 +360,7 @@ def test_any_module_that_gives_logits_is_explained() -> None:
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
     )  # fmt: skip
-    nn.init.ones_(plain[8].weight)
+    nn.init.ones_(plain.get_parameter("8.weight"))
     maps = cam(plain, batch(2, 16), 1, ("middle", "last", "4"))
     assert {layer: tuple(m.shape) for layer, m in maps.items()} == {"middle": (2, 8, 8), "last": (2, 4, 4), "4": (2, 8, 8)}
     assert same(maps["middle"], maps["4"])

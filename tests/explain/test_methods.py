@@ -53,11 +53,13 @@ def grad_cam_pp(activations: Array, gradients: Array) -> Array:
 
 
 def xgrad_cam(activations: Array, gradients: Array) -> Array:
-    return sum(
-        (slope * channel).sum() / channel.sum() * channel
-        for channel, slope in zip(activations, gradients, strict=True)
-        if channel.sum() > 0
-    )  # type: ignore[return-value]
+    return np.asarray(
+        sum(
+            (slope * channel).sum() / channel.sum() * channel
+            for channel, slope in zip(activations, gradients, strict=True)
+            if channel.sum() > 0
+        )
+    )
 
 
 def hires_cam(activations: Array, gradients: Array) -> Array:
@@ -73,7 +75,7 @@ def eigen_cam(activations: Array, _gradients: Array) -> Array:
     values, vectors = np.linalg.eigh(places.T @ places)
     assert values[-1] > 1.01 * values[-2]  # or the first component is anybody's guess
     first = places @ vectors[:, -1]
-    return (first if first.sum() > 0 else -first).reshape(activations.shape[1:])
+    return np.asarray((first if first.sum() > 0 else -first).reshape(activations.shape[1:]))
 
 
 FORMULAS: dict[str, Callable[[Array, Array], Array]] = {
@@ -109,7 +111,8 @@ def test_score_cam_is_its_algorithm(tiny: Model) -> None:
             raised = []
             for channel in activations:
                 large = nn.functional.interpolate(channel[None, None], (64, 64), mode="bilinear")[0, 0]
-                mask = torch.zeros(64, 64) if large.max() == large.min() else (large - large.min()) / (large.max() - large.min())
+                reach = float(large.max() - large.min())
+                mask = (large - large.min()) / reach if reach else torch.zeros(64, 64)
                 raised.append(float(tiny(images[row][None] * mask)[0, target] - tiny(torch.zeros(1, 1, 64, 64))[0, target]))
             weights = np.exp(raised) / np.exp(raised).sum()
             truth = sum(weight * channel.double().numpy() for weight, channel in zip(weights, activations, strict=True))

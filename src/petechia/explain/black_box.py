@@ -45,7 +45,7 @@ def occlusion(scores: Scores, images: Tensor, targets: Tensor, window: int, stri
     with torch.no_grad():
         for row, image in enumerate(images):
             before = scores(image[None])[0, targets[row]]
-            for some in places.split(BATCH):
+            for some in torch.split(places, BATCH):
                 covered = image.repeat(len(some), 1, 1, 1)
                 for one, (top, left) in zip(covered, some.tolist(), strict=True):
                     one[:, top : top + window, left : left + window] = value
@@ -79,7 +79,9 @@ def rise(
         PetechiaError: a number is out of its range.
     """
     if not (masks >= 1 and cells >= 1 and 0 < keep < 1):
-        raise PetechiaError(f"RISE needs masks and cells of 1 or more and a chance between 0 and 1, not {masks}, {cells}, {keep}.")
+        raise PetechiaError(
+            f"RISE needs masks and cells of 1 or more and a chance between 0 and 1, not {masks}, {cells}, {keep}."
+        )
     height, width = images.shape[2:]
     chance = torch.Generator().manual_seed(seed)
     total = images.new_zeros(len(images), height, width)

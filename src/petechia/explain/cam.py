@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petechia.errors import PetechiaError
-from petechia.explain.layers import Layout, find_layers
+from petechia.explain.black_box import Scores
+from petechia.explain.layers import Layout, find_layers, network_of
 from petechia.explain.methods import METHODS, Recorded
 
 Targets = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Sequence[int]] | int | None
@@ -69,30 +70,33 @@ def explain(
     """
     if method not in METHODS:
         raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(METHODS)}.")
-    with _evaluation(model), torch.inference_mode(False), _callers_precision(images.device.type):
+    device, layout = images.device.type, Layout.of(network_of(model))
+    classify = _in_callers_precision(model, device)
+    with _evaluation(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
         images = images.clone() if images.is_inference() else images  # or it could not enter a graph
         modules = find_layers(model, layers, images)
-        with torch.no_grad(), _recording(modules, Layout.of(getattr(model, "network", model))) as outputs:
-            logits = model(images)
+        with torch.no_grad(), _recording(modules, layout) as outputs:
+            logits = classify(images)
             if missing := modules.keys() - outputs.keys():
                 raise PetechiaError(f"Layer {min(missing)!r} does not run when the model does; name another module.")
         classes = _class_indices(targets, logits)
         columns = classes if classes.ndim == 2 else classes[:, None]
         ordered = {layer: outputs[layer] for layer in modules}
-        found = METHODS[method](
-            Recorded(model, images, logits, columns, ordered, Layout.of(getattr(model, "network", model)))
-        )
+        found = METHODS[method](Recorded(model, classify, images, logits, columns, ordered, layout))
         maps = {layer: one.transpose(0, 1) if classes.ndim == 2 else one[0] for layer, one in found.items()}
     return Explanation(logits.detach().float(), classes, maps)
 
 
-@contextmanager
-def _callers_precision(device: str) -> Iterator[None]:
-    # Without the cache: what autocast keeps of weights from here, without gradients, would spoil a training that follows.
-    with torch.autocast(
-        device, torch.get_autocast_dtype(device), enabled=torch.is_autocast_enabled(device), cache_enabled=False
-    ):
-        yield
+def _in_callers_precision(model: nn.Module, device: str) -> Scores:
+    enabled, dtype = torch.is_autocast_enabled(device), torch.get_autocast_dtype(device)
+
+    def classify(images: Tensor) -> Tensor:
+        # Without the cache: what autocast keeps of weights from here, without gradients, would spoil a training that follows.
+        with torch.autocast(device, dtype, enabled, cache_enabled=False):
+            logits: Tensor = model(images)
+        return logits
+
+    return classify
 
 
 @contextmanager
@@ -134,7 +138,9 @@ def _class_indices(targets: Targets, logits: Tensor) -> Tensor:
     # Cloned because a tensor from a caller's inference mode cannot enter a graph.
     classes = torch.as_tensor(targets, dtype=torch.int64, device=logits.device).clone()
     if classes.ndim > 2 or (classes.ndim and len(classes) != images) or (classes.ndim == 2 and not classes.shape[1]):
-        raise PetechiaError(f"Targets of shape {list(classes.shape)} do not fit {images} images; give one class, [B] or [B, T].")
+        raise PetechiaError(
+            f"Targets of shape {list(classes.shape)} do not fit {images} images; give one class, [B] or [B, T]."
+        )
     wrong = classes[(classes < 0) | (classes >= count)]
     if len(wrong):
         raise PetechiaError(f"Target {int(wrong[0])} is not a class of the model, whose {count} classes count from 0.")

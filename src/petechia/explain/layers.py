@@ -46,7 +46,7 @@ class Layout:
     def as_map(self, output: Tensor) -> Tensor | None:
         """A layer's output as [B, C, h, w], a view; None where it has no spatial extent."""
         if output.ndim == 3 and self.prefix is not None and output.shape[1] == self.prefix + self.grid[0] * self.grid[1]:
-            return output[:, self.prefix :].unflatten(1, self.grid).permute(0, 3, 1, 2)
+            return output[:, self.prefix :].mT.reshape(len(output), output.shape[2], *self.grid)
         if output.ndim != 4:
             return None
         found = output.permute(0, 3, 1, 2) if self.channels_last else output
@@ -74,7 +74,9 @@ def find_layers(model: nn.Module, layers: Sequence[str], images: Tensor) -> dict
     modules = {name: module for name, module in network_of(model).named_modules() if name}
     names = _last_and_middle(model, images) if set(NAMED) & set(layers) else {}
     if "middle" in layers and "middle" not in names:
-        raise PetechiaError(f"No map of {name_of(model)} is twice as high as its last one, so there is no 'middle'; name a module.")
+        raise PetechiaError(
+            f"No map of {name_of(model)} is twice as high as its last one, so there is no 'middle'; name a module."
+        )
     found = {}
     for layer in layers:
         name = names.get(layer, layer)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from petechia.errors import PetechiaError
+from petechia.explain.black_box import Scores
 from petechia.explain.layers import Layout, name_of, network_of
 
 TINY = 1e-12
@@ -26,6 +27,7 @@ class Recorded:
 
     Attributes:
         model: the classifier.
+        classify: it, in the precision of the caller.
         images: float32 [B, C, H, W].
         logits: [B, K].
         classes: int64 [B, T], to explain.
@@ -34,6 +36,7 @@ class Recorded:
     """
 
     model: nn.Module
+    classify: Scores
     images: Tensor
     logits: Tensor
     classes: Tensor
@@ -48,7 +51,7 @@ class Recorded:
         """Layer → slope of every class's logit, float32 [T, B, C, h, w]; one backward pass for all."""
         gradients = slopes(self.logits, self.classes, list(self.outputs.values()))
         return {
-            layer: self._map(gradient.flatten(0, 1)).unflatten(0, gradient.shape[:2]).float()
+            layer: torch.stack([self._map(one).float() for one in gradient])
             for layer, gradient in zip(self.outputs, gradients, strict=True)
         }
 
@@ -119,7 +122,7 @@ def _eigen_cam(recorded: Recorded) -> Maps:
 
 def _score_cam(recorded: Recorded) -> Maps:
     with torch.no_grad():
-        black = recorded.model(torch.zeros_like(recorded.images[:1]))
+        black = recorded.classify(torch.zeros_like(recorded.images[:1]))
         return {
             layer: _weighted(activations, _score_weights(recorded, activations, black)).relu()
             for layer, activations in recorded.activations().items()
@@ -132,10 +135,10 @@ def _score_weights(recorded: Recorded, activations: Tensor, black: Tensor) -> Te
     weights = activations.new_zeros(classes.shape[1], *activations.shape[:2])
     for row, image in enumerate(images):
         raised = []
-        for channels in activations[row].split(MASKS):
+        for channels in torch.split(activations[row], MASKS):
             masks = functional.interpolate(channels[:, None], images.shape[2:], mode="bilinear")
             low, high = masks.amin(dim=(2, 3), keepdim=True), masks.amax(dim=(2, 3), keepdim=True)
-            raised.append(recorded.model(image * (masks - low) / (high - low).clamp(min=TINY)) - black)
+            raised.append(recorded.classify(image * (masks - low) / (high - low).clamp(min=TINY)) - black)
         weights[:, row] = torch.cat(raised)[:, classes[row]].float().softmax(dim=0).T
     return weights
 
