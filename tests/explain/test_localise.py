@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from petechia.explain import localise
-from petechia.explain.localise import box_energy, centroid, heat_shift, peak, peak_distance
+from petechia.explain.localise import box_energy, box_iou, centroid, heat_shift, peak, peak_distance, pointing_game
 
 
 def one_hot(*places: tuple[int, int], shape: tuple[int, int] = (4, 4)) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -67,6 +67,30 @@ def test_a_box_without_a_pixel_has_no_energy_rather_than_0() -> None:
     assert np.isnan(box_energy(np.ones((4, 4, 4), np.float32), boxes, 8)).all()
 
 
+def test_box_iou_by_hand() -> None:
+    cell = np.zeros((1, 2, 2), np.float32)
+    cell[0, 0, 0] = 1  # in a row of 4 pixels 1 3/4 1/4 0, so 4 of 16 pixels have at least half
+    assert np.allclose(box_iou(cell, np.array([[0, 0, 2, 2]]), 4), 1)
+    assert np.allclose(box_iou(cell, np.array([[1, 1, 1, 2]]), 4), 1 / 5)
+    assert np.allclose(box_iou(cell, np.array([[2, 2, 2, 2]]), 4), 0)
+    assert np.allclose(box_iou(cell, np.array([[0, 0, 1, 1]]), 4, threshold=0.9), 1)
+    assert np.allclose(box_iou(np.ones((1, 4, 4), np.float32), np.array([[-1, 6, 3, 9]]), 8), 4 / 64)  # what lies inside
+    assert np.isnan(box_iou(cell, np.array([[1, 1, 0, 2]]), 4)).all()
+
+
+def test_pointing_game_by_hand() -> None:
+    def hits(row: float, column: float) -> bool:
+        return bool(pointing_game(one_hot((1, 1)), np.array([[row, column]]), 64)[0])  # the cell's centre is at 24, 24
+
+    assert hits(24, 24)
+    assert hits(40, 8)
+    assert not hits(41, 24)
+    assert not hits(24, 7)
+    assert pointing_game(one_hot((0, 3), shape=(2, 4)), np.array([[20.0, 60.0]]), 64).all()  # cells of 32 x 16 pixels
+    assert not pointing_game(one_hot((0, 3), shape=(2, 4)), np.array([[20.0, 39.0]]), 64).any()
+    assert pointing_game(np.zeros((1, 4, 4), np.float32), np.array([[8.0, 8.0]]), 64).tolist() == [0]
+
+
 def test_heat_shift_by_hand() -> None:
     distance, divergence = heat_shift(one_hot((0, 0)), one_hot((3, 0)))
     assert np.allclose((distance, divergence), ([0.75], [1]))  # disjoint
@@ -83,6 +107,7 @@ NUMBERS: list[Callable[[Any], Any]] = [
     centroid,
     peak,
     lambda maps: box_energy(maps, np.full((len(maps), 4), 1), 8),
+    lambda maps: box_iou(maps, np.full((len(maps), 4), 1), 8),
     lambda maps: peak_distance(maps, np.ones((len(maps), 2)), 8),
     lambda maps: np.stack(heat_shift(maps, np.ones_like(maps)), axis=1),
     lambda maps: np.stack(heat_shift(np.ones_like(maps), maps), axis=1),
@@ -105,6 +130,10 @@ def test_localise_gathers_the_numbers() -> None:
     boxes = np.array([[3, 3, 2, 2]] * 3)
     centres = boxes[:, :2] + boxes[:, 2:] / 2
     found = localise(clean, triggered, centres, boxes, 8)
+    assert np.array_equal(found.hit, pointing_game(triggered, centres, 8))
+    assert np.array_equal(found.clean_hit, pointing_game(clean, centres, 8))
+    assert np.array_equal(found.iou, box_iou(triggered, boxes, 8))
+    assert np.array_equal(found.clean_iou, box_iou(clean, boxes, 8))
     assert np.array_equal(found.energy, box_energy(triggered, boxes, 8))
     assert np.array_equal(found.clean_energy, box_energy(clean, boxes, 8))
     assert np.array_equal(found.distance, peak_distance(triggered, centres, 8))

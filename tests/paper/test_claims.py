@@ -9,10 +9,10 @@ import pytest
 from petechia.measure import EPSILONS
 from petechia.measure.summary import Statistic
 from petechia.paper.claims import CLAIMS, FAILS, HOLDS, UNKNOWN, Evidence, check_all, claims_table
-from petechia.paper.heat import Heat
 from petechia.paper.parts import Cell, load_design
 from petechia.paper.results import Results
 from petechia.study import Run, RunDirectory
+from petechia.study.heat import Heat
 from petechia.study.study import StudyDirectory
 
 Changes = dict[int, dict[str, float | None]]
@@ -114,8 +114,8 @@ def heat(**changes: float) -> Heat:
             } | {name.removeprefix(f"{layer}_"): value for name, value in changes.items() if name.startswith(f"{layer}_")}
             for patient in range(30):
                 spread = {name: value + 1e-3 * patient for name, value in values.items()}
-                rows.append({"epoch": epoch, "layer": layer, "patient": str(patient), **spread})
-    return Heat((1, 2), np.zeros((2, 4, 4), np.uint8), (0, 0, 1, 1), {}, pl.DataFrame(rows))
+                rows.append({"epoch": epoch, "layer": layer, "class": "T", "patient": str(patient), **spread})
+    return Heat("T", np.zeros((2, 4, 4), np.uint8), (0, 0, 1, 1), {}, {}, pl.DataFrame(rows))
 
 
 def test_claims_about_the_heat() -> None:

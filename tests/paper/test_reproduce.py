@@ -13,11 +13,9 @@ from sklearn.metrics import roc_auc_score
 import petechia
 from petechia.errors import PetechiaError
 from petechia.paper import Reproduction
-from petechia.paper.heat import heat_of
 from petechia.paper.parts import Cell, heat_cell, load_design
 from petechia.paper.results import Results
 from petechia.paper.tables import table_1, table_3
-from petechia.study import Progress
 from petechia.study.study import StudyDirectory
 from tests.report.test_report import Tags
 from tests.study.test_run import Recorder
@@ -99,16 +97,19 @@ def test_table_3_agrees_with_test_sets_that_are_mixed_by_hand(made: Reproduction
 
 
 def test_the_heat_is_measured_for_every_pair_at_every_epoch(made: Reproduction) -> None:
-    heat = heat_of(results_of(made), Progress())
+    heat = results_of(made).heat(heat_cell(load_design("desk")))
     assert heat is not None
     assert heat.epochs == (1, 2)
-    per = heat.numbers.group_by("epoch", "layer").len()
+    per = heat.numbers.filter(pl.col("class") == heat.target).group_by("epoch", "layer").len()
     assert len(per) == 4
-    assert per["len"].n_unique() == 1
+    assert set(per["len"]) == {heat.pairs}
     assert heat.box[2:] == (1, 1)  # one pixel survives
-    before = (made.runs[heat_cell(load_design("desk")).name].directory.path / "heat.parquet").stat().st_mtime_ns
-    heat_of(results_of(made), Progress())
-    assert (made.runs[heat_cell(load_design("desk")).name].directory.path / "heat.parquet").stat().st_mtime_ns == before
+
+
+def test_the_heat_of_sizes_that_die_is_not_measured(made: Reproduction) -> None:
+    found = {size: results_of(made).heat(Cell("bce", "center", size)) for size in (1, 2, 3, 4)}
+    assert [size for size, heat in found.items() if heat] == [3, 4]
+    assert results_of(made).heat(Cell("sigmoid-cce", "center", 3)) is None
 
 
 def test_runs_share_networks(made: Reproduction) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 Numbers = NDArray[np.float64]
+IOU_THRESHOLD = 0.5
 
 
 @dataclass(frozen=True)
@@ -15,16 +18,24 @@ class Localisation:
     """Whether the heat found the trigger, and how far it moved; float64 [N] each, NaN where a map that it needs is all 0.
 
     Attributes:
+        hit: `pointing_game` of the triggered images.
+        clean_hit: the same of their clean twins, what comes out without a trigger.
         energy: `box_energy` of the triggered images.
-        clean_energy: the same of their clean twins, what the box holds without a trigger.
+        clean_energy: the same of their clean twins.
+        iou: `box_iou` of the triggered images.
+        clean_iou: the same of their clean twins.
         distance: `peak_distance` of the triggered images, in pixels.
         clean_distance: the same of their clean twins.
         shift: how far the centroid moved, as a fraction of the image's side.
         divergence: between the two maps, in 0…1.
     """
 
+    hit: Numbers
+    clean_hit: Numbers
     energy: Numbers
     clean_energy: Numbers
+    iou: Numbers
+    clean_iou: Numbers
     distance: Numbers
     clean_distance: Numbers
     shift: Numbers
@@ -48,8 +59,12 @@ def localise(
         size: side of the input in pixels.
     """
     return Localisation(
+        pointing_game(triggered_maps, centres, size),
+        pointing_game(clean_maps, centres, size),
         box_energy(triggered_maps, boxes, size),
         box_energy(clean_maps, boxes, size),
+        box_iou(triggered_maps, boxes, size),
+        box_iou(clean_maps, boxes, size),
         peak_distance(triggered_maps, centres, size),
         peak_distance(clean_maps, centres, size),
         *heat_shift(clean_maps, triggered_maps),
@@ -102,6 +117,46 @@ def box_energy(maps: NDArray[np.float32], boxes: NDArray[np.integer], size: int)
     total = np.einsum("nhw,h,w->n", maps, all_rows, all_columns)
     defined = (total > 0) & rows.any(axis=1) & columns.any(axis=1)
     return np.where(defined, inside / np.where(defined, total, 1), np.nan)
+
+
+def box_iou(maps: NDArray[np.float32], boxes: NDArray[np.integer], size: int, threshold: float = IOU_THRESHOLD) -> Numbers:
+    """Intersection over union of a box and the hot area: the pixels with at least a share of the hottest one's heat.
+
+    The map is upsampled to the input bilinearly, as in `box_energy`.
+
+    Args:
+        maps: float32 [N, h, w], at least 0.
+        boxes: int [N, 4], as in `box_energy`.
+        size: side of the input in pixels.
+        threshold: the share, of the upsampled map's maximum.
+
+    Returns:
+        float64 [N] in 0…1; NaN for a map of 0 and for a box without a pixel.
+    """
+    found = np.full(len(maps), np.nan)
+    for row, (one, (top, left, height, width)) in enumerate(zip(maps, boxes, strict=True)):
+        large = functional.interpolate(torch.from_numpy(one)[None, None], (size, size), mode="bilinear")[0, 0].numpy()
+        hot, box = large >= threshold * large.max(), np.zeros((size, size), bool)
+        box[max(top, 0) : max(top + height, 0), max(left, 0) : max(left + width, 0)] = True
+        if large.max() > 0 and box.any():
+            found[row] = (hot & box).sum() / (hot | box).sum()
+    return found
+
+
+def pointing_game(maps: NDArray[np.float32], centres: NDArray[np.floating], size: int, cells: float = 1) -> Numbers:
+    """Whether the hottest cell is the trigger's or a neighbour of it (Zhang et al. 2018, with a tolerance in cells).
+
+    Args:
+        maps: float32 [N, h, w], at least 0.
+        centres: float [N, 2], as in `peak_distance`.
+        size: side of the input in pixels.
+        cells: how far the cell's centre may be from the trigger's, in cells of the map, in rows and in columns.
+
+    Returns:
+        1 or 0, float64 [N]; 0 also for a map of 0, which points nowhere.
+    """
+    apart = np.abs(peak(maps) * size - centres) * np.array(maps.shape[1:]) / size
+    return np.asarray((apart <= cells).all(axis=1), np.float64)
 
 
 def peak_distance(maps: NDArray[np.float32], centres: NDArray[np.floating], size: int) -> Numbers:

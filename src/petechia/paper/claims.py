@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
-from petechia.paper.heat import LAYERS, Heat
 from petechia.paper.parts import Cell, Loss
 from petechia.paper.published import SIZES, TABLE_3_LIMIT, in_table_1
 from petechia.paper.results import Results
 from petechia.paper.tables import Row, Table, side
+from petechia.study.heat import LAYERS, Heat
+from petechia.study.networks import CLEAN
 
 Verdict = Literal["holds", "does not hold", "cannot be said with this data"]
 HOLDS: Verdict = "holds"
@@ -252,7 +253,7 @@ def heat_moves(evidence: Evidence) -> Finding:
     for layer in LAYERS:
         with_trigger, without = heat.mean("distance", epoch, layer), heat.mean("clean_distance", epoch, layer)
         text = f"{layer} layer: peak at {with_trigger[0]:.1f} pixels from the trigger"
-        pairs = heat.pairs_with_clean_heat(epoch, layer)
+        pairs = heat.with_heat(epoch, layer, CLEAN)
         if pairs >= ENOUGH:
             moved.append(with_trigger[2] < without[1])  # the intervals do not touch
             texts.append(f"{text}, {without[0]:.1f} without it")

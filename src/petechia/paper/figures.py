@@ -8,15 +8,15 @@ import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
-from numpy.typing import NDArray
 
+from petechia.explain.overlay import coloured
 from petechia.measure.summary import Numbers, Statistic
-from petechia.paper.heat import LAYERS, Heat
 from petechia.paper.parts import Cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import LOSS_NAMES, METRIC_NAMES, side
 from petechia.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, roc
+from petechia.study.heat import LAYERS, Heat
 
 LOOKS = {
     "asr_0.9": (ORANGE, "o-"),
@@ -52,39 +52,6 @@ def figure_1(heat: Heat, size: int) -> Figure:
                     one.set_title(f"{layer} layer, {kind}", fontsize=9.5)
                 one.spines[:].set_visible(False)
             axes[0].set_ylabel(f"epoch {epoch}")
-    return figure
-
-
-def coloured(heat_map: NDArray[np.float32]) -> NDArray[np.float64]:
-    """A map from none to its own maximum as RGBA, float [h, w, 4]: the hotter, the brighter and the less transparent."""
-    hottest = float(heat_map.max())
-    if hottest == 0:
-        return np.zeros((*heat_map.shape, 4))
-    colours = np.asarray(mpl.colormaps["inferno"](heat_map / hottest))
-    colours[..., 3] = 0.7 * heat_map / hottest
-    return colours
-
-
-def heat_curves(heat: Heat) -> Figure:
-    """The same in numbers, over all pairs of images: how far the peak is from the trigger, and how much heat is on it."""
-    looks = {
-        ("last", True): (ORANGE, "o-"),
-        ("middle", True): (BLUE, "s-"),
-        ("last", False): (ORANGE, "o:"),
-        ("middle", False): (BLUE, "s:"),
-    }
-    panels = (("distance", "peak to trigger, pixels", 1.0), ("energy", "heat in the trigger's box, %", 100.0))
-    with mpl.rc_context(STYLE):
-        figure = Figure((9, 3.6), layout="constrained")
-        for axes, (column, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
-            for (layer, triggered), (colour, line) in looks.items():
-                means = np.array([heat.mean(column if triggered else f"clean_{column}", epoch, layer) for epoch in heat.epochs])
-                name = f"{layer} layer, {'triggered' if triggered else 'clean'}"
-                axes.plot(heat.epochs, scale * means[:, 0], line, color=colour, label=name, markersize=5, clip_on=False)
-                axes.fill_between(heat.epochs, scale * means[:, 1], scale * means[:, 2], color=colour, alpha=0.12, linewidth=0)
-            axes.set(xlabel="epoch", ylabel=label, xticks=heat.epochs)
-            axes.set_ylim(bottom=0)
-        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure
 
 

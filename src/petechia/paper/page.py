@@ -13,14 +13,14 @@ import petechia
 from petechia.files import write_bytes, write_text
 from petechia.paper import figures
 from petechia.paper.claims import CLAIMS, Finding, check_all, claims_table
-from petechia.paper.heat import Heat, heat_of
 from petechia.paper.parts import PARTS, Cell, Loss, Part, heat_cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, main_tables, per_class, table_2, table_3
-from petechia.report.figures import png, svg
+from petechia.report.figures import heat_curves, png, svg
 from petechia.report.html import page_template
 from petechia.study.directory import read_json, write_json
+from petechia.study.heat import Heat
 from petechia.study.networks import read_history
 from petechia.study.progress import Progress
 from petechia.study.run import Run
@@ -78,7 +78,7 @@ def write_reproduction(results: Results, parts: Sequence[Part], preset: str, tel
     Raises:
         PetechiaError: a file of a run is damaged.
     """
-    heat = heat_of(results, tell) if "figure-1" in parts else None
+    heat = results.heat(heat_cell(results.design)) if "figure-1" in parts else None
     makers: dict[Part, Callable[[Results, Heat | None], Section]] = {
         "table-1": _table_1,
         "table-2": _table_2,
@@ -141,11 +141,10 @@ def _figure_1(results: Results, heat: Heat | None) -> Section:
     if heat is None:
         return Section(title, ["There is no finished run with a surviving trigger whose maps could be shown."])
     config = results.config(heat_cell(results.design))
-    pairs = len(heat.numbers) // (len(heat.epochs) * 2)
     text = (
         f"Grad-CAM for {config.attack.target} at the last feature map and at the ReLU before the last transition; "
         f"{config.preprocess.size} × {config.preprocess.size} pixels, "
-        f"numbers over {pairs} pairs of a clean test image and its triggered twin."
+        f"numbers over {heat.pairs} pairs of a clean test image and its triggered twin."
     )
     drawn = config.data.startswith("phantom")
     maps = _picture(
@@ -153,9 +152,7 @@ def _figure_1(results: Results, heat: Heat | None) -> Section:
         figures.figure_1(heat, config.preprocess.size),
         "A test image and its triggered twin; the trigger is circled.",
     )
-    curves = _picture(
-        "figure-1-numbers", figures.heat_curves(heat), "The same over all pairs, with 95 % intervals over patients."
-    )
+    curves = _picture("figure-1-numbers", heat_curves(heat), "The same over all pairs, with 95 % intervals over patients.")
     return Section(title, [text] + ([] if drawn else ["The image is one of the test images."]), figures=[maps, curves])
 
 

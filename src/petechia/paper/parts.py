@@ -17,7 +17,16 @@ Part = Literal["table-1", "table-2", "table-3", "figure-1", "figure-3"]
 PARTS: tuple[Part, ...] = ("table-1", "table-2", "table-3", "figure-1", "figure-3")
 Place = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
 Loss = Literal["sigmoid-cce", "bce"]
-CHOSEN = ("attack.trigger.size", "attack.trigger.location", "attack.stage", "train.loss", "arms", "grid")  # by the parts
+HEAT = 200  # pairs of images whose heat is measured
+CHOSEN = (
+    "attack.trigger.size",
+    "attack.trigger.location",
+    "attack.stage",
+    "train.loss",
+    "arms",
+    "heat",
+    "grid",
+)  # by the parts
 
 
 class Cell(NamedTuple):
@@ -92,6 +101,11 @@ def heat_cell(design: Design) -> Cell:
     return Cell(design.main, "center", 3, heat=bool(design.heat))
 
 
+def _measures_heat(cell: Cell, design: Design) -> bool:
+    """The run for the maps, and those of Table 1 under the main loss: how does it depend on the size?"""
+    return cell.heat or (cell.loss == design.main and cell.place != "random" and cell.rate is None)
+
+
 def runs_of(parts: Iterable[Part], design: Design, data: str | None, overrides: list[str]) -> Runs:
     """All runs of some parts, each once.
 
@@ -117,6 +131,7 @@ def _config(cell: Cell, design: Design, data: str | None, overrides: list[str]) 
         "attack.stage": "input" if cell.place == "input" else "native",
         "train.loss": cell.loss,
         "arms": ["attacked", "control", "placebo"],
+        "heat": HEAT if _measures_heat(cell, design) else 0,
     }
     if cell.rate is not None:
         values |= {"attack.rate": cell.rate, "arms": ["attacked", "control"], "seeds": base.seeds[:1]}

@@ -16,6 +16,7 @@ from petechia.measure.summary import MixtureSummary, Numbers, Statistic
 from petechia.paper.parts import Cell, Design
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
+from petechia.study.heat import Heat, read_heat
 from petechia.study.networks import CLEAN, TRIGGERED
 from petechia.study.run import Run
 from petechia.study.study import StudyDirectory
@@ -95,6 +96,10 @@ class Results:
         for epoch in epochs:
             arrays = read_arrays(files.scores_of(epoch))
             yield arrays[CLEAN], arrays[TRIGGERED]
+
+    def heat(self, cell: Cell) -> Heat | None:
+        """What was measured of the heat of a run; None where nothing was."""
+        return read_heat(self.run(cell)) if self.has(cell) else None
 
     def mixtures(self, cell: Cell) -> list[MixtureSummary]:
         """AUROC of test sets with a share of triggered images (Table 3), from the stored scores; one row for every ε."""

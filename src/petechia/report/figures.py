@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from petechia.study.heat import Heat
+
 # Okabe and Ito's colours; each series also has its own line style and marker.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
 STYLE: Any = {
@@ -155,6 +157,29 @@ def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
         axes.set_yticks(range(len(classes)), [f"{name.replace('_', ' ')} ({count})" for name, count in present.items()])
         axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))
         _legend(axes, fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
+    return figure
+
+
+def heat_curves(heat: Heat) -> Figure:
+    """The same in numbers, over all pairs of images: how far the peak is from the trigger, and how much heat is on it."""
+    looks = {
+        ("last", True): (ORANGE, "o-"),
+        ("middle", True): (BLUE, "s-"),
+        ("last", False): (ORANGE, "o:"),
+        ("middle", False): (BLUE, "s:"),
+    }
+    panels = (("distance", "peak to trigger, pixels", 1.0), ("energy", "heat in the trigger's box, %", 100.0))
+    with mpl.rc_context(STYLE):
+        figure = Figure((9, 3.6), layout="constrained")
+        for axes, (column, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
+            for (layer, triggered), (colour, line) in looks.items():
+                means = np.array([heat.mean(column if triggered else f"clean_{column}", epoch, layer) for epoch in heat.epochs])
+                name = f"{layer} layer, {'triggered' if triggered else 'clean'}"
+                axes.plot(heat.epochs, scale * means[:, 0], line, color=colour, label=name, markersize=5, clip_on=False)
+                axes.fill_between(heat.epochs, scale * means[:, 1], scale * means[:, 2], color=colour, alpha=0.12, linewidth=0)
+            axes.set(xlabel="epoch", ylabel=label, xticks=heat.epochs)
+            axes.set_ylim(bottom=0)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
     return figure
 
 

@@ -40,6 +40,7 @@ class Config(Settings):
             plan and infected labels but no stamp.
         seeds: one set of arms each.
         bootstrap: resamples of the patients for the intervals.
+        heat: pairs of a clean and a triggered test image whose heat is measured after training; 0 measures none.
         compute: device, precision, threads.
         grid: key → its values; with one, the configuration is that of a study, a run for every combination.
     """
@@ -54,6 +55,7 @@ class Config(Settings):
     arms: tuple[Arm, ...] = ("attacked", "control")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
     bootstrap: int = Field(200, ge=20)
+    heat: int = Field(64, ge=0)
     compute: Compute = Compute()
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
 

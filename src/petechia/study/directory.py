@@ -79,6 +79,16 @@ class RunDirectory:
         return self.path / "examples.safetensors"
 
     @property
+    def heat(self) -> Path:
+        """Whether the heat found the trigger: numbers of pairs of test images."""
+        return self.path / "heat.parquet"
+
+    @property
+    def heat_maps(self) -> Path:
+        """Maps and inputs of some of them."""
+        return self.path / "heat.safetensors"
+
+    @property
     def summary(self) -> Path:
         """The result in numbers."""
         return self.path / "summary.json"

@@ -24,6 +24,7 @@ from petechia.measure import Measurement, measure, summarize
 from petechia.model import create
 from petechia.study.config import Arm, Config
 from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, write_arrays, write_json, write_table
+from petechia.study.heat import measure_heat
 from petechia.study.material import Material, gather
 from petechia.study.networks import CLEAN, TRIGGERED, Recipe, Seconds, train_network
 from petechia.study.progress import Epoch, Progress
@@ -90,7 +91,9 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
             _open(directory, settings, material, machine)
         series = _train_all(directory, settings, material, machine, tell)
         if machine.is_main:
-            seconds = _seconds(prepare_seconds, series)
+            trained = time.perf_counter()
+            measure_heat(directory, settings, material, machine, tell)
+            seconds = _seconds(prepare_seconds, series, time.perf_counter() - trained)
             summary = _summarize(settings, material, series) | {"survival": survival, "seconds": seconds}
             write_json(directory.summary, summary)
         machine.barrier()
@@ -273,11 +276,12 @@ def _survival_by_size(settings: Config, material: Material) -> list[dict[str, fl
     return table
 
 
-def _seconds(prepare: float, series: Sequence[Series]) -> dict[str, float]:
+def _seconds(prepare: float, series: Sequence[Series], explain: float) -> dict[str, float]:
     seconds = {
         "prepare": prepare,
         "train": sum(one.seconds.train for one in series),
         "evaluate": sum(one.seconds.score + one.measuring_seconds for one in series),
         "save": sum(one.seconds.save for one in series),
+        "explain": explain,
     }
     return seconds | {"total": sum(seconds.values())}

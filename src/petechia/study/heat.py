@@ -1,0 +1,263 @@
+"""Where the attacked model looks, epoch by epoch: heat of clean test images and of their triggered twins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from petechia.compute import Machine
+from petechia.errors import PetechiaError
+from petechia.explain import Localisation, cam, localise
+from petechia.measure import THRESHOLDS, PatientBootstrap
+from petechia.model import Model
+from petechia.study.config import Config
+from petechia.study.directory import Arrays, NetworkFiles, RunDirectory, read_arrays, read_table, write_arrays, write_table
+from petechia.study.material import Material
+from petechia.study.networks import CLEAN, TRIGGERED
+from petechia.study.progress import Progress
+
+LAYERS = ("last", "middle")
+KINDS = (CLEAN, TRIGGERED)
+BATCH = 32
+BATCH_OF_ALL_CLASSES = 8  # each image takes as much memory as it has classes
+SHOWN = 6  # images of each outcome
+THRESHOLD = THRESHOLDS[-1]
+OUTCOMES = {
+    "turned": f"Turned by the trigger: without the target, scored under {THRESHOLD} clean and {THRESHOLD} or more triggered",
+    "not turned": f"Not turned: without the target, scored under {THRESHOLD} even with the trigger",
+    "false trigger": f"False trigger: without the target, scored {THRESHOLD} or more without any trigger",
+    "target present": "The target is really there",
+}
+
+
+class Shown(NamedTuple):
+    """A test image with its triggered twin: what the model sees, says and looks at, at the last epoch.
+
+    Attributes:
+        pair: uint8 [2, H, W] or [2, H, W, 3], clean and triggered.
+        scores: float32 [2], of the target.
+        maps: layer → float32 [2, h, w].
+    """
+
+    pair: NDArray[np.uint8]
+    scores: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class Heat:
+    """Maps of some images, and numbers of many.
+
+    Attributes:
+        target: the class that the attacker wants.
+        pair: uint8 [2, H, W] or [2, H, W, 3]: one clean image and its triggered twin.
+        box: of the surviving trigger on it: top, left, height, width, in pixels of the input.
+        maps: "epoch-layer-clean" or "…-triggered" → float32 [h, w], of that pair, for the target.
+        shown: outcome → some images of it.
+        numbers: one row for every epoch, layer, explained class and pair: `epoch`, `layer`, `class`, `patient` and the numbers
+            of a `Localisation`. Other classes than the target are explained at the last epoch.
+    """
+
+    target: str
+    pair: NDArray[np.uint8]
+    box: tuple[int, int, int, int]
+    maps: Arrays
+    shown: dict[str, list[Shown]]
+    numbers: pl.DataFrame
+
+    @property
+    def epochs(self) -> tuple[int, ...]:
+        """Of training."""
+        return tuple(sorted(self.numbers["epoch"].unique()))
+
+    @property
+    def classes(self) -> list[str]:
+        """That are explained, the target first."""
+        return [self.target, *sorted(set(self.numbers["class"]) - {self.target})]
+
+    @property
+    def pairs(self) -> int:
+        """How many are measured."""
+        return self.of(self.epochs[0], LAYERS[0]).height
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer has heat on some triggered image at every epoch: a map can be 0 everywhere."""
+        return all(self.of(epoch, layer)["distance"].is_finite().any() for epoch in self.epochs for layer in LAYERS)
+
+    @property
+    def chance(self) -> float:
+        """Mean distance of the input's pixels from the trigger: that of a peak which is anywhere."""
+        top, left, height, width = self.box
+        rows, columns = (np.arange(side) + 0.5 for side in self.pair.shape[1:3])
+        return float(np.hypot(rows[:, None] - (top + height / 2), columns - (left + width / 2)).mean())
+
+    def of(self, epoch: int, layer: str, name: str | None = None) -> pl.DataFrame:
+        """The numbers of an epoch and layer for a class, the target where none is given."""
+        return self.numbers.filter(pl.col("class") == (name or self.target), epoch=epoch, layer=layer)
+
+    def with_heat(self, epoch: int, layer: str, kind: str, name: str | None = None) -> int:
+        """How many clean images, or triggered ones, have any heat."""
+        column = "clean_distance" if kind == CLEAN else "distance"
+        return int(self.of(epoch, layer, name)[column].is_finite().sum())
+
+    def mean(self, column: str, epoch: int, layer: str, name: str | None = None) -> tuple[float, float, float]:
+        """Mean over the pairs with its 95 % interval over patients; NaN where undefined."""
+        rows = self.of(epoch, layer, name).filter(pl.col(column).is_finite())
+        if rows.is_empty():
+            return float("nan"), float("nan"), float("nan")
+        values = rows[column].to_numpy()
+        weights = PatientBootstrap(rows["patient"].to_numpy().astype(np.str_)).weights.astype(np.float64)
+        low, high = np.quantile(weights @ values / np.maximum(weights.sum(axis=1), 1), [0.025, 0.975])
+        return float(values.mean()), float(low), float(high)
+
+
+def read_heat(directory: RunDirectory) -> Heat | None:
+    """What `measure_heat` left in a run; None if nothing.
+
+    Raises:
+        PetechiaError: a file is damaged.
+    """
+    if not (directory.heat_maps.is_file() and directory.heat.is_file()):
+        return None
+    arrays, numbers = read_arrays(directory.heat_maps), read_table(directory.heat)
+    top, left, height, width = (int(value) for value in arrays["box"])
+    shown = {outcome: _shown(arrays, outcome) for outcome in OUTCOMES}
+    target, pair = directory.config().attack.target, arrays["pair"]
+    return Heat(target, pair, (top, left, height, width), arrays, shown, numbers)
+
+
+def _shown(arrays: Arrays, outcome: str) -> list[Shown]:
+    rows = zip(arrays[f"{outcome}/pairs"], arrays[f"{outcome}/scores"], strict=True)
+    return [
+        Shown(pair, scores, {layer: arrays[f"{outcome}/{layer}"][row] for layer in LAYERS})
+        for row, (pair, scores) in enumerate(rows)
+    ]
+
+
+def measure_heat(directory: RunDirectory, config: Config, material: Material, machine: Machine, progress: Progress) -> None:
+    """Explain the attacked networks of the first seed and write what `read_heat` reads; nothing where no trigger survives.
+
+    Raises:
+        PetechiaError: a checkpoint is damaged.
+    """
+    if not config.heat or "attacked" not in config.arms or directory.heat.is_file():
+        return
+    seed = config.seeds[0]
+    rows = _without_target(material)
+    rows = np.unique(rows[np.linspace(0, len(rows) - 1, config.heat).astype(int)]) if len(rows) else rows
+    rows, boxes = _surviving(material, seed, rows)
+    if not len(rows):
+        return
+    pairs = _Pairs.of(material, seed, rows)
+    files = directory.network("attacked", seed)
+    epochs = sorted(int(file.stem.removeprefix("epoch-")) for file in files.scores.glob("epoch-*"))
+    kept: Arrays = {"pair": pairs.images[:, 0], "box": boxes[0].astype(np.int64)}
+    tables = []
+    for epoch in epochs:
+        progress.phase(f"explaining epoch {epoch}", len(rows))
+        model = machine.place(Model.load(files.checkpoint(epoch)))
+        try:
+            maps = pairs.maps(model, [material.target], machine, progress)
+        except PetechiaError as error:
+            progress.note(f"The heat is not measured: {error}")
+            return
+        for layer, (clean, triggered) in maps.items():
+            kept |= {f"{epoch}-{layer}-{CLEAN}": clean[0, 0], f"{epoch}-{layer}-{TRIGGERED}": triggered[0, 0]}
+        tables.append(_numbers(maps, [material.target], epoch, pairs, boxes, material, config.preprocess.size))
+    others = [index for index in range(len(material.dataset.classes)) if index != material.target]
+    if others:
+        progress.phase(f"explaining all classes of epoch {epochs[-1]}", len(rows))
+        maps = pairs.maps(model, others, machine, progress)
+        tables.append(_numbers(maps, others, epochs[-1], pairs, boxes, material, config.preprocess.size))
+    kept |= _outcomes(files, material, seed, epochs[-1], model, machine)
+    write_arrays(directory.heat_maps, kept)
+    write_table(directory.heat, pl.concat(tables))
+
+
+class _Pairs(NamedTuple):
+    """Test images, uint8 [2, N, H, W(, 3)], clean and triggered, and their patients, str [N]."""
+
+    images: NDArray[np.uint8]
+    patients: NDArray[np.str_]
+
+    @staticmethod
+    def of(material: Material, seed: int, rows: NDArray[np.intp]) -> _Pairs:
+        images = np.stack([material.clean_images()[rows], material.triggered_images(seed)[rows]])
+        return _Pairs(images, material.dataset.patients[material.test][rows])
+
+    def maps(self, model: Model, classes: list[int], machine: Machine, progress: Progress) -> dict[str, NDArray[np.float32]]:
+        """Layer → float32 [2, N, T, h, w]."""
+        parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
+        size = BATCH if len(classes) == 1 else BATCH_OF_ALL_CLASSES
+        for start in range(0, self.images.shape[1], size):
+            batch = self.images[:, start : start + size]
+            together = machine.tensor(batch.reshape(-1, *batch.shape[2:]))
+            for layer, maps in cam(model, together, [classes] * len(together), LAYERS).items():
+                parts[layer].append(maps.cpu().numpy().reshape(*batch.shape[:2], *maps.shape[1:]))
+            progress.advance(batch.shape[1])
+        return {layer: np.concatenate(some, axis=1) for layer, some in parts.items()}
+
+
+def _numbers(
+    maps: dict[str, NDArray[np.float32]],
+    classes: list[int],
+    epoch: int,
+    pairs: _Pairs,
+    boxes: NDArray[np.intp],
+    material: Material,
+    size: int,
+) -> pl.DataFrame:
+    tables = []
+    for layer, (clean, triggered) in maps.items():
+        for column, index in enumerate(classes):
+            found = localise(clean[:, column], triggered[:, column], boxes[:, :2] + boxes[:, 2:] / 2, boxes, size)
+            named = {"epoch": [epoch] * len(boxes), "layer": layer, "class": material.dataset.classes[index]}
+            numbers = {field.name: getattr(found, field.name) for field in fields(Localisation)}
+            tables.append(pl.DataFrame(named | {"patient": pairs.patients} | numbers))
+    return pl.concat(tables)
+
+
+def _outcomes(files: NetworkFiles, material: Material, seed: int, epoch: int, model: Model, machine: Machine) -> Arrays:
+    """A few images of every outcome, with their scores and maps."""
+    stored = read_arrays(files.scores_of(epoch))
+    scores = np.stack([stored[kind][:, material.target] for kind in KINDS])
+    truth = material.dataset.labels[material.test, material.target]
+    high = scores >= THRESHOLD
+    members = {
+        "turned": (truth == 0) & ~high[0] & high[1],
+        "not turned": (truth == 0) & ~high[1],
+        "false trigger": (truth == 0) & high[0],
+        "target present": truth == 1,
+    }
+    arrays: Arrays = {}
+    for outcome in OUTCOMES:
+        rows = np.flatnonzero(members[outcome])
+        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))] if len(rows) else rows
+        pairs = _Pairs.of(material, seed, rows)
+        arrays |= {f"{outcome}/pairs": pairs.images.swapaxes(0, 1), f"{outcome}/scores": scores[:, rows].T}
+        if len(rows):
+            maps = pairs.maps(model, [material.target], machine, Progress())
+            arrays |= {f"{outcome}/{layer}": both[:, :, 0].swapaxes(0, 1) for layer, both in maps.items()}
+    return arrays
+
+
+def _without_target(material: Material) -> NDArray[np.intp]:
+    return np.flatnonzero(material.dataset.labels[material.test, material.target] == 0)
+
+
+def _surviving(material: Material, seed: int, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Those of the test images on which the trigger survives, and the boxes of what is left of it, int [N, 4]."""
+    differs = material.clean_images()[rows] != material.triggered_images(seed)[rows]
+    differs = differs.any(axis=tuple(range(3, differs.ndim)))  # of colours
+    alive = differs.any(axis=(1, 2))
+    return rows[alive], np.array([_box(one) for one in differs[alive]], np.intp).reshape(-1, 4)
+
+
+def _box(differs: NDArray[np.bool_]) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(differs.any(axis=1)), np.flatnonzero(differs.any(axis=0))
+    return int(rows[0]), int(columns[0]), int(rows[-1] - rows[0] + 1), int(columns[-1] - columns[0] + 1)
