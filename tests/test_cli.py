@@ -7,7 +7,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from petechia import __version__
@@ -116,3 +118,19 @@ def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert code == 1
     assert "No space left on device" in said
     assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_explain(tmp_path: Path) -> None:
+    code, said = call("run", *SMALL, "--set", "preprocess.size=64", "--out", str(tmp_path / "run"))
+    assert code == 0, said
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / "a.png")
+    model = tmp_path / "run" / "checkpoints" / "attacked-seed-0" / "epoch-01.safetensors"
+    code, said = call("explain", str(model), str(tmp_path / "a.png"), "--target", "Mass", "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    assert "Mass" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "explanations.json", "a-Mass-last.npy", "a-Mass-last.png", "a-Mass-middle.npy", "a-Mass-middle.png",
+    }  # fmt: skip
+    code, said = call("explain", str(tmp_path / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "none"))
+    assert code == 1
+    assert "is a folder, not a model; give one of its models, such as" in said

@@ -185,6 +185,39 @@ def poison(
         )
 
 
+@app.command()
+def explain(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, such as a run's checkpoint.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for overlays, maps and explanations.json.")],
+    target: Annotated[
+        list[str] | None, typer.Option(metavar="CLASS", help="Class to explain; repeatable. Else each image's highest.")
+    ] = None,
+    layer: Annotated[
+        list[str] | None, typer.Option(metavar="LAYER", help="last, middle or a module's name; repeatable. Else both.")
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, scorecam, gradcam-skip, occlusion or rise."
+        ),
+    ] = "gradcam",
+    dicom: Annotated[bool, typer.Option("--dicom", help="Write overlays as DICOM secondary captures too.")] = False,
+) -> None:
+    """Show where a model looks in some images."""
+    with reported():
+        from petechia.compute import Compute
+        from petechia.console import ConsoleProgress, print_explanations
+        from petechia.explain.cam import LAYERS
+        from petechia.explain.files import Request, explain_files
+
+        request = Request(tuple(target or ()), tuple(layer or LAYERS), method, dicom)
+        with ConsoleProgress(console).live() as progress:
+            progress.phase("explaining images", len(images))
+            content = explain_files(model, images, out, request, Compute().open(), progress.advance)
+        print_explanations(console, content, out)
+
+
 def _overrides(given: list[str] | None, missing: str | None, on_error: str | None) -> list[str]:
     named = {"missing": missing, "on_error": on_error}
     return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]

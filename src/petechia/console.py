@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -174,6 +175,19 @@ def print_reproduction(console: Console, made: Reproduction) -> None:
             console.print(f"    paper: {escape(paper)}; here: {escape(ours)}", soft_wrap=True)
     _print_failures(console, made.failures)
     console.print(f"Tables, figures and claims: {made.folder / 'index.html'}", soft_wrap=True)
+
+
+def print_explanations(console: Console, content: dict[str, Any], out: Path) -> None:
+    """What the model says of each image, and where it looks most."""
+    table = Table("image", "class", "score", "layer", "peak: row, column", title=f"Explained by {content['method']}")
+    for image in content["images"]:
+        for one in image["explained"]:
+            for layer, found in one["layers"].items():
+                place = found["peak"]
+                peak = "no heat" if place is None else f"{place['row']:.0f}, {place['column']:.0f}"
+                table.add_row(escape(image["file"]), escape(one["class"]), number(one["score"]), escape(layer), peak)
+    console.print(table)
+    console.print(f"Overlays, maps and scores of all classes: {out / 'explanations.json'}", soft_wrap=True)
 
 
 def _print_failures(console: Console, failures: dict[str, str]) -> None:

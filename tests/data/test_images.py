@@ -1,3 +1,4 @@
+import io
 import os
 import struct
 import zlib
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petechia.data.images import FileReader, read_grey
+from petechia.data.images import FileReader, read_grey, read_levels
 from petechia.errors import PetechiaError
 
 
@@ -82,3 +83,44 @@ def test_the_fingerprint_sees_changed_content_even_with_old_size_and_time(tmp_pa
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
     assert reader.fingerprint() != before
+
+
+def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+def test_levels_of_8_bits_are_the_grey_of_a_dataset(tmp_path: Path, kind: str, mode: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 20, 3), dtype=np.uint8)
+    content = encoded(Image.fromarray(pixels).convert(mode), kind)
+    (tmp_path / "a").write_bytes(content)
+    levels = read_levels(content, "a")
+    assert (levels.low, levels.high) == (0, 255)
+    assert np.array_equal(levels.grey(), read_grey(tmp_path / "a"))
+
+
+@pytest.mark.parametrize(("brightest", "white"), [(65_535, 65_535), (4_000, 4_095), (100, 255)])
+def test_levels_of_16_bits_use_as_many_as_they_need(brightest: int, white: int) -> None:
+    pixels = np.linspace(0, brightest, 64).astype(np.uint16).reshape(8, 8)
+    levels = read_levels(encoded(Image.fromarray(pixels)), "deep")
+    assert levels.high == white
+    assert np.array_equal(levels.values, pixels)
+    assert np.abs(levels.grey() - pixels / white * 255).max() <= 0.5
+
+
+def test_uploads_are_named_as_the_caller_says(tmp_path: Path) -> None:
+    huge_png(tmp_path / "bomb.png", 50_000)
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
+    cases = {
+        b"": "The image is not a PNG or JPEG image; give a PNG, JPEG or DICOM image",
+        b"GIF89a" + bytes(100): "The image is not a PNG or JPEG",
+        encoded(Image.fromarray(noise))[:2000]: "The image cannot be decoded",
+        (tmp_path / "bomb.png").read_bytes(): "The image is refused before decoding",
+        bytes(128) + b"DICM" + bytes(50): "The image",
+    }
+    for content, sentence in cases.items():
+        with pytest.raises(PetechiaError, match=sentence):
+            read_levels(content, "The image")

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from petechia.explain import localise
-from petechia.explain.localise import box_energy, box_iou, centroid, heat_shift, peak, peak_distance, pointing_game
+from petechia.explain.localise import (
+    box_energy,
+    box_iou,
+    centroid,
+    heat_shift,
+    peak,
+    peak_distance,
+    pointing_chance,
+    pointing_game,
+)
 
 
 def one_hot(*places: tuple[int, int], shape: tuple[int, int] = (4, 4)) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -91,6 +100,13 @@ def test_pointing_game_by_hand() -> None:
     assert pointing_game(np.zeros((1, 4, 4), np.float32), np.array([[8.0, 8.0]]), 64).tolist() == [0]
 
 
+def test_the_chance_to_hit_is_that_of_all_cells() -> None:
+    centres = np.random.default_rng(0).uniform(0, 64, (10, 2))
+    for shape in ((7, 7), (2, 2), (3, 5)):
+        cells = [pointing_game(np.repeat(one_hot(place, shape=shape), 10, axis=0), centres, 64) for place in np.ndindex(shape)]
+        assert np.allclose(pointing_chance(shape, centres, 64), np.mean(cells, axis=0))
+
+
 def test_heat_shift_by_hand() -> None:
     distance, divergence = heat_shift(one_hot((0, 0)), one_hot((3, 0)))
     assert np.allclose((distance, divergence), ([0.75], [1]))  # disjoint
@@ -132,6 +148,7 @@ def test_localise_gathers_the_numbers() -> None:
     found = localise(clean, triggered, centres, boxes, 8)
     assert np.array_equal(found.hit, pointing_game(triggered, centres, 8))
     assert np.array_equal(found.clean_hit, pointing_game(clean, centres, 8))
+    assert np.array_equal(found.chance, pointing_chance((4, 4), centres, 8))
     assert np.array_equal(found.iou, box_iou(triggered, boxes, 8))
     assert np.array_equal(found.clean_iou, box_iou(clean, boxes, 8))
     assert np.array_equal(found.energy, box_energy(triggered, boxes, 8))

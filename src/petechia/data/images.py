@@ -6,15 +6,17 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from petechia.data.dicom import is_dicom, read_dicom
+from petechia.data.levels import MAX_PIXELS, Levels
 from petechia.errors import PetechiaError
 
-MAX_PIXELS = 80_000_000  # of one image; the largest mammograms have about 30 million, Pillow itself warns at 89 million
 FORMATS = ("PNG", "JPEG")
 
 
@@ -25,29 +27,68 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
         PetechiaError: missing, not an image, truncated, of more than `MAX_PIXELS`, or of more than 8 bits.
     """
     try:
-        with Image.open(path, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+        with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
             if image.mode.startswith(("I", "F")):
                 raise PetechiaError(f"{path} has more than 8 bits a pixel; convert it to an 8-bit PNG first.")
             return np.asarray(image.convert("L"))
     except FileNotFoundError:
         raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
+
+
+def read_levels(content: bytes, name: str) -> Levels:
+    """Decode a PNG, JPEG or DICOM image, told apart by their content, to grey levels at their full depth.
+
+    Of 8 bits, black is 0 and white 255, as in `read_grey`. Of 16 bits, white is the most that as many bits as the brightest
+    pixel needs can hold: files of 16 bits often have 10 or 12 that are used.
+
+    Args:
+        content: of the file.
+        name: to call it by in messages.
+
+    Raises:
+        PetechiaError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
+    """
+    if is_dicom(content):
+        return read_dicom(content, name)
+    with _opened(io.BytesIO(content), name, "give a PNG, JPEG or DICOM image") as image:
+        if not image.mode.startswith(("I", "F")):
+            return Levels(np.asarray(image.convert("L"), np.float32), 0, 255)
+        values = np.asarray(image, np.float32)
+    bits = max(8, int(values.max(initial=0)).bit_length())
+    return Levels(values, 0, 2**bits - 1)
+
+
+@contextmanager
+def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
+    """An image that is not decoded yet; what goes wrong with it becomes a sentence."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+            yield image
+    except FileNotFoundError:
+        raise
     except Image.DecompressionBombError as error:
         raise PetechiaError(
-            f"{path} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); "
-            f"check the file, or leave it out with --on-error skip."
+            f"{name} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); {advice}."
         ) from None
     except UnidentifiedImageError:
-        raise PetechiaError(f"{path} is not a PNG or JPEG image; replace it, or leave it out with --on-error skip.") from None
+        raise PetechiaError(f"{name} is not a PNG or JPEG image; {advice}.") from None
     except (OSError, SyntaxError, ValueError, MemoryError) as error:
-        raise PetechiaError(f"{path} cannot be decoded ({error}); replace it, or leave it out with --on-error skip.") from None
+        raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """A PNG of an image, uint8 [H, W] or [H, W, 3]."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """A small JPEG of an image, uint8 [H, W] or [H, W, 3], for the eye alone."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=82, subsampling=0)
     return buffer.getvalue()
 
 

@@ -20,6 +20,7 @@ class Localisation:
     Attributes:
         hit: `pointing_game` of the triggered images.
         clean_hit: the same of their clean twins, what comes out without a trigger.
+        chance: share of the map's cells that would be a hit: on a map of few cells nearly all are near the trigger.
         energy: `box_energy` of the triggered images.
         clean_energy: the same of their clean twins.
         iou: `box_iou` of the triggered images.
@@ -32,6 +33,7 @@ class Localisation:
 
     hit: Numbers
     clean_hit: Numbers
+    chance: Numbers
     energy: Numbers
     clean_energy: Numbers
     iou: Numbers
@@ -61,6 +63,7 @@ def localise(
     return Localisation(
         pointing_game(triggered_maps, centres, size),
         pointing_game(clean_maps, centres, size),
+        pointing_chance(clean_maps.shape[1:], centres, size),
         box_energy(triggered_maps, boxes, size),
         box_energy(clean_maps, boxes, size),
         box_iou(triggered_maps, boxes, size),
@@ -157,6 +160,15 @@ def pointing_game(maps: NDArray[np.float32], centres: NDArray[np.floating], size
     """
     apart = np.abs(peak(maps) * size - centres) * np.array(maps.shape[1:]) / size
     return np.asarray((apart <= cells).all(axis=1), np.float64)
+
+
+def pointing_chance(shape: tuple[int, ...], centres: NDArray[np.floating], size: int, cells: float = 1) -> Numbers:
+    """Share of a map's cells that would be a hit in the `pointing_game`, float64 [N]; `shape` is h and w."""
+    near = [
+        np.abs(_cell_centres(side) * side - centre[:, None] * side / size) <= cells
+        for side, centre in zip(shape, centres.T, strict=True)
+    ]
+    return np.asarray(near[0].mean(axis=1) * near[1].mean(axis=1))
 
 
 def peak_distance(maps: NDArray[np.float32], centres: NDArray[np.floating], size: int) -> Numbers:

@@ -16,7 +16,7 @@ from petechia.paper.claims import CLAIMS, Finding, check_all, claims_table
 from petechia.paper.parts import PARTS, Cell, Loss, Part, heat_cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
-from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, main_tables, per_class, table_2, table_3
+from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, heat_by_size, main_tables, per_class, table_2, table_3
 from petechia.report.figures import heat_curves, png, svg
 from petechia.report.html import page_template
 from petechia.study.directory import read_json, write_json
@@ -153,7 +153,8 @@ def _figure_1(results: Results, heat: Heat | None) -> Section:
         "A test image and its triggered twin; the trigger is circled.",
     )
     curves = _picture("figure-1-numbers", heat_curves(heat), "The same over all pairs, with 95 % intervals over patients.")
-    return Section(title, [text] + ([] if drawn else ["The image is one of the test images."]), figures=[maps, curves])
+    texts = [text] + ([] if drawn else ["The image is one of the test images."])
+    return Section(title, texts, [heat_by_size(results)], [maps, curves])
 
 
 def _figure_3(results: Results, _: Heat | None) -> Section:

@@ -9,9 +9,12 @@ import polars as pl
 from rich.table import Table as RichTable
 
 from petechia.measure.summary import Numbers, Statistic
-from petechia.paper.parts import Cell, Loss, Place
+from petechia.paper.parts import Cell, Loss, Place, heat_cell
 from petechia.paper.published import SIZES, TABLE_3, in_table_1
 from petechia.paper.results import Results
+from petechia.report.tables import with_interval
+from petechia.study.heat import LAYERS
+from petechia.study.networks import CLEAN, TRIGGERED
 
 METRIC_NAMES = {
     "asr_0.6": "ASR(0.6)",
@@ -222,6 +225,42 @@ def _beside(results: Results, cells: list[Cell], statistic: Statistic, empty: in
     pixels = tuple(NONE if count is None else f"{count:.2f}" for _, count in survival)
     rows.append(Row("Survival: pixels", before + pixels))
     return rows
+
+
+def heat_by_size(results: Results) -> Table:
+    """Whether the heat found the trigger at the last epoch, by its size and what is left of it."""
+    cells = [heat_cell(results.design)] + [
+        Cell(results.design.main, place, size) for place in ("center", "input") for size in SIZES
+    ]
+    rows = []
+    for cell in dict.fromkeys(cells):
+        heat = results.heat(cell)
+        if heat is None:
+            continue
+        epoch = heat.epochs[-1]
+        name = (
+            f"{side(cell.size)}{' in the prepared image' if cell.place == 'input' else ''}{', Figure 1' if cell.heat else ''}"
+        )
+        for layer in LAYERS:
+            hit, without = (with_interval(heat.mean(column, epoch, layer), 100, 1) for column in ("hit", "clean_hit"))
+            chance = f"{100 * heat.mean('chance', epoch, layer)[0]:.0f}"
+            distance = with_interval(heat.mean("distance", epoch, layer), 1, 1)
+            energy = with_interval(heat.mean("energy", epoch, layer), 100, 2)
+            shift, divergence = (with_interval(heat.mean(column, epoch, layer), 1, 2) for column in ("shift", "divergence"))
+            found = f"{heat.with_heat(epoch, layer, TRIGGERED)} and {heat.with_heat(epoch, layer, CLEAN)} of {heat.pairs}"
+            rows.append(Row(f"{name}, {layer}", (found, hit, without, chance, distance, energy, shift, divergence)))
+    heads = ("trigger, layer", "any heat, triggered and clean", "peak within a cell, %", "clean, %", "by chance, %")
+    notes = (
+        "Last epoch, first seed; test images without the target on which the trigger survives. Sizes that do not survive have "
+        "no trigger to be found. A map that is 0 everywhere counts as a miss and has no other number.",
+    )
+    return Table(
+        "heat",
+        "The heat by size of the trigger",
+        (*heads, "peak to trigger, px", "heat on it, %", "shift", "divergence"),
+        tuple(rows),
+        notes,
+    )
 
 
 def _how(results: Results, cell: Cell) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
-from petechia.study.heat import Heat
+from petechia.study.heat import LAYERS, Heat
 
 # Okabe and Ito's colours; each series also has its own line style and marker.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
@@ -180,6 +180,29 @@ def heat_curves(heat: Heat) -> Figure:
             axes.set(xlabel="epoch", ylabel=label, xticks=heat.epochs)
             axes.set_ylim(bottom=0)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8.5)
+    return figure
+
+
+def heat_by_class(heat: Heat) -> Figure:
+    """At the last epoch, how often the heat of each class points at the trigger, clean and triggered, one panel a layer."""
+    epoch, classes = heat.epochs[-1], heat.classes
+    with mpl.rc_context(STYLE):
+        figure = Figure((9, 0.27 * len(classes) + 1.3), layout="constrained")
+        for axes, layer in zip(figure.subplots(1, 2, sharey=True), LAYERS, strict=True):
+            for column, label, colour, marker, shift in (
+                ("clean_hit", "clean", BLUE, "s", -0.14),
+                ("hit", "triggered", ORANGE, "o", 0.14),
+            ):
+                means = 100 * np.array([heat.mean(column, epoch, layer, name) for name in classes])
+                reach = np.abs(means[:, 1:] - means[:, :1]).T
+                places = np.arange(len(classes)) + shift
+                axes.errorbar(
+                    means[:, 0], places, xerr=reach, fmt=marker, color=colour, label=label, markersize=4, elinewidth=1
+                )
+            axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+            axes.set(title=f"{layer} layer", xlabel="peak within one cell of the trigger, %", xlim=(-3, 103))
+            axes.set_ylim(len(classes) - 0.4, -0.6)
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)
     return figure
 
 

@@ -14,15 +14,18 @@ from numpy.typing import NDArray
 
 from petechia.attack import triggered_twins
 from petechia.data import open_source
-from petechia.data.images import encode_png
+from petechia.data.images import encode_jpeg, encode_png
 from petechia.data.prepare import prepare
 from petechia.errors import PetechiaError
+from petechia.explain.overlay import overlay
 from petechia.report import figures
-from petechia.report.tables import Summary, number, percent, result_rows, verdict
+from petechia.report.tables import Summary, heat_rows, number, percent, result_rows, verdict
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table
+from petechia.study.heat import KINDS, LAYERS, OUTCOMES, Heat, Shown, read_heat
 
 Pictures = Literal["own", "phantom", "none"]
+TILE = 160  # pixels, the least side of an image in a strip
 ARMS = {
     "attacked": "Attacked: trained on the poisoned images",
     "control": "Control: trained without poison, tested on the same images",
@@ -64,6 +67,7 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
         roc=figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
         per_class=figures.svg(figures.per_class(metrics, {name: int((test[name] == 1).sum()) for name in classes})),
         pictures=_pictures(directory, config, summary, pictures),
+        heat=_heat_of(read_heat(directory), pictures == "own"),
         from_phantom=pictures == "phantom" and not config.data.startswith("phantom"),
     )
 
@@ -77,6 +81,7 @@ def page_template(package: str, name: str) -> Template:
         "percent": percent,
         "svg": partial(_data_uri, "image/svg+xml"),
         "png": partial(_data_uri, "image/png"),
+        "jpeg": partial(_data_uri, "image/jpeg"),
     }
     return environment.get_template(name)
 
@@ -117,6 +122,37 @@ def _pictures(directory: RunDirectory, config: Config, summary: Summary, picture
         }
         for clean, triggered in zip(examples["clean"], examples["triggered"], strict=True)
     ]
+
+
+def _heat_of(heat: Heat | None, show_images: bool) -> dict[str, Any] | None:
+    """What the page says of the heat; its numbers show no image."""
+    if heat is None:
+        return None
+    last = heat.epochs[-1]
+    return {
+        "target": heat.target,
+        "pairs": heat.pairs,
+        "layers": LAYERS,
+        "rows": heat_rows(heat, last),
+        "curves": figures.svg(figures.heat_curves(heat)),
+        "by_class": figures.svg(figures.heat_by_class(heat)) if len(heat.classes) > 1 else None,
+        "outcomes": [(text, [_strip(one) for one in heat.shown[key]]) for key, text in OUTCOMES.items()] if show_images else [],
+    }
+
+
+def _strip(shown: Shown) -> tuple[bytes, str]:
+    """Clean image, its heat at both layers, the triggered twin, its heat at both layers; and what stands below."""
+    tiles = []
+    for row, image in enumerate(shown.pair):
+        larger = image.repeat(-(-TILE // len(image)), axis=0).repeat(-(-TILE // len(image)), axis=1)
+        plain = np.repeat(larger[..., None], 3, axis=2) if larger.ndim == 2 else larger
+        tiles += [plain, *(overlay(larger, shown.maps[layer][row]) for layer in LAYERS)]
+    gap = np.full((len(tiles[0]), 4, 3), 255, np.uint8)
+    cold = [f"{kind}, {layer}" for row, kind in enumerate(KINDS) for layer in LAYERS if not shown.maps[layer][row].any()]
+    words = f"Score {shown.scores[0]:.3f} clean, {shown.scores[1]:.3f} triggered." + (
+        f" No heat: {'; '.join(cold)}." if cold else ""
+    )
+    return encode_jpeg(np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)), words
 
 
 def _drawn_examples(config: Config, summary: Summary, count: int = 4) -> dict[str, NDArray[np.uint8]]:

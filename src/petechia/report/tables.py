@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
+from petechia.explain.localise import IOU_THRESHOLD
 from petechia.measure import THRESHOLDS
+from petechia.study.heat import LAYERS, Heat
+from petechia.study.networks import CLEAN, TRIGGERED
 
 Summary = dict[str, Any]  # the content of summary.json
 
@@ -37,6 +42,53 @@ ROWS = (
 def result_rows(summary: Summary) -> list[tuple[Row, dict[str, Cell]]]:
     """All metrics of all arms, formatted."""
     return [(row, {arm: _cell(metrics[row.metric]) for arm, metrics in summary["arms"].items()}) for row in ROWS]
+
+
+class HeatRow(NamedTuple):
+    """One number of the heat: its name, what it says, and for every layer the text with the trigger and without."""
+
+    name: str
+    meaning: str
+    cells: tuple[tuple[str, str], ...]
+
+
+def heat_rows(heat: Heat, epoch: int) -> list[HeatRow]:
+    """Whether the heat of the target found the trigger, at both layers, with 95 % intervals."""
+
+    def cells(column: str, scale: float, digits: int) -> tuple[tuple[str, str], ...]:
+        return tuple(
+            (with_interval(heat.mean(column, epoch, layer), scale, digits), with_interval(clean, scale, digits))
+            for layer in LAYERS
+            for clean in [heat.mean(f"clean_{column}", epoch, layer)]
+        )
+
+    def between(column: str) -> tuple[tuple[str, str], ...]:
+        return tuple((with_interval(heat.mean(column, epoch, layer)), "") for layer in LAYERS)
+
+    def count(layer: str, kind: str) -> str:
+        return f"{heat.with_heat(epoch, layer, kind)} of {heat.pairs}"
+
+    chance = " and ".join(f"{100 * heat.mean('chance', epoch, layer)[0]:.0f}" for layer in LAYERS)
+    any_heat = tuple((count(layer, TRIGGERED), count(layer, CLEAN)) for layer in LAYERS)
+    return [
+        HeatRow("Any heat", "images whose map is not 0 everywhere", any_heat),
+        HeatRow(
+            "Pointing game, %",
+            f"the hottest cell is the trigger's or its neighbour; by chance {chance}; a map of 0 misses",
+            cells("hit", 100, 1),
+        ),
+        HeatRow("Peak to trigger, pixels", "from the centre of the hottest cell", cells("distance", 1, 1)),
+        HeatRow("Heat on the trigger, %", "share of the heat in the trigger's box", cells("energy", 100, 2)),
+        HeatRow("IoU", f"of that box and the area with at least {IOU_THRESHOLD:.0%} of the hottest heat", cells("iou", 1, 3)),
+        HeatRow("Shift of the centroid", "from clean to triggered, in sides of the image", between("shift")),
+        HeatRow("Divergence", "Jensen-Shannon, of the two maps: 0 the same, 1 apart", between("divergence")),
+    ]
+
+
+def with_interval(numbers: tuple[float, float, float], scale: float = 1, digits: int = 3) -> str:
+    """A mean with its interval, for people."""
+    mean, low, high = (scale * one for one in numbers)
+    return f"{mean:.{digits}f} [{low:.{digits}f} – {high:.{digits}f}]" if np.isfinite(mean) else "undefined"
 
 
 def number(value: float | None, digits: int = 3) -> str:

@@ -1,0 +1,159 @@
+"""One image out of a DICOM file, the right way round and through its window."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import libjpeg.utils
+import numpy as np
+import openjpeg.utils
+import pydicom
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.encaps import generate_frames
+from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+
+from petechia.data.levels import MAX_PIXELS, Levels
+from petechia.errors import PetechiaError
+
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+Values = NDArray[np.floating]
+
+
+def is_dicom(content: bytes) -> bool:
+    """Whether a file begins as DICOM files do."""
+    return content[128:132] == b"DICM"
+
+
+def read_dicom(content: bytes, name: str) -> Levels:
+    """Decode a DICOM image of one frame to grey levels.
+
+    The modality LUT or rescaling is applied. The window is the first that the file gives; after a VOI LUT or a sigmoid one it
+    is their output's range, and without any the range of the values, padding left out. MONOCHROME1 is turned round, so that
+    more is brighter, and colours become luma.
+
+    Args:
+        content: of the file.
+        name: to call it by in messages, which say nothing of the patient.
+
+    Raises:
+        PetechiaError: it is no DICOM file, has no pixels, several frames or more than `MAX_PIXELS`, or cannot be decoded.
+    """
+    with _quiet():
+        dataset = _parse(content, name)
+        try:
+            _check(dataset, name)
+            return _levels(dataset, name)
+        except PetechiaError:
+            raise
+        except Exception as error:  # whatever a damaged file makes pydicom or a decoder say
+            raise PetechiaError(f"{name} cannot be decoded ({type(error).__name__}); check the DICOM file.") from None
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Pydicom's warnings quote values, and those may be a patient's."""
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def _parse(content: bytes, name: str) -> pydicom.Dataset:
+    if not is_dicom(content):
+        raise PetechiaError(f"{name} is not a DICOM file; its first bytes do not say so.")
+    if DEFLATED in content[:2000]:  # pydicom would inflate it whole, however large that is
+        raise PetechiaError(f"{name} is a deflated DICOM file, which is not read; convert it to another transfer syntax.")
+    try:
+        return pydicom.dcmread(io.BytesIO(content))
+    except Exception as error:
+        raise PetechiaError(f"{name} is damaged and cannot be read ({type(error).__name__}); check the DICOM file.") from None
+
+
+def _check(dataset: pydicom.Dataset, name: str) -> None:
+    """Refuse what cannot be decoded, or should not be, before decoding."""
+    if "PixelData" not in dataset:
+        raise PetechiaError(f"{name} is a DICOM file without pixels; give one of an image.")
+    frames = int(dataset.get("NumberOfFrames") or 1)
+    if frames != 1:
+        raise PetechiaError(f"{name} has {frames} frames; give a DICOM file of one image.")
+    height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    for rows, columns in ((height, width), _size_of_frame(dataset) or (height, width)):
+        if rows * columns > MAX_PIXELS:
+            raise PetechiaError(
+                f"{name} is refused before decoding because it claims {columns:,} x {rows:,} pixels, and {MAX_PIXELS:,} is the "
+                f"most; check the file."
+            )
+        if (rows, columns) != (height, width) or not rows * columns:
+            raise PetechiaError(f"{name} claims {columns} x {rows} pixels, which its other entries deny; check the DICOM file.")
+
+
+def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Rows and columns that a compressed frame says it has; a decoder makes room for these, whatever the header says."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    readers: dict[str, Any] = dict.fromkeys(JPEG2000TransferSyntaxes, openjpeg.utils.get_parameters)
+    readers |= dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), libjpeg.utils.get_parameters)
+    if syntax not in readers:
+        return None
+    said = readers[syntax](next(generate_frames(dataset.PixelData, number_of_frames=1)))
+    return int(said["rows"]), int(said["columns"])
+
+
+def _levels(dataset: pydicom.Dataset, name: str) -> Levels:
+    pixels = pixel_array(dataset)
+    kind = str(dataset.get("PhotometricInterpretation", ""))
+    if kind == "PALETTE COLOR":
+        pixels = apply_color_lut(pixels, dataset)
+    if pixels.ndim == 3:
+        return Levels(_luma(pixels).astype(np.float32), 0, 255)
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise PetechiaError(f"{name} has the photometric interpretation {kind[:40]!r}, which is not read; convert it.")
+    values, low, high = _through_window(dataset, pixels)
+    if not (np.isfinite(values).all() and np.isfinite([low, high]).all()):
+        raise PetechiaError(f"{name} has values that are not numbers after rescaling; check the DICOM file.")
+    if kind == "MONOCHROME1":
+        values, low, high = -values, -high, -low
+    return Levels(values.astype(np.float32), low, max(high, float(np.nextafter(np.float32(low), np.float32(np.inf)))))
+
+
+def _luma(pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    bits = 8 * pixels.dtype.itemsize
+    return np.asarray(Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("L"))
+
+
+def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> tuple[Values, float, float]:
+    """Values, and the window's ends."""
+    values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
+    if dataset.get("VOILUTSequence"):
+        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
+        return np.asarray(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset), np.float64), 0, float(2**bits - 1)
+    centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if centre is None or width is None or width < 1:
+        shown = values[pixels != dataset.PixelPaddingValue] if "PixelPaddingValue" in dataset else values
+        shown = shown if shown.size else values
+        return values, float(shown.min()), float(shown.max())
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):
+            ends = apply_windowing(np.array([-1e30, 1e30]), dataset)
+        return np.asarray(apply_windowing(values, dataset)), float(ends[0]), float(ends[1])
+    if function == "LINEAR_EXACT":
+        return values, centre - width / 2, centre + width / 2
+    return values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+
+
+def _first(value: Any) -> float | None:
+    if value is None or value == "":
+        return None
+    return float(value[0] if isinstance(value, pydicom.multival.MultiValue | list) else value)

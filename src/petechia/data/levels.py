@@ -1,0 +1,29 @@
+"""One grey image at its full depth, with the window through which it is seen."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_PIXELS = 80_000_000  # of one image; the largest mammograms have about 30 million, Pillow itself warns at 89 million
+
+
+class Levels(NamedTuple):
+    """A grey image.
+
+    Attributes:
+        values: float32 [H, W], in its own unit; the more, the brighter.
+        low: the value that is shown as black.
+        high: the value that is shown as white; more than `low`.
+    """
+
+    values: NDArray[np.float32]
+    low: float
+    high: float
+
+    def grey(self) -> NDArray[np.uint8]:
+        """What is seen through the window, and what a model gets; uint8 [H, W]."""
+        shares = (self.values - np.float32(self.low)) / np.float32(self.high - self.low)
+        return np.asarray((shares.clip(0, 1) * 255).round(), np.uint8)

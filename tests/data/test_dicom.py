@@ -1,0 +1,222 @@
+import io
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from pydicom.data import get_testdata_file
+from pydicom.dataset import FileMetaDataset
+from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGLSLossless,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
+
+from petechia.data.dicom import read_dicom
+from petechia.errors import PetechiaError
+from tests.conftest import SHARED
+
+RAMP = np.arange(16 * 12, dtype=np.uint16).reshape(16, 12) * 20
+
+
+def made(pixels: NDArray[Any], **entries: Any) -> pydicom.Dataset:
+    """An image of one frame."""
+    dataset = pydicom.Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    dataset.PatientName = "Doe^Jane"
+    dataset.Rows, dataset.Columns = pixels.shape[:2]
+    bits = 8 * pixels.dtype.itemsize
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = bits, bits, bits - 1
+    dataset.PixelRepresentation = int(pixels.dtype.kind == "i")
+    dataset.SamplesPerPixel = 3 if pixels.ndim == 3 else 1
+    if pixels.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    dataset.PhotometricInterpretation = "RGB" if pixels.ndim == 3 else "MONOCHROME2"
+    dataset.PixelData = pixels.tobytes()
+    for key, value in entries.items():
+        setattr(dataset, key, value)
+    return dataset
+
+
+def written(dataset: pydicom.Dataset) -> bytes:
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, dataset, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def read(pixels: NDArray[Any], **entries: Any) -> Any:
+    return read_dicom(written(made(pixels, **entries)), "x.dcm")
+
+
+def test_without_a_window_all_values_are_shown() -> None:
+    levels = read(RAMP)
+    assert (levels.low, levels.high) == (0, RAMP.max())
+    assert np.array_equal(levels.values, RAMP)
+    assert np.abs(levels.grey() - RAMP / RAMP.max() * 255).max() <= 0.5
+
+
+def test_a_window_by_hand() -> None:
+    levels = read(RAMP, WindowCenter=["1000", "50"], WindowWidth=["401", "10"])  # the first of two
+    assert (levels.low, levels.high) == (799.5, 1199.5)
+    grey = levels.grey()
+    assert (grey[RAMP <= 799] == 0).all()
+    assert (grey[RAMP >= 1200] == 255).all()
+    assert grey[RAMP == 1000] == round(200.5 / 400 * 255)
+    assert read(RAMP, WindowCenter="1000", WindowWidth="400", VOILUTFunction="LINEAR_EXACT")[1:] == (800, 1200)
+
+
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_windows_agree_with_pydicom(function: str) -> None:
+    dataset = made(
+        RAMP, WindowCenter="1000", WindowWidth="800", VOILUTFunction=function, RescaleSlope="2", RescaleIntercept="-500"
+    )
+    out = apply_voi_lut(apply_modality_lut(RAMP, dataset), dataset)
+    low, high = apply_voi_lut(np.array([-1e30, 1e30]), dataset)
+    truth = (out - low) / (high - low) * 255
+    assert np.abs(read_dicom(written(dataset), "x").grey() - truth).max() <= 0.51
+
+
+@pytest.mark.parametrize("width", ["0", "-5", ""])
+def test_a_window_without_width_is_none(width: str) -> None:
+    assert read(RAMP, WindowCenter="5", WindowWidth=width)[1:] == (0, RAMP.max())
+
+
+def test_a_voi_lut_is_applied() -> None:
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor = [256, 0, 16]
+    lut.add_new("LUTData", "OW", (np.arange(255, -1, -1).astype(np.uint16) * 257).tobytes())
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    assert np.array_equal(read(pixels, VOILUTSequence=[lut]).grey(), 255 - pixels)
+
+
+def test_monochrome1_is_turned_round_with_its_window() -> None:
+    plain = read(RAMP, WindowCenter="1000", WindowWidth="401")
+    turned = read(RAMP, WindowCenter="1000", WindowWidth="401", PhotometricInterpretation="MONOCHROME1")
+    assert np.abs(turned.grey().astype(int) - (255 - plain.grey().astype(int))).max() <= 1
+    assert (turned.low, turned.high) == (-plain.high, -plain.low)
+
+
+def test_signed_pixels_rescaling_and_padding() -> None:
+    pixels = np.array([[-2000, -1000], [0, 500]], np.int16)
+    levels = read(pixels, RescaleSlope="2", RescaleIntercept="100", PixelPaddingValue=-2000)
+    assert levels.values.tolist() == [[-3900, -1900], [100, 1100]]
+    assert (levels.low, levels.high) == (-1900, 1100)
+
+
+def test_12_bits_in_16() -> None:
+    assert np.array_equal(read(RAMP, BitsStored=12, HighBit=11).values, RAMP)
+
+
+def test_colour_becomes_luma() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    assert np.array_equal(read(pixels).grey(), np.asarray(Image.fromarray(pixels).convert("L")))
+
+
+def test_a_palette_is_applied() -> None:
+    pixels = np.arange(4, dtype=np.uint8).reshape(2, 2)
+    tables: dict[str, Any] = {}
+    for channel in ("Red", "Green", "Blue"):
+        tables[f"{channel}PaletteColorLookupTableDescriptor"] = [4, 0, 16]
+        tables[f"{channel}PaletteColorLookupTableData"] = (np.array([0, 50, 100, 255], np.uint16) * 257).tobytes()
+    assert read(pixels, PhotometricInterpretation="PALETTE COLOR", **tables).grey().tolist() == [[0, 50], [100, 255]]
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+def test_compressed_pixels_are_the_same(syntax: str) -> None:
+    dataset = made(RAMP)
+    try:
+        dataset.compress(syntax, generate_instance_uid=False)
+    except Exception as error:  # an encoder is needed for the test alone
+        pytest.skip(f"no encoder for it is installed ({type(error).__name__})")
+    assert np.array_equal(read_dicom(written(dataset), "x").values, RAMP)
+
+
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_RLE.dcm"])
+def test_pydicoms_own_files_are_read(name: str) -> None:
+    path = get_testdata_file(name, download=False)
+    if path is None:
+        pytest.skip(f"pydicom does not ship {name}")
+    levels = read_dicom(Path(str(path)).read_bytes(), name)
+    assert levels.grey().std() > 5
+
+
+def test_a_real_radiograph_is_the_right_way_round_and_its_monochrome1_copy_turned() -> None:
+    files = sorted((SHARED / "dicom-sample").glob("*.dcm"))
+    if not files:
+        pytest.skip(f"the real DICOM files are not in {SHARED / 'dicom-sample'}")
+    greys = {}
+    for file in files:
+        kind = str(pydicom.dcmread(file, stop_before_pixels=True).PhotometricInterpretation)
+        greys[kind] = read_dicom(file.read_bytes(), file.name).grey().astype(int)
+    assert np.array_equal(greys["MONOCHROME1"], 255 - greys["MONOCHROME2"])  # the same pixels under both names
+    height, width = greys["MONOCHROME2"].shape
+    spine = greys["MONOCHROME2"][height // 2 : 3 * height // 4, 9 * width // 20 : 11 * width // 20].mean()
+    lungs = greys["MONOCHROME2"][height // 3 : height // 2, width // 5 : 3 * width // 10].mean()
+    assert spine > lungs + 20
+
+
+def test_what_is_not_one_image_is_refused_with_a_sentence() -> None:
+    report = made(RAMP)
+    del report.PixelData
+    cases = {
+        r"x.dcm is a DICOM file without pixels": written(report),
+        r"x.dcm has 3 frames": written(made(np.zeros((3, 4, 4), np.uint8).reshape(12, 4), Rows=4, NumberOfFrames="3")),
+        r"claims 60,000 x 60,000 pixels": written(made(RAMP, Rows=60_000, Columns=60_000)),
+        r"x.dcm claims 12 x 0 pixels": written(made(RAMP, Rows=0)),
+        r"x.dcm cannot be decoded": written(made(RAMP, Rows=1000)),
+        r"photometric interpretation 'HSV'": written(made(RAMP, PhotometricInterpretation="HSV")),
+        r"x.dcm is not a DICOM file": b"\x89PNG\r\n\x1a\n" + bytes(400),
+    }
+    for sentence, content in cases.items():
+        with pytest.raises(PetechiaError, match=sentence):
+            read_dicom(content, "x.dcm")
+
+
+def test_deflated_files_are_refused_before_they_are_inflated() -> None:
+    dataset = made(np.zeros((64, 64), np.uint16))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    with pytest.raises(PetechiaError, match="deflated DICOM file"):
+        read_dicom(written(dataset), "x.dcm")
+
+
+def test_a_compressed_frame_larger_than_the_header_says_is_refused_before_decoding() -> None:
+    path = get_testdata_file("JPEG2000.dcm", download=False)
+    if path is None:
+        pytest.skip("pydicom does not ship JPEG2000.dcm")
+    dataset = pydicom.dcmread(str(path))
+    dataset.Rows = dataset.Rows // 2
+    with pytest.raises(PetechiaError, match="which its other entries deny"):
+        read_dicom(written(dataset), "x.dcm")
+
+
+def test_damaged_files_are_sentences_without_patient_data(caplog: pytest.LogCaptureFixture) -> None:
+    whole = written(made(RAMP, WindowCenter="1000", WindowWidth="400", PatientBirthDate="19990101"))
+    chance = np.random.default_rng(0)
+    broken = [whole[:end] for end in range(0, len(whole), 37)]
+    for _ in range(300):
+        flipped = bytearray(whole)
+        for place in chance.integers(132, len(whole), 3):
+            flipped[place] = chance.integers(256)
+        broken.append(bytes(flipped))
+    sentences = []
+    with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for content in broken:
+            try:
+                assert read_dicom(content, "x.dcm").grey().ndim == 2
+            except PetechiaError as error:
+                sentences.append(str(error))
+    assert len(sentences) > 20
+    assert not any("Doe" in sentence or "1999" in sentence for sentence in sentences)
+    assert not caplog.records
