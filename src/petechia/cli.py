@@ -218,6 +218,24 @@ def explain(
         print_explanations(console, content, out)
 
 
+@app.command()
+def serve(
+    subject: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a model's .safetensors file.")],
+    host: Annotated[
+        str, typer.Option(help="Address to bind to; all but loopback ones can be reached by others.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+) -> None:
+    """Look at a run and read images with its models, in the browser."""
+    with reported():
+        from petechia.serve import serve as serve_viewer
+
+        def tell(address: str) -> None:
+            console.print(f"Viewer: {address} (Ctrl-C ends it)", soft_wrap=True)
+
+        serve_viewer(subject, host, port, tell)
+
+
 def _overrides(given: list[str] | None, missing: str | None, on_error: str | None) -> list[str]:
     named = {"missing": missing, "on_error": on_error}
     return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]

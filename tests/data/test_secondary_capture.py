@@ -6,7 +6,7 @@ from pydicom.uid import SecondaryCaptureImageStorage
 
 import petechia
 from petechia.data.dicom import read_dicom
-from petechia.data.secondary_capture import secondary_capture
+from petechia.data.secondary_capture import REQUIRED, secondary_capture
 from tests.data.test_dicom import RAMP, made, written
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
@@ -30,15 +30,7 @@ def test_a_capture_is_filed_with_the_study_it_comes_from() -> None:
 
 def test_without_a_source_no_patient_is_invented() -> None:
     capture = pydicom.dcmread(io.BytesIO(secondary_capture(PICTURE, "x" * 2000)))
-    for key in (
-        "PatientName",
-        "PatientID",
-        "PatientBirthDate",
-        "PatientSex",
-        "StudyDate",
-        "StudyTime",
-        "ReferringPhysicianName",
-    ):
+    for key in REQUIRED:
         assert key in capture
         assert not capture[key].value
     assert "SourceImageSequence" not in capture

@@ -34,7 +34,12 @@ ARMS = {
 
 
 def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
-    """Make the report from the files of a finished run.
+    """Make the report from the files of a finished run; arguments and errors are those of `report_content`."""
+    return page_template("petechia.report", "template.html").render(report_content(directory, pictures))
+
+
+def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[str, Any]:
+    """What `body.html` shows of a finished run.
 
     Args:
         directory: of the run.
@@ -55,7 +60,7 @@ def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     metrics = read_table(directory.metrics)
     test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
-    return page_template("petechia.report", "template.html").render(
+    return dict(
         config=config,
         config_yaml=config.to_yaml(),
         environment=read_json(directory.path / "environment.json"),
