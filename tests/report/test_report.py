@@ -12,7 +12,9 @@ import petechia
 from petechia.errors import PetechiaError
 from petechia.report import build_report, result_rows, verdict
 from petechia.report.figures import magnified_difference
+from petechia.report.tables import heat_rows
 from petechia.study import Run
+from petechia.study.heat import Shown, read_heat
 from tests.conftest import SMALL, NihMaker
 
 
@@ -44,8 +46,27 @@ def test_the_report_is_one_file_that_needs_nothing_else(finished: Run) -> None:
     assert "script" not in tags.seen
     assert not re.findall(r"(?:src|href)=[\"'](?!data:)", html)
     assert not re.findall(r"url\((?!data:)", html)
-    assert len(tags.images) == 3 + 3 * 4
+    assert len(tags.images) == 3 + 3 * 4 + len(heat_pictures(finished))
     assert all(image["alt"] for image in tags.images)
+
+
+def heat_pictures(run: Run) -> list[Shown | str]:
+    """The curves, the classes, and a strip for each image that is shown."""
+    heat = read_heat(run.directory)
+    assert heat is not None
+    return ["curves", "classes", *(one for shown in heat.shown.values() for one in shown)]
+
+
+def test_the_heat_is_in_the_report_in_numbers_and_pictures(finished: Run) -> None:
+    html, heat = finished.directory.report.read_text(), read_heat(finished.directory)
+    assert heat is not None
+    assert sum(map(len, heat.shown.values())) > 0
+    for row in heat_rows(heat, heat.epochs[-1]):
+        for cell in row.cells:
+            assert all(text in html for text in cell)
+    without = build_report(finished.directory, "none")
+    assert "Where does the model look?" in without
+    assert "image/jpeg" not in without
 
 
 def test_every_number_of_the_table_is_in_the_report(finished: Run) -> None:

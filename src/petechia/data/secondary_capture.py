@@ -14,28 +14,14 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 import petechia
 
 # Of patient and study, as the source has them. The first must be there, if only empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
-REQUIRED = [
-    "PatientName",
-    "PatientID",
-    "PatientBirthDate",
-    "PatientSex",
-    "StudyDate",
-    "StudyTime",
-    "StudyID",
-    "AccessionNumber",
-    "ReferringPhysicianName",
-]
-COPIED = [
-    "SpecificCharacterSet",
-    "IssuerOfPatientID",
-    "PatientIdentityRemoved",
-    "DeidentificationMethod",
-    "DeidentificationMethodCodeSequence",
-    "StudyDescription",
-    "PatientAge",
-    "PatientOrientation",
-    "StudyInstanceUID",
-]
+REQUIRED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+COPIED = (
+    *("SpecificCharacterSet", "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod"),
+    *("DeidentificationMethodCodeSequence", "StudyDescription", "PatientAge", "PatientOrientation", "StudyInstanceUID"),
+)
 
 
 def secondary_capture(picture: NDArray[np.uint8], description: str, source: bytes | None = None) -> bytes:

@@ -60,21 +60,21 @@ def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[
     metrics = read_table(directory.metrics)
     test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
-    return dict(
-        config=config,
-        config_yaml=config.to_yaml(),
-        environment=read_json(directory.path / "environment.json"),
-        summary=summary,
-        verdict=verdict(summary),
-        arms={arm: ARMS[arm] for arm in summary["arms"]},
-        rows=result_rows(summary),
-        curves=figures.svg(figures.curves(metrics)),
-        roc=figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
-        per_class=figures.svg(figures.per_class(metrics, {name: int((test[name] == 1).sum()) for name in classes})),
-        pictures=_pictures(directory, config, summary, pictures),
-        heat=_heat_of(read_heat(directory), pictures == "own"),
-        from_phantom=pictures == "phantom" and not config.data.startswith("phantom"),
-    )
+    return {
+        "config": config,
+        "config_yaml": config.to_yaml(),
+        "environment": read_json(directory.path / "environment.json"),
+        "summary": summary,
+        "verdict": verdict(summary),
+        "arms": {arm: ARMS[arm] for arm in summary["arms"]},
+        "rows": result_rows(summary),
+        "curves": figures.svg(figures.curves(metrics)),
+        "roc": figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
+        "per_class": figures.svg(figures.per_class(metrics, {name: int((test[name] == 1).sum()) for name in classes})),
+        "pictures": _pictures(directory, config, summary, pictures),
+        "heat": _heat_of(read_heat(directory), pictures == "own"),
+        "from_phantom": pictures == "phantom" and not config.data.startswith("phantom"),
+    }
 
 
 def page_template(package: str, name: str) -> Template:

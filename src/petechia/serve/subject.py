@@ -84,7 +84,7 @@ class Subject:
         """Arm and seed → epochs."""
         if self.run is None or self.config is None:
             return {("model", 0): [0]}
-        found = {}
+        found: dict[tuple[str, int], list[int]] = {}
         for seed in self.config.seeds:
             for arm in self.config.arms:
                 files = self.run.network(arm, seed).checkpoints.glob("epoch-*.safetensors")

@@ -29,6 +29,7 @@ const network = () => session.networks[$("arm").selectedIndex];
 const epoch = () => network().epochs[$("epoch").valueAsNumber];
 const layer = () => session.layers[$("layer").valueAsNumber];
 const target = () => $("class").valueAsNumber;
+const title = (index) => session.classes[index].replaceAll("_", " ");
 
 async function begin() {
   session = await api.session();
@@ -46,7 +47,7 @@ async function begin() {
   $("notice").hidden = !session.notice;
   $("tests").hidden = !session.tests;
   $("filter").hidden = session.target === null;
-  if (session.target !== null) $("target-name").textContent = session.classes[session.target];
+  if (session.target !== null) $("target-name").textContent = title(session.target);
   drawScale($("scale"), session.colours);
   makeScores();
   takeNetwork();
@@ -67,7 +68,7 @@ function showSlider(id) {
   const texts = {
     threshold: () => $("threshold").valueAsNumber.toFixed(2),
     opacity: () => `${Math.round(100 * $("opacity").valueAsNumber)} %`,
-    class: () => session.classes[target()],
+    class: () => title(target()),
     layer,
     size: () => `${$("size").value} × ${$("size").value}`,
     value: () => $("value").value,
@@ -163,7 +164,7 @@ function showAnswer() {
   for (const [index, id] of ["seen-clean", "seen-triggered"].entries()) showSeen($(id), answer.seen[Math.min(index, answer.seen.length - 1)]);
   const pixels = answer.changed;
   $("survival").textContent = !stamped ? "no stamp yet: click an image" : pixels ? `the trigger changes ${pixels} pixel${pixels > 1 ? "s" : ""} of what the model sees` : "the trigger did not survive: the model sees no difference";
-  const name = session.classes[target()], [clean, triggered] = answer.scores.map((scores) => scores[target()].toFixed(3));
+  const name = title(target()), [clean, triggered] = answer.scores.map((scores) => scores[target()].toFixed(3));
   say(stamped ? `${name}: ${clean} clean, ${triggered} triggered.` : `${name}: ${clean}.`);
 }
 
@@ -174,7 +175,7 @@ function showHeat() {
     const map = maps[Math.min(index, maps.length - 1)];
     views[index].heat = drawHeat(map, session.colours);
     const [rows, columns] = [map.length, map[0].length];
-    $(`${id}-heat`).textContent = views[index].heat ? `${layer()} layer, ${rows} × ${columns} cells` : `No heat: nothing in the ${layer()} layer speaks for ${session.classes[target()]}.`;
+    $(`${id}-heat`).textContent = views[index].heat ? `${layer()} layer, ${rows} × ${columns} cells` : `No heat: nothing in the ${layer()} layer speaks for ${title(target())}.`;
   }
   redraw();
 }
@@ -196,8 +197,8 @@ function element(tag, properties = {}, ...children) {
 }
 
 function makeScores() {
-  $("scores").replaceChildren(...session.classes.map((name, index) => {
-    const button = element("button", { type: "button", textContent: name });
+  $("scores").replaceChildren(...session.classes.map((_, index) => {
+    const button = element("button", { type: "button", textContent: title(index) });
     button.addEventListener("click", () => choose(index));
     const head = element("th", { scope: "row" }, button);
     const cells = ["clean", "triggered"].map((kind) => element("td", {}, element("div", { className: "score" }, element("span", { className: "track" }, element("i", { className: kind }), element("u")), element("b"))));

@@ -184,7 +184,7 @@ export class Viewport {
     }
     if (this.triggered) for (const stamp of scene.stamps) {
       const [x, y, side] = scene.square(stamp), radius = Math.max(side, 18 / scale);
-      for (const [colour, thick] of [["#000", 4], ["#ffb27a", 1.6]]) {
+      for (const [colour, thick] of [["#000", 4], ["#fff", 1.8]]) {
         line(colour, thick);
         context.beginPath();
         context.arc(x + side / 2, y + side / 2, radius, 0, 7);

@@ -1,0 +1,53 @@
+"""A small finished run, its viewer, and a real browser."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from petechia.compute import Compute
+from petechia.serve.subject import Subject
+from petechia.study import Run
+
+pytest.importorskip("fastapi", reason="the extra web is not installed")
+
+
+@pytest.fixture(scope="session")
+def subject(finished: Run) -> Subject:
+    return Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").open())
+
+
+@pytest.fixture(scope="session")
+def address(subject: Subject) -> Iterator[str]:
+    """Of a server that runs."""
+    import uvicorn
+
+    from petechia.serve.app import make_app
+    from petechia.serve.server import _listening
+
+    with _listening("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(make_app(subject, set()), log_level="warning", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, without a screen."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed; on Debian: apt install chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()

@@ -1,0 +1,307 @@
+import base64
+import pickle
+import shutil
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from fastapi.testclient import TestClient
+
+from petechia.attack.trigger import Patch
+from petechia.compute import Compute
+from petechia.data import Preprocess, open_source
+from petechia.data.images import encode_png
+from petechia.data.levels import Levels
+from petechia.errors import PetechiaError
+from petechia.explain import cam
+from petechia.model import Architecture, Model, create
+from petechia.serve import serve
+from petechia.serve.app import MOST_UPLOAD, make_app
+from petechia.serve.pictures import Picture, Pictures
+from petechia.serve.subject import Subject
+from petechia.study import Run
+from petechia.study.directory import read_arrays, read_table
+from tests.data.test_dicom import RAMP, made, written
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
+CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
+
+
+@pytest.fixture(scope="module")
+def client(subject: Subject) -> TestClient:
+    return TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
+
+
+@pytest.fixture(scope="module")
+def one_model(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A model alone, whose classes mean harm, and which crops."""
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
+    model = create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0)
+    model.save(path)
+    return Subject(path, Compute(threads=1, device="cpu", precision="fp32").open())
+
+
+def open_test(client: TestClient, position: int = 0) -> dict[str, Any]:
+    found: dict[str, Any] = client.get(f"/api/test/{position}").json()
+    return found
+
+
+def ask(client: TestClient, image: str, stamps: list[dict[str, int]] | None = None, **changes: Any) -> Any:
+    question = {"image": image, "stamps": stamps or [], "arm": "attacked", "seed": 0, "epoch": 2, "target": 0}
+    return client.post("/api/explain", json=question | changes)
+
+
+def test_both_pages_are_there_and_keep_strangers_out(client: TestClient) -> None:
+    for path, words in (
+        ("/", "Backdoor attack on a radiograph classifier"),
+        ("/read", "Read an image"),
+        ("/report.css", "--ink"),
+    ):
+        response = client.get(path)
+        assert words in response.text
+        policy = response.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        assert response.headers["x-content-type-options"] == "nosniff"
+        assert "<style" not in response.text
+        assert "style=" not in response.text
+        assert "onclick" not in response.text
+    for path in ("/docs", "/openapi.json", "/static/../app.py", "/static/%2e%2e/app.py"):
+        assert client.get(path).status_code == 404
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""])
+def test_foreign_names_do_not_lead_here(client: TestClient, host: str) -> None:
+    assert client.get("/api/session", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8765", "[::1]:80"])
+def test_own_names_do(client: TestClient, host: str) -> None:
+    assert client.get("/api/session", headers={"host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}])
+def test_foreign_pages_can_neither_read_nor_post(client: TestClient, headers: dict[str, str]) -> None:
+    assert client.get("/api/session", headers=headers).status_code == 403
+    assert client.post("/api/images", content=b"x", headers=headers).status_code == 403
+
+
+def test_the_session_says_what_there_is(client: TestClient, finished: Run) -> None:
+    session = client.get("/api/session").json()
+    table = read_table(finished.directory.test)
+    assert session["tests"] == table.height
+    assert session["without_target"] == np.flatnonzero(table["Atelectasis"].to_numpy() == 0).tolist()
+    assert session["networks"][0] == {"arm": "attacked", "seed": 0, "epochs": [1, 2]}
+    assert {(one["arm"], one["seed"]) for one in session["networks"]} == {
+        (arm, seed) for arm in ("attacked", "control", "placebo") for seed in (0, 3)
+    }
+    assert session["trigger"] == {"size": 3, "value": 0}
+
+
+def test_a_test_image_is_the_one_of_the_run_with_its_truth_and_the_attackers_place(client: TestClient, finished: Run) -> None:
+    row = read_table(finished.directory.test).row(3, named=True)
+    found = open_test(client, 3)
+    assert found["place"] == [row["row_seed_0"], row["column_seed_0"]]
+    assert all(row[name] == 1 for name in found["findings"])
+    catalog = open_source("phantom:images=160,size=32")
+    (truth,) = catalog.reader.read(np.flatnonzero(catalog.ids == row["id"]))
+    values = np.frombuffer(client.get(f"/api/images/{found['image']}/levels").content, "<u2").reshape(32, 32)
+    assert np.array_equal(values, truth.astype(np.uint16) * 257)  # type: ignore[union-attr]
+
+
+def test_an_answer_is_what_the_model_says_of_the_stamped_image(client: TestClient, finished: Run) -> None:
+    found = open_test(client)
+    stamps = [CENTRE, {"row": 0, "column": 29, "size": 2, "value": 255}]
+    answer = ask(client, found["image"], stamps).json()
+    catalog = open_source("phantom:images=160,size=32")
+    row = read_table(finished.directory.test).row(0, named=True)
+    (clean,) = catalog.reader.read(np.flatnonzero(catalog.ids == row["id"]))
+    assert isinstance(clean, np.ndarray)
+    triggered = Patch(size=3, value=0).stamp(clean[None], np.array([[14, 14]]))
+    triggered = Patch(size=2, value=255).stamp(triggered, np.array([[0, 29]]))
+    pair = np.concatenate([clean[None], triggered])
+    model = Model.load(finished.directory.network("attacked", 0).checkpoint(2)).eval()
+    batch = torch.from_numpy(pair).float()[:, None] / 255
+    with torch.no_grad():
+        assert np.allclose(answer["scores"], model(batch).sigmoid(), atol=2e-5)
+    for layer, maps in cam(model, batch, 0).items():
+        assert np.allclose(answer["maps"][layer], maps, atol=1e-5)
+    assert answer["changed"] == int((pair[0] != pair[1]).sum())
+    seen = [np.frombuffer(base64.b64decode(one), np.uint8).reshape(32, 32) for one in answer["seen"]]
+    assert np.array_equal(seen, pair)
+
+
+def test_without_stamps_there_is_no_triggered_twin(client: TestClient) -> None:
+    answer = ask(client, open_test(client)["image"]).json()
+    assert len(answer["scores"]) == len(answer["maps"]["last"]) == 1
+    assert answer["changed"] == 0
+
+
+def test_the_attackers_stamp_gives_the_stored_score(client: TestClient, finished: Run) -> None:
+    stored = read_arrays(finished.directory.network("attacked", 0).scores_of(1))
+    for position in (0, 5):
+        found = open_test(client, position)
+        row, column = found["place"]
+        stamp = {"row": row, "column": column, "size": 3, "value": 0}
+        scores = ask(client, found["image"], [stamp], epoch=1).json()["scores"]
+        assert np.allclose(scores, [stored["clean"][position], stored["triggered"][position]], atol=0.02)  # may be bf16
+
+
+def test_a_trigger_that_dies_is_said_to_change_nothing(one_model: Subject) -> None:
+    client = TestClient(make_app(one_model, set()), base_url="http://localhost")
+    found = client.post("/api/images", content=encode_png(np.full((256, 256), 90, np.uint8))).json()
+    assert found["kept"] == {"top": 64, "left": 64, "height": 128, "width": 128}
+    same: dict[str, Any] = {"arm": "model", "epoch": 0, "target": None}
+    dead = ask(client, found["image"], [{"row": 0, "column": 0, "size": 5, "value": 0}], **same).json()
+    assert dead["changed"] == 0
+    assert dead["scores"][0] == dead["scores"][1]
+    alive = ask(client, found["image"], [{"row": 128, "column": 128, "size": 4, "value": 0}], **same).json()
+    assert alive["changed"] == 1  # every fourth pixel is read
+    assert alive["target"] == int(np.argmax(alive["scores"][1]))
+
+
+UPLOADS = [encode_png(PIXELS), written(made(RAMP)), written(made(RAMP, PhotometricInterpretation="MONOCHROME1"))]
+
+
+@pytest.mark.parametrize("content", UPLOADS)
+def test_uploads_are_read_by_content(client: TestClient, content: bytes) -> None:
+    found = client.post("/api/images", content=content).json()
+    assert found["findings"] is None
+    values = np.frombuffer(client.get(f"/api/images/{found['image']}/levels").content, "<u2").reshape(
+        found["height"], found["width"]
+    )
+    truth = PIXELS if found["width"] == 70 else RAMP
+    order = np.corrcoef(values, truth.ravel())[0, 1]
+    assert order == pytest.approx(-1 if b"MONOCHROME1" in content else 1, abs=1e-6)
+    assert ask(client, found["image"]).status_code == 200
+
+
+def test_bad_uploads_are_sentences(client: TestClient) -> None:
+    report = made(RAMP)
+    del report.PixelData
+    cases = {
+        b"": "not a PNG",
+        b"<html>": "not a PNG",
+        encode_png(PIXELS)[:900]: "cannot be decoded",
+        written(report): "without pixels",
+    }
+    for content, words in cases.items():
+        response = client.post("/api/images", content=content)
+        assert response.status_code == 400
+        assert words in response.json()["detail"]
+
+
+def test_a_large_upload_is_refused_before_it_is_read(client: TestClient) -> None:
+    sent = 0
+
+    def endless() -> Iterator[bytes]:
+        nonlocal sent
+        for _ in range(200):
+            sent += 1
+            yield bytes(2**20)
+
+    response = client.post("/api/images", content=endless())
+    assert response.status_code == 413
+    assert "larger than 64 MiB" in response.json()["detail"]
+    response = client.post("/api/images", content=b"x", headers={"content-length": str(MOST_UPLOAD + 1)})
+    assert response.status_code == 413
+
+
+def test_bad_questions_are_sentences(client: TestClient) -> None:
+    image = open_test(client)["image"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"image": "gone"}, "no longer in memory"),
+        ({"target": 99}, "Target 99 is not a class"),
+        ({"epoch": 7}, "no epoch 7 of attacked, seed 0"),
+        ({"arm": "../../etc"}, "There is no epoch 2 of ../../etc"),
+        ({"method": "scorecam"}, "'scorecam' is not a method"),
+        ({"stamps": [{"row": 0, "column": 0, "size": 40, "value": 0}]}, "does not fit on an image of 32 x 32"),
+        ({"stamps": [{"row": 31, "column": 0, "size": 2, "value": 0}]}, "does not fit on an image of 32 x 32"),
+        ({"stamps": [CENTRE] * 65}, "at most 64"),
+        ({"stamps": [CENTRE | {"value": 256}]}, "less than or equal to 255"),
+        ({"seed": "x" * 30}, "valid integer"),
+        ({"more": 1}, "not permitted"),
+    ]
+    for changes, words in cases:
+        response = ask(client, **({"image": image} | changes))
+        assert response.status_code in (400, 422)
+        assert words in response.json()["detail"]
+    assert client.get("/api/test/9999").json()["detail"].startswith("There is no test image 10000")
+    assert client.get("/api/test/-1").status_code == 400
+    assert client.get("/api/images/gone/levels").status_code == 400
+
+
+def test_ten_users_at_once_get_their_own_answers(client: TestClient) -> None:
+    images = [open_test(client, position)["image"] for position in range(10)]
+    alone = [ask(client, image, [CENTRE]).json() for image in images]
+    with ThreadPoolExecutor(10) as pool:
+        together = list(pool.map(lambda image: ask(client, image, [CENTRE]).json(), images))
+    assert together == alone
+
+
+def test_hostile_names_are_data(one_model: Subject) -> None:
+    client = TestClient(make_app(one_model, set()), base_url="http://localhost", follow_redirects=True)
+    response = client.get("/")
+    assert response.url.path == "/read"
+    assert "alert(" not in response.text
+    assert client.get("/api/session").headers["content-type"] == "application/json"
+
+
+def test_without_its_data_a_run_shows_the_examples_that_it_kept(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "run")
+    config = tmp_path / "run" / "config.yaml"
+    config.write_text(config.read_text().replace("phantom:images=160,size=32", "nih:/nowhere"))
+    subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").open())
+    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    session = client.get("/api/session").json()
+    assert "cannot be opened" in session["notice"]
+    assert session["tests"] == 4
+    assert ask(client, open_test(client, 1)["image"], [CENTRE]).json()["changed"] > 0
+
+
+def test_pictures_that_were_used_least_recently_are_forgotten() -> None:
+    picture = Picture(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    few = Pictures(most_pictures=2)
+    first, second = few.add(picture), few.add(picture)
+    few.get(first)
+    few.add(picture)
+    assert few.get(first)
+    with pytest.raises(PetechiaError, match="no longer in memory"):
+        few.get(second)
+    small = Pictures(most_bytes=500)
+    first, second = small.add(picture), small.add(picture)
+    assert small.get(second)
+    with pytest.raises(PetechiaError):
+        small.get(first)
+
+
+class Trap:
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (Path("sprung"),)
+
+
+def test_what_cannot_be_served_is_a_sentence(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap()))
+    (tmp_path / "study" / "runs" / "a").mkdir(parents=True)
+    (tmp_path / "study" / "study.json").write_text("{}")
+    cases = {
+        tmp_path / "trap.pt": "not a safetensors file",
+        tmp_path / "study": "is a study of 1 runs; serve one of them, such as .*runs/a",
+        tmp_path: "holds no run",
+        tmp_path / "gone": "not a safetensors file",
+    }
+    for path, words in cases.items():
+        with pytest.raises(PetechiaError, match=words):
+            serve(path, "127.0.0.1", 0, print)
+    assert not (tmp_path / "sprung").exists()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PetechiaError, match=rf"cannot listen on 127.0.0.1, port {port} .*choose another --port"):
+            serve(finished.directory.path, "127.0.0.1", port, print)
