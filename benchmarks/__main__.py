@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import measuring, preparing, training
+from benchmarks import explaining, measuring, preparing, training, viewing
 from benchmarks.timing import Timing
 from petechia.compute import Compute
 from petechia.data.prepare import workers
@@ -32,6 +32,11 @@ def main() -> None:
     show(console, "Drawing", drawn)
     show(console, "Measuring one epoch of 25,596 images; ratio to sklearn's point values", measuring.run(), "sklearn, none")
     show(console, "Training DenseNet-121 at 64 x 64; ratio to the bare loop", training.run(), "bare loop")
+    explained, differences = explaining.run()
+    for precision, timings in explained.items():
+        show(console, f"Grad-CAM of two layers, DenseNet-121 at 224 x 224, {precision}; ratio to petechia", timings, "petechia")
+    console.print("Largest difference in fp32, maps divided by their maxima:", differences)
+    console.print(f"Viewer, clean and triggered with two layers at 224 x 224: {viewing.run()}")
 
 
 if __name__ == "__main__":

@@ -173,9 +173,7 @@ UPLOADS = [encode_png(PIXELS), written(made(RAMP)), written(made(RAMP, Photometr
 def test_uploads_are_read_by_content(client: TestClient, content: bytes) -> None:
     found = client.post("/api/images", content=content).json()
     assert found["findings"] is None
-    values = np.frombuffer(client.get(f"/api/images/{found['image']}/levels").content, "<u2").reshape(
-        found["height"], found["width"]
-    )
+    values = np.frombuffer(client.get(f"/api/images/{found['image']}/levels").content, "<u2")
     truth = PIXELS if found["width"] == 70 else RAMP
     order = np.corrcoef(values, truth.ravel())[0, 1]
     assert order == pytest.approx(-1 if b"MONOCHROME1" in content else 1, abs=1e-6)
