@@ -1,5 +1,7 @@
 import io
 import logging
+import struct
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydicom.data import get_testdata_file
 from pydicom.dataset import FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.pixels.encoders.base import get_encoder
 from pydicom.pixels.processing import apply_modality_lut, apply_voi_lut
 from pydicom.uid import (
+    MPEG4HP41,
+    UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
@@ -82,7 +88,8 @@ def test_windows_agree_with_pydicom(function: str) -> None:
         RAMP, WindowCenter="1000", WindowWidth="800", VOILUTFunction=function, RescaleSlope="2", RescaleIntercept="-500"
     )
     out = apply_voi_lut(apply_modality_lut(RAMP, dataset), dataset)
-    low, high = apply_voi_lut(np.array([-1e30, 1e30]), dataset)
+    with np.errstate(over="ignore"):
+        low, high = apply_voi_lut(np.array([-1e30, 1e30]), dataset)
     truth = (out - low) / (high - low) * 255
     assert np.abs(read_dicom(written(dataset), "x").grey() - truth).max() <= 0.51
 
@@ -90,6 +97,48 @@ def test_windows_agree_with_pydicom(function: str) -> None:
 @pytest.mark.parametrize("width", ["0", "-5", ""])
 def test_a_window_without_width_is_none(width: str) -> None:
     assert read(RAMP, WindowCenter="5", WindowWidth=width)[1:] == (0, RAMP.max())
+
+
+def test_exact_windows_may_be_narrower_than_1() -> None:
+    window = {"WindowCenter": "100", "WindowWidth": "0.5"}
+    assert read(RAMP, **window, VOILUTFunction="LINEAR_EXACT")[1:] == (99.75, 100.25)
+    assert read(RAMP, **window)[1:] == (0, RAMP.max())
+
+
+def test_a_window_of_one_step_is_a_threshold() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.array_equal(read(RAMP, WindowCenter="0.5", WindowWidth="1").grey(), np.where(RAMP > 0, 255, 0))
+
+
+@pytest.mark.parametrize("slope", ["1", "-1"])
+def test_a_sigmoid_rises_whatever_the_slope(slope: str) -> None:
+    sign = int(slope)
+    levels = read(
+        RAMP,
+        WindowCenter=str(1000 * sign),
+        WindowWidth="800",
+        VOILUTFunction="SIGMOID",
+        RescaleSlope=slope,
+        RescaleIntercept="0",
+    )
+    truth = 255 / (1 + np.exp(-4 * (sign * RAMP.astype(float) - sign * 1000) / 800))
+    assert np.abs(levels.grey() - truth).max() <= 0.51
+
+
+def test_a_voi_lut_of_8_bits_may_have_more_than_256_entries() -> None:
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor = [2000, 0, 8]
+    lut.add_new("LUTData", "OW", (np.arange(2000) // 8).astype(np.uint16).tobytes())
+    levels = read(RAMP, VOILUTSequence=[lut])
+    assert (levels.low, levels.high) == (0, 255)
+    assert np.array_equal(levels.grey(), RAMP.clip(0, 1999) // 8)
+
+
+def test_a_voi_lut_without_data_does_not_hide_the_window() -> None:
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor = [256, 0, 16]
+    assert read(RAMP, VOILUTSequence=[lut], WindowCenter="1000", WindowWidth="401")[1:] == (799.5, 1199.5)
 
 
 def test_a_voi_lut_is_applied() -> None:
@@ -123,6 +172,18 @@ def test_colour_becomes_luma() -> None:
     assert np.array_equal(read(pixels).grey(), np.asarray(Image.fromarray(pixels).convert("L")))
 
 
+def test_colour_of_12_bits_in_16_is_as_bright_as_of_8() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    deep = read(pixels.astype(np.uint16) * 16, BitsStored=12, HighBit=11)
+    assert np.array_equal(deep.grey(), read(pixels).grey())
+
+
+def test_ybr_becomes_luma() -> None:
+    pixels = np.full((4, 6, 3), 128, np.uint8)
+    pixels[..., 0] = np.arange(24).reshape(4, 6) * 10
+    assert np.array_equal(read(pixels, PhotometricInterpretation="YBR_FULL").grey(), pixels[..., 0])
+
+
 def test_a_palette_is_applied() -> None:
     pixels = np.arange(4, dtype=np.uint8).reshape(2, 2)
     tables: dict[str, Any] = {}
@@ -134,12 +195,12 @@ def test_a_palette_is_applied() -> None:
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
 def test_compressed_pixels_are_the_same(syntax: str) -> None:
-    dataset = made(RAMP)
-    try:
-        dataset.compress(syntax, generate_instance_uid=False)
-    except Exception as error:  # an encoder is needed for the test alone
-        pytest.skip(f"no encoder for it is installed ({type(error).__name__})")
-    assert np.array_equal(read_dicom(written(dataset), "x").values, RAMP)
+    if not get_encoder(syntax).is_available:
+        pytest.skip(f"no encoder is installed for {UID(syntax).name}")
+    pixels = np.tile(RAMP, (8, 8))  # encoders refuse very small images
+    dataset = made(pixels)
+    dataset.compress(syntax, generate_instance_uid=False)
+    assert np.array_equal(read_dicom(written(dataset), "x").values, pixels)
 
 
 @pytest.mark.parametrize("name", ["JPEG2000.dcm", "MR_small_jpeg_ls_lossless.dcm", "SC_rgb_jpeg_dcmtk.dcm", "MR_small_RLE.dcm"])
@@ -188,6 +249,48 @@ def test_deflated_files_are_refused_before_they_are_inflated() -> None:
     dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
     with pytest.raises(PetechiaError, match="deflated DICOM file"):
         read_dicom(written(dataset), "x.dcm")
+
+
+def test_a_deflated_file_is_refused_wherever_its_header_says_so() -> None:
+    dataset = made(np.zeros((64, 64), np.uint16))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    whole = written(dataset)
+    filler = struct.pack("<HH2sHI", 2, 0x0102, b"OB", 0, 4000) + bytes(4000)
+    place = whole.index(struct.pack("<HH2s", 2, 0x0010, b"UI"))
+    (length,) = struct.unpack("<I", whole[140:144])  # of the header, its first entry
+    late = whole[:140] + struct.pack("<I", length + len(filler)) + whole[144:place] + filler + whole[place:]
+    with pytest.raises(PetechiaError, match="deflated DICOM file"):
+        read_dicom(late, "x.dcm")
+
+
+def test_a_syntax_without_decoder_is_named() -> None:
+    dataset = made(RAMP, PixelData=encapsulate([bytes(100)]))
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = MPEG4HP41
+    with pytest.raises(PetechiaError, match=r"x\.dcm is stored as MPEG-4 AVC.*no decoder"):
+        read_dicom(written(dataset), "x.dcm")
+
+
+@pytest.mark.parametrize("slope", ["1e300", "1e36"])
+def test_values_beyond_float32_are_refused(slope: str) -> None:
+    with pytest.raises(PetechiaError, match="beyond 1e\\+37"):
+        read(RAMP, RescaleSlope=slope, RescaleIntercept="0")
+
+
+def test_threads_leave_logging_and_warnings_as_they_were() -> None:
+    content = written(made(np.zeros((200, 200), np.uint16)))
+
+    def several() -> None:
+        for _ in range(10):
+            read_dicom(content, "x.dcm")
+
+    before = logging.getLogger("pydicom").disabled, list(warnings.filters)
+    threads = [threading.Thread(target=several) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (logging.getLogger("pydicom").disabled, list(warnings.filters)) == before
 
 
 def test_a_compressed_frame_larger_than_the_header_says_is_refused_before_decoding() -> None:

@@ -4,11 +4,14 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
 from petechia.compute import Compute
+from petechia.data import Preprocess
+from petechia.model import Architecture, create
 from petechia.serve.subject import Subject
 from petechia.study import Run
 
@@ -20,9 +23,9 @@ def subject(finished: Run) -> Subject:
     return Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").open())
 
 
-@pytest.fixture(scope="session")
-def address(subject: Subject) -> Iterator[str]:
-    """Of a server that runs."""
+@contextmanager
+def serving(subject: Subject) -> Iterator[str]:
+    """The address of a server that runs."""
     import uvicorn
 
     from petechia.serve.app import make_app
@@ -37,6 +40,29 @@ def address(subject: Subject) -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         server.should_exit = True
         thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def address(subject: Subject) -> Iterator[str]:
+    """Of the run's viewer."""
+    with serving(subject) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A model alone, whose names mean harm, and which crops."""
+    path = tmp_path_factory.mktemp("model") / "<img src=x onerror=alert(3)>.safetensors"
+    classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
+    create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0).save(path)
+    return Subject(path, Compute(threads=1, device="cpu", precision="fp32").open())
+
+
+@pytest.fixture(scope="session")
+def hostile_address(hostile: Subject) -> Iterator[str]:
+    """Of that model's viewer."""
+    with serving(hostile) as where:
+        yield where
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,12 @@
 import base64
+import json
 import pickle
+import select
 import shutil
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +23,8 @@ from petechia.data.levels import Levels
 from petechia.errors import PetechiaError
 from petechia.explain import cam
 from petechia.model import Architecture, Model, create
-from petechia.serve import serve
-from petechia.serve.app import MOST_UPLOAD, make_app
+from petechia.serve import app, serve
+from petechia.serve.app import make_app
 from petechia.serve.pictures import Picture, Pictures
 from petechia.serve.subject import Subject
 from petechia.study import Run
@@ -35,16 +38,6 @@ CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
 @pytest.fixture(scope="module")
 def client(subject: Subject) -> TestClient:
     return TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
-
-
-@pytest.fixture(scope="module")
-def one_model(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A model alone, whose classes mean harm, and which crops."""
-    path = tmp_path_factory.mktemp("model") / "model.safetensors"
-    classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
-    model = create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0)
-    model.save(path)
-    return Subject(path, Compute(threads=1, device="cpu", precision="fp32").open())
 
 
 def open_test(client: TestClient, position: int = 0) -> dict[str, Any]:
@@ -76,17 +69,36 @@ def test_both_pages_are_there_and_keep_strangers_out(client: TestClient) -> None
         assert client.get(path).status_code == 404
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", ""])
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "localhost.", ""),
+        *("[", "[::1", "localhost:", "user@localhost", "localhost/evil", "localhost evil.example", "2130706433"),
+    ],
+)
 def test_foreign_names_do_not_lead_here(client: TestClient, host: str) -> None:
     assert client.get("/api/session", headers={"host": host}).status_code == 421
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1:8765", "[::1]:80"])
-def test_own_names_do(client: TestClient, host: str) -> None:
-    assert client.get("/api/session", headers={"host": host}).status_code == 200
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8765", "[::1]:80", "Ward-7.Hospital:8765"])
+def test_own_names_do(subject: Subject, host: str) -> None:
+    client = TestClient(make_app(subject, {"ward-7.hospital"}), base_url="http://127.0.0.1")
+    for headers in ({"host": host}, {"host": host, "origin": f"http://{host.lower()}", "sec-fetch-site": "same-origin"}):
+        assert client.get("/api/session", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("headers", [{"origin": "http://evil.example"}, {"origin": "null"}, {"sec-fetch-site": "cross-site"}])
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"},
+        {"origin": "null"},
+        {"origin": "http://["},
+        {"origin": "http://127.0.0.1:1"},
+        {"origin": "http://127.0.0.1.evil.example"},
+        {"sec-fetch-site": "cross-site"},
+        {"sec-fetch-site": "same-site"},
+    ],
+)
 def test_foreign_pages_can_neither_read_nor_post(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/api/session", headers=headers).status_code == 403
     assert client.post("/api/images", content=b"x", headers=headers).status_code == 403
@@ -131,7 +143,9 @@ def test_an_answer_is_what_the_model_says_of_the_stamped_image(client: TestClien
     with torch.no_grad():
         assert np.allclose(answer["scores"], model(batch).sigmoid(), atol=2e-5)
     for layer, maps in cam(model, batch, 0).items():
-        assert np.allclose(answer["maps"][layer], maps, atol=1e-5)
+        hottest = np.array(answer["hottest"][layer])[:, None, None]
+        assert np.allclose(hottest, maps.amax(dim=(1, 2), keepdim=True), rtol=1e-4)
+        assert np.allclose(answer["maps"][layer] * hottest, maps, atol=1e-4 * hottest.max())
     assert answer["changed"] == int((pair[0] != pair[1]).sum())
     seen = [np.frombuffer(base64.b64decode(one), np.uint8).reshape(32, 32) for one in answer["seen"]]
     assert np.array_equal(seen, pair)
@@ -153,8 +167,8 @@ def test_the_attackers_stamp_gives_the_stored_score(client: TestClient, finished
         assert np.allclose(scores, [stored["clean"][position], stored["triggered"][position]], atol=0.02)  # may be bf16
 
 
-def test_a_trigger_that_dies_is_said_to_change_nothing(one_model: Subject) -> None:
-    client = TestClient(make_app(one_model, set()), base_url="http://localhost")
+def test_a_trigger_that_dies_is_said_to_change_nothing(hostile: Subject) -> None:
+    client = TestClient(make_app(hostile, set()), base_url="http://localhost")
     found = client.post("/api/images", content=encode_png(np.full((256, 256), 90, np.uint8))).json()
     assert found["kept"] == {"top": 64, "left": 64, "height": 128, "width": 128}
     same: dict[str, Any] = {"arm": "model", "epoch": 0, "target": None}
@@ -195,20 +209,64 @@ def test_bad_uploads_are_sentences(client: TestClient) -> None:
         assert words in response.json()["detail"]
 
 
-def test_a_large_upload_is_refused_before_it_is_read(client: TestClient) -> None:
-    sent = 0
+def test_a_large_upload_is_refused_before_it_is_read(address: str) -> None:
+    """On a real connection, to see what the server takes."""
+    host, port = address.removeprefix("http://").split(":")
+    for announced in (True, False):
+        how = f"Content-Length: {200 * 2**20}" if announced else "Transfer-Encoding: chunked"
+        with socket.create_connection((host, int(port)), timeout=20) as connection:
+            connection.sendall(f"POST /api/images HTTP/1.1\r\nHost: {host}:{port}\r\n{how}\r\n\r\n".encode())
+            taken = 0
+            with suppress(ConnectionError):
+                while taken < 200 and not select.select([connection], [], [], 0.5 if announced else 0)[0]:
+                    connection.sendall(bytes(2**20) if announced else b"100000\r\n" + bytes(2**20) + b"\r\n")
+                    taken += 1
+            assert taken < (2 if announced else 100)
+            answer = connection.recv(2**16).decode()
+            assert answer.startswith("HTTP/1.1 413")
+            assert "default-src 'none'" in answer
+            assert "larger than 64 MiB" in answer
 
-    def endless() -> Iterator[bytes]:
-        nonlocal sent
-        for _ in range(200):
-            sent += 1
-            yield bytes(2**20)
 
-    response = client.post("/api/images", content=endless())
+def test_a_long_question_is_refused_before_it_is_read(client: TestClient) -> None:
+    response = client.post("/api/explain", content=b"[" * (2**16 + 1))
     assert response.status_code == 413
-    assert "larger than 64 MiB" in response.json()["detail"]
-    response = client.post("/api/images", content=b"x", headers={"content-length": str(MOST_UPLOAD + 1)})
-    assert response.status_code == 413
+    assert "larger than 64 KiB" in response.json()["detail"]
+    assert client.post("/api/explain", content=b"[" * 2**16).status_code == 422
+
+
+def test_uploads_are_bounded_in_number_and_time(client: TestClient, subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow() -> Iterator[bytes]:
+        yield b"x"
+
+    monkeypatch.setattr(app, "MOST_SECONDS", 0)
+    assert client.post("/api/images", content=slow()).status_code == 408
+    monkeypatch.setattr(app, "MOST_UPLOADS", 0)
+    busy = TestClient(make_app(subject, set()), base_url="http://localhost")
+    response = busy.post("/api/images", content=encode_png(PIXELS))
+    assert (response.status_code, response.json()["detail"][:15]) == (503, "Too many images")
+
+
+def test_an_image_that_no_browser_draws_is_a_sentence(client: TestClient) -> None:
+    response = client.post("/api/images", content=encode_png(np.zeros((1, 40_000), np.uint8)))
+    assert response.status_code == 400
+    assert "40000 x 1 pixels; give one of at most 32,767 a side" in response.json()["detail"]
+
+
+def test_what_fails_is_a_sentence_and_quotes_nothing(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*_args: object) -> None:
+        raise ValueError("Doe, Jane")
+
+    monkeypatch.setattr(app, "read_levels", fail)
+    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    response = client.post("/api/images", content=b"x")
+    assert response.status_code == 500
+    assert response.json()["detail"] == "The viewer failed at this; its terminal says where."
+    assert "default-src 'none'" in response.headers["content-security-policy"]
+    assert "ValueError in " in caplog.text
+    assert "Doe" not in caplog.text
 
 
 def test_bad_questions_are_sentences(client: TestClient) -> None:
@@ -235,20 +293,35 @@ def test_bad_questions_are_sentences(client: TestClient) -> None:
     assert client.get("/api/images/gone/levels").status_code == 400
 
 
-def test_ten_users_at_once_get_their_own_answers(client: TestClient) -> None:
+def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Subject) -> None:
     images = [open_test(client, position)["image"] for position in range(10)]
     alone = [ask(client, image, [CENTRE]).json() for image in images]
+    subject._answers.clear()  # or they would not be computed at once
     with ThreadPoolExecutor(10) as pool:
         together = list(pool.map(lambda image: ask(client, image, [CENTRE]).json(), images))
     assert together == alone
 
 
-def test_hostile_names_are_data(one_model: Subject) -> None:
-    client = TestClient(make_app(one_model, set()), base_url="http://localhost", follow_redirects=True)
+def test_hostile_names_are_data(hostile: Subject) -> None:
+    client = TestClient(make_app(hostile, set()), base_url="http://localhost", follow_redirects=True)
     response = client.get("/")
     assert response.url.path == "/read"
-    assert "alert(" not in response.text
+    assert "<img" not in response.text
+    assert "<script>alert" not in response.text
     assert client.get("/api/session").headers["content-type"] == "application/json"
+
+
+def test_a_hostile_run_is_data(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "run")
+    for name in ("summary.json", "environment.json"):
+        file = tmp_path / "run" / name
+        content = json.loads(file.read_text())
+        content |= {key: "<script>alert(1)</script>" for key, value in content.items() if isinstance(value, str)}
+        file.write_text(json.dumps(content))
+    subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").open())
+    text = TestClient(make_app(subject, set()), base_url="http://localhost").get("/").text
+    assert "&lt;script&gt;alert(1)" in text
+    assert "<script" not in text
 
 
 def test_without_its_data_a_run_shows_the_examples_that_it_kept(finished: Run, tmp_path: Path) -> None:
@@ -277,6 +350,86 @@ def test_pictures_that_were_used_least_recently_are_forgotten() -> None:
     assert small.get(second)
     with pytest.raises(PetechiaError):
         small.get(first)
+
+
+def test_readers_who_browse_do_not_make_the_uploads_of_others_forgotten(client: TestClient) -> None:
+    mine = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
+    first = open_test(client, 0)["image"]
+    for position in range(20):
+        open_test(client, position)
+    assert ask(client, mine).status_code == 200
+    assert ask(client, first).status_code == 200
+
+
+def test_the_same_question_is_computed_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    image, asked = open_test(client, 7)["image"], []
+    real = subject._explain
+
+    def counted(seen: Any, *rest: Any) -> Any:
+        asked.append(len(seen))
+        return real(seen, *rest)
+
+    monkeypatch.setattr(subject, "_explain", counted)
+    subject._answers.clear()
+    first = ask(client, image, [CENTRE]).json()
+    assert ask(client, image, [CENTRE]).json() == first
+    ask(client, image, [CENTRE, CENTRE | {"row": 2}])
+    assert asked == [2, 1]  # the clean image is not computed again
+
+
+def test_an_epoch_that_is_trained_meanwhile_can_be_chosen(finished: Run, tmp_path: Path) -> None:
+    shutil.copytree(finished.directory.path, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    last = tmp_path / "run" / "checkpoints" / "attacked-seed-0" / "epoch-02.safetensors"
+    last.rename(tmp_path / "later")
+    subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").open())
+    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    assert "This run is not finished" in client.get("/").text
+    image = open_test(client)["image"]
+    assert client.get("/api/session").json()["networks"][0]["epochs"] == [1]
+    assert "no epoch 2" in ask(client, image).json()["detail"]
+    (tmp_path / "later").rename(last)
+    assert client.get("/api/session").json()["networks"][0]["epochs"] == [1, 2]
+    assert ask(client, image).status_code == 200
+
+
+def test_a_network_of_no_numbers_is_a_sentence(tmp_path: Path) -> None:
+    model = create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0)
+    with torch.no_grad():
+        next(model.parameters()).fill_(torch.nan)
+    model.save(tmp_path / "model.safetensors")
+    subject = Subject(tmp_path / "model.safetensors", Compute(threads=1, device="cpu", precision="fp32").open())
+    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
+    assert "what is no number" in ask(client, image, arm="model", epoch=0).json()["detail"]
+
+
+def of_stage_input(finished: Run, folder: Path, location: str) -> Subject:
+    """The run, as if its attack had stamped what the model sees, of a part of the image."""
+    shutil.copytree(finished.directory.path, folder)
+    config = folder / "config.yaml"
+    changed = config.read_text().replace("stage: native", "stage: input").replace("location: center", f"location: {location}")
+    config.write_text(changed)
+    return Subject(folder, Compute(threads=1, device="cpu", precision="fp32").open())
+
+
+def test_at_the_stage_of_the_input_stamps_are_put_on_what_the_model_sees(finished: Run, tmp_path: Path) -> None:
+    client = TestClient(make_app(of_stage_input(finished, tmp_path / "run", "center"), set()), base_url="http://localhost")
+    found = client.post("/api/images", content=encode_png(PIXELS)).json()
+    assert found["input"] == 32
+    assert found["place"] == [14, 14]
+    answer = ask(client, found["image"], [CENTRE]).json()
+    clean = Preprocess(size=32)(PIXELS)
+    seen = [np.frombuffer(base64.b64decode(one), np.uint8).reshape(32, 32) for one in answer["seen"]]
+    assert np.array_equal(seen, [clean, Patch(size=3).stamp(clean[None], np.array([[14, 14]]))[0]])
+
+
+def test_the_attackers_place_on_a_readers_own_image(client: TestClient, finished: Run, tmp_path: Path) -> None:
+    assert client.post("/api/images", content=encode_png(PIXELS)).json()["place"] == [23, 33]
+    assert client.post("/api/images", content=encode_png(PIXELS[:2, :2])).json()["place"] is None  # it does not fit
+    anywhere = TestClient(make_app(of_stage_input(finished, tmp_path / "run", "random"), set()), base_url="http://localhost")
+    assert anywhere.post("/api/images", content=encode_png(PIXELS)).json()["place"] is None
 
 
 class Trap:

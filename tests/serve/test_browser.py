@@ -1,6 +1,7 @@
 """The pages in a real browser, as a reader would use them."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -116,9 +117,9 @@ def test_every_slider_does_something(page: Any) -> None:
     expect(page, "#status", "Mass: 0.")
     expect(page, "#stamps", "6 × 6, grey 255")
     slide(page, "#threshold", 0)
-    assert page.locator(".score.reported").count() == 28
+    assert page.locator("td.reported").count() == 28
     slide(page, "#threshold", 1)
-    assert page.locator(".score.reported").count() == 0
+    assert page.locator("td.reported").count() == 0
 
 
 @pytest.mark.parametrize("kind", ["png", "dcm"])
@@ -127,12 +128,11 @@ def test_an_image_is_uploaded_and_read(page: Any, tmp_path: Path, kind: str) -> 
     path.write_bytes(encode_png(PIXELS) if kind == "png" else written(made(RAMP, PhotometricInterpretation="MONOCHROME1")))
     with page.expect_response("**/api/explain"):
         page.locator("#file").set_input_files(path)
-    expect(page, "#findings", "")
-    assert not page.locator("#attack").is_visible()
+    expect(page, "#about", "your image, 70 × 50 pixels" if kind == "png" else "your image, ")
     page.locator("#clean").click()
     stamped(page)
     if kind == "dcm":
-        assert page.locator("#center-value").inner_text().startswith("-")  # turned round, in the file's own unit
+        assert page.locator("#center-value").inner_text().startswith("−")  # turned round, in the file's own unit
 
 
 def test_a_bad_upload_is_a_sentence_and_the_page_goes_on(browser: Any, address: str, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_by_keyboard_alone(page: Any) -> None:
     assert focused() == "clean"
     page.keyboard.press("ArrowRight")
     page.keyboard.press("Shift+ArrowDown")
-    expect(page, "#status", "Cursor at row 26, column 17.")
+    expect(page, "#status", "Cursor at row 26, column 17, value ")
     page.keyboard.press("Enter")
     stamped(page)
     expect(page, "#stamps", "row 25, column 16")
@@ -237,6 +237,163 @@ def test_nothing_is_wider_than_the_window(page: Any, address: str, width: int) -
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.goto(address)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.fixture
+def bare(browser: Any, hostile_address: str) -> Iterator[Any]:
+    """The reading page of the model alone, which crops half of an image's sides, with an image of 64 x 128 pixels."""
+    opened = browser.new_page(viewport={"width": 1280, "height": 900})
+    said: list[str] = []
+    opened.on("console", lambda message: said.append(message.text))
+    opened.on("pageerror", lambda error: said.append(str(error)))
+    opened.on("dialog", lambda dialog: said.append(dialog.message))
+    opened.goto(hostile_address)
+    expect(opened, "#status", "Open an image to begin.")
+    picture_file = {"name": "<b>.png", "mimeType": "image/png", "buffer": encode_png(np.full((64, 128), 90, np.uint8))}
+    opened.locator("#file").set_input_files(picture_file)
+    expect(opened, "#about", "your image, 128 × 64 pixels")
+    expect(opened, "#status", ": 0.")
+    yield opened
+    opened.close()
+    assert said == []
+
+
+def test_hostile_names_are_shown_as_they_are(bare: Any) -> None:
+    assert bare.locator("#scores button").all_inner_texts() == ["<script>alert(1)</script>", '"><img src=x onerror=alert(2)>']
+    bare.locator("#scores button").nth(1).click()
+    expect(bare, "#status", '"><img src=x onerror=alert(2)>: 0.')
+    expect(bare, ".site .name", "<img src=x onerror=alert(3)>.safetensors")
+    assert bare.locator("body img, body script, b").count() == 0
+    assert not bare.locator("#arm").is_visible()
+    assert not bare.locator("#tests").is_visible()
+
+
+def test_a_stamp_outside_the_frame_does_not_survive(bare: Any) -> None:
+    assert bare.locator("#frame-hint").is_visible()
+    box = bare.locator("#clean").bounding_box()
+    top = box["height"] / 4  # the image is twice as wide as high
+    bare.locator("#clean").click(position={"x": 12, "y": top + 12})
+    expect(bare, "#survival", "did not survive")
+    clean, triggered = (bare.locator("#scores tr").first.locator("td").nth(n).inner_text() for n in (1, 2))
+    assert clean == triggered
+    slide(bare, "#size", 20)
+    expect(bare, "#stamps", "20 × 20, grey 0, row 0, column 0")  # moved to lie inside
+    slide(bare, "#size", 64)
+    bare.locator("#clean").click(position={"x": box["width"] / 2, "y": box["height"] / 2})
+    expect(bare, "#survival", "the trigger changes 1024 pixels")
+
+
+def test_a_trigger_larger_than_the_image_is_a_sentence(bare: Any) -> None:
+    tiny = {"name": "a.png", "mimeType": "image/png", "buffer": encode_png(np.full((9, 9), 90, np.uint8))}
+    bare.locator("#file").set_input_files(tiny)
+    expect(bare, "#about", "9 × 9")
+    slide(bare, "#size", 10)
+    bare.locator("#clean").click()
+    expect(bare, "#problem", "The trigger of 10 pixels is larger than the 9 × 9 pixels to stamp; make it smaller.")
+    assert bare.locator("#stamps li").count() == 0
+
+
+def test_an_image_is_dropped(bare: Any) -> None:
+    content = list(encode_png(np.full((40, 50), 90, np.uint8)))
+    bare.evaluate(
+        """(content) => {
+            const dataTransfer = new DataTransfer();
+            dataTransfer.items.add(new File([new Uint8Array(content)], "a.png"));
+            document.body.dispatchEvent(new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true }));
+        }""",
+        content,
+    )
+    expect(bare, "#about", "your image, 50 × 40 pixels")
+
+
+def test_the_image_that_was_asked_for_last_is_shown(page: Any) -> None:
+    """Though the one before comes later."""
+
+    def late(route: Any) -> None:
+        page.wait_for_timeout(400)
+        route.continue_()
+
+    page.route("**/api/test/5", late)
+    for position in ("6", "9"):
+        page.locator("#position").fill(position)
+        page.locator("#position").press("Enter")
+    expect(page, "#about", "test image 9")
+    page.wait_for_timeout(600)
+    expect(page, "#about", "test image 9")
+    assert page.locator("#position").input_value() == "9"
+
+
+def test_moving_a_slider_quickly_asks_little_and_what_needs_no_answer_asks_nothing(page: Any) -> None:
+    page.locator("#attack").click()
+    stamped(page)
+    asked: list[dict[str, Any]] = []
+    page.on("request", lambda request: asked.append(request.post_data_json) if "explain" in request.url else None)
+    for slider, value in (("#opacity", 0.3), ("#layer", 0), ("#threshold", 0.2)):
+        slide(page, slider, value)
+    page.locator("#together").check()
+    page.wait_for_timeout(200)
+    assert asked == []
+    for target in range(14):
+        slide(page, "#class", target)
+    expect(page, "#status", "Hernia: 0.")
+    assert len(asked) <= 4
+    assert asked[-1]["target"] == 13
+
+
+def test_an_answer_that_was_overtaken_is_thrown_away(page: Any) -> None:
+    def late(route: Any) -> None:
+        if route.request.post_data_json["target"] == 2:
+            page.wait_for_timeout(500)
+        route.continue_()
+
+    page.route("**/api/explain", late)
+    for target in (2, 3):
+        with page.expect_request("**/api/explain") if target == 2 else nullcontext():
+            page.locator("#scores button").nth(target).click()
+    expect(page, "#status", "Infiltration: 0.")
+    page.wait_for_timeout(800)
+    expect(page, "#status", "Infiltration: 0.")
+
+
+def test_a_map_without_heat_says_so(page: Any) -> None:
+    def cold(route: Any) -> None:
+        answer = route.fetch().json()
+        answer["maps"]["middle"], answer["hottest"]["middle"] = [[[0, 0], [0, 0]]], [0]
+        route.fulfill(json=answer)
+
+    page.route("**/api/explain", cold)
+    page.locator("#scores button").nth(4).click()
+    expect(page, "#clean-heat", "No heat for Mass at the middle layer")
+    page.keyboard.press("l")
+    expect(page, "#clean-heat", "last layer, ")
+
+
+def test_one_scale_makes_the_fainter_heat_fainter(page: Any) -> None:
+    page.locator("#attack").click()
+    stamped(page)
+    hottest = [float(page.locator(f"#{kind}-heat").inner_text().split("hottest ")[1]) for kind in ("clean", "triggered")]
+    page.mouse.move(0, 0)
+    before = picture(page, "#clean"), picture(page, "#triggered")
+    page.locator("#together").check()
+    page.mouse.move(0, 0)
+    after = picture(page, "#clean"), picture(page, "#triggered")
+    assert [one == other for one, other in zip(before, after, strict=True)] == [
+        hottest[0] > hottest[1],
+        hottest[1] > hottest[0],
+    ]
+
+
+def test_the_view_follows_the_cursor(page: Any) -> None:
+    for _ in range(6):
+        page.locator("#zoom-in").click()
+    page.locator("#clean").focus()
+    for _ in range(2):
+        page.keyboard.press("Shift+ArrowRight")
+    expect(page, "#status", "column 31")
+    before = picture(page, "#clean")
+    page.keyboard.press("Shift+ArrowLeft")
+    assert picture(page, "#clean") != before
+    expect(page, "#probe", "column 21, value")
 
 
 def contrast(first: str, second: str) -> float:

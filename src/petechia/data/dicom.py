@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import pydicom
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply_voi_lut, apply_windowing
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
@@ -24,6 +26,8 @@ from petechia.data.levels import MAX_PIXELS, Levels
 from petechia.errors import PetechiaError
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+LARGEST = 1e37  # of a value, in size; differences of two must fit into float32 as well
+_SILENCE = threading.Lock()
 Values = NDArray[np.floating]
 
 
@@ -46,8 +50,8 @@ def read_dicom(content: bytes, name: str) -> Levels:
     Raises:
         PetechiaError: it is no DICOM file, has no pixels, several frames or more than `MAX_PIXELS`, or cannot be decoded.
     """
-    with _quiet():
-        dataset = _parse(content, name)
+    with quiet():
+        dataset = parse(content, name)
         try:
             _check(dataset, name)
             return _levels(dataset, name)
@@ -58,22 +62,27 @@ def read_dicom(content: bytes, name: str) -> Levels:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Pydicom's warnings quote values, and those may be a patient's."""
+def quiet() -> Iterator[None]:
+    """Pydicom's warnings quote values, and those may be a patient's. One thread at a time, for filters belong to all."""
     logger = logging.getLogger("pydicom")
-    before, logger.disabled = logger.disabled, True
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+    with _SILENCE, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        before, logger.disabled = logger.disabled, True
+        try:
             yield
-    finally:
-        logger.disabled = before
+        finally:
+            logger.disabled = before
 
 
-def _parse(content: bytes, name: str) -> pydicom.Dataset:
+def parse(content: bytes, name: str) -> pydicom.Dataset:
+    """All entries of a DICOM file, nothing decoded; to be called when it is `quiet`.
+
+    Raises:
+        PetechiaError: it is no DICOM file, is deflated, or is damaged.
+    """
     if not is_dicom(content):
         raise PetechiaError(f"{name} is not a DICOM file; its first bytes do not say so.")
-    if DEFLATED in content[:2000]:  # pydicom would inflate it whole, however large that is
+    if DEFLATED in content:  # wherever the header has it; pydicom would inflate it whole, however large that is
         raise PetechiaError(f"{name} is a deflated DICOM file, which is not read; convert it to another transfer syntax.")
     try:
         return pydicom.dcmread(io.BytesIO(content))
@@ -85,6 +94,10 @@ def _check(dataset: pydicom.Dataset, name: str) -> None:
     """Refuse what cannot be decoded, or should not be, before decoding."""
     if "PixelData" not in dataset:
         raise PetechiaError(f"{name} is a DICOM file without pixels; give one of an image.")
+    if not _has_decoder(syntax := dataset.file_meta.TransferSyntaxUID):
+        raise PetechiaError(
+            f"{name} is stored as {syntax.name[:80]}, for which there is no decoder; convert it to Explicit VR Little Endian."
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
         raise PetechiaError(f"{name} has {frames} frames; give a DICOM file of one image.")
@@ -97,6 +110,13 @@ def _check(dataset: pydicom.Dataset, name: str) -> None:
             )
         if (rows, columns) != (height, width) or not rows * columns:
             raise PetechiaError(f"{name} claims {columns} x {rows} pixels, which its other entries deny; check the DICOM file.")
+
+
+def _has_decoder(syntax: pydicom.uid.UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
 
 
 def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
@@ -116,41 +136,55 @@ def _levels(dataset: pydicom.Dataset, name: str) -> Levels:
     if kind == "PALETTE COLOR":
         pixels = apply_color_lut(pixels, dataset)
     if pixels.ndim == 3:
-        return Levels(_luma(pixels).astype(np.float32), 0, 255)
+        bits = 8 * pixels.dtype.itemsize if kind == "PALETTE COLOR" else int(dataset.BitsStored)
+        return Levels(_luma(pixels, bits).astype(np.float32), 0, 255)
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise PetechiaError(f"{name} has the photometric interpretation {kind[:40]!r}, which is not read; convert it.")
     values, low, high = _through_window(dataset, pixels)
-    if not (np.isfinite(values).all() and np.isfinite([low, high]).all()):
-        raise PetechiaError(f"{name} has values that are not numbers after rescaling; check the DICOM file.")
+    if not all(abs(value) <= LARGEST for value in (values.min(), values.max(), low, high)):
+        raise PetechiaError(
+            f"{name} has values that are no numbers or beyond {LARGEST:g} after rescaling; check the DICOM file."
+        )
     if kind == "MONOCHROME1":
         values, low, high = -values, -high, -low
     return Levels(values.astype(np.float32), low, max(high, float(np.nextafter(np.float32(low), np.float32(np.inf)))))
 
 
-def _luma(pixels: NDArray[Any]) -> NDArray[np.uint8]:
-    bits = 8 * pixels.dtype.itemsize
-    return np.asarray(Image.fromarray((pixels >> (bits - 8)).astype(np.uint8)).convert("L"))
+def _luma(pixels: NDArray[Any], bits: int) -> NDArray[np.uint8]:
+    eight = (pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
+    return np.asarray(Image.fromarray(eight).convert("L"))
 
 
 def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> tuple[Values, float, float]:
     """Values, and the window's ends."""
     values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
-    if dataset.get("VOILUTSequence"):
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return np.asarray(apply_voi_lut(apply_modality_lut(pixels, dataset), dataset), np.float64), 0, float(2**bits - 1)
+    tables = dataset.get("VOILUTSequence")
+    if tables and "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
+        return _through_lut(dataset, values)
     centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
-    if centre is None or width is None or width < 1:
+    narrow = width is None or (width <= 0 if function in ("LINEAR_EXACT", "SIGMOID") else width < 1)
+    if centre is None or width is None or narrow:
         shown = values[pixels != dataset.PixelPaddingValue] if "PixelPaddingValue" in dataset else values
         shown = shown if shown.size else values
         return values, float(shown.min()), float(shown.max())
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
             ends = apply_windowing(np.array([-1e30, 1e30]), dataset)
-        return np.asarray(apply_windowing(values, dataset)), float(ends[0]), float(ends[1])
+        sign = 1 if ends[1] > ends[0] else -1  # pydicom's output falls where the rescaling's slope is negative
+        return sign * np.asarray(apply_windowing(values, dataset)), float(sign * ends[0]), float(sign * ends[1])
     if function == "LINEAR_EXACT":
         return values, centre - width / 2, centre + width / 2
     return values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
+
+
+def _through_lut(dataset: pydicom.Dataset, values: Values) -> tuple[Values, float, float]:
+    table = dataset.VOILUTSequence[0]
+    entries, first, bits = (int(number) for number in table.LUTDescriptor)
+    if bits == 8:  # pydicom would count the entries of such a table in 8 bits as well
+        table.LUTDescriptor = [entries, first, 16]
+    within = values.clip(first, first + (entries or 2**16) - 1)
+    return np.asarray(apply_voi_lut(within, dataset), np.float64), 0, float(2**bits - 1)
 
 
 def _first(value: Any) -> float | None:

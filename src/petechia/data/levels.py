@@ -25,5 +25,6 @@ class Levels(NamedTuple):
 
     def grey(self) -> NDArray[np.uint8]:
         """What is seen through the window, and what a model gets; uint8 [H, W]."""
-        shares = (self.values - np.float32(self.low)) / np.float32(self.high - self.low)
+        with np.errstate(over="ignore"):  # far outside a very narrow window
+            shares = (self.values - np.float32(self.low)) / np.float32(self.high - self.low)
         return np.asarray((shares.clip(0, 1) * 255).round(), np.uint8)

@@ -12,7 +12,10 @@ from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
 import petechia
+from petechia.data.dicom import parse, quiet
+from petechia.errors import PetechiaError
 
+SOURCE = "The DICOM file that the picture was made from"
 # Of patient and study, as the source has them. The first must be there, if only empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
 REQUIRED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -21,6 +24,7 @@ REQUIRED = (
 COPIED = (
     *("SpecificCharacterSet", "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod"),
     *("DeidentificationMethodCodeSequence", "StudyDescription", "PatientAge", "PatientOrientation", "StudyInstanceUID"),
+    *("BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
 )
 
 
@@ -30,10 +34,22 @@ def secondary_capture(picture: NDArray[np.uint8], description: str, source: byte
     Args:
         picture: uint8 [H, W, 3].
         description: how it was derived; at most 1,024 characters are kept.
-        source: a readable DICOM file that it was made from. Its patient and study are copied; without one they stay empty.
+        source: a DICOM file that it was made from. Its patient and study are copied; without one they stay empty.
+
+    Raises:
+        PetechiaError: the source is no DICOM file, is deflated, or is damaged.
     """
+    with quiet():
+        try:
+            return _written(picture, description, parse(source, SOURCE) if source else pydicom.Dataset())
+        except PetechiaError:
+            raise
+        except Exception as error:  # whatever a damaged entry makes pydicom say
+            raise PetechiaError(f"{SOURCE} cannot be copied from ({type(error).__name__}); check the DICOM file.") from None
+
+
+def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dataset) -> bytes:
     made = pydicom.Dataset()
-    original = pydicom.dcmread(io.BytesIO(source), stop_before_pixels=True) if source else pydicom.Dataset()
     for key in REQUIRED:
         setattr(made, key, "")
     for key in (*REQUIRED, *COPIED):
@@ -53,10 +69,12 @@ def secondary_capture(picture: NDArray[np.uint8], description: str, source: byte
 def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset) -> None:
     now = datetime.datetime.now(datetime.UTC).astimezone()
     made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(None)
-    if "StudyInstanceUID" not in made:
+    if not original:
+        made.SpecificCharacterSet = "ISO_IR 192"
+    if not made.get("StudyInstanceUID"):
         made.StudyInstanceUID = generate_uid(None)
     made.SeriesInstanceUID, made.SeriesNumber, made.InstanceNumber = generate_uid(None), "", "1"
-    made.Modality = str(original.get("Modality", "OT"))
+    made.Modality = str(original.get("Modality") or "OT")
     made.SeriesDescription = "Petechia"
     made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
     made.DerivationDescription = description[:1024]
@@ -66,7 +84,7 @@ def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset
     made.InstanceCreationTime = made.ContentTime = f"{now:%H%M%S}"
     if "PatientOrientation" not in made:
         made.PatientOrientation = ""
-    if "SOPInstanceUID" in original:
+    if original.get("SOPClassUID") and original.get("SOPInstanceUID"):
         reference = pydicom.Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = original.SOPClassUID, original.SOPInstanceUID
         made.SourceImageSequence = [reference]

@@ -1,13 +1,16 @@
-"""The viewer's pages and its interface, and what keeps strangers out of both."""
+"""The viewer's pages and its interface."""
 
 from __future__ import annotations
 
+import asyncio
 import base64
-import ipaddress
-from collections.abc import Awaitable, Callable
+import re
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import lru_cache
 from importlib import resources
 from typing import Annotated, Any
-from urllib.parse import urlsplit
 
 import matplotlib as mpl
 import numpy as np
@@ -16,7 +19,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 import petechia
@@ -25,20 +28,18 @@ from petechia.errors import PetechiaError
 from petechia.explain.overlay import COLOURS, OPACITY
 from petechia.measure import THRESHOLDS
 from petechia.report.html import page_template, report_content
+from petechia.serve.guard import Guard, refusal
 from petechia.serve.pictures import Picture, Pictures
-from petechia.serve.subject import LAYERS, METHODS, Stamp, Subject
+from petechia.serve.subject import LAYERS, METHODS, Reading, Stamp, Subject
 
 MOST_UPLOAD = 64 * 1024 * 1024  # bytes
+MOST_UPLOADS = 8  # at once
+MOST_DECODING = 2  # at once
+MOST_SECONDS = 60.0  # that an upload may take
+MOST_SIDE = 32_767  # pixels; browsers draw no larger
+MOST_QUESTION = 64 * 1024  # bytes
 MOST_STAMPS = 64
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Opener-Policy": "same-origin",
-    "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-store",
-}
+TEST_IMAGE = re.compile(r"test-([0-9]{1,9})")
 
 
 class StampGiven(BaseModel):
@@ -72,74 +73,49 @@ def make_app(subject: Subject, hosts: set[str]) -> FastAPI:
         hosts: names under which it may be reached, beside localhost and addresses in numbers.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
-    pictures = Pictures()
-    _guard(app, hosts)
+    app.add_middleware(Guard, hosts=hosts)
     _answer_errors(app)
     _add_pages(app, subject)
-    _add_interface(app, subject, pictures)
+    _add_interface(app, subject, Uploads())
     app.mount("/static", StaticFiles(packages=[("petechia.serve", "static")]))
     return app
-
-
-def _guard(app: FastAPI, hosts: set[str]) -> None:
-    """Let in only what was sent to this server by its own pages; say to browsers what these may do."""
-
-    @app.middleware("http")
-    async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        host, origin = request.headers.get("host", ""), request.headers.get("origin")
-        if not _is_own(host, hosts):
-            response: Response = _refusal(421, "This name does not lead here; use the address that petechia serve printed.")
-        elif (origin is not None and urlsplit(origin).netloc != host) or request.headers.get("sec-fetch-site") in (
-            "cross-site",
-            "same-site",
-        ):
-            response = _refusal(403, "Other sites cannot use this viewer.")
-        else:
-            response = await call_next(request)
-        response.headers.update(HEADERS)
-        return response
-
-
-def _is_own(host: str, hosts: set[str]) -> bool:
-    """Whether a Host header is ours: a foreign page can give its own name our address, but not a number."""
-    name = urlsplit(f"//{host}").hostname or ""
-    if name == "localhost" or name in hosts:
-        return True
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
-
-
-def _refusal(status: int, sentence: str) -> JSONResponse:
-    return JSONResponse({"detail": sentence}, status)
 
 
 def _answer_errors(app: FastAPI) -> None:
     @app.exception_handler(PetechiaError)
     async def sentence(_request: Request, error: PetechiaError) -> JSONResponse:
-        return _refusal(400, str(error))
+        return refusal(400, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return _refusal(422, f"{'.'.join(map(str, first['loc']))}: {first['msg']}.")
+        return refusal(422, _first_problem(error))
+
+
+def _first_problem(error: RequestValidationError | ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}."
 
 
 def _add_pages(app: FastAPI, subject: Subject) -> None:
-    names = {"name": subject.path.name, "is_run": subject.run is not None, "version": petechia.__version__}
+    names = {"name": subject.path.resolve().name, "is_run": subject.run is not None, "version": petechia.__version__}
+    drawing = threading.Lock()  # matplotlib is for one thread at a time
+
+    @lru_cache(maxsize=1)
+    def drawn(written: int) -> str:
+        content = report_content(subject.run) if subject.run and written else {"summary": None}
+        return page_template("petechia.serve", "study.html").render(names | content)
 
     @app.get("/")
     def study() -> Response:
         if subject.run is None:
             return RedirectResponse("/read")
-        content = report_content(subject.run) if subject.run.summary.is_file() else {"summary": None}
-        return HTMLResponse(page_template("petechia.serve", "study.html").render(names | content))
+        summary = subject.run.summary
+        with drawing:
+            return HTMLResponse(drawn(summary.stat().st_mtime_ns if summary.is_file() else 0))
 
     @app.get("/read")
     def read() -> HTMLResponse:
-        return HTMLResponse(page_template("petechia.serve", "read.html").render(names | {"target": subject.target is not None}))
+        return HTMLResponse(page_template("petechia.serve", "read.html").render(names))
 
     @app.get("/report.css")
     def style() -> Response:
@@ -147,54 +123,103 @@ def _add_pages(app: FastAPI, subject: Subject) -> None:
         return Response("".join(file.read_text(encoding="utf-8") for file in files), media_type="text/css")
 
 
-def _add_interface(app: FastAPI, subject: Subject, pictures: Pictures) -> None:
+def _add_interface(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
+    def look_up(name: str) -> Picture:
+        """Test images have names that say which, for many may look at the same; uploads have unguessable ones."""
+        test = TEST_IMAGE.fullmatch(name)
+        return subject.test_image(int(test[1])) if test else uploads.pictures.get(name)
+
     @app.get("/api/session")
     def session() -> dict[str, Any]:
+        subject.refresh()
         return _session(subject)
 
     @app.get("/api/test/{position}")
     def test_image(position: int) -> dict[str, Any]:
-        return _opened(subject, pictures, subject.test_image(position))
+        return _opened(subject, f"test-{position}", subject.test_image(position))
 
     @app.post("/api/images")
     async def upload(request: Request) -> dict[str, Any]:
-        content = await _body(request)
-        return await run_in_threadpool(lambda: _opened(subject, pictures, Picture(read_levels(content, "The image"))))
+        async with uploads.reading(request) as content:
+            name, picture = await run_in_threadpool(uploads.keep, content)
+        return await run_in_threadpool(_opened, subject, name, picture)
 
     @app.get("/api/images/{name}/levels")
     def levels(name: str) -> Response:
-        values, _, _ = pictures.get(name).depth16
-        return Response(values.astype("<u2").tobytes(), media_type="application/octet-stream")
+        return Response(look_up(name).depth16.astype("<u2", copy=False).tobytes(), media_type="application/octet-stream")
 
     @app.post("/api/explain")
-    def explain(question: Question) -> dict[str, Any]:
+    async def explain(request: Request) -> Response:
+        content = await _body(request, MOST_QUESTION)
+        try:
+            question = Question.model_validate_json(content)
+        except ValidationError as error:
+            return refusal(422, _first_problem(error))
+        return JSONResponse(await run_in_threadpool(answer, question))
+
+    def answer(question: Question) -> dict[str, Any]:
         stamps = [Stamp(**stamp.model_dump()) for stamp in question.stamps]
         network = question.arm, question.seed, question.epoch
-        reading = subject.read(pictures.get(question.image), stamps, network, question.target, question.method)
-        return {
-            "target": reading.target,
-            "scores": _rounded(reading.scores, 5),
-            "maps": {layer: _rounded(maps, 7) for layer, maps in reading.maps.items()},
-            "seen": [base64.b64encode(one.tobytes()).decode() for one in reading.seen],
-            "size": reading.seen.shape[1],
-            "changed": reading.changed,
-        }
+        return _answered(subject.read(look_up(question.image), stamps, network, question.target, question.method))
 
 
-async def _body(request: Request) -> bytes:
-    """The uploaded file, kept in memory.
+class Uploads:
+    """The readers' own images, and what bounds the memory that they can take.
+
+    Attributes:
+        pictures: those that are kept.
+    """
+
+    def __init__(self) -> None:
+        self.pictures = Pictures()
+        self._receiving = threading.BoundedSemaphore(MOST_UPLOADS)
+        self._decoding = threading.BoundedSemaphore(MOST_DECODING)
+
+    @asynccontextmanager
+    async def reading(self, request: Request) -> AsyncIterator[bytes]:
+        """The uploaded file.
+
+        Raises:
+            HTTPException: it is too large, takes too long, or too many are on their way.
+        """
+        if not self._receiving.acquire(blocking=False):
+            raise HTTPException(503, "Too many images are being opened at once; try again in a moment.")
+        try:
+            yield await asyncio.wait_for(_body(request, MOST_UPLOAD), MOST_SECONDS)
+        except TimeoutError:
+            raise HTTPException(408, f"The image took longer than {MOST_SECONDS:.0f} seconds; try again.") from None
+        finally:
+            self._receiving.release()
+
+    def keep(self, content: bytes) -> tuple[str, Picture]:
+        """Decode an image; its name and itself.
+
+        Raises:
+            PetechiaError: it cannot be read, or a browser could not show it.
+        """
+        with self._decoding:
+            picture = Picture(read_levels(content, "The image"))
+        height, width = picture.levels.values.shape
+        if max(height, width) > MOST_SIDE:
+            raise PetechiaError(f"The image has {width} x {height} pixels; give one of at most {MOST_SIDE:,} a side.")
+        return self.pictures.add(picture), picture
+
+
+async def _body(request: Request, most: int) -> bytes:
+    """What was sent, kept in memory.
 
     Raises:
         HTTPException: 413, it is too large; the rest of it is not read.
     """
-    too_large = HTTPException(413, f"The file is larger than {MOST_UPLOAD // 1024**2} MiB; give a smaller one.")
+    size = f"{most // 1024**2} MiB" if most >= 1024**2 else f"{most // 1024} KiB"
+    too_large = HTTPException(413, f"This is larger than {size}; send less.", {"Connection": "close"})
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > MOST_UPLOAD:
+    if length.isdecimal() and int(length) > most:
         raise too_large
     content = bytearray()
     async for part in request.stream():
         content += part
-        if len(content) > MOST_UPLOAD:
+        if len(content) > most:
             raise too_large
     return bytes(content)
 
@@ -209,6 +234,7 @@ def _session(subject: Subject) -> dict[str, Any]:
         "methods": METHODS,
         "trigger": {"size": subject.trigger.size, "value": subject.trigger.value},
         "stage": subject.stage,
+        "preprocess": subject.description.preprocess.model_dump(),
         "threshold": THRESHOLDS[0],
         "tests": subject.test_images,
         "without_target": subject.without_target(),
@@ -219,21 +245,35 @@ def _session(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _opened(subject: Subject, pictures: Pictures, picture: Picture) -> dict[str, Any]:
-    _, least, most = picture.depth16
+def _opened(subject: Subject, name: str, picture: Picture) -> dict[str, Any]:
     height, width = picture.levels.values.shape
     return {
-        "image": pictures.add(picture),
+        "image": name,
         "height": height,
         "width": width,
-        "least": least,
-        "most": most,
+        "least": picture.span[0],
+        "most": picture.span[1],
         "low": picture.levels.low,
         "high": picture.levels.high,
         "kept": subject.kept(picture)._asdict(),
-        "unit": subject.stamp_unit(picture),
+        "input": subject.description.preprocess.size if subject.stamps_input(picture) else None,
         "findings": picture.findings,
-        "place": picture.place,
+        "place": subject.attackers_place(picture),
+    }
+
+
+def _answered(reading: Reading) -> dict[str, Any]:
+    """Maps go as shares of their own maximum, so that small numbers keep their digits."""
+    hottest = {layer: maps.max(axis=(1, 2)) for layer, maps in reading.maps.items()}
+    shares = {layer: maps / np.maximum(hottest[layer], 1e-30)[:, None, None] for layer, maps in reading.maps.items()}
+    return {
+        "target": reading.target,
+        "scores": _rounded(reading.scores, 5),
+        "maps": {layer: _rounded(maps, 4) for layer, maps in shares.items()},
+        "hottest": {layer: one.astype(float).tolist() for layer, one in hottest.items()},
+        "seen": [base64.b64encode(one.tobytes()).decode() for one in reading.seen],
+        "size": reading.seen.shape[1],
+        "changed": reading.changed,
     }
 
 

@@ -1,4 +1,4 @@
-"""The images that the viewer shows: test images of the run, read when they are asked for, and uploads, kept in memory."""
+"""The images that the viewer shows, in memory only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,13 +14,13 @@ from numpy.typing import NDArray
 from petechia.data.levels import Levels
 from petechia.errors import PetechiaError
 
-MOST_PICTURES = 32
+MOST_PICTURES = 16
 MOST_BYTES = 512 * 1024 * 1024
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Picture:
-    """An image to read.
+    """An image to read. It equals itself alone, so that what is derived from it can be kept with it.
 
     Attributes:
         levels: its grey levels.
@@ -33,16 +34,31 @@ class Picture:
     findings: tuple[str, ...] | None = None
     place: tuple[int, int] | None = None
 
+    @cached_property
+    def grey(self) -> NDArray[np.uint8]:
+        """What a model gets before crop and resize, uint8 [H, W]; of large images it takes longer than the model's answer."""
+        return self.levels.grey()
+
+    @cached_property
+    def span(self) -> tuple[float, float]:
+        """Least and most of the values and of the window's ends."""
+        values, low, high = self.levels
+        return min(float(values.min()), low), max(float(values.max()), high)
+
     @property
-    def depth16(self) -> tuple[NDArray[np.uint16], float, float]:
-        """The levels in 16 bits, uint16 [H, W], and which values 0 and 65,535 stand for."""
-        values = self.levels.values
-        least, most = min(float(values.min()), self.levels.low), max(float(values.max()), self.levels.high)
-        return np.asarray(((values - least) * (65_535 / (most - least))).round(), np.uint16), least, most
+    def depth16(self) -> NDArray[np.uint16]:
+        """The levels in 16 bits, uint16 [H, W]; 0 and 65,535 stand for the ends of the span."""
+        least, most = self.span
+        return np.asarray(((self.levels.values - least) * (65_535 / (most - least))).round(), np.uint16)
+
+    @property
+    def bytes(self) -> int:
+        """That it takes in memory."""
+        return self.levels.values.nbytes + self.levels.values.size
 
 
 class Pictures:
-    """Pictures by unguessable names, the ones that were used least recently forgotten first. Nothing is written anywhere."""
+    """Pictures by their names, the ones that were used least recently forgotten first. Nothing is written anywhere."""
 
     def __init__(self, most_pictures: int = MOST_PICTURES, most_bytes: int = MOST_BYTES) -> None:
         self._kept: OrderedDict[str, Picture] = OrderedDict()
@@ -50,13 +66,24 @@ class Pictures:
         self._most_pictures, self._most_bytes = most_pictures, most_bytes
 
     def add(self, picture: Picture) -> str:
-        """Keep a picture and say under which name."""
+        """Keep a picture and say under which name, which nobody can guess."""
         name = secrets.token_urlsafe(16)
+        self.put(name, picture)
+        return name
+
+    def put(self, name: str, picture: Picture) -> None:
+        """Keep a picture under a name."""
         with self._lock:
             self._kept[name] = picture
             while len(self._kept) > 1 and (len(self._kept) > self._most_pictures or self._bytes() > self._most_bytes):
                 self._kept.popitem(last=False)
-        return name
+
+    def find(self, name: str) -> Picture | None:
+        """Look a picture up; None where it is not there, or no longer."""
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+            return self._kept.get(name)
 
     def get(self, name: str) -> Picture:
         """Look a picture up.
@@ -64,11 +91,10 @@ class Pictures:
         Raises:
             PetechiaError: it is not there, or no longer.
         """
-        with self._lock:
-            if name not in self._kept:
-                raise PetechiaError("The image is no longer in memory; open it again.")
-            self._kept.move_to_end(name)
-            return self._kept[name]
+        picture = self.find(name)
+        if picture is None:
+            raise PetechiaError("The image is no longer in memory; open it again.")
+        return picture
 
     def _bytes(self) -> int:
-        return sum(picture.levels.values.nbytes for picture in self._kept.values())
+        return sum(picture.bytes for picture in self._kept.values())

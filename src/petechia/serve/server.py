@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from petechia.compute import Compute
 from petechia.errors import PetechiaError
 
 BACKLOG = 128
+PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
 
 
 def serve(path: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
@@ -35,20 +37,28 @@ def serve(path: Path, host: str, port: int, tell: Callable[[str], None]) -> None
     subject = Subject(path, Compute().open())
     with _listening(host, port) as listener:
         app = make_app(subject, {host, socket.gethostname()})
-        shown = f"[{host}]" if ":" in host else host
-        tell(f"http://{shown}:{listener.getsockname()[1]}/")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False, server_header=False))
-        server.run(sockets=[listener])
+        options = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=PATIENCE
+        )
+        server = uvicorn.Server(options)
+        tell(f"http://{_shown(host)}:{listener.getsockname()[1]}/")
+        with suppress(KeyboardInterrupt):  # it is how the viewer ends
+            server.run(sockets=[listener])
+
+
+def _shown(host: str) -> str:
+    """How to reach the host from a browser; 0.0.0.0 and :: mean every address of this machine."""
+    if host in ("0.0.0.0", "::", ""):  # noqa: S104
+        return socket.gethostname()
+    return f"[{host}]" if ":" in host else host
 
 
 def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen(BACKLOG)
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except (OSError, OverflowError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        raise PetechiaError(f"The viewer cannot listen on {host}, port {port} ({reason}); choose another --port.") from None
-    return listener
+        raise PetechiaError(
+            f"The viewer cannot listen on {host}, port {port} ({reason}); choose another --port, or correct --host."
+        ) from None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import threading
+import hashlib
+from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from torch import Tensor
 
 from petechia.attack.trigger import Patch
 from petechia.compute import Machine
@@ -18,15 +20,19 @@ from petechia.data import Catalog, open_source
 from petechia.data.levels import Levels
 from petechia.data.preprocess import Box
 from petechia.errors import PetechiaError
-from petechia.explain import Explanation, explain
+from petechia.explain import explain
 from petechia.model import Description, Model
-from petechia.serve.pictures import Picture
+from petechia.serve.pictures import Picture, Pictures
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
 
 MODELS = 3  # kept in memory
+ANSWERS = 256  # kept in memory
 LAYERS = ("last", "middle")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam")  # that answer at once
+
+
+Network = tuple[str, int, int]  # arm, seed, epoch
 
 
 class Stamp(NamedTuple):
@@ -56,6 +62,13 @@ class Reading(NamedTuple):
     changed: int
 
 
+class Answer(NamedTuple):
+    """What a model says of one input, and where it looks: probabilities, float32 [K], and layer → float32 [h, w]."""
+
+    scores: NDArray[np.float32]
+    maps: dict[str, NDArray[np.float32]]
+
+
 class Subject:
     """A run or a model file.
 
@@ -63,6 +76,7 @@ class Subject:
         path: of it.
         run: its directory; None for a model file.
         config: of the run; None for a model file.
+        networks: arm and seed → epochs that are trained; `refresh` looks again.
     """
 
     def __init__(self, path: Path, machine: Machine) -> None:
@@ -72,16 +86,30 @@ class Subject:
         self.config: Config | None = None
         if path.is_dir():
             self.run, self.config = _open_run(path)
-        self._lock = threading.Lock()  # a model is explained by one thread at a time
+        # One thread computes: a model is explained by one at a time, and the processor's threads that torch starts for each
+        # thread that calls it would be in each other's way.
+        self._torch = ThreadPoolExecutor(1)
         self._load = lru_cache(MODELS)(self._load_now)
-        self.networks = self._networks()
+        self._answers: OrderedDict[tuple[object, ...], Answer] = OrderedDict()  # touched by that thread alone
+        self._tests = Pictures()
+        self._clean: WeakKeyDictionary[Picture, NDArray[np.uint8]] = WeakKeyDictionary()  # what the model sees of them
+        self.refresh()
         arm, seed = next(iter(self.networks))
-        self.description: Description = self._model(arm, seed, self.networks[arm, seed][-1]).description
+        self.description: Description = (
+            self._torch.submit(self._model, arm, seed, self.networks[arm, seed][-1]).result().description
+        )
         self.catalog, self.notice = self._open_data()
         self.test: pl.DataFrame | None = read_table(self.run.test) if self.run else None
 
+    def refresh(self) -> None:
+        """See what has been trained meanwhile.
+
+        Raises:
+            PetechiaError: nothing yet.
+        """
+        self.networks = self._networks()
+
     def _networks(self) -> dict[tuple[str, int], list[int]]:
-        """Arm and seed → epochs."""
         if self.run is None or self.config is None:
             return {("model", 0): [0]}
         found: dict[tuple[str, int], list[int]] = {}
@@ -131,7 +159,14 @@ class Subject:
         """How many there are to choose from."""
         if self.catalog is not None and self.test is not None:
             return self.test.height
-        return len(read_arrays(self.run.examples)["clean"]) if self.run and self.run.examples.is_file() else 0
+        return len(self._examples())
+
+    def _examples(self) -> NDArray[np.uint8]:
+        """The clean inputs that the run has kept."""
+        if self.run is None or not self.run.examples.is_file():
+            return np.zeros((0, 1, 1), np.uint8)
+        examples: NDArray[np.uint8] = read_arrays(self.run.examples)["clean"]
+        return examples
 
     def without_target(self) -> list[int]:
         """Positions of the test images that do not show the target."""
@@ -145,14 +180,21 @@ class Subject:
         Raises:
             PetechiaError: there is none, or it cannot be read.
         """
-        if not 0 <= position < self.test_images or self.run is None or self.config is None or self.test is None:
+        if not 0 <= position < self.test_images:
             raise PetechiaError(f"There is no test image {position + 1}; there are {self.test_images}.")
-        if self.catalog is None:
-            clean = read_arrays(self.run.examples)["clean"][position]
-            return Picture(_levels(clean), prepared=True)
+        name = str(position)
+        picture = self._tests.find(name) or self._read_test_image(position)
+        self._tests.put(name, picture)
+        return picture
+
+    def _read_test_image(self, position: int) -> Picture:
+        if self.catalog is None or self.run is None or self.config is None or self.test is None:
+            return Picture(_levels(self._examples()[position]), prepared=True)
         row = self.test.row(position, named=True)
-        (found,) = np.flatnonzero(self.catalog.ids == row["id"])[:1]
-        (image,) = self.catalog.reader.read(np.array([found]))
+        found = np.flatnonzero(self.catalog.ids == row["id"])[:1]
+        if not len(found):
+            raise PetechiaError(f"Test image {position + 1} is not in {self.config.data} any more; choose another.")
+        (image,) = self.catalog.reader.read(found)
         if isinstance(image, PetechiaError):
             raise image
         findings = tuple(name for name in self.description.classes if row[name] == 1)
@@ -164,15 +206,23 @@ class Subject:
         height, width = picture.levels.values.shape
         return Box(0, 0, height, width) if picture.prepared else self.description.preprocess.kept(height, width)
 
-    def stamp_unit(self, picture: Picture) -> float:
-        """Pixels of the picture to one of the attack's stage."""
-        if self.stage == "native" or picture.prepared:
-            return 1.0
-        return self.kept(picture).height / self.description.preprocess.size
+    def stamps_input(self, picture: Picture) -> bool:
+        """Whether stamps are put on what the model sees, and not on the picture itself."""
+        return self.stage == "input" and not picture.prepared
 
-    def read(
-        self, picture: Picture, stamps: list[Stamp], network: tuple[str, int, int], target: int | None, method: str
-    ) -> Reading:
+    def attackers_place(self, picture: Picture) -> tuple[int, int] | None:
+        """Row and column at which the attacker would stamp a picture; None where that is unknown."""
+        location = self.trigger.location
+        if picture.place or self.config is None or location == "random" or (picture.prepared and self.stage == "native"):
+            return picture.place
+        side = self.description.preprocess.size
+        height, width = (side, side) if self.stamps_input(picture) else picture.grey.shape
+        try:
+            return self.trigger.place(height, width, Box(0, 0, height, width), (0, 0))
+        except PetechiaError:  # it does not fit
+            return None
+
+    def read(self, picture: Picture, stamps: list[Stamp], network: Network, target: int | None, method: str) -> Reading:
         """Classify and explain a picture, and, if there are stamps, its triggered twin, in one pass.
 
         Raises:
@@ -181,29 +231,51 @@ class Subject:
         if method not in METHODS:
             raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(METHODS)}.")
         seen = self._seen(picture, stamps)
-        changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
-        with self._lock:
-            model = self._model(*network)
-            batch = self.machine.tensor(seen)
-            if target is None:
-                target = int(self._explain(model, batch, None, method).targets[-1])
-            found = self._explain(model, batch, target, method)
-        maps = {layer: one.cpu().numpy() for layer, one in found.maps.items()}
-        return Reading(target, found.logits.sigmoid().cpu().numpy(), maps, seen, changed)
+        changed = int((seen[0] != seen[-1]).sum())
+        target, answers = self._torch.submit(self._answer, seen, network, target, method).result()
+        maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
+        return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
-    def _explain(self, model: Model, batch: Tensor, target: int | None, method: str) -> Explanation:
+    def _answer(self, seen: NDArray[np.uint8], network: Network, target: int | None, method: str) -> tuple[int, list[Answer]]:
+        """What the model says of every input. The same input has the same answer, so what was asked before is kept."""
+        if target is None:
+            target = self._highest(seen[-1:], network)
+        inputs = [(*network, target, method, hashlib.sha256(one.tobytes()).digest()) for one in seen]
+        new = {key: row for row, key in enumerate(inputs) if key not in self._answers}
+        if new:
+            rows = list(new.values())
+            self._answers |= zip(new, self._explain(seen[rows], network, target, method), strict=True)
+        for key in inputs:
+            self._answers.move_to_end(key)
+        answers = [self._answers[key] for key in inputs]
+        while len(self._answers) > ANSWERS:
+            self._answers.popitem(last=False)
+        return target, answers
+
+    def _highest(self, seen: NDArray[np.uint8], network: Network) -> int:
         with self.machine.autocast():
-            return explain(model, batch, target, LAYERS, method)
+            return int(explain(self._model(*network), self.machine.tensor(seen), None, LAYERS[:1]).targets[0])
+
+    def _explain(self, seen: NDArray[np.uint8], network: Network, target: int, method: str) -> list[Answer]:
+        with self.machine.autocast():
+            found = explain(self._model(*network), self.machine.tensor(seen), target, LAYERS, method)
+        scores = found.logits.sigmoid().cpu().numpy()
+        maps = {layer: one.cpu().numpy() for layer, one in found.maps.items()}
+        if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
+            raise PetechiaError("This network answers with what is no number; choose another epoch.")
+        return [Answer(one, {layer: maps[layer][row] for layer in maps}) for row, one in enumerate(scores)]
 
     def _seen(self, picture: Picture, stamps: list[Stamp]) -> NDArray[np.uint8]:
         """What the model sees, clean and, if there are stamps, triggered."""
-        grey, preprocess = picture.levels.grey(), self.description.preprocess
-        clean = grey if picture.prepared else preprocess(grey)
+        preprocess = self.description.preprocess
+        clean = self._clean.get(picture)
+        if clean is None:
+            clean = self._clean[picture] = picture.grey if picture.prepared else preprocess(picture.grey)
         if not stamps:
             return np.stack([clean])
-        if self.stage == "native" and not picture.prepared:
-            return np.stack([clean, preprocess(_stamped(grey, stamps))])
-        return np.stack([clean, _stamped(clean, stamps)])
+        if picture.prepared or self.stamps_input(picture):
+            return np.stack([clean, _stamped(clean, stamps)])
+        return np.stack([clean, preprocess(_stamped(picture.grey, stamps))])
 
 
 def _open_run(path: Path) -> tuple[RunDirectory, Config]:

@@ -16,7 +16,7 @@ from petechia.measure import THRESHOLDS, PatientBootstrap
 from petechia.model import Model
 from petechia.study.config import Config
 from petechia.study.directory import Arrays, NetworkFiles, RunDirectory, read_arrays, read_table, write_arrays, write_table
-from petechia.study.material import Material
+from petechia.study.material import Material, spread
 from petechia.study.networks import CLEAN, TRIGGERED
 from petechia.study.progress import Progress
 
@@ -147,48 +147,45 @@ def measure_heat(directory: RunDirectory, config: Config, material: Material, ma
     """
     if not config.heat or "attacked" not in config.arms or directory.heat.is_file():
         return
-    seed = config.seeds[0]
-    rows = _without_target(material)
-    rows = np.unique(rows[np.linspace(0, len(rows) - 1, config.heat).astype(int)]) if len(rows) else rows
-    rows, boxes = _surviving(material, seed, rows)
+    seed, target = config.seeds[0], material.target
+    rows, boxes = _surviving(material, seed, material.without_target(config.heat))
     if not len(rows):
         return
-    pairs = _Pairs.of(material, seed, rows)
+    pairs = _Pairs.of(material, seed, rows, boxes)
     files = directory.network("attacked", seed)
     epochs = sorted(int(file.stem.removeprefix("epoch-")) for file in files.scores.glob("epoch-*"))
     kept: Arrays = {"pair": pairs.images[:, 0], "box": boxes[0].astype(np.int64)}
     tables = []
-    for epoch in epochs:
-        progress.phase(f"explaining epoch {epoch}", len(rows))
-        model = machine.place(Model.load(files.checkpoint(epoch)))
-        try:
-            maps = pairs.maps(model, [material.target], machine, progress)
-        except PetechiaError as error:
-            progress.note(f"The heat is not measured: {error}")
-            return
-        for layer, (clean, triggered) in maps.items():
-            kept |= {f"{epoch}-{layer}-{CLEAN}": clean[0, 0], f"{epoch}-{layer}-{TRIGGERED}": triggered[0, 0]}
-        tables.append(_numbers(maps, [material.target], epoch, pairs, boxes, material, config.preprocess.size))
-    others = [index for index in range(len(material.dataset.classes)) if index != material.target]
-    if others:
+    try:
+        for epoch in epochs:
+            progress.phase(f"explaining epoch {epoch}", len(rows))
+            model = machine.place(Model.load(files.checkpoint(epoch)))
+            maps = pairs.maps(model, [target], machine, progress)
+            for layer, (clean, triggered) in maps.items():
+                kept |= {f"{epoch}-{layer}-{CLEAN}": clean[0, 0], f"{epoch}-{layer}-{TRIGGERED}": triggered[0, 0]}
+            tables.append(pairs.numbers(maps, [target], epoch, material))
+    except PetechiaError as error:  # a network may have no layers to explain
+        progress.note(f"The heat is not measured: {error}")
+        return
+    if others := [index for index in range(len(material.dataset.classes)) if index != target]:
         progress.phase(f"explaining all classes of epoch {epochs[-1]}", len(rows))
-        maps = pairs.maps(model, others, machine, progress)
-        tables.append(_numbers(maps, others, epochs[-1], pairs, boxes, material, config.preprocess.size))
+        tables.append(pairs.numbers(pairs.maps(model, others, machine, progress), others, epochs[-1], material))
     kept |= _outcomes(files, material, seed, epochs[-1], model, machine)
     write_arrays(directory.heat_maps, kept)
     write_table(directory.heat, pl.concat(tables))
 
 
 class _Pairs(NamedTuple):
-    """Test images, uint8 [2, N, H, W(, 3)], clean and triggered, and their patients, str [N]."""
+    """Test images, uint8 [2, N, H, W(, 3)], clean and triggered; boxes of the surviving trigger, int [N, 4]; patients."""
 
     images: NDArray[np.uint8]
+    boxes: NDArray[np.intp]
     patients: NDArray[np.str_]
 
     @staticmethod
-    def of(material: Material, seed: int, rows: NDArray[np.intp]) -> _Pairs:
+    def of(material: Material, seed: int, rows: NDArray[np.intp], boxes: NDArray[np.intp]) -> _Pairs:
         images = np.stack([material.clean_images()[rows], material.triggered_images(seed)[rows]])
-        return _Pairs(images, material.dataset.patients[material.test][rows])
+        return _Pairs(images, boxes, material.dataset.patients[material.test][rows])
 
     def maps(self, model: Model, classes: list[int], machine: Machine, progress: Progress) -> dict[str, NDArray[np.float32]]:
         """Layer → float32 [2, N, T, h, w]."""
@@ -202,24 +199,17 @@ class _Pairs(NamedTuple):
             progress.advance(batch.shape[1])
         return {layer: np.concatenate(some, axis=1) for layer, some in parts.items()}
 
-
-def _numbers(
-    maps: dict[str, NDArray[np.float32]],
-    classes: list[int],
-    epoch: int,
-    pairs: _Pairs,
-    boxes: NDArray[np.intp],
-    material: Material,
-    size: int,
-) -> pl.DataFrame:
-    tables = []
-    for layer, (clean, triggered) in maps.items():
-        for column, index in enumerate(classes):
-            found = localise(clean[:, column], triggered[:, column], boxes[:, :2] + boxes[:, 2:] / 2, boxes, size)
-            named = {"epoch": [epoch] * len(boxes), "layer": layer, "class": material.dataset.classes[index]}
-            numbers = {field.name: getattr(found, field.name) for field in fields(Localisation)}
-            tables.append(pl.DataFrame(named | {"patient": pairs.patients} | numbers))
-    return pl.concat(tables)
+    def numbers(self, maps: dict[str, NDArray[np.float32]], classes: list[int], epoch: int, material: Material) -> pl.DataFrame:
+        """Where every map's heat is, one row for each layer, class and pair."""
+        centres, size = self.boxes[:, :2] + self.boxes[:, 2:] / 2, self.images.shape[2]
+        tables = []
+        for layer, (clean, triggered) in maps.items():
+            for column, index in enumerate(classes):
+                found = localise(clean[:, column], triggered[:, column], centres, self.boxes, size)
+                named = {"epoch": [epoch] * len(centres), "layer": layer, "class": material.dataset.classes[index]}
+                numbers = {field.name: getattr(found, field.name) for field in fields(Localisation)}
+                tables.append(pl.DataFrame(named | {"patient": self.patients} | numbers))
+        return pl.concat(tables)
 
 
 def _outcomes(files: NetworkFiles, material: Material, seed: int, epoch: int, model: Model, machine: Machine) -> Arrays:
@@ -236,18 +226,13 @@ def _outcomes(files: NetworkFiles, material: Material, seed: int, epoch: int, mo
     }
     arrays: Arrays = {}
     for outcome in OUTCOMES:
-        rows = np.flatnonzero(members[outcome])
-        rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHOWN).astype(int))] if len(rows) else rows
-        pairs = _Pairs.of(material, seed, rows)
+        rows = spread(np.flatnonzero(members[outcome]), SHOWN)
+        pairs = _Pairs.of(material, seed, rows, np.zeros((len(rows), 4), np.intp))
         arrays |= {f"{outcome}/pairs": pairs.images.swapaxes(0, 1), f"{outcome}/scores": scores[:, rows].T}
         if len(rows):
             maps = pairs.maps(model, [material.target], machine, Progress())
             arrays |= {f"{outcome}/{layer}": both[:, :, 0].swapaxes(0, 1) for layer, both in maps.items()}
     return arrays
-
-
-def _without_target(material: Material) -> NDArray[np.intp]:
-    return np.flatnonzero(material.dataset.labels[material.test, material.target] == 0)
 
 
 def _surviving(material: Material, seed: int, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

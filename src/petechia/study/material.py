@@ -77,6 +77,10 @@ class Material:
         """The test images, all with the trigger."""
         return TriggeredSelection(self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].twins)
 
+    def without_target(self, most: int) -> NDArray[np.intp]:
+        """So many of the test images that do not show the target, evenly spread over them."""
+        return spread(np.flatnonzero(self.dataset.labels[self.test, self.target] == 0), most)
+
     def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
         """How the network of an arm is made."""
         return Recipe(
@@ -106,6 +110,11 @@ class Material:
         labels = {name: self.dataset.labels[self.test, k] for k, name in enumerate(self.dataset.classes)}
         columns = {"id": self.dataset.ids[self.test], "patient": self.dataset.patients[self.test], **places}
         return pl.DataFrame(columns).with_columns(pl.Series(name, values) for name, values in labels.items())
+
+
+def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """So many of the rows, evenly spread over them."""
+    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))] if len(rows) else rows
 
 
 def read_data(config: Config, progress: Progress, held_out: float = 0) -> tuple[Dataset, Catalog]:

@@ -148,8 +148,7 @@ def _open(directory: RunDirectory, settings: Config, material: Material, machine
 
 def _examples(material: Material, seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
     """Clean and triggered inputs of a few test images without the target class, spread over the test set."""
-    without = np.flatnonzero(material.dataset.labels[material.test, material.target] == 0)
-    rows = np.unique(without[np.linspace(0, len(without) - 1, EXAMPLES).astype(int)] if len(without) else without)
+    rows = material.without_target(EXAMPLES)
     return {"clean": material.clean_images()[rows], "triggered": material.triggered_images(seed)[rows]}
 
 

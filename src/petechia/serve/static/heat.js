@@ -2,8 +2,6 @@
 
 const SIDE = 192;
 
-export const hottest = (map) => Math.max(...map.flat());
-
 // The map's value at a share of its height and width, between the centres of its cells.
 function between(map, y, x) {
   const row = Math.min(Math.max(y * map.length - .5, 0), map.length - 1);
@@ -11,16 +9,19 @@ function between(map, y, x) {
   const top = Math.floor(row), left = Math.floor(column);
   const bottom = Math.min(top + 1, map.length - 1), right = Math.min(left + 1, map[0].length - 1);
   const down = row - top, over = column - left;
-  return (map[top][left] * (1 - over) + map[top][right] * over) * (1 - down) + (map[bottom][left] * (1 - over) + map[bottom][right] * over) * down;
+  const above = map[top][left] * (1 - over) + map[top][right] * over;
+  const below = map[bottom][left] * (1 - over) + map[bottom][right] * over;
+  return above * (1 - down) + below * down;
 }
 
-export function draw(map, colours) {
-  const most = hottest(map);
-  if (!(most > 0)) return null;
+// A map of shares in 0…1 of its hottest cell, which is itself a share of the brightest colour.
+export function draw(map, hottest, colours) {
   const picture = new ImageData(SIDE, SIDE);
-  for (let y = 0, at = 0; y < SIDE; y++) for (let x = 0; x < SIDE; x++, at += 4) {
-    const share = between(map, (y + .5) / SIDE, (x + .5) / SIDE) / most;
-    picture.data.set([...colours[Math.min(255, Math.floor(share * 256))], 255 * share], at);
+  for (let y = 0, at = 0; y < SIDE; y++) {
+    for (let x = 0; x < SIDE; x++, at += 4) {
+      const share = hottest * between(map, (y + .5) / SIDE, (x + .5) / SIDE);
+      picture.data.set([...colours[Math.min(255, Math.floor(share * 256))], 255 * share], at);
+    }
   }
   const canvas = new OffscreenCanvas(SIDE, SIDE);
   canvas.getContext("2d").putImageData(picture, 0, 0);

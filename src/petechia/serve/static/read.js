@@ -2,56 +2,105 @@
 
 import * as api from "./api.js";
 import { draw as drawHeat, drawScale } from "./heat.js";
-import { Scene, Viewport } from "./viewport.js";
+import { Scene } from "./scene.js";
+import { Scores } from "./scores.js";
+import { Viewport } from "./viewport.js";
+
+const METHODS = {
+  gradcam: "Grad-CAM", "gradcam++": "Grad-CAM++", xgradcam: "XGrad-CAM", hirescam: "HiResCAM", layercam: "LayerCAM",
+  eigencam: "Eigen-CAM",
+};
+const KINDS = ["clean", "triggered"];
+const PAUSE = 60; // milliseconds: many small moves of a slider become one question
 
 const $ = (id) => document.getElementById(id);
 const scene = new Scene();
-const views = [new Viewport($("clean"), scene, false, events()), new Viewport($("triggered"), scene, true, events())];
-let session, answer = null, shownOpacity = .7;
+const events = { redraw, probe, stamp, window: () => { showWindow(); repaint(); }, cursor };
+const views = KINDS.map((kind) => new Viewport($(kind), scene, kind === "triggered", events));
+let session, scores, answer = null, position = -1, shownOpacity;
 
-function events() {
-  return { redraw, stamp, window: () => { showWindow(); repaint(); }, cursor: () => { redraw(); say(`Cursor at row ${Math.floor(scene.cursor[1])}, column ${Math.floor(scene.cursor[0])}.`); } };
-}
-
-function redraw() { for (const view of views) view.draw(); }
-function repaint() { if (scene.picture) { scene.paint(); redraw(); } }
-function say(text) { $("status").textContent = text; }
-function complain(problem) {
-  if (problem?.name === "AbortError") return;
-  $("problem").textContent = problem ? problem.message : "";
-  $("problem").hidden = !problem;
-}
-async function attempt(work) { try { complain(null); await work(); } catch (problem) { complain(problem); } }
-
-// Sliders: what stands beside them, also for those who do not see it.
-function label(id, text) { $(`${id}-value`).textContent = text; $(id).setAttribute("aria-valuetext", text); }
 const network = () => session.networks[$("arm").selectedIndex];
 const epoch = () => network().epochs[$("epoch").valueAsNumber];
 const layer = () => session.layers[$("layer").valueAsNumber];
 const target = () => $("class").valueAsNumber;
 const title = (index) => session.classes[index].replaceAll("_", " ");
+const dark = () => $("opacity").valueAsNumber === 0;
+
+// What stands beside a slider is also for those who do not see it.
+const SLIDERS = {
+  threshold: () => $("threshold").valueAsNumber.toFixed(2),
+  opacity: () => `${Math.round(100 * $("opacity").valueAsNumber)} %`,
+  class: () => title(target()),
+  layer: () => layer(),
+  epoch: () => String(epoch()),
+  size: () => `${$("size").value} × ${$("size").value}`,
+  value: () => $("value").value,
+};
+
+function showSlider(id, text = SLIDERS[id]()) {
+  $(`${id}-value`).textContent = text;
+  $(id).setAttribute("aria-valuetext", text);
+}
+
+function say(text) { $("status").textContent = text; }
+
+function complain(problem) {
+  $("problem").textContent = problem ? problem.message : "";
+  $("problem").hidden = !problem;
+}
+
+async function attempt(work) {
+  try {
+    complain(null);
+    await work();
+  } catch (problem) { complain(problem); }
+}
+
+// Drawing waits for the screen, so that a fast mouse costs no more than a slow one.
+
+let frame = 0, repainting = false;
+
+function redraw() {
+  frame ||= requestAnimationFrame(() => {
+    frame = 0;
+    if (repainting && scene.picture) scene.paint();
+    repainting = false;
+    for (const view of views) view.draw();
+  });
+}
+
+function repaint() {
+  repainting = true;
+  redraw();
+}
+
+// The beginning.
 
 async function begin() {
   session = await api.session();
   $("threshold").value = session.threshold;
-  $("opacity").value = scene.opacity = session.opacity;
+  $("opacity").value = scene.opacity = shownOpacity = session.opacity;
   $("class").max = session.classes.length - 1;
   $("class").value = session.target ?? 0;
   $("layer").max = session.layers.length - 1;
-  $("size").value = session.trigger.size;
   $("size").max = Math.max(64, session.trigger.size);
+  $("size").value = session.trigger.size;
   $("value").value = session.trigger.value;
-  for (const name of session.methods) $("method").append(new Option(name, name));
-  for (const { arm, seed } of session.networks) $("arm").append(new Option(arm === "model" ? "this model" : `${arm}, seed ${seed}`));
+  for (const name of session.methods) $("method").append(new Option(METHODS[name] ?? name, name));
+  for (const { arm, seed } of session.networks) $("arm").append(new Option(`${arm}, seed ${seed}`));
+  $("arm-row").hidden = $("epoch-row").hidden = network().arm === "model";
   $("notice").textContent = session.notice;
   $("notice").hidden = !session.notice;
   $("tests").hidden = !session.tests;
+  $("position").max = session.tests;
+  $("count").textContent = `of ${session.tests}`;
   $("filter").hidden = session.target === null;
   if (session.target !== null) $("target-name").textContent = title(session.target);
   drawScale($("scale"), session.colours);
-  makeScores();
+  scores = new Scores($("scores"), session.classes.map((_, index) => title(index)), choose);
+  scores.show([], target(), session.threshold);
   takeNetwork();
-  for (const id of ["threshold", "opacity", "class", "layer", "size", "value", "epoch"]) showSlider(id);
+  for (const id of Object.keys(SLIDERS)) showSlider(id);
   wire();
   if (session.tests) await openTest(session.without_target[0] ?? 0);
   else say("Open an image to begin.");
@@ -60,79 +109,111 @@ async function begin() {
 function takeNetwork() {
   $("epoch").max = network().epochs.length - 1;
   $("epoch").value = network().epochs.length - 1;
-  $("epoch-row").hidden = network().arm === "model";
-  $("arm-row").hidden = network().arm === "model";
-}
-
-function showSlider(id) {
-  const texts = {
-    threshold: () => $("threshold").valueAsNumber.toFixed(2),
-    opacity: () => `${Math.round(100 * $("opacity").valueAsNumber)} %`,
-    class: () => title(target()),
-    layer,
-    size: () => `${$("size").value} × ${$("size").value}`,
-    value: () => $("value").value,
-    epoch: () => String(epoch()),
-  };
-  label(id, texts[id]());
+  showSlider("epoch");
 }
 
 // Images.
 
-async function open(found) {
+let opening = 0;
+
+// Opens what `find` promises, unless another image was asked for meanwhile.
+async function open(find, about) {
+  const mine = ++opening;
+  const found = await find();
   const levels = await api.levels(found.image);
-  scene.show({ ...found, levels, onInput: found.unit !== 1 });
+  if (mine !== opening) return;
+  scene.show({ ...found, levels });
   answer = null;
-  $("findings").textContent = found.findings === null ? "" : `truly shows: ${found.findings.join(", ") || "nothing"}`;
-  $("attack").hidden = !found.place;
-  for (const id of ["center", "width"]) {
-    Object.assign($(id), { min: id === "width" ? (found.most - found.least) / 500 : found.least, max: id === "width" ? 2 * (found.most - found.least) : found.most, step: "any" });
-  }
   for (const view of views) view.heat = null;
+  $("about").textContent = about(found);
+  $("frame-hint").hidden = found.kept.height === found.height && found.kept.width === found.width;
+  $("attack").hidden = !found.place;
+  const depth = found.most - found.least;
+  Object.assign($("center"), { min: found.least, max: found.most, step: "any" });
+  Object.assign($("width"), { min: depth / 500, max: 2 * depth, step: "any" });
   showWindow();
   showInvert();
   repaint();
-  await ask();
+  await changed();
 }
 
-const openTest = (position) => attempt(async () => {
-  const count = session.tests;
-  $("position").value = position + 1;
-  $("position").max = count;
-  $("count").textContent = `of ${count}`;
-  await open(await api.openTest(position));
+const shape = ({ width, height }) => `${width} × ${height} pixels`;
+
+const openTest = (wanted) => attempt(() => {
+  position = wanted;
+  $("position").value = wanted + 1;
+  return open(() => api.openTest(wanted), (found) => {
+    const truth = found.findings === null ? "" : `, truly shows ${found.findings.join(", ").replaceAll("_", " ") || "nothing"}`;
+    return `test image ${wanted + 1}, ${shape(found)}${truth}`;
+  });
 });
-
-function step(by) {
-  const now = $("position").valueAsNumber - 1;
-  const all = $("without").checked ? session.without_target : Array.from({ length: session.tests }, (_, i) => i);
-  const next = by > 0 ? all.find((one) => one > now) ?? all[0] : all.findLast((one) => one < now) ?? all.at(-1);
-  if (next !== undefined) openTest(next);
-}
 
 const openFile = (file) => attempt(async () => {
   if (!file) return;
-  if (file.size > session.most_upload) throw new Error(`The file is larger than ${session.most_upload / 2 ** 20} MiB; give a smaller one.`);
+  if (file.size > session.most_upload) {
+    throw new Error(`The file is larger than ${session.most_upload / 2 ** 20} MiB; give a smaller one.`);
+  }
   say("Reading the image …");
-  await open(await api.upload(file));
+  try {
+    await open(() => api.upload(file), (found) => `your image, ${shape(found)}`);
+  } catch (problem) {
+    say("The image was not opened.");
+    throw problem;
+  }
 });
+
+function step(by) {
+  const all = $("without").checked ? session.without_target : Array.from({ length: session.tests }, (_, index) => index);
+  const next = by > 0 ? all.find((one) => one > position) ?? all[0] : all.findLast((one) => one < position) ?? all.at(-1);
+  if (next !== undefined) openTest(next);
+}
+
+function typedPosition() {
+  const wanted = Math.round($("position").valueAsNumber) || 1;
+  openTest(Math.min(Math.max(wanted, 1), session.tests) - 1);
+}
 
 // Stamps.
 
-function stamp(x, y) {
+function stamp(place) {
   attempt(async () => {
-    scene.stamps.push(scene.stampAt(x, y, $("size").valueAsNumber, $("value").valueAsNumber));
+    scene.stamps.push(scene.stampAt(place, $("size").valueAsNumber, $("value").valueAsNumber));
     await changed();
   });
 }
+
 function undo() { if (scene.stamps.pop()) attempt(changed); }
-function clearStamps() { scene.stamps = []; attempt(changed); }
+
+function clearStamps() {
+  scene.stamps = [];
+  attempt(changed);
+}
+
 function stampAsAttacker() {
   const [row, column] = scene.picture.place;
   scene.stamps.push({ row, column, ...session.trigger });
   attempt(changed);
 }
-async function changed() { showStamps(); redraw(); await ask(); }
+
+// Size and grey level change the last stamp too, around its middle.
+function adjustLast() {
+  attempt(() => {
+    const last = scene.stamps.at(-1);
+    if (!last) return;
+    const [x, y, width, height] = scene.rectangle(last), middle = [x + width / 2, y + height / 2];
+    const adjusted = scene.stampAt(middle, $("size").valueAsNumber, $("value").valueAsNumber);
+    scene.stamps.splice(-1, 1, adjusted);
+    showStamps();
+    redraw();
+    askSoon();
+  });
+}
+
+async function changed() {
+  showStamps();
+  redraw();
+  await ask();
+}
 
 function showStamps() {
   $("undo").disabled = $("clear").disabled = !scene.stamps.length;
@@ -143,39 +224,63 @@ function showStamps() {
   }));
 }
 
-// Questions and answers.
+// Questions and answers: one question is on its way at a time, then the newest; answers to older ones are thrown away.
 
-let waiting = null;
-// Many small moves of a slider become one question.
-function askSoon() { clearTimeout(waiting); waiting = setTimeout(() => attempt(ask), 60); }
+let asking = false, outdated = false, pause = 0;
+
+function askSoon() {
+  clearTimeout(pause);
+  pause = setTimeout(() => attempt(ask), PAUSE);
+}
 
 async function ask() {
+  clearTimeout(pause);
   if (!scene.picture) return;
-  showStamps();
-  const { arm, seed } = network();
-  answer = await api.explain({ image: scene.picture.image, stamps: scene.stamps, arm, seed, epoch: epoch(), target: target(), method: $("method").value });
-  showAnswer();
+  outdated = asking;
+  if (asking) return;
+  asking = true;
+  try {
+    do {
+      outdated = false;
+      let found = null, problem = null;
+      try { found = await api.explain(question()); } catch (error) { problem = error; }
+      if (outdated) continue;
+      if (problem) throw problem;
+      answer = found;
+      showAnswer();
+    } while (outdated);
+  } finally { asking = false; }
+}
+
+function question() {
+  const { arm, seed } = network(), { stamps, picture } = scene;
+  return { image: picture.image, stamps, arm, seed, epoch: epoch(), target: target(), method: $("method").value };
 }
 
 function showAnswer() {
+  const stamped = answer.scores.length > 1, pixels = answer.changed, index = answer.target;
   showHeat();
   showScores();
-  const stamped = answer.scores.length > 1;
-  for (const [index, id] of ["seen-clean", "seen-triggered"].entries()) showSeen($(id), answer.seen[Math.min(index, answer.seen.length - 1)]);
-  const pixels = answer.changed;
-  $("survival").textContent = !stamped ? "no stamp yet: click an image" : pixels ? `the trigger changes ${pixels} pixel${pixels > 1 ? "s" : ""} of what the model sees` : "the trigger did not survive: the model sees no difference";
-  const name = title(target()), [clean, triggered] = answer.scores.map((scores) => scores[target()].toFixed(3));
-  say(stamped ? `${name}: ${clean} clean, ${triggered} triggered.` : `${name}: ${clean}.`);
+  for (const [at, kind] of KINDS.entries()) showSeen($(`seen-${kind}`), answer.seen[at] ?? answer.seen[0]);
+  $("survival").textContent = !stamped ? "no stamp yet: click on an image"
+    : pixels ? `the trigger changes ${pixels} pixel${pixels > 1 ? "s" : ""} of what the model sees`
+    : "the trigger did not survive: what the model sees is the same";
+  const [clean, triggered] = answer.scores.map((one) => one[index].toFixed(3));
+  say(stamped ? `${title(index)}: ${clean} clean, ${triggered} triggered.` : `${title(index)}: ${clean}.`);
 }
+
+function showScores() { scores.show(answer?.scores ?? [], target(), $("threshold").valueAsNumber); }
 
 function showHeat() {
   if (!answer) return;
-  const maps = answer.maps[layer()];
-  for (const [index, id] of ["clean", "triggered"].entries()) {
-    const map = maps[Math.min(index, maps.length - 1)];
-    views[index].heat = drawHeat(map, session.colours);
-    const [rows, columns] = [map.length, map[0].length];
-    $(`${id}-heat`).textContent = views[index].heat ? `${layer()} layer, ${rows} × ${columns} cells` : `No heat: nothing in the ${layer()} layer speaks for ${title(target())}.`;
+  const maps = answer.maps[layer()], hottest = answer.hottest[layer()], most = Math.max(...hottest);
+  for (const [index, kind] of KINDS.entries()) {
+    const at = Math.min(index, maps.length - 1), map = maps[at];
+    const share = $("together").checked ? hottest[at] / most : 1;
+    views[index].heat = hottest[at] > 0 ? drawHeat(map, share, session.colours) : null;
+    $(`${kind}-heat`).textContent = hottest[at] > 0
+      ? `${layer()} layer, ${map.length} × ${map[0].length} cells, hottest ${hottest[at].toPrecision(2)}`
+      : `No heat for ${title(answer.target)} at the ${layer()} layer`;
   }
   redraw();
 }
@@ -188,59 +293,40 @@ function showSeen(canvas, encoded) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-// The table of scores.
-
-function element(tag, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(tag), properties);
-  made.append(...children);
-  return made;
-}
-
-function makeScores() {
-  $("scores").replaceChildren(...session.classes.map((_, index) => {
-    const button = element("button", { type: "button", textContent: title(index) });
-    button.addEventListener("click", () => choose(index));
-    const head = element("th", { scope: "row" }, button);
-    const cells = ["clean", "triggered"].map((kind) => element("td", {}, element("div", { className: "score" }, element("span", { className: "track" }, element("i", { className: kind }), element("u")), element("b"))));
-    return element("tr", {}, head, ...cells);
-  }));
-  for (const track of document.querySelectorAll(".track")) track.setAttribute("aria-hidden", "true");
-}
-
-function showScores() {
-  if (!answer) return;
-  const threshold = $("threshold").valueAsNumber;
-  for (const [index, row] of [...$("scores").rows].entries()) {
-    row.classList.toggle("explained", index === target());
-    row.querySelector("button").setAttribute("aria-pressed", String(index === target()));
-    for (const [kind, cell] of [...row.querySelectorAll("td")].entries()) {
-      const score = answer.scores[kind]?.[index];
-      cell.querySelector("i").style.width = `${100 * (score ?? 0)}%`;
-      cell.querySelector("u").style.left = `${100 * threshold}%`;
-      cell.querySelector("b").textContent = score === undefined ? "–" : score.toFixed(3);
-      cell.querySelector(".score").classList.toggle("reported", score >= threshold);
-      cell.title = score >= threshold ? "reported" : "";
-    }
-  }
-}
-
 function choose(index) {
   $("class").value = index;
-  showSlider("class");
-  attempt(ask);
+  takeClass();
 }
 
-// Window and zoom.
+function takeClass() {
+  showSlider("class");
+  showScores();
+  askSoon();
+}
+
+// Window, zoom and the cursor.
+
+const inUnit = (value) => value.toFixed(scene.picture.most - scene.picture.least > 20 ? 0 : 3).replace("-", "−");
+const spelled = ([x, y]) => `row ${Math.floor(y)}, column ${Math.floor(x)}, value ${inUnit(scene.value([x, y]))}`;
+
+function probe(place) { $("probe").textContent = place ? spelled(place) : ""; }
+
+function cursor() {
+  redraw();
+  probe(scene.cursor);
+  say(`Cursor at ${spelled(scene.cursor)}.`);
+}
 
 function showWindow() {
-  const centre = (scene.low + scene.high) / 2, width = scene.high - scene.low, digits = scene.picture.most - scene.picture.least > 20 ? 0 : 2;
+  const centre = (scene.low + scene.high) / 2, width = scene.high - scene.low;
   $("center").value = centre;
   $("width").value = width;
-  label("center", centre.toFixed(digits));
-  label("width", width.toFixed(digits));
+  showSlider("center", inUnit(centre));
+  showSlider("width", inUnit(width));
 }
 
 function takeWindow() {
+  if (!scene.picture) return;
   const centre = $("center").valueAsNumber, width = $("width").valueAsNumber;
   Object.assign(scene, { low: centre - width / 2, high: centre + width / 2 });
   showWindow();
@@ -248,73 +334,101 @@ function takeWindow() {
 }
 
 function showInvert() { $("invert").setAttribute("aria-pressed", String(scene.invert)); }
-function invert() { scene.invert = !scene.invert; showInvert(); repaint(); }
-function reset() { scene.reset(); showWindow(); showInvert(); repaint(); }
 
-function toggleHeat() {
-  if (scene.opacity > 0) shownOpacity = scene.opacity;
-  $("opacity").value = scene.opacity = scene.opacity > 0 ? 0 : shownOpacity;
+function invert() {
+  scene.invert = !scene.invert;
+  showInvert();
+  repaint();
+}
+
+function reset() {
+  if (!scene.picture) return;
+  scene.reset();
+  showWindow();
+  showInvert();
+  repaint();
+}
+
+function zoom(factor) { if (scene.picture) views[0].zoomBy(factor); }
+
+function takeOpacity() {
+  scene.opacity = $("opacity").valueAsNumber;
   showSlider("opacity");
   redraw();
 }
 
-function otherLayer() {
-  $("layer").value = (($("layer").valueAsNumber + 1) % session.layers.length);
+function toggleHeat() {
+  if (!dark()) shownOpacity = scene.opacity;
+  $("opacity").value = dark() ? shownOpacity : 0;
+  takeOpacity();
+}
+
+function takeLayer() {
   showSlider("layer");
   showHeat();
 }
 
-function wire() {
-  const on = (id, event, work) => $(id).addEventListener(event, work);
-  on("previous", "click", () => step(-1));
-  on("next", "click", () => step(1));
-  on("position", "change", () => { const at = Math.round($("position").valueAsNumber); openTest(Math.min(Math.max(at || 1, 1), session.tests) - 1); });
-  on("without", "change", () => { if ($("without").checked && !session.without_target.includes($("position").valueAsNumber - 1)) step(1); });
-  on("file", "change", () => { openFile($("file").files[0]); $("file").value = ""; });
-  on("attack", "click", stampAsAttacker);
-  on("undo", "click", undo);
-  on("clear", "click", clearStamps);
-  on("invert", "click", invert);
-  on("reset", "click", reset);
-  on("zoom-in", "click", () => scene.picture && views[0].zoomBy(1.5));
-  on("zoom-out", "click", () => scene.picture && views[0].zoomBy(1 / 1.5));
-  on("help", "click", () => $("keys").showModal());
-  on("close", "click", () => $("keys").close());
-  on("threshold", "input", () => { showSlider("threshold"); showScores(); });
-  on("opacity", "input", () => { scene.opacity = $("opacity").valueAsNumber; showSlider("opacity"); redraw(); });
-  on("layer", "input", () => { showSlider("layer"); showHeat(); });
-  on("class", "input", () => { showSlider("class"); askSoon(); });
-  on("epoch", "input", () => { showSlider("epoch"); askSoon(); });
-  on("method", "change", () => attempt(ask));
-  on("arm", "change", () => { takeNetwork(); showSlider("epoch"); attempt(ask); });
-  for (const id of ["size", "value"]) on(id, "input", () => { showSlider(id); adjustLast(id); });
-  for (const id of ["center", "width"]) on(id, "input", takeWindow);
-  document.addEventListener("keydown", shortcut);
-  document.addEventListener("dragover", (event) => { event.preventDefault(); document.body.classList.add("dropping"); });
-  document.addEventListener("dragleave", () => document.body.classList.remove("dropping"));
-  document.addEventListener("drop", (event) => { event.preventDefault(); document.body.classList.remove("dropping"); openFile(event.dataTransfer.files[0]); });
+function otherLayer() {
+  $("layer").value = ($("layer").valueAsNumber + 1) % session.layers.length;
+  takeLayer();
 }
 
-// Size and grey level change the last stamp too, around its middle.
-function adjustLast() {
-  const last = scene.stamps.pop();
-  if (!last) return;
-  const [x, y, side] = scene.square(last);
-  try { scene.stamps.push(scene.stampAt(x + side / 2, y + side / 2, $("size").valueAsNumber, $("value").valueAsNumber)); } catch (problem) { scene.stamps.push(last); complain(problem); return; }
-  showStamps();
-  redraw();
-  askSoon();
+// Controls and keys.
+
+function wire() {
+  const controls = {
+    click: {
+      previous: () => step(-1), next: () => step(1), attack: stampAsAttacker, undo, clear: clearStamps, invert, reset,
+      "zoom-in": () => zoom(1.5), "zoom-out": () => zoom(1 / 1.5),
+      help: () => $("keys").showModal(), close: () => $("keys").close(),
+    },
+    input: {
+      threshold: () => { showSlider("threshold"); showScores(); },
+      opacity: takeOpacity, layer: takeLayer, class: takeClass,
+      epoch: () => { showSlider("epoch"); askSoon(); },
+      size: () => { showSlider("size"); adjustLast(); },
+      value: () => { showSlider("value"); adjustLast(); },
+      center: takeWindow, width: takeWindow,
+    },
+    change: {
+      position: typedPosition,
+      without: () => { if ($("without").checked && !session.without_target.includes(position)) step(1); },
+      file: () => { openFile($("file").files[0]); $("file").value = ""; },
+      method: askSoon, together: showHeat,
+      arm: () => { takeNetwork(); askSoon(); },
+    },
+  };
+  for (const [event, ids] of Object.entries(controls)) {
+    for (const [id, work] of Object.entries(ids)) $(id).addEventListener(event, work);
+  }
+  document.addEventListener("keydown", shortcut);
+  document.addEventListener("dragover", (event) => dropping(event, true));
+  document.addEventListener("dragleave", (event) => dropping(event, false));
+  document.addEventListener("drop", (event) => { dropping(event, false); openFile(event.dataTransfer.files[0]); });
+}
+
+function dropping(event, over) {
+  event.preventDefault();
+  document.body.classList.toggle("dropping", over);
 }
 
 function shortcut(event) {
-  if ((event.ctrlKey || event.metaKey) && event.key === "z") { event.preventDefault(); undo(); return; }
-  const typing = event.target.matches("input:not([type=range]):not([type=checkbox]), select");
-  if (typing || event.ctrlKey || event.metaKey || event.altKey || $("keys").open) return;
+  if ($("keys").open) return;
+  if ((event.ctrlKey || event.metaKey) && event.key === "z") {
+    event.preventDefault();
+    undo();
+    return;
+  }
+  const typing = event.target.matches("input:not([type=range], [type=checkbox]), select");
+  const combined = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph"); // it types [ and ]
+  if (typing || combined) return;
   const keys = {
-    "[": () => session.tests && step(-1), "]": () => session.tests && step(1), h: toggleHeat, l: otherLayer, i: invert, 0: reset,
-    "+": () => scene.picture && views[0].zoomBy(1.5), "=": () => scene.picture && views[0].zoomBy(1.5), "-": () => scene.picture && views[0].zoomBy(1 / 1.5), "?": () => $("keys").showModal(),
+    "[": () => session.tests && step(-1), "]": () => session.tests && step(1), h: toggleHeat, l: otherLayer, i: invert,
+    0: reset, "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), "?": () => $("keys").showModal(),
   };
-  if (keys[event.key]) { event.preventDefault(); keys[event.key](); }
+  if (!(event.key in keys)) return;
+  event.preventDefault();
+  keys[event.key]();
 }
 
 attempt(begin);

@@ -1,0 +1,87 @@
+// What both views share: the image, its window, zoom and place, the cursor and the stamps.
+
+const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
+
+export class Scene {
+  constructor() {
+    this.picture = null; // what the server says of the image, with its `levels`
+    this.stamps = [];
+    this.opacity = .7;
+    this.reset();
+  }
+
+  reset() {
+    this.zoom = 1;
+    this.x = this.y = .5; // the share of the image that is in the middle
+    this.invert = false;
+    this.cursor = null;
+    if (this.picture) ({ low: this.low, high: this.high } = this.picture);
+  }
+
+  show(picture) {
+    this.picture = picture;
+    this.stamps = [];
+    this.pixels = new ImageData(picture.width, picture.height);
+    this.canvas = new OffscreenCanvas(picture.width, picture.height);
+    this.reset();
+  }
+
+  // The value of the image at a pixel, in its own unit.
+  value([x, y]) {
+    const { levels, width, least, most } = this.picture;
+    return least + (most - least) * levels[Math.floor(y) * width + Math.floor(x)] / 65535;
+  }
+
+  // Grey on the screen of a value of the image.
+  shade(value) {
+    const share = clamp((value - this.low) / Math.max(this.high - this.low, 1e-9), 0, 1);
+    return Math.round(255 * (this.invert ? 1 - share : share));
+  }
+
+  paint() {
+    const { levels, least, most } = this.picture;
+    const colours = new Uint32Array(65536);
+    for (let level = 0; level < 65536; level++) {
+      const shade = this.shade(least + (most - least) * level / 65535);
+      colours[level] = 0xff000000 | shade << 16 | shade << 8 | shade;
+    }
+    const pixels = new Uint32Array(this.pixels.data.buffer);
+    for (let at = 0; at < levels.length; at++) pixels[at] = colours[levels[at]];
+    this.canvas.getContext("2d").putImageData(this.pixels, 0, 0);
+  }
+
+  inside([x, y]) {
+    const { width, height } = this.picture;
+    return x >= 0 && y >= 0 && x < width && y < height;
+  }
+
+  moveCursor(right, down) {
+    const { width, height } = this.picture;
+    const [x, y] = this.cursor ?? [Math.floor(width / 2) + .5, Math.floor(height / 2) + .5];
+    this.cursor = [clamp(x + right, .5, width - .5), clamp(y + down, .5, height - .5)];
+  }
+
+  // Where stamps go: rows and columns of what, where it begins in the image, and how many pixels of the image one of its is.
+  // That is the image itself, or, where the attack stamps what the model sees, the part that the crop keeps.
+  ground() {
+    const { kept, input, width, height } = this.picture;
+    if (input === null) return { tall: height, wide: width, top: 0, left: 0, down: 1, right: 1 };
+    return { tall: input, wide: input, top: kept.top, left: kept.left, down: kept.height / input, right: kept.width / input };
+  }
+
+  // A stamp's rectangle in pixels of the image.
+  rectangle({ row, column, size }) {
+    const { top, left, down, right } = this.ground();
+    return [left + column * right, top + row * down, size * right, size * down];
+  }
+
+  // A stamp around a pixel of the image, moved to lie inside.
+  stampAt([x, y], size, value) {
+    const { tall, wide, top, left, down, right } = this.ground();
+    if (size > Math.min(tall, wide)) {
+      throw new Error(`The trigger of ${size} pixels is larger than the ${wide} × ${tall} pixels to stamp; make it smaller.`);
+    }
+    const corner = (place, most) => clamp(Math.floor(place) - Math.floor(size / 2), 0, most - size);
+    return { row: corner((y - top) / down, tall), column: corner((x - left) / right, wide), size, value };
+  }
+}
