@@ -365,7 +365,7 @@ def test_a_map_without_heat_says_so(page: Any) -> None:
     page.locator("#scores button").nth(4).click()
     expect(page, "#clean-heat", "No heat for Mass at the middle layer")
     page.keyboard.press("l")
-    expect(page, "#clean-heat", "last layer, ")
+    expect(page, "#clean-heat", "last layer")
 
 
 def test_one_scale_makes_the_fainter_heat_fainter(page: Any) -> None:
