@@ -358,7 +358,8 @@ def test_an_answer_that_was_overtaken_is_thrown_away(page: Any) -> None:
 def test_a_map_without_heat_says_so(page: Any) -> None:
     def cold(route: Any) -> None:
         answer = route.fetch().json()
-        answer["maps"]["middle"], answer["hottest"]["middle"] = [[[0, 0], [0, 0]]], [0]
+        answer["maps"] = {"middle": [[[0, 0], [0, 0]]], "last": [[[1, 0]]]}
+        answer["hottest"] = {"middle": [0], "last": [3]}
         route.fulfill(json=answer)
 
     page.route("**/api/explain", cold)
