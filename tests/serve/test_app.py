@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import json
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 
 from petechia.attack.trigger import Patch
@@ -215,6 +217,20 @@ def test_a_large_upload_is_refused(client: TestClient) -> None:
     ):
         assert response.status_code == 413
         assert "larger than 64 MiB" in response.json()["detail"]
+
+
+@pytest.mark.parametrize("headers", [[], [(b"content-length", b"%d" % (200 * 2**20))]])
+def test_of_a_large_upload_no_more_is_read_than_needed(headers: list[tuple[bytes, bytes]]) -> None:
+    taken = 0
+
+    async def receive() -> dict[str, Any]:
+        nonlocal taken
+        taken += 1
+        return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
+
+    with pytest.raises(HTTPException, match="larger than 64 MiB"):
+        asyncio.run(app._body(Request({"type": "http", "headers": headers}, receive), app.MOST_UPLOAD))
+    assert taken == (0 if headers else 65)
 
 
 def test_a_long_question_is_refused_before_it_is_read(client: TestClient) -> None:
