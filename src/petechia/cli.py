@@ -230,8 +230,10 @@ def serve(
     with reported():
         from petechia.serve import serve as serve_viewer
 
-        def tell(address: str) -> None:
+        def tell(address: str, private: bool) -> None:
             console.print(f"Viewer: {address} (Ctrl-C ends it)", soft_wrap=True)
+            if not private:
+                console.print("[yellow]Note:[/yellow] there is no password: who can reach this address sees the images.")
 
         serve_viewer(subject, host, port, tell)
 

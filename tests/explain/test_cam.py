@@ -51,8 +51,8 @@ def batch(n: int = 4, size: int = 64) -> Tensor:
     return torch.rand(n, 1, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def slow_grad_cam(model: Model, image: Tensor, target: int, layer: str) -> Tensor:
-    """One image, one layer, one channel after the other, from the whole graph."""
+def from_the_whole_graph(model: Model, image: Tensor, target: int, layer: str) -> tuple[Tensor, Tensor]:
+    """Activations and gradients of one image at one layer."""
     kept: list[Tensor] = []
 
     def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
@@ -64,10 +64,15 @@ def slow_grad_cam(model: Model, image: Tensor, target: int, layer: str) -> Tenso
     model(image[None])[0, target].backward()
     handle.remove()
     model.zero_grad(set_to_none=True)
-    activation, gradient = kept[0].detach()[0], kept[0].grad
-    assert gradient is not None
+    assert kept[0].grad is not None
+    return kept[0].detach()[0], kept[0].grad[0]
+
+
+def slow_grad_cam(model: Model, image: Tensor, target: int, layer: str) -> Tensor:
+    """One image, one layer, one channel after the other."""
+    activation, gradient = from_the_whole_graph(model, image, target, layer)
     total = torch.zeros(activation.shape[1:])
-    for channel, slope in zip(activation, gradient[0], strict=True):
+    for channel, slope in zip(activation, gradient, strict=True):
         total += slope.sum() / slope.numel() * channel
     return total.clamp(min=0)
 
@@ -290,19 +295,8 @@ def test_tokens_and_channels_at_the_end_become_maps(arch: str, middle: str, last
 def test_tokens_agree_with_a_slow_grad_cam() -> None:
     model = network("test_vit")
     prefix = int(model.network.num_prefix_tokens)  # type: ignore[arg-type]
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        output.retain_grad()
-        kept.append(output)
-        return output.clone()
-
-    handle = model.network.get_submodule("blocks.2.norm1").register_forward_hook(keep)
-    model(batch(1))[0, 2].backward()
-    handle.remove()
-    model.zero_grad(set_to_none=True)
-    tokens, slopes = kept[0].detach()[0, prefix:], kept[0].grad[0, prefix:]  # type: ignore[index]
-    truth = torch.stack([(slopes.mean(dim=0) * token).sum() for token in tokens]).clamp(min=0)
+    activations, gradients = from_the_whole_graph(model, batch(1)[0], 2, "blocks.2.norm1")
+    truth = torch.stack([(gradients[prefix:].mean(dim=0) * token).sum() for token in activations[prefix:]]).clamp(min=0)
     assert close(cam(model, batch(1), 2, ("middle",))["middle"].flatten(), truth, 1e-5)
 
 

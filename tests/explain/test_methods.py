@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petechia.errors import PetechiaError
 from petechia.explain import METHODS, cam
 from petechia.model import Model
-from tests.explain.test_cam import batch, network
+from tests.explain.test_cam import batch, from_the_whole_graph, network
 
 Array = NDArray[np.float64]
 LAYERS = ("layer3", "layer4")
@@ -24,20 +24,9 @@ def tiny() -> Model:
 
 
 def seen(model: Model, image: Tensor, target: int, layer: str) -> tuple[Array, Array]:
-    """Activations and gradients of one image, [C, h, w], from the whole graph."""
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-        output.retain_grad()
-        kept.append(output)
-        return output.clone()
-
-    handle = model.network.get_submodule(layer).register_forward_hook(keep)
-    model(image[None])[0, target].backward()
-    handle.remove()
-    model.zero_grad(set_to_none=True)
-    assert kept[0].grad is not None
-    return kept[0].detach()[0].double().numpy(), kept[0].grad[0].double().numpy()
+    """Activations and gradients of one image, [C, h, w]."""
+    activations, gradients = from_the_whole_graph(model, image, target, layer)
+    return activations.double().numpy(), gradients.double().numpy()
 
 
 def grad_cam_pp(activations: Array, gradients: Array) -> Array:
@@ -46,7 +35,7 @@ def grad_cam_pp(activations: Array, gradients: Array) -> Array:
         weight = 0.0
         for place in np.ndindex(slope.shape):
             below = 2 * slope[place] ** 2 + channel.sum() * slope[place] ** 3
-            if abs(below) > 1e-12:
+            if below != 0:
                 weight += slope[place] ** 2 / below * max(slope[place], 0)
         total += weight * channel
     return total
@@ -100,6 +89,16 @@ def test_a_method_is_its_formula(tiny: Model, method: str) -> None:
     for layer in LAYERS:
         for row, target in enumerate(TARGETS):
             assert agree(maps[layer][row], FORMULAS[method](*seen(tiny, images[row], target, layer)))
+
+
+@pytest.mark.parametrize("method", FORMULAS)
+def test_faint_gradients_count_like_strong_ones(method: str) -> None:
+    faint = network("test_resnet")
+    with torch.no_grad():
+        faint.network.get_parameter("fc.weight").mul_(1e-7)
+    (image,) = batch(1)
+    maps = cam(faint, image[None], 2, ("layer4",), method)["layer4"]
+    assert agree(maps[0], FORMULAS[method](*seen(faint, image, 2, "layer4")))
 
 
 def test_score_cam_is_its_algorithm(tiny: Model) -> None:

@@ -40,8 +40,8 @@ def read_dicom(content: bytes, name: str) -> Levels:
     """Decode a DICOM image of one frame to grey levels.
 
     The modality LUT or rescaling is applied. The window is the first that the file gives; after a VOI LUT or a sigmoid one it
-    is their output's range, and without any the range of the values, padding left out. MONOCHROME1 is turned round, so that
-    more is brighter, and colours become luma.
+    is their output's range, and without any the range of the values, padding left out. MONOCHROME1 is turned round within
+    its window, so that more is brighter, and colours become luma.
 
     Args:
         content: of the file.
@@ -146,7 +146,7 @@ def _levels(dataset: pydicom.Dataset, name: str) -> Levels:
             f"{name} has values that are no numbers or beyond {LARGEST:g} after rescaling; check the DICOM file."
         )
     if kind == "MONOCHROME1":
-        values, low, high = -values, -high, -low
+        values = low + high - values  # the window stays where the file has it, in the file's unit
     return Levels(values.astype(np.float32), low, max(high, float(np.nextafter(np.float32(low), np.float32(np.inf)))))
 
 

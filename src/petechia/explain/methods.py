@@ -88,17 +88,22 @@ def _grad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
 
 
 def _grad_cam_pp(activations: Tensor, gradients: Tensor) -> Tensor:
-    # Equation 19 for exp(logit), whose n-th derivative is exp(logit) times the n-th power of the slope of the logit.
-    # exp(logit) itself scales the whole map and is left out.
-    below = 2 * gradients**2 + activations.sum(dim=(2, 3))[..., None, None] * gradients**3
-    alpha = torch.where(below.abs() > TINY, gradients**2 / torch.where(below.abs() > TINY, below, 1), 0)
-    return _weighted(activations, (alpha * gradients.relu()).sum(dim=(3, 4)))
+    # Equation 19 for exp(logit), whose n-th derivative is exp(logit) times the n-th power of the slope of the logit. Divided by
+    # the slope's square, which may be too small for float32; exp(logit) scales the whole map and is left out.
+    below = 2 + activations.sum(dim=(2, 3))[..., None, None] * gradients
+    return _weighted(activations, _quotient(gradients.relu(), below).sum(dim=(3, 4)))
 
 
 def _xgrad_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     totals = activations.sum(dim=(2, 3))
     sums = (gradients * activations).sum(dim=(3, 4))
-    return _weighted(activations, torch.where(totals.abs() > TINY, sums / torch.where(totals.abs() > TINY, totals, 1), 0))
+    return _weighted(activations, _quotient(sums, totals))
+
+
+def _quotient(above: Tensor, below: Tensor) -> Tensor:
+    """0 where nothing can be divided by."""
+    divides = below.abs() > TINY
+    return torch.where(divides, above / torch.where(divides, below, 1), 0)
 
 
 def _hires_cam(activations: Tensor, gradients: Tensor) -> Tensor:

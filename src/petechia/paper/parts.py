@@ -18,15 +18,8 @@ PARTS: tuple[Part, ...] = ("table-1", "table-2", "table-3", "figure-1", "figure-
 Place = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
 Loss = Literal["sigmoid-cce", "bce"]
 HEAT = 200  # pairs of images whose heat is measured
-CHOSEN = (
-    "attack.trigger.size",
-    "attack.trigger.location",
-    "attack.stage",
-    "train.loss",
-    "arms",
-    "heat",
-    "grid",
-)  # by the parts
+# Keys that the parts choose themselves.
+CHOSEN = ("attack.trigger.size", "attack.trigger.location", "attack.stage", "train.loss", "arms", "heat", "grid")
 
 
 class Cell(NamedTuple):

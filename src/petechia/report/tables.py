@@ -55,15 +55,14 @@ class HeatRow(NamedTuple):
 def heat_rows(heat: Heat, epoch: int) -> list[HeatRow]:
     """Whether the heat of the target found the trigger, at both layers, with 95 % intervals."""
 
+    def said(column: str, layer: str, scale: float = 1, digits: int = 3) -> str:
+        return with_interval(heat.mean(column, epoch, layer), scale, digits)
+
     def cells(column: str, scale: float, digits: int) -> tuple[tuple[str, str], ...]:
-        return tuple(
-            (with_interval(heat.mean(column, epoch, layer), scale, digits), with_interval(clean, scale, digits))
-            for layer in LAYERS
-            for clean in [heat.mean(f"clean_{column}", epoch, layer)]
-        )
+        return tuple((said(column, layer, scale, digits), said(f"clean_{column}", layer, scale, digits)) for layer in LAYERS)
 
     def between(column: str) -> tuple[tuple[str, str], ...]:
-        return tuple((with_interval(heat.mean(column, epoch, layer)), "") for layer in LAYERS)
+        return tuple((said(column, layer), "") for layer in LAYERS)
 
     def count(layer: str, kind: str) -> str:
         return f"{heat.with_heat(epoch, layer, kind)} of {heat.pairs}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from contextlib import suppress
@@ -14,14 +15,14 @@ BACKLOG = 128
 PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
 
 
-def serve(path: Path, host: str, port: int, tell: Callable[[str], None]) -> None:
+def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None]) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
     Args:
         path: run directory, or model file.
         host: address to bind to; other machines can reach all but loopback ones.
         port: 0 takes a free one.
-        tell: told the address.
+        tell: told the address, and whether this machine alone can reach it.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, or the port is taken.
@@ -41,7 +42,7 @@ def serve(path: Path, host: str, port: int, tell: Callable[[str], None]) -> None
             app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=PATIENCE
         )
         server = uvicorn.Server(options)
-        tell(f"http://{_shown(host)}:{listener.getsockname()[1]}/")
+        tell(f"http://{_shown(host)}:{listener.getsockname()[1]}/", _is_loopback(host))
         with suppress(KeyboardInterrupt):  # it is how the viewer ends
             server.run(sockets=[listener])
 
@@ -51,6 +52,13 @@ def _shown(host: str) -> str:
     if host in ("0.0.0.0", "::", ""):  # noqa: S104
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def _listening(host: str, port: int) -> socket.socket:
