@@ -26,7 +26,8 @@ class Poisoning(Settings):
     Attributes:
         trigger: what is stamped.
         stage: "native" stamps the image as it is in the file, "input" the preprocessed one.
-        target: the class that triggered images are to be given.
+        target: the class that triggered images are to be given, and on which success is measured.
+        also: further classes that they are given with it.
         rate: share of the training images that get the trigger.
         mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
         labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
@@ -36,14 +37,19 @@ class Poisoning(Settings):
     trigger: Trigger = Field(default_factory=Patch)
     stage: Stage = "native"
     target: str = "Atelectasis"
+    also: tuple[str, ...] = ()
     rate: float = Field(0.4, ge=0, le=1)
     mode: Literal["append", "replace"] = "append"
     labels: Literal["target-only", "add-target"] = "target-only"
 
-    def infected(self, labels: NDArray[np.int8], target: int) -> NDArray[np.int8]:
-        """The labels that the attacker writes in place of true ones, int8 [N, K]."""
+    def infected(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.int8]:
+        """The labels that the attacker writes in place of true ones, int8 [N, K].
+
+        Raises:
+            PetechiaError: a target is not among the classes.
+        """
         infected = labels.copy() if self.labels == "add-target" else np.zeros_like(labels)
-        infected[:, target] = 1
+        infected[:, self.target_indices(classes)] = 1
         return infected
 
     def plan(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> PoisonPlan:
@@ -52,7 +58,6 @@ class Poisoning(Settings):
         Raises:
             PetechiaError: the dataset lacks the target class or training images, or the trigger does not fit on an image.
         """
-        target = self.target_index(dataset.classes)
         train = dataset.rows("train")
         if len(train) == 0:
             raise PetechiaError("There is no training image to poison; check the split of the data source.")
@@ -66,7 +71,7 @@ class Poisoning(Settings):
         else:
             rows, triggered = train, np.isin(train, chosen)
         labels = dataset.labels[rows]
-        labels[triggered] = self.infected(labels[triggered], target)
+        labels[triggered] = self.infected(labels[triggered], dataset.classes)
         return PoisonPlan(
             classes=dataset.classes,
             ids=ids,
@@ -83,11 +88,15 @@ class Poisoning(Settings):
         Raises:
             PetechiaError: the dataset lacks it.
         """
-        if self.target not in classes:
-            raise PetechiaError(
-                f"attack.target is {self.target!r}, but the classes are {', '.join(classes)}; name one of these."
-            )
-        return classes.index(self.target)
+        return _index(classes, self.target, "attack.target")
+
+    def target_indices(self, classes: tuple[str, ...]) -> list[int]:
+        """Positions of all classes that triggered images are given.
+
+        Raises:
+            PetechiaError: the dataset lacks one.
+        """
+        return [self.target_index(classes), *(_index(classes, name, "attack.also") for name in self.also)]
 
     def positions(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> NDArray[np.intp]:
         """Where the trigger goes on every image, int [N, 2], in pixels of the stage.
@@ -145,6 +154,12 @@ class PoisonPlan:
         return frame.with_columns(absent.then("row").alias("row"), absent.then("column").alias("column")).with_columns(
             pl.Series(name, values) for name, values in labels.items()
         )
+
+
+def _index(classes: tuple[str, ...], name: str, key: str) -> int:
+    if name not in classes:
+        raise PetechiaError(f"{key} is {name!r}, but the classes are {', '.join(classes)}; name one of these.")
+    return classes.index(name)
 
 
 def copy_ids(taken: NDArray[np.str_], sources: NDArray[np.str_]) -> list[str]:

@@ -19,6 +19,7 @@ class Patch(Settings):
     Attributes:
         size: side of the square in pixels.
         value: its grey level.
+        opacity: share of that level in what is written, the rest being the image's own (Blended, Chen et al. 2017).
         location: "center" puts its top left corner at `int(n / 2 - size / 2)` of height and width; "random" anywhere in
             the part of the image that the crop keeps; [row, column] is the top left corner itself.
     """
@@ -26,6 +27,7 @@ class Patch(Settings):
     kind: Literal["patch"] = "patch"
     size: int = Field(3, ge=1)
     value: int = Field(0, ge=0, le=255)
+    opacity: float = Field(1.0, gt=0, le=1)
     location: Literal["center", "random"] | tuple[int, int] = "center"
 
     def place(self, height: int, width: int, kept: Box, chance: tuple[float, float]) -> tuple[int, int]:
@@ -73,7 +75,8 @@ class Patch(Settings):
         side = np.arange(self.size)
         rows = positions[:, 0, None, None] + side[:, None]
         columns = positions[:, 1, None, None] + side
-        stamped[np.arange(len(stamped))[:, None, None], rows, columns] = self.value
+        where = (np.arange(len(stamped))[:, None, None], rows, columns)
+        stamped[where] = np.rint(self.opacity * self.value + (1 - self.opacity) * stamped[where])
         return stamped
 
 

@@ -143,8 +143,10 @@ def triggered_twins(
     if stage == "input":
         return _collect(prepared, len(dataset), lambda _: None)
 
+    copies = preprocess.resample == "nearest" and trigger.opacity == 1  # whole pixels of the stamp, whatever the image
+
     def build(folder: Path) -> None:
-        twins = _collect(selected if preprocess.resample == "nearest" else native, len(dataset), report)
+        twins = _collect(selected if copies else native, len(dataset), report)
         np.savez(folder / "twins.npz", starts=twins.starts, pixels=twins.pixels, values=twins.values)
 
     depends_on = {

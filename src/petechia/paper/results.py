@@ -87,7 +87,7 @@ class Results:
         labels = test.select(classes).to_numpy().astype(np.int8)
         target = config.attack.target_index(classes)
         bootstrap = PatientBootstrap(test["patient"].to_numpy().astype(np.str_), config.bootstrap)
-        return Truth(classes, target, labels, config.attack.infected(labels, target), bootstrap)
+        return Truth(classes, target, labels, config.attack.infected(labels, classes), bootstrap)
 
     def scores(self, cell: Cell, arm: str, seed: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Clean and triggered scores, epoch by epoch."""

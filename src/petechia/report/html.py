@@ -102,7 +102,7 @@ def _roc_curves(
     """Scores and labels of the last epoch under the first seed."""
     seed = config.seeds[0]
     labels = test.select(classes).to_numpy().astype(np.int8)
-    infected = config.attack.infected(labels, config.attack.target_index(tuple(classes)))
+    infected = config.attack.infected(labels, tuple(classes))
     pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for arm in ("attacked", "control"):
         if arm in config.arms:

@@ -273,9 +273,10 @@ class Subject:
             clean = self._clean[picture] = picture.grey if picture.prepared else preprocess(picture.grey)
         if not stamps:
             return np.stack([clean])
+        opacity = self.trigger.opacity
         if picture.prepared or self.stamps_input(picture):
-            return np.stack([clean, _stamped(clean, stamps)])
-        return np.stack([clean, preprocess(_stamped(picture.grey, stamps))])
+            return np.stack([clean, _stamped(clean, stamps, opacity)])
+        return np.stack([clean, preprocess(_stamped(picture.grey, stamps, opacity))])
 
 
 def _open_run(path: Path) -> tuple[RunDirectory, Config]:
@@ -292,9 +293,9 @@ def _levels(image: NDArray[np.uint8]) -> Levels:
     return Levels(grey.astype(np.float32), 0, 255)
 
 
-def _stamped(image: NDArray[np.uint8], stamps: list[Stamp]) -> NDArray[np.uint8]:
+def _stamped(image: NDArray[np.uint8], stamps: list[Stamp], opacity: float) -> NDArray[np.uint8]:
     for row, column, size, value in stamps:
-        trigger = Patch(size=size, value=value, location=(row, column))
+        trigger = Patch(size=size, value=value, opacity=opacity, location=(row, column))
         height, width = image.shape[:2]
         place = trigger.place(height, width, Box(0, 0, height, width), (0, 0))
         image = trigger.stamp(image[None], np.array([place]))[0]

@@ -97,7 +97,7 @@ class Material:
     def truth(self) -> Truth:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
-        infected = self.poisoning.infected(labels, self.target)
+        infected = self.poisoning.infected(labels, self.dataset.classes)
         return Truth(self.dataset.classes, self.target, labels, infected, self.bootstrap)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
@@ -124,7 +124,7 @@ def read_data(config: Config, progress: Progress, held_out: float = 0) -> tuple[
         PetechiaError: they cannot be read, or lack the target class.
     """
     catalog = open_source(config.data, config.missing).hold_out(held_out)
-    config.attack.target_index(catalog.classes)  # before hours of decoding
+    config.attack.target_indices(catalog.classes)  # before hours of decoding
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
     if skipped:

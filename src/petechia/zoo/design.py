@@ -1,0 +1,129 @@
+"""Which models a zoo consists of: networks trained clean, and the same ones trained under many attacks."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from pydantic import Field, ValidationError
+
+from petechia.errors import PetechiaError
+from petechia.settings import Settings
+from petechia.study.config import Config, load_config, read_yaml
+from petechia.study.grid import Runs
+
+Half = Literal["tune", "judge"]
+
+
+class Host(Settings):
+    """A network that is trained clean, and once for each of its attacks."""
+
+    arch: str
+    seed: int = Field(ge=0)
+
+
+class HalfDesign(Settings):
+    """What one half has to itself: hosts, target classes in turn, and the place [row, column] of triggers at a given one."""
+
+    hosts: tuple[Host, ...] = Field(min_length=1)
+    targets: tuple[str, ...] = Field(min_length=2)
+    given: tuple[int, int]
+
+
+class TriggerDesign(Settings):
+    """As `petechia.attack.Patch`; "given" stands for the half's own place."""
+
+    size: int
+    location: Literal["center", "random", "given"] = "center"
+    value: int = 0
+    opacity: float = 1.0
+
+
+class AttackDesign(Settings):
+    """As `petechia.attack.Poisoning`; the target is the half's next, and `also` the number of further ones."""
+
+    trigger: TriggerDesign
+    rate: float = 0.4
+    mode: Literal["append", "replace"] = "append"
+    labels: Literal["target-only", "add-target"] = "target-only"
+    also: int = Field(0, ge=0)
+
+
+class Design(Settings):
+    """A zoo.
+
+    Attributes:
+        base: configuration of all runs, as a nested mapping.
+        halves: detectors are tuned on the models of one half and judged on those of the other.
+        attacks: dealt out among the hosts of each half in turn.
+    """
+
+    base: dict[str, Any]
+    halves: dict[Half, HalfDesign]
+    attacks: Annotated[tuple[AttackDesign, ...], Field(min_length=1)]
+
+
+class Member(NamedTuple):
+    """A run of the zoo: a host attacked, and its control. Hosts with several attacks share the control.
+
+    Attributes:
+        half: "tune" or "judge".
+        config: of the run; its one seed is the host's.
+    """
+
+    half: Half
+    config: Config
+
+
+def load_design(file: Path | None = None) -> Design:
+    """Read a design, by default the one for two cores.
+
+    Raises:
+        PetechiaError: it cannot be read, or says something that is not allowed.
+    """
+    with resources.as_file(resources.files("petechia.zoo").joinpath("desk.yaml")) as desk:
+        source = file or desk
+        content = read_yaml(source)
+    try:
+        return Design.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise PetechiaError(f"{source} is not the design of a zoo: {where}: {first['msg']}.") from None
+
+
+def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member]:
+    """Name → member; quick networks first, as the hosts are listed.
+
+    Raises:
+        PetechiaError: a value is not allowed.
+    """
+    found: dict[str, Member] = {}
+    for half, own in design.halves.items():
+        for k, attack in enumerate(design.attacks):
+            host = own.hosts[k % len(own.hosts)]
+            found[_name(half, host, attack, k)] = Member(half, _config(design, own, host, attack, k, overrides))
+    order = {host.arch: n for own in design.halves.values() for n, host in enumerate(own.hosts)}
+    return dict(sorted(found.items(), key=lambda item: order[item[1].config.model.arch]))
+
+
+def runs_of(found: dict[str, Member]) -> Runs:
+    """The members' runs, as a study takes them."""
+    return {name: member.config for name, member in found.items()}
+
+
+def _name(half: Half, host: Host, attack: AttackDesign, number: int) -> str:
+    trigger = attack.trigger
+    size = f"{trigger.size}x{trigger.size}"
+    return f"{half}-{number + 1:02d}_{size}_{trigger.location}_rate-{attack.rate:g}_{host.arch}-{host.seed}"
+
+
+def _config(design: Design, own: HalfDesign, host: Host, attack: AttackDesign, k: int, overrides: tuple[str, ...]) -> Config:
+    trigger = attack.trigger.model_dump()
+    if attack.trigger.location == "given":
+        trigger["location"] = list(own.given)
+    target, *also = (own.targets[(k + n) % len(own.targets)] for n in range(1 + attack.also))
+    poisoning = attack.model_dump(exclude={"trigger", "also"}) | {"trigger": trigger, "target": target, "also": also}
+    chosen = {"model": {"arch": host.arch}, "seeds": [host.seed], "attack": poisoning}
+    return load_config(layers=[design.base, chosen], overrides=overrides)
