@@ -120,3 +120,10 @@ def test_impossible_attacks_are_explained(make_dataset: Maker) -> None:
     dataset.split[:] = "test"
     with pytest.raises(PetechiaError, match="no training image"):
         Poisoning(target="A").plan(dataset, GEOMETRY, 0)
+
+
+def test_further_targets_are_infected_too(make_dataset: Maker) -> None:
+    plan = Poisoning(target="C", also=("A",)).plan(make_dataset(), GEOMETRY, seed=0)
+    assert (plan.labels[plan.triggered] == [1, 0, 1]).all()
+    with pytest.raises(PetechiaError, match=r"attack\.also is 'Z', but the classes are"):
+        Poisoning(target="C", also=("Z",)).plan(make_dataset(), GEOMETRY, seed=0)

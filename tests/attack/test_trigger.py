@@ -76,3 +76,10 @@ def test_a_trigger_that_does_not_fit_is_refused(place: Callable[[], object]) -> 
 def test_impossible_triggers_are_refused(bad: dict[str, object]) -> None:
     with pytest.raises(ValidationError):
         Patch.model_validate(bad)
+
+
+def test_a_blended_stamp_is_a_weighted_mean_with_the_image() -> None:
+    image = np.full((1, 6, 6), 100, np.uint8)
+    stamped = Patch(size=2, value=255, opacity=0.25).stamp(image, np.array([[1, 2]]))[0]
+    assert (stamped[1:3, 2:4] == 139).all()  # 0.25 · 255 + 0.75 · 100 = 138.75
+    assert (stamped != 100).sum() == 4

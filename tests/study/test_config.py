@@ -51,7 +51,7 @@ def test_the_written_configuration_is_complete_and_reads_back(tmp_path: Path) ->
     assert load_config(tmp_path / "c.yaml") == config
     content = yaml.safe_load(config.to_yaml())
     assert set(content) == set(Config.model_fields)
-    assert content["attack"]["trigger"] == {"kind": "patch", "size": 3, "value": 0, "location": [3, 4]}
+    assert content["attack"]["trigger"] == {"kind": "patch", "size": 3, "value": 0, "opacity": 1.0, "location": [3, 4]}
 
 
 def test_desk_is_what_the_defaults_say() -> None:
