@@ -1,0 +1,139 @@
+"""Small patterns that recur in a dataset, and whether they come with a label."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+FEWEST = 3  # images in which a pattern recurs
+LEVEL = 0.01  # probability that any pattern of a clean dataset is found tied to a label
+TIED = 0.75  # share of a pattern's images that have the label: a stamp commands it, a side marker or a device only leans to it
+CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
+
+
+class Family(NamedTuple):
+    """A recurring pattern.
+
+    Attributes:
+        images: int [n], indices of the images that show it.
+        rows: int [n], of its top left corner on each.
+        columns: int [n].
+        height: in pixels.
+        width: in pixels.
+        exact: whether the grey levels are the same everywhere; else only place and size are.
+        fixed: whether the place is the same everywhere.
+        label: position of the class that it is tied to most.
+        alone: whether the tie is to that class as the only finding.
+        share: of its images that have that label.
+        usual: share of all images that have it.
+        p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
+    """
+
+    images: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    height: int
+    width: int
+    exact: bool
+    fixed: bool
+    label: int
+    alone: bool
+    share: float
+    usual: float
+    p_value: float
+
+    @property
+    def suspicious(self) -> bool:
+        """Whether it comes with a label as only a stamp does."""
+        return self.p_value < LEVEL and self.share >= TIED
+
+
+def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
+    """What a pattern may be tied to: each class, and each class alone; bool [N, 2 K]."""
+    present = labels == 1
+    return np.concatenate([present, present & (present.sum(axis=1) == 1)[:, None]], axis=1)
+
+
+def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Family]:
+    """Group what recurs, by its grey levels at any place and by its place and size at any grey levels; test each.
+
+    The test is Fisher's, one-sided: do more of the images that show the pattern have the label than chance allows?
+    Correction is Bonferroni's.
+
+    Args:
+        spots: `Spot` of all images.
+        labels: int8 [N, K].
+
+    Returns:
+        Families, the most suspicious first. Of families with the same images one is kept.
+    """
+    table = pl.DataFrame({name: spots[name] for name in spots.dtype.names or ()})
+    by_pattern = _groups(table, ["height", "width", "pattern"])
+    by_place = _groups(table, ["height", "width", "row", "column"])
+    by_both = _groups(table, ["height", "width", "row", "column", "pattern"])
+    groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
+    sets = label_sets(labels)
+    tests = len(groups) * sets.shape[1]
+    families: dict[bytes, Family] = {}
+    for group in groups:
+        family = _tested(group, sets, tests)
+        families.setdefault(family.images.tobytes(), family)
+    order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
+    return _without_echoes(order, sets, tests)
+
+
+def _without_echoes(families: list[Family], sets: NDArray[np.bool_], tests: int) -> list[Family]:
+    """Leave out what is suspicious only because of images that a more suspicious pattern explains."""
+    explained = np.zeros(len(sets), bool)
+    kept = []
+    for family in families:
+        new = ~explained[family.images]
+        if family.suspicious and not new.all():
+            p_value, best = _tie(sets[~explained], sets[family.images[new]])
+            if not new.any() or p_value * tests >= LEVEL or sets[family.images[new], best].mean() < TIED:
+                continue
+        if family.suspicious:
+            explained[family.images] = True
+        kept.append(family)
+    return kept
+
+
+def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[float, int]:
+    """The least p-value over the labels, and whose it is."""
+    counts = members.sum(axis=0)
+    p_values = stats.hypergeom.sf(counts - 1, len(everywhere), everywhere.sum(axis=0), len(members))
+    best = int(np.argmin(p_values))
+    return float(p_values[best]), best
+
+
+def _groups(table: pl.DataFrame, keys: list[str]) -> list[pl.DataFrame]:
+    counts = table.group_by(keys).agg(pl.col("image").n_unique().alias("images"))
+    frequent = counts.filter(pl.col("images") >= FEWEST).sort(["images", *keys], descending=True).head(CANDIDATES)
+    members = table.join(frequent.select(keys), on=keys).unique([*keys, "image"], keep="first", maintain_order=True)
+    return list(members.partition_by(keys, maintain_order=True))
+
+
+def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
+    group = group.sort("image")
+    images = group["image"].to_numpy().astype(np.intp)
+    p_value, best = _tie(sets, sets[images])
+    classes = sets.shape[1] // 2
+    rows, columns = (group[name].to_numpy().astype(np.intp) for name in ("row", "column"))
+    return Family(
+        images=images,
+        rows=rows,
+        columns=columns,
+        height=int(group["height"][0]),
+        width=int(group["width"][0]),
+        exact=group["pattern"].n_unique() == 1,
+        fixed=bool((rows == rows[0]).all() and (columns == columns[0]).all()),
+        label=best % classes,
+        alone=best >= classes,
+        share=float(sets[images, best].mean()),
+        usual=float(sets[:, best].mean()),
+        p_value=min(1.0, p_value * tests),
+    )
