@@ -1,0 +1,280 @@
+"""Was this collection tampered with? Looks at the images and labels of a dataset; needs no model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.data.catalog import Catalog
+from petechia.data.prepare import OnError, in_parallel
+from petechia.detect.stamps import Family, find_families, label_sets
+from petechia.detect.traces import GRID, Spot, Trace, trace
+from petechia.detect.twins import Pair, assign, candidates, compare
+from petechia.errors import PetechiaError
+
+SOFT = 6  # grey levels between a known stamp and its surroundings at which it is still seen
+SEARCHED = 4  # pixels of the smallest wandering stamp that is searched for; a smaller one is found in any noise
+Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it are done
+
+
+class Suspect(NamedTuple):
+    """What is found about one image.
+
+    Attributes:
+        score: 0 nothing … 1 certain.
+        flagged: whether to take it out.
+        reason: a sentence; empty where nothing was found.
+        row: of the stamp; -1 where there is none.
+        column: of the same.
+    """
+
+    score: float = 0.0
+    flagged: bool = False
+    reason: str = ""
+    row: int = -1
+    column: int = -1
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What a scan found.
+
+    Attributes:
+        catalog: that was scanned.
+        suspects: one an image, in the catalog's order.
+        pairs: near-duplicates.
+        families: recurring patterns, the suspicious ones first.
+        pictures: the stamp of each suspicious family, uint8 [h, w]; where its grey levels vary, the one of the first image.
+        unread: index → why the image could not be decoded.
+    """
+
+    catalog: Catalog
+    suspects: list[Suspect]
+    pairs: list[Pair]
+    families: list[Family]
+    pictures: list[NDArray[np.uint8]]
+    unread: dict[int, str]
+
+    @property
+    def found(self) -> bool:
+        """Whether any image is flagged."""
+        return any(suspect.flagged for suspect in self.suspects)
+
+    @property
+    def kept(self) -> NDArray[np.intp]:
+        """Indices of the images that are neither flagged nor unreadable."""
+        return np.array([i for i, one in enumerate(self.suspects) if not one.flagged and i not in self.unread], np.intp)
+
+
+def scan(catalog: Catalog, on_error: OnError = "error", progress: Progress | None = None) -> Scan:
+    """Look for twins with contradicting labels and for recurring stamps that command a label.
+
+    Images are read once, one after the other; what is remembered of each, about 1 to 2 kB, lies in a temporary file. Twins,
+    and images with the label of a stamp that was found, are read once more.
+
+    Args:
+        catalog: all its images are looked at, whatever their split.
+        on_error: "skip" leaves out images that cannot be decoded.
+        progress: told what happens.
+
+    Raises:
+        PetechiaError: there is no image, or one cannot be decoded and `on_error` is "error".
+    """
+    if len(catalog) == 0:
+        raise PetechiaError(f"{catalog.name} has no images; check the source.")
+    tell = progress or (lambda _phase, _images: None)
+    with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder:
+        blocks, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
+        pairs = _pairs(catalog, blocks, shapes, unread, tell)
+        families = find_families(spots, catalog.labels)
+        del blocks, spots
+    suspicious = [family for family in families if family.suspicious]
+    pictures = [_picture(catalog, family) for family in suspicious]
+    suspects = [Suspect() for _ in range(len(catalog))]
+    for family, picture in zip(suspicious, pictures, strict=True):
+        _flag_family(catalog, suspects, family, picture, tell)
+    _flag_twins(catalog, suspects, pairs)
+    for index, reason in unread.items():
+        suspects[index] = Suspect(reason=reason)
+    return Scan(catalog, suspects, pairs, families, pictures, unread)
+
+
+def _traces(
+    catalog: Catalog, folder: Path, on_error: OnError, tell: Progress
+) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.void], dict[int, str]]:
+    blocks = np.memmap(folder / "blocks.f32", np.float32, "w+", shape=(len(catalog), GRID, GRID))
+    shapes = np.zeros((len(catalog), 2), np.int32)
+    unread: dict[int, str] = {}
+
+    def work(rows: NDArray[np.intp]) -> list[Trace | PetechiaError]:
+        images = zip(rows.tolist(), catalog.reader.read(rows), strict=True)
+        return [image if isinstance(image, PetechiaError) else trace(_grey(image), row) for row, image in images]
+
+    with (folder / "spots").open("wb") as file:
+        for index, item in enumerate(in_parallel(work, len(catalog))):
+            tell("looking at images", 1)
+            if isinstance(item, PetechiaError):
+                if on_error == "error":
+                    raise item
+                unread[index] = str(item)
+                continue
+            blocks[index], shapes[index] = item.blocks, item.shape
+            file.write(item.spots.tobytes())
+    return blocks, shapes, np.fromfile(folder / "spots", Spot), unread
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
+
+
+def _pairs(
+    catalog: Catalog, blocks: NDArray[np.float32], shapes: NDArray[np.int32], unread: dict[int, str], tell: Progress
+) -> list[Pair]:
+    found = [(int(a), int(b)) for a, b in candidates(blocks, shapes) if a not in unread and b not in unread]
+
+    def work(rows: NDArray[np.intp]) -> list[Pair | None]:
+        return [compare(*found[row], lambda i: _read(catalog, i)) for row in rows]
+
+    pairs = []
+    for pair in in_parallel(work, len(found)):
+        tell("comparing near-duplicates", 1)
+        if pair:
+            pairs.append(pair)
+    return assign(pairs)
+
+
+def _read(catalog: Catalog, index: int) -> NDArray[np.uint8]:
+    image = next(iter(catalog.reader.read(np.array([index]))))
+    if isinstance(image, PetechiaError):
+        raise image
+    return _grey(image)
+
+
+def _picture(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
+    row, column = int(family.rows[0]), int(family.columns[0])
+    return _read(catalog, int(family.images[0]))[row : row + family.height, column : column + family.width].copy()
+
+
+def describe_label(catalog: Catalog, family: Family) -> str:
+    """For people: the class, and whether it is the only finding."""
+    return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
+
+
+def _flag_family(
+    catalog: Catalog, suspects: list[Suspect], family: Family, picture: NDArray[np.uint8], tell: Progress
+) -> None:
+    """Flag the images that show the stamp and have its label; search those with the label, in which it may be faint."""
+    label = label_sets(catalog.labels)[:, family.label + len(catalog.classes) * family.alone]
+    reason = (
+        f"shows a stamp of {family.height} x {family.width} pixels that {len(family.images)} images share, "
+        f"{100 * family.share:.0f} % of them with {describe_label(catalog, family)}"
+    )
+    for index, row, column in zip(family.images.tolist(), family.rows.tolist(), family.columns.tolist(), strict=True):
+        if label[index]:
+            _raise(suspects, index, Suspect(family.share, True, reason, row, column))
+    if not family.exact or not (family.fixed or picture.size >= SEARCHED):
+        return
+    rest = np.array([i for i in np.flatnonzero(label) if not suspects[i].flagged], np.intp)
+    at = (int(family.rows[0]), int(family.columns[0])) if family.fixed else None
+
+    def work(rows: NDArray[np.intp]) -> list[tuple[int, int] | None]:
+        images = catalog.reader.read(rest[rows])
+        return [None if isinstance(image, PetechiaError) else find_stamp(_grey(image), picture, at) for image in images]
+
+    for index, place in zip(rest.tolist(), in_parallel(work, len(rest)), strict=True):
+        tell("searching for the stamp", 1)
+        if place:
+            _raise(suspects, index, Suspect(family.share, True, reason, *place))
+
+
+def find_stamp(
+    image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int, int] | None = None
+) -> tuple[int, int] | None:
+    """Where a stamp is, exactly and set off from what surrounds it, however faintly: row and column, or None.
+
+    Args:
+        image: uint8 [H, W].
+        stamp: uint8 [h, w].
+        at: the only place to look at; else everywhere, and of several places the one that is set off most.
+    """
+    height, width = stamp.shape
+    room = image.shape[0] - height + 1, image.shape[1] - width + 1
+    if min(room) < 1:
+        return None
+    if at is None:
+        hits = np.ones(room, bool)
+        for (i, j), value in np.ndenumerate(stamp):
+            hits &= image[i : i + room[0], j : j + room[1]] == value
+        places = list(zip(*(part.tolist() for part in np.nonzero(hits)), strict=True))[:1000]
+    else:
+        row, column = at
+        there = row < room[0] and column < room[1]
+        places = [at] if there and np.array_equal(image[row : row + height, column : column + width], stamp) else []
+    strength = {place: _set_off(image, *place, height, width) for place in places}
+    best = max(strength, key=strength.__getitem__, default=None)
+    return best if best is not None and strength[best] >= SOFT else None
+
+
+def _set_off(image: NDArray[np.uint8], row: int, column: int, height: int, width: int) -> float:
+    """Median step between the pixels on the border of a box and those that touch it from outside."""
+    framed = np.pad(image.astype(np.int16), 1, mode="edge")[row : row + height + 2, column : column + width + 2]
+    steps = (
+        framed[0, 1:-1] - framed[1, 1:-1],
+        framed[-1, 1:-1] - framed[-2, 1:-1],
+        framed[1:-1, 0] - framed[1:-1, 1],
+        framed[1:-1, -1] - framed[1:-1, -2],
+    )
+    return float(np.median(np.abs(np.concatenate(steps))))
+
+
+def _flag_twins(catalog: Catalog, suspects: list[Suspect], pairs: list[Pair]) -> None:
+    """Flag the stamped image of a pair whose labels contradict each other, and of any pair with a stamp known from those."""
+    differs = [pair for pair in pairs if pair.stamp.size]
+    contradicts = [(catalog.labels[pair.stamped] != catalog.labels[pair.clean]).any() for pair in pairs]
+    by_pair = dict(zip(map(id, pairs), contradicts, strict=True))
+    known = Counter(key for pair in differs if by_pair[id(pair)] for key in _traits(pair))
+    written = Counter(catalog.labels[pair.stamped].tobytes() for pair in differs if by_pair[id(pair)])
+    infected = written.most_common(1)[0][0] if written else b""
+    for pair in pairs:
+        clean = catalog.ids[pair.clean]
+        if not pair.stamp.size:
+            _flag_duplicate(catalog, suspects, pair, infected, by_pair[id(pair)])
+            continue
+        size = f"{pair.stamp.shape[0]} x {pair.stamp.shape[1]} pixels"
+        if by_pair[id(pair)]:
+            suspect = Suspect(1.0, True, f"is {clean} but for {size}, and is labelled otherwise", pair.row, pair.column)
+        elif any(known[key] for key in _traits(pair)):
+            suspect = Suspect(0.9, True, f"is {clean} but for {size}, as in pairs labelled otherwise", pair.row, pair.column)
+        else:
+            suspect = Suspect(0.4, False, f"is {clean} but for {size}, with the same labels", pair.row, pair.column)
+        _raise(suspects, pair.stamped, suspect)
+
+
+def _traits(pair: Pair) -> tuple[object, ...]:
+    return (pair.stamp.shape, pair.stamp.tobytes()), (pair.stamp.shape, pair.row, pair.column)
+
+
+def _flag_duplicate(catalog: Catalog, suspects: list[Suspect], pair: Pair, infected: bytes, contradicts: bool) -> None:
+    """A stamp on pixels that had its grey level already leaves no difference but the label."""
+    for index, other in ((pair.stamped, pair.clean), (pair.clean, pair.stamped)):
+        text = f"has the same pixels as {catalog.ids[other]}"
+        if not contradicts:
+            _raise(suspects, index, Suspect(0.2, False, f"{text}, with the same labels"))
+            continue
+        flagged = catalog.labels[index].tobytes() == infected
+        _raise(suspects, index, Suspect(0.9 if flagged else 0.4, flagged, f"{text}, and is labelled otherwise"))
+
+
+def _raise(suspects: list[Suspect], index: int, suspect: Suspect) -> None:
+    """Keep the strongest evidence against an image; name every reason once it is flagged for several."""
+    found = suspects[index]
+    strong, weak = (suspect, found) if suspect.score > found.score else (found, suspect)
+    reason = f"{strong.reason}; {weak.reason}" if weak.flagged and weak.reason not in strong.reason else strong.reason
+    suspects[index] = strong._replace(reason=reason)
