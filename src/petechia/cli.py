@@ -219,6 +219,42 @@ def explain(
 
 
 @app.command()
+def scan(
+    source: Annotated[str, typer.Argument(metavar="DATASET", help="phantom… or nih:FOLDER.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for suspects.csv, scan.json and stamps.")],
+    clean_to: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for the dataset without what is flagged.")
+    ] = None,
+    missing: Missing = None,
+    on_error: OnError = None,
+) -> None:
+    """Was a dataset tampered with? Exit status 0: nothing found; 3: images are flagged."""
+    with reported():
+        from petechia.console import ConsoleProgress, print_scan
+        from petechia.data import open_source
+        from petechia.detect.findings import refuse_existing, write_clean, write_scan
+        from petechia.detect.scan import scan as scan_catalog
+
+        for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
+            if folder is not None:
+                refuse_existing(folder, option)
+        catalog = open_source(source, _one_of(missing, "--missing"))
+        with ConsoleProgress(console).live() as progress:
+            found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress.steps(len(catalog)))
+        print_scan(console, write_scan(found, out), out)
+        if clean_to is not None:
+            console.print(f"Clean dataset: {clean_to}, {write_clean(found, clean_to):,} images", soft_wrap=True)
+        if found.found:
+            raise typer.Exit(3)
+
+
+def _one_of(given: str | None, option: str) -> Literal["error", "skip"]:
+    if given not in (None, "error", "skip"):
+        raise PetechiaError(f"{option} is {given!r}; it is error or skip.")
+    return "skip" if given == "skip" else "error"
+
+
+@app.command()
 def serve(
     subject: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a model's .safetensors file.")],
     host: Annotated[

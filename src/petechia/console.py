@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,19 @@ class ConsoleProgress(Progress):
             self.bars.update(self.current, advance=images, rate=f"{rate:,.0f} images/s")
         if self.whole is not None:
             self.bars.update(self.whole, advance=images * self.work)
+
+    def steps(self, images: int) -> Callable[[str, int], None]:
+        """For work whose phases are known only as they come; the first is of so many images."""
+        current = ""
+
+        def tell(phase: str, done: int) -> None:
+            nonlocal current
+            if phase != current:
+                self.phase(phase, 0 if current else images)
+                current = phase
+            self.advance(done)
+
+        return tell
 
     def epoch(self, epoch: Epoch) -> None:
         """Print a line."""
@@ -188,6 +201,28 @@ def print_explanations(console: Console, content: dict[str, Any], out: Path) -> 
                 table.add_row(escape(image["file"]), escape(one["class"]), number(one["score"]), escape(layer), peak)
     console.print(table)
     console.print(f"Overlays, maps and scores of all classes: {out / 'explanations.json'}", soft_wrap=True)
+
+
+def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
+    """What was found in a dataset, and what was not looked for."""
+    if content["stamps"]:
+        table = Table("stamp", "images", "place", "label", "with it", "of all", "p", title="Stamps that command a label")
+        for one in content["stamps"]:
+            place = "wanders" if one["row"] is None else f"row {one['row']}, column {one['column']}"
+            shares = percent(one["share_with_label"]), percent(one["share_of_all"])
+            size = f"{one['height']} x {one['width']}"
+            table.add_row(size, f"{one['images']:,}", place, escape(one["label"]), *shares, f"{one['p_value']:.1g}")
+        console.print(table)
+    console.print(
+        f"{content['images']:,} images: {content['twins']:,} pairs that differ in a small box alone, "
+        f"{content['duplicates']:,} exact duplicates, {content['unread']:,} that cannot be decoded.",
+        soft_wrap=True,
+    )
+    if content["tampered"]:
+        console.print(f"[red]Tampered with:[/red] {content['flagged']:,} images are flagged.", soft_wrap=True)
+    else:
+        console.print("[green]Nothing found.[/green]", soft_wrap=True)
+    console.print(f"{content['limits']}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
 
 
 def _print_failures(console: Console, failures: dict[str, str]) -> None:

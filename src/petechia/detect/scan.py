@@ -140,7 +140,7 @@ def _pairs(
     found = [(int(a), int(b)) for a, b in candidates(blocks, shapes) if a not in unread and b not in unread]
 
     def work(rows: NDArray[np.intp]) -> list[Pair | None]:
-        return [compare(*found[row], lambda i: _read(catalog, i)) for row in rows]
+        return [compare(found[row][0], found[row][1], lambda i: _read(catalog, i)) for row in rows]
 
     pairs = []
     for pair in in_parallel(work, len(found)):
@@ -167,9 +167,7 @@ def describe_label(catalog: Catalog, family: Family) -> str:
     return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
 
 
-def _flag_family(
-    catalog: Catalog, suspects: list[Suspect], family: Family, picture: NDArray[np.uint8], tell: Progress
-) -> None:
+def _flag_family(catalog: Catalog, suspects: list[Suspect], family: Family, picture: NDArray[np.uint8], tell: Progress) -> None:
     """Flag the images that show the stamp and have its label; search those with the label, in which it may be faint."""
     label = label_sets(catalog.labels)[:, family.label + len(catalog.classes) * family.alone]
     reason = (
@@ -194,9 +192,7 @@ def _flag_family(
             _raise(suspects, index, Suspect(family.share, True, reason, *place))
 
 
-def find_stamp(
-    image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int, int] | None = None
-) -> tuple[int, int] | None:
+def find_stamp(image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int, int] | None = None) -> tuple[int, int] | None:
     """Where a stamp is, exactly and set off from what surrounds it, however faintly: row and column, or None.
 
     Args:
@@ -217,13 +213,14 @@ def find_stamp(
         row, column = at
         there = row < room[0] and column < room[1]
         places = [at] if there and np.array_equal(image[row : row + height, column : column + width], stamp) else []
-    strength = {place: _set_off(image, *place, height, width) for place in places}
+    strength = {place: _set_off(image, place, stamp.shape) for place in places}
     best = max(strength, key=strength.__getitem__, default=None)
     return best if best is not None and strength[best] >= SOFT else None
 
 
-def _set_off(image: NDArray[np.uint8], row: int, column: int, height: int, width: int) -> float:
+def _set_off(image: NDArray[np.uint8], place: tuple[int, int], shape: tuple[int, ...]) -> float:
     """Median step between the pixels on the border of a box and those that touch it from outside."""
+    (row, column), (height, width) = place, shape
     framed = np.pad(image.astype(np.int16), 1, mode="edge")[row : row + height + 2, column : column + width + 2]
     steps = (
         framed[0, 1:-1] - framed[1, 1:-1],

@@ -70,7 +70,10 @@ def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
     spots["image"] = index
     for name, values in zip(Spot.names[1:6], (row, column, height, width, contrast), strict=True):  # type: ignore[index]
         spots[name] = values[order]
-    spots["pattern"] = [pattern_of(pixels_of(image, spot)) for spot in spots]
+    spots["pattern"] = [
+        pattern_of(image[top : top + high, left : left + wide])
+        for top, left, high, wide in zip(*(spots[name].tolist() for name in ("row", "column", "height", "width")), strict=True)
+    ]
     return spots
 
 
@@ -99,7 +102,8 @@ def _closed(vertical: NDArray[np.bool_], horizontal: NDArray[np.bool_]) -> NDArr
     far = horizontal[top + height, left] & vertical[top, left + width]  # cheap, and leaves few
     top, left, height, width = (part[far] for part in (top, left, height, width))
     closed = (_run(horizontal, top + height, left, 1) >= width) & (_run(vertical, top, left + width, 0) >= height)
-    return np.stack([top, left, height, width], axis=1)[closed]
+    found: NDArray[np.intp] = np.stack([top, left, height, width], axis=1)[closed]
+    return found
 
 
 def _run(edges: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
@@ -115,12 +119,6 @@ def _run(edges: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.i
             break
         length[going] += 1
     return length
-
-
-def pixels_of(image: NDArray[np.uint8], spot: NDArray[np.void]) -> NDArray[np.uint8]:
-    """A spot's own, uint8 [h, w]."""
-    row, column, height, width = (int(spot[name]) for name in ("row", "column", "height", "width"))
-    return image[row : row + height, column : column + width]
 
 
 def pattern_of(pixels: NDArray[np.uint8]) -> int:

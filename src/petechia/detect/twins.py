@@ -123,7 +123,7 @@ def _stands_out(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
     wide = image[tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)].astype(float)
     inner = image[box].astype(float)
     ring = (wide.sum() - inner.sum()) / max(wide.size - inner.size, 1)
-    return abs(inner.mean() - ring)
+    return float(abs(inner.mean() - ring))
 
 
 def assign(pairs: list[Pair]) -> list[Pair]:

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from scipy.stats import fisher_exact
+
+from petechia.detect.stamps import find_families
+from petechia.detect.traces import Spot
+
+
+def spots_at(images: NDArray[np.intp], row: int, column: int, pattern: int) -> NDArray[np.void]:
+    spots = np.zeros(len(images), Spot)
+    spots["image"], spots["row"], spots["column"], spots["pattern"] = images, row, column, pattern
+    spots["height"] = spots["width"] = 3
+    return spots
+
+
+@pytest.fixture
+def labels() -> NDArray[np.int8]:
+    return np.asarray(np.random.default_rng(1).random((400, 5)) < 0.15, np.int8)
+
+
+def test_the_tie_is_fishers_exact_test_corrected(labels: NDArray[np.int8]) -> None:
+    images = np.arange(40)
+    labels[:34, 2] = 1
+    (family,) = find_families(spots_at(images, 5, 6, 99), labels)
+    inside, outside = labels[:40, 2] == 1, labels[40:, 2] == 1
+    table = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
+    groups, label_sets = 3, 10  # by pattern, by place, by both; five classes, and each alone
+    assert family.p_value == pytest.approx(fisher_exact(table, "greater").pvalue * groups * label_sets)
+    assert (family.label, family.alone, family.share) == (2, False, inside.mean())
+    assert family.suspicious
+
+
+def test_a_marker_that_recurs_without_a_tie_is_told_but_not_suspicious(labels: NDArray[np.int8]) -> None:
+    (family,) = find_families(spots_at(np.arange(0, 400, 2), 5, 6, 99), labels)
+    assert len(family.images) == 200
+    assert not family.suspicious
+
+
+def test_a_marker_that_leans_to_a_label_is_not_suspicious_however_sure_the_tie(labels: NDArray[np.int8]) -> None:
+    labels[:200:2, 1] = 1
+    (family,) = find_families(spots_at(np.arange(200), 5, 6, 99), labels)
+    assert family.p_value < 1e-10
+    assert not family.suspicious
+
+
+def test_a_wandering_stamp_is_one_family(labels: NDArray[np.int8]) -> None:
+    labels[:30] = [0, 0, 0, 1, 0]
+    spots = np.concatenate([spots_at(np.array([i]), 2 * i, 3 * i, 7) for i in range(30)])
+    (family,) = find_families(spots, labels)
+    assert family.suspicious
+    assert family.exact
+    assert not family.fixed
+    assert (family.label, family.alone) == (3, True)
+    assert family.rows.tolist() == list(range(0, 60, 2))
+
+
+def test_a_place_recurs_whatever_the_grey_levels(labels: NDArray[np.int8]) -> None:
+    labels[:30] = [0, 0, 0, 1, 0]
+    spots = np.concatenate([spots_at(np.array([i]), 8, 9, i) for i in range(30)])
+    (family,) = find_families(spots, labels)
+    assert family.suspicious
+    assert family.fixed
+    assert not family.exact
+
+
+def test_what_another_stamp_explains_is_no_second_one(labels: NDArray[np.int8]) -> None:
+    labels[:60] = [1, 0, 0, 0, 0]
+    fixed = spots_at(np.arange(60), 8, 9, 7)
+    elsewhere = np.concatenate([spots_at(np.array([i]), i % 50, i % 40, 7) for i in range(60, 75)])
+    suspicious = [family for family in find_families(np.concatenate([fixed, elsewhere]), labels) if family.suspicious]
+    assert [len(family.images) for family in suspicious] == [60]
+
+
+def test_nothing_recurs_in_nothing(labels: NDArray[np.int8]) -> None:
+    assert find_families(np.zeros(0, Spot), labels) == []
