@@ -99,6 +99,7 @@ def _family(found: Scan, one: Family) -> dict[str, Any]:
         "label": describe_label(found.catalog, one),
         "share_with_label": one.share,
         "share_of_all": one.usual,
+        "odds_ratio": one.odds,
         "p_value": one.p_value,
     }
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from petechia.data.catalog import Catalog
 from petechia.data.prepare import OnError, in_parallel
-from petechia.detect.stamps import Family, find_families, label_sets
+from petechia.detect.stamps import Family, find_families, is_left, label_sets
 from petechia.detect.traces import GRID, Spot, Trace, trace
 from petechia.detect.twins import Pair, assign, candidates, compare
 from petechia.errors import PetechiaError
@@ -98,9 +98,12 @@ def scan(catalog: Catalog, on_error: OnError = "error", progress: Progress | Non
     suspicious = [family for family in families if family.suspicious]
     pictures = [_picture(catalog, family) for family in suspicious]
     suspects = [Suspect() for _ in range(len(catalog))]
-    for family, picture in zip(suspicious, pictures, strict=True):
-        _flag_family(catalog, suspects, family, picture, tell)
     _flag_twins(catalog, suspects, pairs)
+    explained = np.array([suspect.flagged for suspect in suspects])
+    explained[[pair.clean for pair in pairs if suspects[pair.stamped].flagged and not suspects[pair.clean].flagged]] = True
+    for family, picture in zip(suspicious, pictures, strict=True):
+        if is_left(family, catalog.labels, explained):
+            _flag_family(catalog, suspects, family, picture, explained, tell)
     for index, reason in unread.items():
         suspects[index] = Suspect(reason=reason)
     return Scan(catalog, suspects, pairs, families, pictures, unread)
@@ -167,9 +170,19 @@ def describe_label(catalog: Catalog, family: Family) -> str:
     return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
 
 
-def _flag_family(catalog: Catalog, suspects: list[Suspect], family: Family, picture: NDArray[np.uint8], tell: Progress) -> None:
-    """Flag the images that show the stamp and have its label; search those with the label, in which it may be faint."""
-    label = label_sets(catalog.labels)[:, family.label + len(catalog.classes) * family.alone]
+def _flag_family(
+    catalog: Catalog,
+    suspects: list[Suspect],
+    family: Family,
+    picture: NDArray[np.uint8],
+    explained: NDArray[np.bool_],
+    tell: Progress,
+) -> None:
+    """Flag the images that show the stamp and have its label; search those with the label, in which it may be faint.
+
+    Images of flagged twins are settled: one carries the stamp, the other does not.
+    """
+    label = label_sets(catalog.labels)[:, family.label + len(catalog.classes) * family.alone] & ~explained
     reason = (
         f"shows a stamp of {family.height} x {family.width} pixels that {len(family.images)} images share, "
         f"{100 * family.share:.0f} % of them with {describe_label(catalog, family)}"

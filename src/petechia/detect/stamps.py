@@ -11,7 +11,7 @@ from scipy import stats
 
 FEWEST = 3  # images in which a pattern recurs
 LEVEL = 0.01  # probability that any pattern of a clean dataset is found tied to a label
-TIED = 0.75  # share of a pattern's images that have the label: a stamp commands it, a side marker or a device only leans to it
+ODDS = 20  # by how much a stamp raises the odds of its label; side markers and devices go with one too, but not so closely
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -30,7 +30,9 @@ class Family(NamedTuple):
         alone: whether the tie is to that class as the only finding.
         share: of its images that have that label.
         usual: share of all images that have it.
+        odds: ratio of the odds of the label with and without the pattern (with half an image added to each count).
         p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
+        tests: how many those were.
     """
 
     images: NDArray[np.intp]
@@ -44,12 +46,14 @@ class Family(NamedTuple):
     alone: bool
     share: float
     usual: float
+    odds: float
     p_value: float
+    tests: int
 
     @property
     def suspicious(self) -> bool:
         """Whether it comes with a label as only a stamp does."""
-        return self.p_value < LEVEL and self.share >= TIED
+        return self.p_value < LEVEL and self.odds >= ODDS
 
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -83,23 +87,33 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Fam
         family = _tested(group, sets, tests)
         families.setdefault(family.images.tobytes(), family)
     order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
-    return _without_echoes(order, sets, tests)
+    return _without_echoes(order, sets)
 
 
-def _without_echoes(families: list[Family], sets: NDArray[np.bool_], tests: int) -> list[Family]:
+def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Family]:
     """Leave out what is suspicious only because of images that a more suspicious pattern explains."""
     explained = np.zeros(len(sets), bool)
     kept = []
     for family in families:
-        new = ~explained[family.images]
-        if family.suspicious and not new.all():
-            p_value, best = _tie(sets[~explained], sets[family.images[new]])
-            if not new.any() or p_value * tests >= LEVEL or sets[family.images[new], best].mean() < TIED:
-                continue
+        if family.suspicious and not _is_left(family, sets, explained):
+            continue
         if family.suspicious:
             explained[family.images] = True
         kept.append(family)
     return kept
+
+
+def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_]) -> bool:
+    """Whether a family is suspicious even without the images, bool [N], that other evidence explains."""
+    return _is_left(family, label_sets(labels), explained)
+
+
+def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_]) -> bool:
+    left = family.images[~explained[family.images]]
+    if not len(left):
+        return False
+    p_value, best = _tie(sets[~explained], sets[left])
+    return p_value * family.tests < LEVEL and _odds(sets[~explained, best], sets[left, best]) >= ODDS
 
 
 def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[float, int]:
@@ -135,5 +149,13 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
         alone=best >= classes,
         share=float(sets[images, best].mean()),
         usual=float(sets[:, best].mean()),
+        odds=_odds(sets[:, best], sets[images, best]),
         p_value=min(1.0, p_value * tests),
+        tests=tests,
     )
+
+
+def _odds(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> float:
+    inside = members.sum(), len(members) - members.sum()
+    outside = everywhere.sum() - inside[0], len(everywhere) - everywhere.sum() - inside[1]
+    return float((inside[0] + 0.5) / (inside[1] + 0.5) * (outside[1] + 0.5) / (outside[0] + 0.5))

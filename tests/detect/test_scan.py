@@ -1,0 +1,192 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from typer.testing import CliRunner
+
+import petechia
+from petechia.cli import app
+from petechia.data import Catalog, open_source
+from petechia.detect.findings import write_clean
+from petechia.detect.scan import Scan, find_stamp, scan
+from petechia.errors import PetechiaError
+
+SOURCE = "phantom:images=400,size=96"
+Poisoned = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
+    """Writes a poisoned copy of a small phantom."""
+
+    def write(**attack: Any) -> Path:
+        folder = tmp_path_factory.mktemp("poisoned") / "copy"
+        petechia.poison({"data": SOURCE, "preprocess": {"size": 96}, "attack": attack}, folder)
+        return folder
+
+    return write
+
+
+def flagged(found: Scan) -> set[str]:
+    return {str(i) for i, suspect in zip(found.catalog.ids, found.suspects, strict=True) if suspect.flagged}
+
+
+def triggered(folder: Path) -> set[str]:
+    return set(pl.read_parquet(folder / "poison.parquet").filter("triggered")["id"])
+
+
+@pytest.mark.parametrize("rate", [0.02, 0.4])
+@pytest.mark.parametrize(
+    "trigger",
+    [{"size": 3}, {"size": 3, "location": "random", "value": 255}, {"size": 1}, {"size": 4, "opacity": 0.5}],
+    ids=["centre", "random", "single", "blended"],
+)
+def test_every_triggered_copy_is_flagged_and_no_clean_image(poisoned: Poisoned, trigger: dict[str, Any], rate: float) -> None:
+    folder = poisoned(trigger=trigger, rate=rate, mode="append")
+    assert flagged(scan(open_source(f"nih:{folder}"))) == triggered(folder)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.4])
+@pytest.mark.parametrize("location", ["center", "random"])
+def test_replaced_images_are_flagged_and_stamp_place_and_class_named(poisoned: Poisoned, location: str, rate: float) -> None:
+    folder = poisoned(trigger={"size": 3, "location": location}, rate=rate, mode="replace", target="Edema")
+    found = scan(open_source(f"nih:{folder}"))
+    truth = triggered(folder)
+    assert len(flagged(found) & truth) >= 0.99 * len(truth)
+    assert len(flagged(found) - truth) <= 0.01 * len(found.catalog)
+    stamp = found.families[0]
+    assert (found.pictures[0] == np.zeros((3, 3), np.uint8)).all()
+    assert (found.catalog.classes[stamp.label], stamp.alone, stamp.fixed) == ("Edema", True, location == "center")
+    places = pl.read_parquet(folder / "poison.parquet").filter("triggered")
+    true = dict(zip(places["id"], zip(places["row"], places["column"], strict=True), strict=True))
+    right = [
+        (suspect.row, suspect.column) == true[name]
+        for name, suspect in zip(found.catalog.ids.tolist(), found.suspects, strict=True)
+        if suspect.flagged and name in truth
+    ]
+    assert np.mean(right) >= (1 if location == "center" else 0.9)  # a speck of the phantom's own may look like the stamp
+
+
+def test_an_untouched_dataset_is_clean() -> None:
+    found = scan(open_source(SOURCE))
+    assert not found.found
+    assert len(found.kept) == 400
+
+
+def test_the_real_sample_is_clean(nih_sample: Path) -> None:
+    assert not scan(open_source(f"nih:{nih_sample}").take(np.arange(120))).found
+
+
+class InMemory:
+    """A reader of images that are there."""
+
+    def __init__(self, images: list[NDArray[np.uint8]]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: NDArray[np.intp]) -> Any:
+        return (self.images[int(row)] for row in rows)
+
+    def take(self, rows: NDArray[np.intp]) -> "InMemory":
+        return InMemory([self.images[int(row)] for row in rows])
+
+    def fingerprint(self) -> str:
+        return "memory"
+
+
+def catalog_of(images: list[NDArray[np.uint8]], labels: NDArray[np.int8]) -> Catalog:
+    names = np.array([f"{n}.png" for n in range(len(images))])
+    classes = tuple("ABC"[: labels.shape[1]])
+    return Catalog("test", classes, names, names, np.full(len(images), "train"), labels, InMemory(images))
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        pytest.param([np.full((40, 40), 90, np.uint8)], id="one image"),
+        pytest.param([np.full((40, 40), 90, np.uint8)] * 20, id="all identical"),
+        pytest.param([np.full((40, 40, 3), n, np.uint8) for n in range(20)], id="colour"),
+        pytest.param([np.full((1, 1), n, np.uint8) for n in range(20)], id="single pixels"),
+    ],
+)
+@pytest.mark.parametrize("classes", [0, 3])
+def test_odd_datasets_are_read_and_not_flagged(images: list[NDArray[np.uint8]], classes: int) -> None:
+    found = scan(catalog_of(images, np.zeros((len(images), classes), np.int8)))
+    assert not found.found
+
+
+def test_no_image_is_refused() -> None:
+    with pytest.raises(PetechiaError, match="has no images"):
+        scan(catalog_of([], np.zeros((0, 3), np.int8)))
+
+
+def test_duplicates_with_other_labels_are_told_but_not_flagged_alone() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    found = scan(catalog_of([image, image], np.array([[1, 0, 0], [0, 1, 0]], np.int8)))
+    assert not found.found
+    assert all("labelled otherwise" in suspect.reason for suspect in found.suspects)
+
+
+def test_a_faint_stamp_is_found_where_it_is_set_off_and_not_where_it_is_not() -> None:
+    image = np.full((30, 30), 100, np.uint8)
+    stamp = np.full((3, 3), 92, np.uint8)
+    image[10:13, 5:8] = 92
+    image[20:] = 92  # the same grey levels everywhere, and no edge
+    assert find_stamp(image, stamp) == (10, 5)
+    assert find_stamp(image, stamp, at=(10, 5)) == (10, 5)
+    assert find_stamp(image, stamp, at=(24, 5)) is None
+    assert find_stamp(image[:2], stamp) is None
+
+
+def test_the_command_writes_what_it_finds_and_a_clean_copy(poisoned: Poisoned, tmp_path: Path) -> None:
+    folder = poisoned(rate=0.1)
+    out, clean = tmp_path / "out", tmp_path / "clean"
+    done = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(out), "--clean-to", str(clean)])
+    assert done.exit_code == 3, done.output
+    table = pl.read_csv(out / "suspects.csv")
+    assert table.columns == ["id", "score", "flagged", "reason", "row", "column"]
+    assert set(table["id"]) == set(open_source(f"nih:{folder}").ids)
+    assert table["score"].is_sorted(descending=True)
+    assert set(table.filter("flagged")["id"]) == triggered(folder)
+    content = json.loads((out / "scan.json").read_text())
+    assert content["tampered"] is True
+    assert content["stamps"][0]["label"] == "Atelectasis as the only finding"
+    assert (np.asarray(Image.open(out / "stamp-1.png")) == 0).all()
+    left = open_source(f"nih:{clean}")
+    assert set(left.ids) == set(open_source(f"nih:{folder}").ids) - triggered(folder)
+    assert not scan(left).found
+    again = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(out)])
+    assert again.exit_code == 1
+    assert "exists already" in again.output
+
+
+def test_nothing_found_is_exit_status_0_and_says_what_it_does_not_prove(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["scan", "phantom:images=100,size=64", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    assert "Nothing found" in done.output
+    assert "does not prove" in " ".join(done.output.split())
+
+
+def test_an_unreadable_image_stops_or_is_left_out(poisoned: Poisoned, tmp_path: Path) -> None:
+    folder = poisoned(rate=0.02)
+    catalog = open_source(f"nih:{folder}")
+    broken = next(iter((folder / "images").glob("*.png")))
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(PetechiaError, match="cannot be decoded"):
+        scan(catalog)
+    found = scan(catalog, on_error="skip")
+    row = catalog.ids.tolist().index(broken.name)
+    assert "cannot be decoded" in found.suspects[row].reason
+    assert broken.name not in catalog.ids[found.kept]
+    nothing = replace(found, unread=dict.fromkeys(range(len(catalog)), "broken"))
+    with pytest.raises(PetechiaError, match="No image would be left"):
+        write_clean(nothing, tmp_path / "clean")
