@@ -147,6 +147,13 @@ def test_a_faint_stamp_is_found_where_it_is_set_off_and_not_where_it_is_not() ->
     assert find_stamp(image[:2], stamp) is None
 
 
+def test_a_stamp_is_found_beside_a_large_area_of_its_own_grey_level() -> None:
+    image = np.full((200, 200), 60, np.uint8)
+    image[:120] = 0
+    image[150:153, 80:83] = 0
+    assert find_stamp(image, np.zeros((3, 3), np.uint8)) == (150, 80)
+
+
 def test_the_command_writes_what_it_finds_and_a_clean_copy(poisoned: Poisoned, tmp_path: Path) -> None:
     folder = poisoned(rate=0.1)
     out, clean = tmp_path / "out", tmp_path / "clean"

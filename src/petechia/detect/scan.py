@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from petechia.data.catalog import Catalog
 from petechia.data.prepare import OnError, in_parallel
@@ -221,7 +222,8 @@ def find_stamp(image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int
         hits = np.ones(room, bool)
         for (i, j), value in np.ndenumerate(stamp):
             hits &= image[i : i + room[0], j : j + room[1]] == value
-        places = list(zip(*(part.tolist() for part in np.nonzero(hits)), strict=True))[:1000]
+        alone = hits & (ndimage.uniform_filter(hits.astype(np.float32), 3, mode="constant") < 1.5 / 9)  # not in a flat area
+        places = list(zip(*(part.tolist() for part in np.nonzero(alone)), strict=True))
     else:
         row, column = at
         there = row < room[0] and column < room[1]
