@@ -9,7 +9,7 @@ from petechia.zoo.design import load_design, members
 def test_the_halves_share_no_host_no_given_place_and_no_attack_with_its_target() -> None:
     found = members(load_design())
     tune, judge = ([m.config for m in found.values() if m.half == half] for half in ("tune", "judge"))
-    assert len(tune) == len(judge) == 14
+    assert len(tune) == len(judge) == 16
     assert not {(c.model.arch, c.seeds) for c in tune} & {(c.model.arch, c.seeds) for c in judge}
     assert not {c.attack.model_dump_json() for c in tune} & {c.attack.model_dump_json() for c in judge}
 
@@ -18,7 +18,7 @@ def test_the_zoo_holds_what_its_design_promises() -> None:
     configs = [member.config for member in members(load_design()).values()]
     assert len({(c.model.arch, c.seeds) for c in configs}) >= 12
     triggers = [c.attack.trigger for c in configs]
-    assert {t.size for t in triggers} == {1, 2, 3, 4}
+    assert {t.size for t in triggers} >= {1, 2, 3, 4}
     assert {t.value for t in triggers} == {0, 128, 255}
     assert any(t.opacity < 1 for t in triggers)
     assert {c.attack.rate for c in configs} == {0.01, 0.05, 0.4}

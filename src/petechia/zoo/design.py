@@ -24,8 +24,9 @@ class Host(Settings):
 
 
 class HalfDesign(Settings):
-    """What one half has to itself: hosts, target classes in turn, and the place [row, column] of triggers at a given one."""
+    """What one half has to itself: images, hosts, target classes in turn, and the place [row, column] of triggers at a given one."""
 
+    data: str
     hosts: tuple[Host, ...] = Field(min_length=1)
     targets: tuple[str, ...] = Field(min_length=2)
     given: tuple[int, int]
@@ -94,7 +95,7 @@ def load_design(file: Path | None = None) -> Design:
 
 
 def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member]:
-    """Name → member; quick networks first, as the hosts are listed.
+    """Name → member; of each half the quick networks first, as the hosts are listed.
 
     Raises:
         PetechiaError: a value is not allowed.
@@ -105,7 +106,8 @@ def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member
             host = own.hosts[k % len(own.hosts)]
             found[_name(half, host, attack, k)] = Member(half, _config(design, own, host, attack, k, overrides))
     order = {host.arch: n for own in design.halves.values() for n, host in enumerate(own.hosts)}
-    return dict(sorted(found.items(), key=lambda item: order[item[1].config.model.arch]))
+    halves = list(design.halves)
+    return dict(sorted(found.items(), key=lambda item: (halves.index(item[1].half), order[item[1].config.model.arch])))
 
 
 def runs_of(found: dict[str, Member]) -> Runs:
@@ -125,5 +127,5 @@ def _config(design: Design, own: HalfDesign, host: Host, attack: AttackDesign, k
         trigger["location"] = list(own.given)
     target, *also = (own.targets[(k + n) % len(own.targets)] for n in range(1 + attack.also))
     poisoning = attack.model_dump(exclude={"trigger", "also"}) | {"trigger": trigger, "target": target, "also": also}
-    chosen = {"model": {"arch": host.arch}, "seeds": [host.seed], "attack": poisoning}
+    chosen = {"data": own.data, "model": {"arch": host.arch}, "seeds": [host.seed], "attack": poisoning}
     return load_config(layers=[design.base, chosen], overrides=overrides)
