@@ -232,8 +232,8 @@ def scan(
     with reported():
         from petechia.console import ConsoleProgress, print_scan
         from petechia.data import open_source
-        from petechia.detect.findings import refuse_existing, write_clean, write_scan
-        from petechia.detect.scan import scan as scan_catalog
+        from petechia.detect.scan.files import refuse_existing, write_clean, write_scan
+        from petechia.detect.scan.suspects import scan as scan_catalog
 
         for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
             if folder is not None:

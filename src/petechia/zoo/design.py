@@ -24,7 +24,7 @@ class Host(Settings):
 
 
 class HalfDesign(Settings):
-    """What one half has to itself: images, hosts, target classes in turn, and the place [row, column] of triggers at a given one."""
+    """What one half has to itself: images, hosts, targets in turn, and the [row, column] of triggers at a given place."""
 
     data: str
     hosts: tuple[Host, ...] = Field(min_length=1)

@@ -15,9 +15,9 @@ from scipy import ndimage
 
 from petechia.data.catalog import Catalog
 from petechia.data.prepare import OnError, in_parallel
-from petechia.detect.stamps import Family, find_families, is_left, label_sets
-from petechia.detect.traces import GRID, Spot, Trace, trace
-from petechia.detect.twins import Pair, assign, candidates, compare
+from petechia.detect.scan.stamps import Family, find_families, is_left, label_sets
+from petechia.detect.scan.traces import GRID, Spot, Trace, trace
+from petechia.detect.scan.twins import Pair, assign, candidates, compare
 from petechia.errors import PetechiaError
 
 SOFT = 6  # grey levels between a known stamp and its surroundings at which it is still seen

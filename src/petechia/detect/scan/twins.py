@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.detect.traces import GRID, LARGEST
+from petechia.detect.scan.traces import GRID, LARGEST
 
 SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
 NOISE = 12  # grey levels by which encoding anew may move a pixel

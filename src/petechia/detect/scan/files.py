@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from petechia.data.images import FileReader, encode_png
 from petechia.data.nih import write_nih
-from petechia.detect.scan import Scan, describe_label
-from petechia.detect.stamps import LEVEL, Family
+from petechia.detect.scan.stamps import LEVEL, Family
+from petechia.detect.scan.suspects import Scan, describe_label
 from petechia.errors import PetechiaError
 from petechia.files import building
 

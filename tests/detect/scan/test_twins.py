@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.detect.traces import block_means
-from petechia.detect.twins import Pair, assign, candidates, compare
+from petechia.detect.scan.traces import block_means
+from petechia.detect.scan.twins import Pair, assign, candidates, compare
 
 Images = list[NDArray[np.uint8]]
 

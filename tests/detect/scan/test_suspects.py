@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 import petechia
 from petechia.cli import app
 from petechia.data import Catalog, open_source
-from petechia.detect.findings import write_clean
-from petechia.detect.scan import Scan, find_stamp, scan
+from petechia.detect.scan.files import write_clean
+from petechia.detect.scan.suspects import Scan, find_stamp, scan
 from petechia.errors import PetechiaError
 
 SOURCE = "phantom:images=400,size=96"

@@ -3,8 +3,8 @@ import pytest
 from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 
-from petechia.detect.stamps import find_families
-from petechia.detect.traces import Spot
+from petechia.detect.scan.stamps import find_families
+from petechia.detect.scan.traces import Spot
 
 
 def spots_at(images: NDArray[np.intp], row: int, column: int, pattern: int) -> NDArray[np.void]:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.detect.traces import JUMP, LARGEST, block_means, find_spots, pattern_of
+from petechia.detect.scan.traces import JUMP, LARGEST, block_means, find_spots, pattern_of
 
 RNG = np.random.default_rng(0)
 

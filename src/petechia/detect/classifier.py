@@ -1,0 +1,94 @@
+"""What detectors ask of a model: logits for prepared images, and, where it can be looked into, its network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from petechia.compute import Machine
+from petechia.data.preprocess import Preprocess
+from petechia.errors import PetechiaError
+from petechia.model import BATCH, Model
+
+Answer = Callable[[Tensor], Tensor]  # images, float32 [B, C, H, W] in 0…1 → logits, float32 [B, K]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model under examination, whoever made it.
+
+    Attributes:
+        name: for people.
+        classes: names of the K classes.
+        preprocess: its geometry.
+        answer: gives logits; probabilities of a model that gives nothing else are turned into logits before.
+        machine: where it computes.
+        network: takes what `answer` takes, and has gradients and layers; None for a black box.
+        colour: whether images have three channels; grey ones are repeated for it.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    answer: Answer
+    machine: Machine
+    network: nn.Module | None = None
+    colour: bool = False
+
+    @staticmethod
+    def of(model: Model, machine: Machine, name: str = "model") -> Classifier:
+        """A Petechia model, moved to the machine."""
+        placed = machine.place(model).eval()
+        description = model.description
+        return Classifier(name, description.classes, description.preprocess, placed, machine, placed)
+
+    def tensor(self, images: NDArray[np.uint8]) -> Tensor:
+        """Prepared images, uint8 [N, H, W] or [N, H, W, 3], as float32 [N, C, H, W] in 0…1 on the machine."""
+        batch = self.machine.tensor(images)
+        if not self.colour or batch.shape[1] == 3:
+            return batch
+        return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
+
+    def logits(self, images: Tensor | NDArray[np.uint8], batch: int = BATCH) -> Tensor:
+        """What the model says of images, without gradients.
+
+        Args:
+            images: float32 [N, C, H, W] in 0…1, or uint8 as for `tensor`.
+            batch: images that are computed at a time.
+
+        Returns:
+            float32 [N, K], on the processor.
+
+        Raises:
+            PetechiaError: an answer is not a finite number.
+        """
+        given = images if isinstance(images, Tensor) else self.tensor(images)
+        with torch.inference_mode(), self.machine.autocast():
+            parts = [self.answer(some).float().cpu() for some in torch.split(given, batch)]
+        found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+        if found.shape[1] != len(self.classes):
+            raise PetechiaError(
+                f"{self.name} gives {found.shape[1]} scores, but {len(self.classes)} classes are named; name as many."
+            )
+        if not found.isfinite().all():
+            row = int((~found.isfinite().all(dim=1)).nonzero()[0])
+            raise PetechiaError(f"{self.name} answers image {row + 1} with NaN or infinity; it cannot be examined.")
+        return found
+
+    @property
+    def looked_into(self) -> nn.Module:
+        """The network.
+
+        Raises:
+            PetechiaError: it is a black box.
+        """
+        if self.network is None:
+            raise PetechiaError(
+                f"{self.name} is a black box, and this needs its layers and gradients; give the network itself."
+            )
+        return self.network

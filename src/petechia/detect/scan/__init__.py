@@ -1,0 +1,1 @@
+"""Was a collection of images tampered with?"""
