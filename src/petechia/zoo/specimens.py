@@ -1,0 +1,118 @@
+"""The models of a finished zoo, each with the images that a detector is fitted to and judged on, and with the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.attack import TriggeredSelection
+from petechia.compute import Machine
+from petechia.data.dataset import Images, Selection
+from petechia.detect.classifier import Classifier
+from petechia.errors import PetechiaError
+from petechia.model import Model
+from petechia.study.config import Config
+from petechia.study.directory import RunDirectory, read_json
+from petechia.study.material import Material, gather
+from petechia.study.progress import Progress
+from petechia.study.study import StudyDirectory
+from petechia.zoo.design import Half
+
+CLEAN = 100  # images of the test set that a detector may have; it is judged on the others
+TOOK = 0.5  # ASR(0.9) over the control's from which a backdoor counts as one that took
+
+
+class Specimen(NamedTuple):
+    """A model of the zoo.
+
+    Attributes:
+        name: of its run; of a clean model, of the first run that has it as its control.
+        half: that it belongs to.
+        arm: "attacked" or "control".
+        directory: of the run.
+        config: of the run.
+        asr: ASR(0.9) of the run's attack on this model.
+        excess: how much higher the attacked model's ASR(0.9) is than the control's; of a clean model 0.
+    """
+
+    name: str
+    half: Half
+    arm: str
+    directory: RunDirectory
+    config: Config
+    asr: float
+    excess: float
+
+    @property
+    def backdoored(self) -> bool:
+        """Whether its training set was poisoned and the backdoor took."""
+        return self.excess >= TOOK
+
+    @property
+    def file(self) -> Path:
+        """The model after the last epoch."""
+        files = self.directory.network(self.arm, self.config.seeds[0]).checkpoints.glob("epoch-*.safetensors")
+        return sorted(files)[-1]
+
+    def classifier(self, machine: Machine) -> Classifier:
+        """The model, opened."""
+        return Classifier.of(Model.load(self.file), machine, self.name)
+
+    @property
+    def material(self) -> Material:
+        """The data of its run, with the attack."""
+        return _material(self.config.model_dump_json())
+
+    @property
+    def clean(self) -> Images:
+        """What a detector is fitted to: `CLEAN` clean images that the model was not trained on."""
+        return Selection(self.material.dataset.images, self._dealt()[0])
+
+    def judged(self, most: int = 10**9) -> tuple[Selection, TriggeredSelection]:
+        """What a detector is judged on: other clean test images without the target, and the same with the trigger."""
+        rows = self._dealt()[1][:most]
+        data = self.material.dataset.images
+        every = np.ones(len(rows), bool)
+        return Selection(data, rows), TriggeredSelection(data, rows, every, self.material.attacks[self.config.seeds[0]].twins)
+
+    def _dealt(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Rows of the dataset: for the detector, and, without the target, to judge it on."""
+        rows = np.random.default_rng(0).permutation(self.material.test)
+        rest = rows[CLEAN:]
+        return rows[:CLEAN], rest[self.material.dataset.labels[rest, self.material.target] == 0]
+
+
+@lru_cache(2)
+def _material(config: str) -> Material:
+    return gather(Config.model_validate_json(config), Progress())
+
+
+def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
+    """The models of the runs that are finished: every attacked one, and every clean one once.
+
+    Raises:
+        PetechiaError: there is no zoo, or none of its runs is finished.
+    """
+    directory = StudyDirectory(zoo)
+    seen: set[tuple[str, str, tuple[int, ...]]] = set()
+    found = False
+    for name, config in directory.runs().items():
+        own: Half = "tune" if name.startswith("tune") else "judge"
+        run = directory.run(name)
+        if (half is not None and own != half) or not run.summary.is_file():
+            continue
+        found = True
+        arms = read_json(run.summary)["arms"]
+        asr = {arm: arms[arm]["asr_0.9"]["last"]["mean"] for arm in ("attacked", "control")}
+        yield Specimen(name, own, "attacked", run, config, asr["attacked"], asr["attacked"] - asr["control"])
+        host = (own, config.model.arch, config.seeds)
+        if host not in seen:
+            seen.add(host)
+            yield Specimen(name, own, "control", run, config, asr["control"], 0.0)
+    if not found:
+        raise PetechiaError(f"{zoo} holds no finished run{f' of the half {half}' if half else ''}; make the zoo first.")
