@@ -1,0 +1,50 @@
+"""Models, whoever made them: Petechia's own, ONNX files, timm's and torchxrayvision's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from petechia.compute import Machine
+from petechia.detect.classifier import Classifier
+from petechia.detect.outside.card import Card, refuse_pickle
+from petechia.detect.outside.networks import of_imagenet, of_timm, of_torchxrayvision
+from petechia.detect.outside.onnx import of_onnx
+from petechia.errors import PetechiaError
+from petechia.model import Model
+
+__all__ = ["Card", "open_classifier"]
+
+
+def open_classifier(name: str, machine: Machine) -> Classifier:
+    """Open a model for examination.
+
+    Args:
+        name: one of
+            FILE.safetensors, which Petechia wrote;
+            FILE.onnx, a black box, described by FILE.json if that is there, see `Card`;
+            timm:NAME, with timm's ImageNet weights;
+            timm:NAME:FILE.safetensors, with the weights in the file, described by FILE.json if that is there;
+            xrv:NAME, a model of torchxrayvision, as in xrv:densenet121-res224-all. That package fetches its own weights
+            from its own releases, which are pickles; no other pickle is ever opened.
+        machine: where it computes.
+
+    Raises:
+        PetechiaError: there is no such model, or it is a pickle, or it does not fit its description.
+    """
+    kind, _, rest = name.partition(":")
+    if kind == "timm":
+        arch, _, file = rest.partition(":")
+        return of_timm(arch, Path(file), machine) if file else of_imagenet(arch, machine)
+    if kind == "xrv":
+        return of_torchxrayvision(rest, machine)
+    path = Path(name)
+    refuse_pickle(path)
+    if not path.is_file():
+        raise PetechiaError(
+            f"There is no model {name!r}; give a .safetensors or .onnx file, timm:NAME, timm:NAME:FILE.safetensors or xrv:NAME."
+        )
+    if path.suffix == ".onnx":
+        return of_onnx(path, machine)
+    if path.suffix == ".safetensors":
+        return Classifier.of(Model.load(path), machine, name)
+    raise PetechiaError(f"{name} is neither a .safetensors nor an .onnx file; convert the model to one of them.")

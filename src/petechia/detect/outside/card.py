@@ -1,0 +1,111 @@
+"""What is said of a model beside its file, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import shorten
+from typing import Literal
+
+import numpy as np
+from pydantic import ValidationError
+
+from petechia.data.preprocess import Preprocess
+from petechia.errors import PetechiaError
+from petechia.settings import Settings
+
+PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib")
+
+
+class Card(Settings):
+    """What the file of a model does not say of itself: the JSON beside it, NAME.json beside NAME.onnx or NAME.safetensors.
+
+    Attributes:
+        classes: their names, in the order of the scores; else "class 0", "class 1", …
+        preprocess: crop and resampling of the images; the size may be left out where the model has one. Else no crop.
+        mean: of each channel, taken off images in 0…1; else 0, or of timm's networks their own.
+        std: of each channel, by which they are then divided; else 1, or of timm's networks their own.
+        outputs: "logits" or "probabilities"; else an ONNX model is asked, and gives probabilities if all are in 0…1.
+        channels: of an ONNX model's images, where its own file does not say.
+    """
+
+    classes: tuple[str, ...] = ()
+    preprocess: Preprocess | None = None
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    outputs: Literal["logits", "probabilities"] | None = None
+    channels: Literal[1, 3] | None = None
+
+    @staticmethod
+    def beside(path: Path) -> Card:
+        """The card of a model's file; an empty one where there is none.
+
+        Raises:
+            PetechiaError: it cannot be read.
+        """
+        beside = path.with_suffix(".json")
+        if not beside.exists():
+            return Card()
+        try:
+            return Card.model_validate_json(beside.read_bytes())
+        except (OSError, ValidationError) as error:
+            problem = error.errors()[0] if isinstance(error, ValidationError) else None
+            reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem else str(error)
+            raise PetechiaError(f"{beside}, which should describe {path.name}, cannot be used ({reason}).") from None
+
+    def names(self, count: int, path: Path) -> tuple[str, ...]:
+        """Names of so many classes.
+
+        Raises:
+            PetechiaError: another number of them is named.
+        """
+        if self.classes and len(self.classes) != count:
+            beside = path.with_suffix(".json").name
+            raise PetechiaError(f"{path} gives {count} scores, but {beside} names {len(self.classes)} classes; name as many.")
+        return self.classes or numbered(count)
+
+    def geometry(self, usual: Preprocess) -> Preprocess:
+        """The model's geometry: what the card says, and else the usual one."""
+        if self.preprocess is None:
+            return usual
+        said = self.preprocess.model_dump(exclude_unset=True)
+        return Preprocess.model_validate({**usual.model_dump(), **said})
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names for classes that have none."""
+    return tuple(f"class {k}" for k in range(count))
+
+
+def refuse_pickle(path: Path) -> None:
+    """Say how to convert a pickle, by its name alone.
+
+    Raises:
+        PetechiaError: it is one.
+    """
+    if path.suffix.lower() in PICKLES:
+        raise PetechiaError(
+            f"{path} is a pickle, which can run any code when it is opened; where you trust it, write its state_dict with "
+            f"safetensors.torch.save_file and give timm:NAME:FILE.safetensors, or export it to ONNX."
+        )
+
+
+def per_channel(given: tuple[float, ...], channels: int, name: str) -> tuple[float, ...]:
+    """Numbers of a normalisation, one a channel; those of colour are averaged for grey.
+
+    Raises:
+        PetechiaError: they are for another number of channels.
+    """
+    if len(given) == channels:
+        return tuple(given)
+    if channels == 1:
+        return (float(np.mean(given)),)
+    if len(given) == 1:
+        return tuple(given) * channels
+    raise PetechiaError(
+        f"{name} takes images of {channels} channels, but its mean or std has {len(given)}; give 1 or {channels}."
+    )
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another library says, in short."""
+    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200, placeholder=" …").rstrip(".")

@@ -1,0 +1,162 @@
+"""Networks of timm and torchxrayvision, as classifiers."""
+
+from __future__ import annotations
+
+import io
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from timm.data.imagenet_info import ImageNetInfo
+from torch import Tensor, nn
+
+from petechia.compute import Machine
+from petechia.data.preprocess import Preprocess
+from petechia.detect.classifier import Classifier
+from petechia.detect.outside.card import Card, first_line, numbered, per_channel, refuse_pickle
+from petechia.errors import PetechiaError
+from petechia.model import Architecture, Description, Model, build_network
+
+IMAGENET = 1000  # classes
+
+
+def of_imagenet(arch: str, machine: Machine) -> Classifier:
+    """A timm network with its ImageNet weights, which timm fetches or has kept.
+
+    Raises:
+        PetechiaError: timm does not know it, or the weights cannot be had.
+    """
+    _defaults(arch)
+    try:
+        network: Any = timm.create_model(arch, pretrained=True)
+    except Exception as error:
+        raise PetechiaError(
+            f"The ImageNet weights of {arch} cannot be had ({first_line(error)}); without a network, "
+            f"give timm:{arch}:FILE.safetensors."
+        ) from None
+    classes = numbered(network.num_classes)
+    if network.num_classes == IMAGENET:
+        classes = tuple(ImageNetInfo().index_to_description(k) for k in range(IMAGENET))
+    return _around(network, Architecture(arch=arch, channels=3), classes, Card(), machine, f"timm:{arch}")
+
+
+def of_timm(arch: str, path: Path, machine: Machine) -> Classifier:
+    """A timm network with weights from a file, which also say how many channels and classes it has.
+
+    Raises:
+        PetechiaError: timm does not know it, or the file does not hold such weights.
+    """
+    defaults = _defaults(arch)
+    refuse_pickle(path)
+    try:
+        tensors = load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise PetechiaError(f"{path} is not a safetensors file that can be read ({first_line(error)}).") from None
+    first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
+    if first is None or last is None or first.ndim < 2 or first.shape[1] not in (1, 3):
+        raise PetechiaError(f"{path} does not hold the weights of timm's {arch}; check the name of the network.")
+    card = Card.beside(path)
+    architecture = Architecture(arch=arch, channels=1 if first.shape[1] == 1 else 3)
+    geometry = card.geometry(_usual_geometry(defaults))
+    network = build_network(architecture, len(last), geometry.size)
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise PetechiaError(
+            f"{path} does not hold the weights of timm's {arch} ({first_line(error)}); check the name of the network."
+        ) from None
+    return _around(network, architecture, card.names(len(last), path), card, machine, f"timm:{arch}:{path}")
+
+
+def _around(
+    network: Any, architecture: Architecture, classes: tuple[str, ...], card: Card, machine: Machine, name: str
+) -> Classifier:
+    """A timm network with what it says of its input, where the card says nothing else."""
+    defaults, channels = network.pretrained_cfg, architecture.channels
+    usual = _usual_geometry(_defaults(architecture.arch))
+    mean, std = (per_channel(given, channels, name) for given in (card.mean or defaults["mean"], card.std or defaults["std"]))
+    description = Description(architecture=architecture, classes=classes, preprocess=card.geometry(usual), mean=mean, std=std)
+    placed = machine.place(Model(network, description)).eval()
+    return Classifier(name, classes, description.preprocess, placed, machine, placed, colour=channels == 3)
+
+
+def _usual_geometry(defaults: Any) -> Preprocess:
+    """That of a timm network: all images are made squares, and cropped before and not after that."""
+    return Preprocess(crop=min(1, defaults.crop_pct or 1), size=defaults.input_size[-1], resample="bilinear")
+
+
+def _defaults(arch: str) -> Any:
+    """What timm says of a network: geometry, normalisation, names of the first and the last layer.
+
+    Raises:
+        PetechiaError: it does not know it.
+    """
+    name, _, _ = arch.partition(".")
+    defaults = timm.models.get_pretrained_cfg(arch) if timm.is_model(name) else None
+    if defaults is None:
+        near = ", ".join(timm.list_models(f"*{arch[:6]}*")[:5])
+        raise PetechiaError(f"timm does not know a network {arch!r}; near names: {near or 'none'}.")
+    return defaults
+
+
+def _one(layer: str | tuple[str, ...]) -> str:
+    return layer if isinstance(layer, str) else layer[0]
+
+
+class OperatingPoints(nn.Module):
+    """A network of torchxrayvision as this package's classifiers are: images in 0…1 in, logits out.
+
+    Its own outputs are probabilities that are bent so that each class' operating point t becomes 0.5. Moving the logit by
+    that of t puts the same point at 0 without bending, and never saturates. Outputs that its weights do not name are left out.
+    """
+
+    places: Tensor
+    shift: Tensor
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        targets: list[str] = list(network.targets)  # type: ignore[arg-type]
+        named = [k for k, target in enumerate(targets) if target]
+        points = getattr(network, "op_threshs", None)
+        shift = torch.zeros(len(targets)) if points is None else torch.logit(points.float()).nan_to_num()
+        network.op_threshs, network.apply_sigmoid = None, False  # type: ignore[assignment]
+        self.network = network
+        self.classes = tuple(targets[k] for k in named)
+        self.register_buffer("places", torch.tensor(named), persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, float32 [B, K], of images, float32 [B, 1, H, W] in 0…1. The network itself takes −1024…1024."""
+        logits: Tensor = self.network((images * 2 - 1) * 1024).float() - self.shift
+        return logits[:, self.places]
+
+
+def of_torchxrayvision(weights: str, machine: Machine) -> Classifier:
+    """A model of torchxrayvision, with the weights that this package fetches from its own releases, or has kept.
+
+    Raises:
+        PetechiaError: the package is not installed or does not know it, or the weights cannot be had.
+    """
+    try:
+        import torchxrayvision as xrv
+    except ImportError as error:
+        raise PetechiaError(f"xrv:{weights} needs {error.name}; install it with pip install 'petechia[xrv]'.") from None
+    known = [name for name in xrv.models.model_urls if name.startswith(("densenet", "resnet"))]
+    if weights not in known:
+        raise PetechiaError(f"torchxrayvision has no model {weights!r}; its models are {', '.join(known)}.")
+    try:
+        with redirect_stdout(io.StringIO()):  # it prints as it downloads
+            network = xrv.models.get_model(weights)
+    except Exception as error:
+        raise PetechiaError(
+            f"The weights of xrv:{weights} cannot be had ({first_line(error)}); without a network, put the file of "
+            f"{xrv.models.model_urls[weights]['weights_url']} into {xrv.utils.get_cache_dir()}."
+        ) from None
+    xrv.utils.warning_log["norm_check"] = True  # or it prints that an even image may not be scaled as it should
+    geometry = Preprocess(size=getattr(network, "input_resolution", 224), resample="area")
+    placed = machine.place(OperatingPoints(network)).eval()
+    return Classifier(f"xrv:{weights}", placed.classes, geometry, placed, machine, placed)
