@@ -40,7 +40,8 @@ def of_imagenet(arch: str, machine: Machine) -> Classifier:
         ) from None
     classes = numbered(network.num_classes)
     if network.num_classes == IMAGENET:
-        classes = tuple(ImageNetInfo().index_to_description(k) for k in range(IMAGENET))
+        known = ImageNetInfo()
+        classes = tuple(known.index_to_description(k) for k in range(IMAGENET))
     return _around(network, Architecture(arch=arch, channels=3), classes, Card(), machine, f"timm:{arch}")
 
 
