@@ -1,0 +1,114 @@
+"""The results of all peers as Markdown: a summary, and a row a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from statistics import mean, median
+from typing import Any
+
+from benchmarks.peers.measures import share
+
+Models = dict[str, dict[str, Any]]
+FILTERED = [(name, view) for name in ("activation", "spectral", "spectral as published") for view in ("blind", "told")]
+IMAGES = [
+    ("STRIP", "ART"),
+    ("STRIP", "as published"),
+    ("SentiNet", "BackdoorBench"),
+    ("SentiNet", "boundary"),
+    ("SentiNet", "fooled alone"),
+]
+
+
+def markdown(models: Models) -> str:
+    """Tables for filters of training sets, filters of images and judges of models."""
+    return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _cleanse(models), _each(models)))
+
+
+def _filters(models: Models) -> Iterator[str]:
+    yield "| training-set filter | view | models | AUROC, median (range) | recall at 1 % FPR | recall of flags | precision |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, view in FILTERED:
+        found = [row["training set"][name][view] for row in models.values() if row["backdoored"] and "training set" in row]
+        if found:
+            columns = [_range(one["auroc"]["value"] for one in found)]
+            columns += [_mean(one[key]["value"] for one in found) for key in ("recall_at_fpr", "recall", "precision")]
+            yield f"| {name} | {view} | {len(found)} | {' | '.join(columns)} |"
+
+
+def _images(models: Models) -> Iterator[str]:
+    yield "| image filter | rule | models | AUROC, median (range) | TPR at 1 % FPR | FPR | TPR, FPR by own rule | s a model |"
+    yield "|---|---|---|---|---|---|---|---|"
+    for backdoored in (True, False):
+        for name, rule in IMAGES:
+            rows = [row[name] for row in models.values() if row["backdoored"] == backdoored and name in row]
+            if rows:
+                found = [row[rule] for row in rows]
+                own = [_pooled(found, key) for key in ("own_tpr", "own_fpr") if key in found[0]]
+                kind = "backdoored" if backdoored else "clean"
+                yield (
+                    f"| {name} | {rule} | {len(found)} {kind} | {_range(one['auroc']['value'] for one in found)} | "
+                    f"{_pooled(found, 'tpr')} | {_pooled(found, 'fpr')} | {', '.join(own) or '–'} | "
+                    f"{median(row['seconds'] for row in rows):.0f} |"
+                )
+
+
+def _cleanse(models: Models) -> Iterator[str]:
+    yield "| Neural Cleanse | models | right class flagged | any class flagged | s a model |"
+    yield "|---|---|---|---|---|"
+    for backdoored in (True, False):
+        rows = [row for row in models.values() if row["backdoored"] == backdoored and "Neural Cleanse" in row]
+        if rows:
+            right = share(sum(bool(set(row["targets"]) & set(_flagged(row))) for row in rows), len(rows))
+            flagged = share(sum(bool(_flagged(row)) for row in rows), len(rows))
+            seconds = median(row["Neural Cleanse"]["seconds"] for row in rows)
+            kind = "backdoored" if backdoored else "clean"
+            yield f"| {kind} | {len(rows)} | {_share(right) if backdoored else '–'} | {_share(flagged)} | {seconds:.0f} |"
+
+
+def _each(models: Models) -> Iterator[str]:
+    shown = [("training set", name, "blind") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:4]]
+    titles = ["activation", "spectral", "STRIP (ART)", "STRIP", "SentiNet (BackdoorBench)", "SentiNet (boundary)"]
+    yield f"| model | ASR(0.9) | {' | '.join(titles)} | Neural Cleanse: target's index; flagged |"
+    yield f"|{'---|' * (len(titles) + 3)}"
+    for name, row in models.items():
+        cells = [_area(row, *path) for path in shown]
+        yield f"| {name} | {row['asr']:.2f} | {' | '.join(cells)} | {_verdict(row)} |"
+
+
+def _area(row: dict[str, Any], peer: str, part: str, view: str) -> str:
+    if peer not in row:
+        return ""
+    found = row[peer][part][view] if view else row[peer][part]
+    area = found["auroc"]
+    return "–" if area["value"] is None else f"{area['value']:.2f} ({area['low']:.2f}–{area['high']:.2f})"
+
+
+def _verdict(row: dict[str, Any]) -> str:
+    if "Neural Cleanse" not in row:
+        return ""
+    index = row["Neural Cleanse"]["index"]
+    of_targets = ", ".join(f"{index[name]:.1f}" for name in row["targets"]) or "–"
+    return f"{of_targets}; {', '.join(_flagged(row)) or 'none'}"
+
+
+def _flagged(row: dict[str, Any]) -> list[str]:
+    found: list[str] = row["Neural Cleanse"]["flagged"]
+    return found
+
+
+def _pooled(found: list[dict[str, Any]], key: str) -> str:
+    return _share(share(sum(one[key]["hits"] for one in found), sum(one[key]["of"] for one in found)))
+
+
+def _share(found: dict[str, Any]) -> str:
+    return f"{found['hits']} of {found['of']}: {found['value']:.2f} ({found['low']:.2f}–{found['high']:.2f})"
+
+
+def _range(values: Iterator[float]) -> str:
+    found = sorted(values)
+    return f"{median(found):.3f} ({found[0]:.3f}–{found[-1]:.3f})"
+
+
+def _mean(values: Iterator[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{mean(known):.2f}" if known else "–"
