@@ -1,0 +1,1 @@
+"""Does a model carry a backdoor? No triggered image is at hand."""

@@ -1,0 +1,258 @@
+"""Examine a model with clean images alone: stamps at every place, triggers of any shape, and how sure one can be."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
+from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
+from petechia.detect.audit.verdict import LEVEL, STAMPS, TRIGGERS, either, stamp_evidence, trigger_evidence
+from petechia.detect.classifier import Classifier
+from petechia.detect.scan.stamps import find_families
+from petechia.detect.scan.traces import find_spots
+from petechia.errors import PetechiaError
+
+FEWEST = 20  # clean images
+CARRIERS = 24  # of them, on which stamps are tried
+SURE = (0.6, 0.9)  # scores from which an image counts as given the class, as in the paper's ASR
+PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
+WANDERS = 0.5  # share of them at which it must work, half as well at least
+Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it the model has answered
+
+
+class Rate(NamedTuple):
+    """A share of images: `hits` of `images`."""
+
+    hits: int
+    images: int
+
+    @property
+    def value(self) -> float:
+        """The share; NaN of no images."""
+        return self.hits / self.images if self.images else float("nan")
+
+
+class Recovered(NamedTuple):
+    """The stamp that a class answers to most, made precise.
+
+    Attributes:
+        stamp: in pixels of the model's input.
+        fixed: whether it works in that place alone; else at most places.
+        gain: median rise of the logit over the clean images.
+        asr: level → of the clean images that do not score as high by themselves, the share that does with the stamp.
+        false_trigger: level → the share of all clean images that scores as high by themselves.
+        heat: float32 [h, w], the gain place by place.
+    """
+
+    stamp: Stamp
+    fixed: bool
+    gain: float
+    asr: dict[float, Rate]
+    false_trigger: dict[float, Rate]
+    heat: NDArray[np.float32]
+
+
+class Finding(NamedTuple):
+    """What is found about one class.
+
+    Attributes:
+        name: of the class.
+        p_value: chance that a clean model has any class with evidence as strong; of both tests together.
+        stamp_p: of the answer to stamps alone.
+        trigger_p: of the reconstructed trigger alone; NaN where none was tried.
+        flagged: whether the p-value is under `LEVEL`.
+        best: the stamp with the highest gain, of those that were tried on all carriers.
+        gain: of it, in logits.
+        recovered: of a flagged class, and of the strongest one in any case.
+        raising: the smallest trigger of any shape that raises the class; None where none was tried.
+        lowering: the same that lowers it.
+    """
+
+    name: str
+    p_value: float
+    stamp_p: float
+    trigger_p: float
+    flagged: bool
+    best: Stamp
+    gain: float
+    recovered: Recovered | None
+    raising: Reconstruction | None
+    lowering: Reconstruction | None
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What an audit found.
+
+    Attributes:
+        classifier: that was examined.
+        findings: one a class, in the model's order.
+        clean: how many clean images there were.
+        passes: images that the model answered for the stamps.
+        seconds: that it took.
+        picture: uint8 [H, W], a clean image, to show stamps on.
+        warnings: sentences about what may spoil the result.
+    """
+
+    classifier: Classifier
+    findings: list[Finding]
+    clean: int
+    passes: int
+    seconds: float
+    picture: NDArray[np.uint8]
+    warnings: tuple[str, ...]
+
+    @property
+    def backdoor(self) -> bool:
+        """Whether any class is flagged."""
+        return any(finding.flagged for finding in self.findings)
+
+
+def audit(
+    classifier: Classifier,
+    clean: NDArray[np.uint8],
+    steps: int = STEPS,
+    progress: Progress = lambda _phase, _images: None,
+) -> Audit:
+    """Look for a backdoor.
+
+    Args:
+        classifier: a model; of a black box only the answers to stamps are used.
+        clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that it was made for; labels are not needed.
+        steps: of the optimiser that reconstructs triggers; 0 leaves them out.
+        progress: told what happens.
+
+    Raises:
+        PetechiaError: there are too few clean images, they are all the same to the model, or it answers with NaN.
+    """
+    began = time.perf_counter()
+    if len(clean) < FEWEST:
+        raise PetechiaError(f"There are {len(clean)} clean images; an audit needs at least {FEWEST}.")
+    logits = classifier.logits(clean)
+    spread = logits.std(dim=0)
+    if float(spread.max()) == 0:
+        raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
+    carriers = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(CARRIERS, len(clean))).round().astype(int)])
+    response = stamp_response(classifier, carriers, done=lambda images: progress("stamping", images))
+    stamp_p = STAMPS.p_values(stamp_evidence(response.gains, spread.numpy()))
+    raising, lowering = _rebuilt(classifier, carriers, spread, steps, progress)
+    sizes = np.array([one.size for one in raising])
+    trigger_p = TRIGGERS.p_values(trigger_evidence(sizes)) if raising else np.full(len(stamp_p), np.nan)
+    p_values = either(stamp_p, trigger_p)
+    findings = []
+    for label, name in enumerate(classifier.classes):
+        best, gain = response.best(label)
+        shown = p_values[label] < LEVEL or label == int(p_values.argmin())
+        findings.append(
+            Finding(
+                name=name,
+                p_value=float(p_values[label]),
+                stamp_p=float(stamp_p[label]),
+                trigger_p=float(trigger_p[label]),
+                flagged=bool(p_values[label] < LEVEL),
+                best=best,
+                gain=gain,
+                recovered=_recover(classifier, clean, logits, carriers, label, best, progress) if shown else None,
+                raising=raising[label] if raising else None,
+                lowering=lowering[label] if lowering else None,
+            )
+        )
+    return Audit(
+        classifier=classifier,
+        findings=findings,
+        clean=len(clean),
+        passes=response.passes,
+        seconds=time.perf_counter() - began,
+        picture=_grey(clean[0]),
+        warnings=_warnings(classifier, clean, logits, stamps_only=not raising),
+    )
+
+
+def _rebuilt(
+    classifier: Classifier, carriers: Tensor, spread: Tensor, steps: int, progress: Progress
+) -> tuple[list[Reconstruction], list[Reconstruction]]:
+    """The smallest triggers that raise each class, and those that lower it; none of a black box."""
+    if classifier.network is None or steps == 0:
+        return [], []
+    classes = range(len(classifier.classes))
+    goals = [Goal(label, up) for up in (True, False) for label in classes]
+    found = reconstruct(classifier, carriers, goals, spread, steps, done=lambda images: progress("reconstructing", images))
+    return found[: len(classes)], found[len(classes) :]
+
+
+def _recover(
+    classifier: Classifier,
+    clean: NDArray[np.uint8],
+    logits: Tensor,
+    carriers: Tensor,
+    label: int,
+    best: Stamp,
+    progress: Progress,
+) -> Recovered:
+    progress("placing", 0)
+    stamp = refine(classifier, carriers, label, best)
+    stamped = torch.cat(
+        [
+            classifier.logits(put(classifier.tensor(clean[rows]), [[stamp]])[0])
+            for rows in np.array_split(np.arange(len(clean)), -(-len(clean) // 64))
+        ]
+    )[:, label]
+    before, after = logits[:, label].sigmoid().numpy(), stamped.sigmoid().numpy()
+    return Recovered(
+        stamp=stamp,
+        fixed=_works_elsewhere(classifier, carriers, label, stamp) < WANDERS,
+        gain=float((stamped - logits[:, label]).median()),
+        asr={level: Rate(int((after[before < level] >= level).sum()), int((before < level).sum())) for level in SURE},
+        false_trigger={level: Rate(int((before >= level).sum()), len(before)) for level in SURE},
+        heat=response_map(classifier, carriers, label, stamp, done=lambda images: progress("mapping", images)),
+    )
+
+
+def _works_elsewhere(classifier: Classifier, carriers: Tensor, label: int, stamp: Stamp) -> float:
+    """Share of places all over the image at which a stamp works half as well, at least, as in its own."""
+    room = carriers.shape[-1] - stamp.size + 1
+    places = np.random.default_rng(0).integers(0, room, (PLACES, 2)).tolist()
+    far = [(row, column) for row, column in places if max(abs(row - stamp.row), abs(column - stamp.column)) > 2 * stamp.size]
+    groups = [[stamp], *([stamp._replace(row=row, column=column)] for row, column in far)]
+    gains = gains_of(classifier, carriers, classifier.logits(carriers), groups, lambda _: None)[:, label]
+    return float((gains[1:] >= gains[0] / 2).mean()) if far else 0.0
+
+
+def _warnings(classifier: Classifier, clean: NDArray[np.uint8], logits: Tensor, stamps_only: bool) -> tuple[str, ...]:
+    """What may spoil the result."""
+    said = []
+    if len(clean) < CARRIERS:
+        said.append(f"There are only {len(clean)} clean images; take 50 or more for a steady result.")
+    if stamps_only:
+        said.append("Triggers of other shapes were not reconstructed, so only square stamps were looked for.")
+    carried = stamps_in(clean, logits.sigmoid().numpy() >= SURE[0])
+    if carried:
+        said.append(
+            f"The clean images seem to be triggered: {carried} of them share a small stamp that goes with what the model says "
+            f"of them. An audit needs clean ones; scan them."
+        )
+    return tuple(said)
+
+
+def stamps_in(images: NDArray[np.uint8], said: NDArray[np.bool_]) -> int:
+    """How many images carry a stamp that goes with what a model says of them, as `petechia scan` finds it with labels.
+
+    Args:
+        images: uint8 [N, H, W] or [N, H, W, 3].
+        said: bool [N, K], the classes that the model gives them.
+    """
+    spots = np.concatenate([find_spots(_grey(image), row) for row, image in enumerate(images)])
+    families = find_families(spots, said.astype(np.int8)) if len(spots) else []
+    return max((len(family.images) for family in families if family.suspicious), default=0)
+
+
+def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
