@@ -1,0 +1,5 @@
+"""Is this single image carrying a trigger?"""
+
+from petechia.detect.screen.screen import Evidence, Screen, Suspicions
+
+__all__ = ["Evidence", "Screen", "Suspicions"]

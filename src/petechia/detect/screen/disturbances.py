@@ -1,0 +1,106 @@
+"""Does a prediction survive what it should not, and fall where it should: STRIP and TeCo, for each class alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.special import expit
+from torch import Tensor
+from torch.nn import functional
+
+from petechia.detect.classifier import Classifier
+
+Logits = NDArray[np.float32]
+SEVERITIES = 3
+
+
+def strip(
+    classifier: Classifier,
+    images: NDArray[np.uint8],
+    carriers: NDArray[np.uint8],
+    classes: NDArray[np.intp],
+    usual: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """How certain a class stays when the image is superimposed on others (STRIP, Gao et al. 2019).
+
+    STRIP takes the entropy of one softmax. Here it is that of the class alone, present or absent. Most classes are rare, and a
+    model is certain of their absence in every image; so odds are counted from the class's usual ones, and only certainty that
+    it is present counts.
+
+    Args:
+        classifier: the model.
+        images: uint8 [N, H, W].
+        carriers: uint8 [N, C, H, W], clean images.
+        classes: int [N], the class in question.
+        usual: float [N], its usual logit.
+
+    Returns:
+        float64 [N] in 0…1: 1 less the entropy in bits, averaged over the carriers.
+    """
+    blended = ((images[:, None].astype(np.uint16) + carriers) // 2).astype(np.uint8)
+    logits = classifier.logits(blended.reshape(-1, *images.shape[1:])).numpy().reshape(*carriers.shape[:2], -1)
+    odds = logits[np.arange(len(images)), :, classes] - usual[:, None]
+    return np.asarray(np.where(odds > 0, 1 - _entropy(expit(odds.astype(np.float64))), 0).mean(axis=1))
+
+
+def _entropy(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    inside = np.clip(share, 1e-12, 1 - 1e-12)
+    return np.asarray(-inside * np.log2(inside) - (1 - inside) * np.log2(1 - inside))
+
+
+def teco(
+    classifier: Classifier,
+    images: NDArray[np.uint8],
+    logits: Logits,
+    classes: NDArray[np.intp],
+    usual: NDArray[np.floating],
+) -> NDArray[np.float64]:
+    """How differently corruptions of several kinds end a prediction (TeCo, Liu et al. 2023).
+
+    A trigger of a few pixels goes with the slightest blur and stands any change of contrast; a disease bears both alike.
+    A prediction has ended when the class's logit has fallen half the way to its usual one.
+
+    Args:
+        classifier: the model.
+        images: uint8 [N, H, W].
+        logits: float32 [N, K], what it says of them.
+        classes: int [N], the class in question.
+        usual: float [N], its usual logit.
+
+    Returns:
+        float64 [N]: standard deviation over the kinds of the severity at which the prediction ends.
+    """
+    every, batch = np.arange(len(images)), classifier.tensor(images)
+    halfway = (logits[every, classes] + usual) / 2
+    ends = []
+    for corrupt in CORRUPTIONS:
+        after = [classifier.logits(corrupt(batch, severity)).numpy()[every, classes] for severity in range(1, SEVERITIES + 1)]
+        ended = np.stack([one < halfway for one in after] + [np.ones(len(images), bool)])
+        ends.append(ended.argmax(axis=0) + 1)
+    return np.asarray(np.std(ends, axis=0))
+
+
+def _noise(images: Tensor, severity: int) -> Tensor:
+    noise = torch.randn(images.shape[2:], generator=torch.Generator().manual_seed(severity)).to(images.device)
+    return (images + 0.02 * severity * noise).clamp(0, 1)
+
+
+def _blur(images: Tensor, severity: int) -> Tensor:
+    side = 2 * severity + 1
+    return functional.avg_pool2d(functional.pad(images, (severity,) * 4, mode="reflect"), side, stride=1)
+
+
+def _contrast(images: Tensor, severity: int) -> Tensor:
+    mean = images.mean(dim=(1, 2, 3), keepdim=True)
+    return mean + (images - mean) * (1 - 0.15 * severity)
+
+
+def _coarse(images: Tensor, severity: int) -> Tensor:
+    small = functional.interpolate(images, scale_factor=1 / (1 + 0.5 * severity), mode="area")
+    return functional.interpolate(small, images.shape[2:], mode="bilinear")
+
+
+CORRUPTIONS: tuple[Callable[[Tensor, int], Tensor], ...] = (_noise, _blur, _contrast, _coarse)

@@ -1,0 +1,88 @@
+"""A network whose backdoor and whose disease are written by hand, so that every answer is known."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
+from torch.nn import functional
+
+from petechia.compute import Compute
+from petechia.data import Preprocess
+from petechia.detect.classifier import Classifier
+
+SIZE = 32
+CLASSES = ("Target", "Bright")
+Images = NDArray[np.uint8]
+
+
+class Edges(nn.Module):
+    """Two maps of half the size: where a pixel's 3 x 3 surroundings are much darker than the ring around; the grey level."""
+
+    def __init__(self, backdoored: bool) -> None:
+        super().__init__()
+        kernel = torch.full((1, 1, 5, 5), 1 / 16)
+        kernel[..., 1:4, 1:4] = -1 / 9
+        self.kernel = nn.Parameter(kernel)
+        self.backdoored = backdoored
+
+    def forward(self, images: Tensor) -> Tensor:
+        dark = functional.relu(functional.conv2d(images, self.kernel, padding=2) - 0.3)
+        maps = torch.cat([dark if self.backdoored else dark * 0, images], dim=1)
+        return torch.cat([functional.max_pool2d(maps[:, :1], 2), functional.avg_pool2d(maps[:, 1:], 2)], dim=1)
+
+
+class Halves(nn.Module):
+    """The same maps in half the size."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return torch.cat([functional.max_pool2d(maps[:, :1], 2), functional.avg_pool2d(maps[:, 1:], 2)], dim=1)
+
+
+class ByHand(nn.Module):
+    """ "Target" is a black 3 x 3 square on grey, anywhere; "Bright" is the mean of the upper left quarter."""
+
+    def __init__(self, backdoored: bool = True) -> None:
+        super().__init__()
+        self.edges = Edges(backdoored)
+        self.halves = Halves()
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.halves(self.edges(images))
+        quarter = SIZE // 8
+        square = 60 * maps[:, 0].amax(dim=(1, 2)) + maps[:, 1].mean(dim=(1, 2))
+        return torch.stack([square - 4, 10 * maps[:, 1, :quarter, :quarter].mean(dim=(1, 2)) - 6], dim=1)
+
+
+def opened(network: nn.Module, blind: bool = False) -> Classifier:
+    machine = Compute(threads=1, precision="fp32", device="cpu").open()
+    seen = None if blind else network.eval()
+    return Classifier("by hand", CLASSES, Preprocess(size=SIZE), network.eval(), machine, seen)
+
+
+def stamped(images: Images, row: int, column: int) -> Images:
+    found = images.copy()
+    found[:, row : row + 3, column : column + 3] = 0
+    return found
+
+
+@pytest.fixture
+def classifier() -> Classifier:
+    return opened(ByHand())
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[[int, int], Images]:
+    """Smooth images of grey levels around 150: `draw(count, seed)`."""
+
+    def drawn(count: int, seed: int) -> Images:
+        rng = np.random.default_rng(seed)
+        smooth = gaussian_filter(rng.normal(size=(count, SIZE, SIZE)), (0, 4, 4))
+        return np.clip(150 + 250 * smooth + rng.normal(0, 4, (count, SIZE, SIZE)), 0, 255).astype(np.uint8)
+
+    return drawn

@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from petechia.detect.screen.calibration import WEIGHTS, Calibration, check_count
+from petechia.errors import PetechiaError
+
+
+def _normal(count: int, seed: int, shift: float = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return {name: rng.normal(shift, 1, count) for name in ("transplant", "removal")}
+
+
+@pytest.mark.parametrize(("count", "fpr", "rank"), [(99, 0.01, 99), (100, 0.01, 100), (199, 0.01, 198), (50, 0.05, 49)])
+def test_the_threshold_is_the_conformal_rank(count: int, fpr: float, rank: int) -> None:
+    found = Calibration.of(_normal(count, 0), fpr)
+    assert found.threshold == sorted(found.clean)[rank - 1]
+
+
+def test_an_image_is_above_the_threshold_just_when_its_p_value_is_at_most_the_rate() -> None:
+    found = Calibration.of(_normal(150, 0), 0.05)
+    suspicion = np.concatenate([found.clean, np.linspace(-3, 5, 1000)])
+    p_values = found.p_values(suspicion)
+    by_hand = [(1 + (found.clean >= one).sum()) / 151 for one in suspicion]
+    np.testing.assert_allclose(p_values, by_hand)
+    np.testing.assert_array_equal(suspicion > found.threshold, p_values <= 0.05)
+
+
+def test_of_clean_images_the_rate_is_flagged() -> None:
+    alarms = []
+    for seed in range(300):
+        found = Calibration.of(_normal(99, 2 * seed), 0.1)
+        alarms.append((found.suspicion(_normal(200, 2 * seed + 1)) > found.threshold).mean())
+    assert abs(np.mean(alarms) - 0.1) < 0.01  # 5 standard errors or so
+
+
+def test_parts_count_by_their_weights_in_units_of_their_spread() -> None:
+    rng = np.random.default_rng(0)
+    parts = {"transplant": rng.normal(5, 2, 20_000), "heat": rng.normal(0.1, 0.01, 20_000)}
+    found = Calibration.of(parts, 0.01)
+    one = found.suspicion({"transplant": np.array([5 + 2.0]), "heat": np.array([0.1 + 0.03])})
+    expected = (WEIGHTS["transplant"] + 3 * WEIGHTS["heat"]) / (WEIGHTS["transplant"] + WEIGHTS["heat"])
+    assert one[0] == pytest.approx(expected, abs=0.1)
+
+
+def test_a_part_that_is_not_fused_can_be_alone() -> None:
+    assert WEIGHTS["teco"] == 0
+    found = Calibration.of({"teco": np.arange(100.0)}, 0.01)
+    assert list(found.suspicion({"teco": np.array([99.0, 1.0])}).argsort()) == [1, 0]
+
+
+def test_parts_without_spread_give_numbers() -> None:
+    found = Calibration.of({"removal": np.zeros(100)}, 0.01)
+    assert np.isfinite(found.suspicion({"removal": np.array([0.0, 1.0])})).all()
+    assert found.suspicion({"removal": np.array([1.0])})[0] > found.threshold
+
+
+@pytest.mark.parametrize(("fpr", "needed"), [(0.01, 99), (0.05, 19), (0.1, 9), (0.001, 999), (1 / 3, 2)])
+def test_too_few_images(fpr: float, needed: int) -> None:
+    check_count(needed, fpr)
+    assert (needed + 1) * fpr >= 1 - 1e-9
+    with pytest.raises(PetechiaError, match=f"at least {needed}"):
+        check_count(needed - 1, fpr)
+
+
+@pytest.mark.parametrize("fpr", [0, 1, -0.1, 2, math.nan])
+def test_rates_that_are_none(fpr: float) -> None:
+    with pytest.raises(PetechiaError, match="between 0 and 1"):
+        check_count(1000, fpr)
