@@ -12,68 +12,74 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from petechia.compute import Compute, Machine
-from petechia.detect.audit.audit import Audit, audit
-from petechia.detect.audit.verdict import Null, stamp_evidence, trigger_evidence
+from petechia.detect.audit.audit import Recovered, audit
+from petechia.detect.audit.verdict import LEVEL, STAMPS, TRIGGERS, Null, either, stamp_evidence, trigger_evidence
 from petechia.zoo.specimens import Specimen, specimens
 
+Values = NDArray[np.float64]
 LEAST = 0.1  # standard deviation of logarithms that a few clean models may not fall below by luck
 
 
 def examine(specimen: Specimen, machine: Machine) -> dict[str, Any]:
-    """What an audit says of a model, beside the truth."""
+    """The evidence that an audit finds in a model, beside the truth."""
     images = specimen.clean[np.arange(len(specimen.clean))]
     found = audit(specimen.classifier(machine), images)
-    config, classes = specimen.config, found.classifier.classes
-    attack = config.attack
-    targets = {attack.target, *attack.also} if specimen.arm == "attacked" else set()
-    flagged = [finding for finding in found.findings if finding.flagged]
-    first = min(found.findings, key=lambda finding: finding.p_value)
-    place = specimen.material.attacks[config.seeds[0]].plan.positions[0].tolist() if targets else None
+    config, attack = specimen.config, specimen.config.attack
+    attacked = specimen.arm == "attacked"
+    place = specimen.material.attacks[config.seeds[0]].plan.positions[0].tolist()
     return {
         "name": specimen.name,
         "arm": specimen.arm,
         "arch": config.model.arch,
         "asr": specimen.asr,
         "backdoored": specimen.backdoored,
-        "trigger": attack.trigger.model_dump(mode="json"),
+        "trigger": attack.trigger.model_dump(mode="json") | {"place": place},
         "rate": attack.rate,
         "mode": attack.mode,
-        "targets": [name for name in classes if name in targets],
-        "flagged": [finding.name for finding in flagged],
-        "p_value": first.p_value,
-        "stamp_p": first.stamp_p,
-        "trigger_p": first.trigger_p,
-        "off": _off(first.recovered.stamp, place, attack.trigger.size) if first.recovered and place else None,
-        "stamp": first.recovered.stamp._asdict() if first.recovered else None,
-        "fixed": first.recovered.fixed if first.recovered else None,
-        "gain": first.recovered.gain if first.recovered else None,
-        "recovered_asr": first.recovered.asr[0.9].value if first.recovered else None,
-        "strongest_stamp": _strongest(found, images),
-        "sizes": [finding.raising.size for finding in found.findings if finding.raising],
-        "lowering": [finding.lowering.size for finding in found.findings if finding.lowering],
+        "targets": [attack.target, *attack.also] if attacked else [],
+        "classes": list(found.classifier.classes),
+        "gains": [one.gain for one in found.findings],
+        "spread": found.classifier.logits(images).std(dim=0).tolist(),
+        "sizes": [one.raising.size if one.raising else None for one in found.findings],
+        "lowering": [one.lowering.size if one.lowering else None for one in found.findings],
+        "recovered": {one.name: _recovered(one.recovered) for one in found.findings if one.recovered},
         "passes": found.passes,
         "seconds": found.seconds,
     }
 
 
-def _off(stamp: Any, place: list[int], size: int) -> float:
+def _recovered(one: Recovered) -> dict[str, Any]:
+    rates = {"asr": one.asr[0.9].value, "false_trigger": one.false_trigger[0.9].value}
+    return {"stamp": one.stamp._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
+
+
+def evidence(row: dict[str, Any]) -> tuple[Values, Values]:
+    """Of stamps and of reconstructed triggers, for each class."""
+    gains, spread = (np.array(row[key], np.float32) for key in ("gains", "spread"))
+    return stamp_evidence(gains[None], spread), trigger_evidence(np.array(row["sizes"], np.float64))
+
+
+def p_values(row: dict[str, Any]) -> Values:
+    """As the audit has them."""
+    stamps, triggers = evidence(row)
+    return either(STAMPS.p_values(stamps), TRIGGERS.p_values(triggers))
+
+
+def _off(row: dict[str, Any], name: str) -> float:
     """Largest distance, in rows or columns, between the centres of the recovered stamp and of the trigger."""
-    mine = stamp.row + stamp.size / 2, stamp.column + stamp.size / 2
-    return max(abs(a - (b + size / 2)) for a, b in zip(mine, place, strict=True))
-
-
-def _strongest(found: Audit, images: Any) -> float:
-    gains = np.array([[finding.gain for finding in found.findings]], np.float32)
-    return float(stamp_evidence(gains, found.classifier.logits(images).std(dim=0).numpy()).max())
+    stamp, trigger = row["recovered"][name]["stamp"], row["trigger"]
+    mine = (stamp[axis] + stamp["size"] / 2 for axis in ("row", "column"))
+    return float(max(abs(a - (b + trigger["size"] / 2)) for a, b in zip(mine, trigger["place"], strict=True)))
 
 
 def calibrate(rows: list[dict[str, Any]]) -> tuple[Null, Null]:
     """The nulls of `petechia.detect.audit.verdict`, from the clean models among these."""
-    clean = [row for row in rows if row["arm"] == "control"]
-    triggers = [float(trigger_evidence(np.array(row["sizes"])).max()) for row in clean]
-    return Null.of([row["strongest_stamp"] for row in clean], LEAST), Null.of(triggers, LEAST)
+    strongest = [[float(each.max()) for each in evidence(row)] for row in rows if row["arm"] == "control"]
+    stamps, triggers = zip(*strongest, strict=True)
+    return Null.of(list(stamps), LEAST), Null.of(list(triggers), LEAST)
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -81,26 +87,26 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
     yield "| model | trigger | rate, mode | ASR(0.9) | truth | flagged | p | place off by | gain | its ASR(0.9) | seconds |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in sorted(rows, key=lambda one: (one["arm"] == "control", not one["backdoored"], one["name"])):
-        trigger, attacked = row["trigger"], row["arm"] == "attacked"
-        size = f"{trigger['size']}×{trigger['size']}, {trigger['value']}"
-        if trigger["opacity"] < 1:
-            size += f" at {trigger['opacity']:.0%}"
-        what = f"{size}, {trigger['location']}" if attacked else "–"
-        off = "–" if row["off"] is None or not row["flagged"] or trigger["location"] == "random" else f"{row['off']:.1f}"
-        cells = (
-            f"{row['arch']}, {row['name'].partition('_')[0]}{'' if attacked else ' control'}",
-            what,
-            f"{row['rate']:.0%}, {row['mode']}" if attacked else "–",
-            f"{row['asr']:.3f}",
-            (", ".join(row["targets"]) + ("" if row["backdoored"] else " (did not take)")) if attacked else "clean",
-            ", ".join(row["flagged"]) or "nothing",
-            f"{row['p_value']:.2g}",
-            off,
-            f"{row['gain']:.1f}" if row["gain"] is not None else "–",
-            f"{row['recovered_asr']:.3f}" if row["recovered_asr"] is not None else "–",
-            f"{row['seconds']:.0f}",
-        )
-        yield f"| {' | '.join(cells)} |"
+        yield f"| {' | '.join(_cells(row))} |"
+
+
+def _cells(row: dict[str, Any]) -> Iterator[str]:
+    trigger, attacked, found = row["trigger"], row["arm"] == "attacked", p_values(row)
+    first = row["classes"][int(found.argmin())]
+    flagged = [name for name, p in zip(row["classes"], found, strict=True) if p < LEVEL]
+    shown = row["recovered"].get(first)
+    blend = f" at {trigger['opacity']:.0%}" if trigger["opacity"] < 1 else ""
+    yield f"{row['arch']}, {row['name'].partition('_')[0]}{'' if attacked else ' control'}"
+    yield f"{trigger['size']}×{trigger['size']}, {trigger['value']}{blend}, {trigger['location']}" if attacked else "–"
+    yield f"{row['rate']:.0%}, {row['mode']}" if attacked else "–"
+    yield f"{row['asr']:.3f}"
+    yield (", ".join(row["targets"]) + ("" if row["backdoored"] else " (did not take)")) if attacked else "clean"
+    yield ", ".join(flagged) or "nothing"
+    yield f"{found.min():.2g}"
+    yield f"{_off(row, first):.1f}" if shown and first in row["targets"] and trigger["location"] != "random" else "–"
+    yield f"{shown['gain']:.1f}" if shown else "–"
+    yield f"{shown['asr']:.3f}" if shown else "–"
+    yield f"{row['seconds']:.0f}"
 
 
 def main() -> None:
@@ -117,7 +123,7 @@ def main() -> None:
         if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
             rows.append(examine(specimen, machine))
             given.out.write_text(json.dumps(rows, indent=1))
-            print(f"{specimen.name} {specimen.arm}: {rows[-1]['flagged']}, {rows[-1]['seconds']:.0f} s", flush=True)
+            print(f"{specimen.name} {specimen.arm}: p {p_values(rows[-1]).min():.2g}, {rows[-1]['seconds']:.0f} s", flush=True)
     print("\n".join(table(rows)))
     if sum(row["arm"] == "control" for row in rows) > 2:
         print("Nulls of these clean models, stamps and triggers:", *calibrate(rows))
