@@ -36,6 +36,7 @@ Track = Annotated[
     str | None, typer.Option(metavar="mlflow:URI", help="Record finished runs, as in mlflow:sqlite:///mlflow.db.")
 ]
 Missing = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that the table lists and the folder lacks.")]
+Threads = Annotated[int, typer.Option(min=0, help="Of the processor; 0 is all.")]
 OnError = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that cannot be decoded.")]
 
 
@@ -248,10 +249,129 @@ def scan(
             raise typer.Exit(3)
 
 
+@app.command()
+def audit(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.safetensors, FILE.onnx, timm:… or xrv:….")],
+    clean: Annotated[
+        list[str], typer.Option(metavar="DIR|SOURCE", help="Clean images: a folder, or a data source; repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for audit.json and report.html.")],
+    images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 100,
+    steps: Annotated[
+        int | None, typer.Option(min=0, help="Of reconstructing triggers of any shape; 0 looks for square stamps alone.")
+    ] = None,
+    threads: Threads = 0,
+) -> None:
+    """Does a model carry a backdoor? Exit status 0: nothing found; 3: found."""
+    with reported():
+        from petechia.compute import Compute
+        from petechia.console import ConsoleProgress, print_audit
+        from petechia.detect.audit.audit import audit as examine
+        from petechia.detect.audit.reconstruct import STEPS
+        from petechia.detect.images import read_collection
+        from petechia.detect.outside import open_classifier
+        from petechia.files import sha256
+        from petechia.report.audit import Origin, refuse_existing, write_audit
+
+        refuse_existing(out)
+        classifier = open_classifier(model, Compute(threads=threads).open())
+        with ConsoleProgress(console).live() as progress:
+            progress.phase("reading clean images", images)
+            collection = read_collection(clean, classifier.preprocess, images, progress.advance)
+            found = examine(classifier, collection.images, STEPS if steps is None else steps, progress.steps(0))
+        origin = Origin(model, sha256(Path(model)) if Path(model).is_file() else None, ", ".join(clean))
+        print_audit(console, write_audit(found, origin, out), out)
+        if found.backdoor:
+            raise typer.Exit(3)
+
+
 def _one_of(given: str | None, option: str) -> Literal["error", "skip"]:
     if given not in (None, "error", "skip"):
         raise PetechiaError(f"{option} is {given!r}; it is error or skip.")
     return "skip" if given == "skip" else "error"
+
+
+@app.command()
+def repair(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, of Petechia.")],
+    clean: Annotated[
+        str, typer.Option(metavar="SOURCE", help="Clean images: phantom…, nih:FOLDER, or a folder of images without labels.")
+    ],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .safetensors file; what was done goes beside it.")],
+    method: Annotated[
+        Literal["unlearn", "fine-prune", "fine-tune"], typer.Option(help="unlearn needs a trigger, the others need labels.")
+    ] = "unlearn",
+    trigger: Annotated[
+        Path | None, typer.Option(metavar="audit.json", help="What an audit of the model found: its triggers.")
+    ] = None,
+    stamp: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="class=NAME,row=R,column=C,size=S,value=V",
+            help="A trigger, in pixels of the prepared image; without row and column it works anywhere; repeatable.",
+        ),
+    ] = None,
+    images: Annotated[int, typer.Option(min=1, help="Clean images that are used, at most.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of training; else as many as make 100 steps.")] = None,
+    lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate.")] = 1e-3,
+    seed: Annotated[int, typer.Option(min=0, help="Of order and places.")] = 0,
+) -> None:
+    """Take a backdoor out of a model, and measure it before and after on images that it was not repaired with."""
+    with reported():
+        from petechia.compute import Compute
+        from petechia.console import ConsoleProgress, print_repair
+        from petechia.detect.repair.files import repair_file
+        from petechia.detect.repair.methods import Repairing
+        from petechia.detect.repair.stamp import parse_stamp, read_stamps
+
+        stamps = (*(read_stamps(trigger) if trigger else ()), *map(parse_stamp, stamp or ()))
+        how = Repairing(method=method, epochs=epochs, lr=lr)
+        with ConsoleProgress(console).live() as progress:
+            content = repair_file(model, clean, out, Compute().open(), how, stamps, images, seed, progress.steps(0))
+        print_repair(console, content, out)
+
+
+@app.command()
+def screen(
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL", help="A .safetensors or .onnx file, timm:NAME, timm:NAME:FILE.safetensors or xrv:NAME."
+        ),
+    ],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM files, folders, or a source.")],
+    clean: Annotated[str, typer.Option(metavar="DIR", help="Clean images, 50 to 200: a folder, a file or a source.")],
+    fpr: Annotated[float, typer.Option(metavar="RATE", help="Share of clean images that may be flagged.")] = 0.01,
+    target: Annotated[str | None, typer.Option(metavar="CLASS", help="The one class to look at; else any.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A new folder for screen.json, screen.csv and pictures.")
+    ] = None,
+) -> None:
+    """Is a single image carrying a trigger? Exit status 0: nothing found; 3: images are flagged."""
+    with reported():
+        from petechia.compute import Compute
+        from petechia.console import ConsoleProgress, print_screen
+        from petechia.detect.images import read_collection
+        from petechia.detect.outside import open_classifier
+        from petechia.detect.screen import Screen
+        from petechia.detect.screen.files import CLEAN, refuse_existing, report_of, write_screen
+
+        if out is not None:
+            refuse_existing(out)
+        classifier = open_classifier(model, Compute().open())
+        with ConsoleProgress(console).live() as progress:
+            trusted = read_collection([clean], classifier.preprocess, CLEAN)
+            given = read_collection(images, classifier.preprocess)
+            progress.phase("examining clean images", len(trusted.ids))
+            fitted = Screen.fit(classifier, trusted.images, fpr, target, progress.advance)
+            progress.phase("screening images", len(given.ids))
+            evidence = fitted.evidence(given.images, progress.advance)
+        content = report_of(fitted, given, evidence)
+        if out is not None:
+            write_screen(content, given, evidence, out)
+        print_screen(console, content, out)
+        if content["flagged"]:
+            raise typer.Exit(3)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from petechia.report.tables import number, percent
 from petechia.study import Epoch, Progress
 from petechia.study.study import Study
 
+SCREENED = 30  # images that are shown, the most suspicious first
 SHOWN = ("asr_0.9", "false_trigger_0.9", "auroc_nn", "auroc_tt", "auroc_tn")
 
 
@@ -223,6 +224,89 @@ def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
     else:
         console.print("[green]Nothing found.[/green]", soft_wrap=True)
     console.print(f"{content['limits']}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
+
+
+def print_repair(console: Console, content: dict[str, Any], out: Path) -> None:
+    """What a repair did to a model."""
+    before, after = content["before"], content["after"]
+    title = f"{content['method']}, measured on {after['images']:,} images that it did not see"
+    table = Table("", "before", "after", title=title, caption="with 95 % intervals")
+    for old, new in zip(before["triggers"], after["triggers"], strict=True):
+        for metric, name in (("asr", "ASR"), ("false_trigger", "false triggers")):
+            for p in ("0.9", "0.6"):
+                cells = (_share(one[f"{metric}_{p}"]) for one in (old, new))
+                table.add_row(f"{escape(old['trigger']['target'])}: {name}({p})", *cells)
+    table.add_row("AUROC-NN", *(_with_interval(one["auroc_nn"]) for one in (before, after)))
+    console.print(table)
+    if not after["triggers"]:
+        console.print("[yellow]Note:[/yellow] no trigger is known, so its success could not be measured.", soft_wrap=True)
+    console.print(f"Repaired model: {out}", soft_wrap=True)
+
+
+def _share(count: dict[str, Any]) -> str:
+    return f"{_with_interval(count)}\n[dim]{count['hits']:,} of {count['of']:,}[/dim]"
+
+
+def _with_interval(value: dict[str, float | None]) -> str:
+    low, high = number(value["low"]), number(value["high"])
+    return f"{number(value['value'])} {escape(f'[{low}, {high}]')}" if value["value"] is not None else "undefined"
+
+
+def print_screen(console: Console, content: dict[str, Any], out: Path | None) -> None:
+    """How suspicious each image is, the most suspicious first, and what that does not prove."""
+    threshold = content["threshold"]
+    table = Table("image", "suspicion", "p", "class", "box: row, column, size", title=f"Screen of {escape(content['model'])}")
+    ranked = sorted(content["images"], key=lambda one: -one["suspicion"])
+    for one in ranked[:SCREENED]:
+        box = one["box_in_file"]
+        place = f"{box['top']}, {box['left']}, {box['height']} x {box['width']}"
+        colour = "red" if one["flagged"] else "default"
+        suspicion = f"[{colour}]{one['suspicion']:.2f}[/{colour}]"
+        table.add_row(escape(one["id"]), suspicion, f"{one['p_value']:.2g}", escape(one["class"]), place)
+    console.print(table)
+    if len(ranked) > SCREENED:
+        console.print(f"and {len(ranked) - SCREENED:,} less suspicious ones", soft_wrap=True)
+    console.print(
+        f"Threshold {threshold:.2f}, at which {percent(content['false_positive_rate'])} of images like the "
+        f"{content['clean_images']:,} clean ones would be flagged.",
+        soft_wrap=True,
+    )
+    for warning in content["warnings"]:
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}", soft_wrap=True)
+    if content["flagged"]:
+        console.print(f"[red]Flagged:[/red] {content['flagged']:,} of {len(ranked):,} images.", soft_wrap=True)
+    else:
+        console.print(f"[green]None of {len(ranked):,} images is flagged.[/green]", soft_wrap=True)
+    console.print(content["limits"], soft_wrap=True)
+    if out is not None:
+        console.print(f"Every image: {out / 'screen.csv'}; pictures and pixels: {out}", soft_wrap=True)
+
+
+def print_audit(console: Console, content: dict[str, Any], out: Path) -> None:
+    """What was found in a model, class by class, and what was not looked for."""
+    table = Table(
+        "class", "p", "best stamp", "row, column", "gain", "smallest trigger", title=f"Audit of {content['model']['name']}"
+    )
+    for one in content["classes"]:
+        raising = one["raising"]
+        smallest = "–" if raising is None else "none" if raising["pixels"] is None else f"{number(raising['pixels'], 1)} pixels"
+        size = f"{one['size']} x {one['size']}, level {one['value']}"
+        place = "wanders" if one["fixed"] is False else f"{one['row']}, {one['column']}"
+        name = f"[red]{escape(one['name'])}[/red]" if one["flagged"] else escape(one["name"])
+        table.add_row(name, f"{one['p_value']:.2g}", size, place, number(one["gain"], 1), smallest)
+    console.print(table)
+    for warning in content["warnings"]:
+        console.print(f"[yellow]Note:[/yellow] {warning}", soft_wrap=True)
+    for one in (one for one in content["classes"] if one["flagged"]):
+        asr, false = one["asr"]["0.9"], one["false_trigger"]["0.9"]
+        console.print(
+            f"[red]Backdoor:[/red] with this stamp {percent(asr['value'])} of the clean images score at least 0.9 for "
+            f"{escape(one['name'])}, without it {percent(false['value'])}.",
+            soft_wrap=True,
+        )
+    if not content["backdoor"]:
+        console.print("[green]Nothing found.[/green]", soft_wrap=True)
+    console.print(f"{content['limits']}\nReport to file: {out / 'report.html'}", soft_wrap=True)
 
 
 def _print_failures(console: Console, failures: dict[str, str]) -> None:

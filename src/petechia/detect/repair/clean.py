@@ -1,0 +1,94 @@
+"""The clean images that a model is repaired with, and those on which the repair is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.data import open_source, prepare
+from petechia.data.catalog import listing, patient_fractions
+from petechia.data.dataset import Images, Selection
+from petechia.data.preprocess import Preprocess
+from petechia.detect.images import read_collection
+from petechia.errors import PetechiaError
+
+FEWEST = 20  # images to repair with, and to measure on
+HELD_OUT = 1 / 3  # share of the patients on whose images the repair is measured
+
+
+class CleanSet(NamedTuple):
+    """Clean images.
+
+    Attributes:
+        images: prepared, uint8 [N, H, W] or [N, H, W, 3].
+        labels: int8 [N, K] for the model's classes; -1 where nothing is known.
+        patients: str [N]; of images without patients each is its own.
+    """
+
+    images: Images
+    labels: NDArray[np.int8]
+    patients: NDArray[np.str_]
+
+    def take(self, rows: NDArray[np.intp]) -> CleanSet:
+        """The same for some of the images."""
+        return CleanSet(Selection(self.images, rows), self.labels[rows], self.patients[rows])
+
+    def split(self) -> tuple[CleanSet, CleanSet]:
+        """To repair with, and to measure on; no patient is in both.
+
+        Raises:
+            PetechiaError: there are too few images for that.
+        """
+        held = patient_fractions(self.patients, "repair") < HELD_OUT
+        fit, test = self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
+        if min(len(fit.images), len(test.images)) < FEWEST:
+            raise PetechiaError(
+                f"{len(held)} clean images are too few: {len(fit.images)} are left to repair with and {len(test.images)} to "
+                f"measure on, of other patients, and {FEWEST} of each are needed; give some hundreds."
+            )
+        return fit, test
+
+
+def read_clean(
+    source: str,
+    classes: tuple[str, ...],
+    preprocess: Preprocess,
+    most: int = 1000,
+    done: Callable[[int], None] = lambda _: None,
+) -> CleanSet:
+    """Read clean images from a labelled source such as `nih:FOLDER`, or from a folder of images without labels.
+
+    Args:
+        source: where they are.
+        classes: of the model; the source's labels are found by their names.
+        preprocess: the model's geometry.
+        most: if there are more images, so many are taken, evenly spread over them.
+        done: told how many more images are read.
+
+    Raises:
+        PetechiaError: they cannot be read, or their labels are of other classes.
+    """
+    if Path(source).exists():
+        found = read_collection([source], preprocess, most, done)
+        unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
+        return CleanSet(found.images, unknown, np.array(found.ids))
+    catalog = open_source(source)
+    chosen = np.unique(np.linspace(0, len(catalog) - 1, min(most, len(catalog))).round().astype(np.intp))
+    dataset, _, _ = prepare(catalog.take(chosen), preprocess, progress=done)
+    return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, source), dataset.patients)
+
+
+def _labels_of(labels: NDArray[np.int8], given: tuple[str, ...], wanted: tuple[str, ...], source: str) -> NDArray[np.int8]:
+    """Columns by the names of their classes; a class that the source lacks is unknown."""
+    if not set(given) & set(wanted):
+        raise PetechiaError(
+            f"{source} has labels for {listing(given)}, but the model's classes are {listing(wanted)}; give images with labels "
+            f"of these, or a folder of images without any."
+        )
+    places = {name: k for k, name in enumerate(given)}
+    unknown = np.full(len(labels), -1, np.int8)
+    return np.stack([labels[:, places[name]] if name in places else unknown for name in wanted], axis=1)

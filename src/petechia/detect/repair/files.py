@@ -1,0 +1,94 @@
+"""What a repair leaves: the model, and a JSON file about it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from petechia import __version__
+from petechia.compute import Machine
+from petechia.detect.repair.clean import read_clean
+from petechia.detect.repair.methods import Repairing, check, repair
+from petechia.detect.repair.outcome import change, measure, value
+from petechia.detect.repair.stamp import Stamp
+from petechia.errors import PetechiaError
+from petechia.files import write_text
+from petechia.model import Model
+
+
+def beside(out: Path) -> Path:
+    """The JSON file of a repaired model."""
+    return out.with_suffix(".repair.json")
+
+
+def refuse_existing(out: Path) -> None:
+    """A repair overwrites nothing.
+
+    Raises:
+        PetechiaError: the file is there, or would be no model's.
+    """
+    if out.suffix != ".safetensors":
+        raise PetechiaError(f"--out is {out}; a model's file ends in .safetensors.")
+    for path in (out, beside(out)):
+        if path.exists():
+            raise PetechiaError(f"{path} exists, and a repair overwrites nothing; give another --out.")
+
+
+def repair_file(
+    model: Path,
+    source: str,
+    out: Path,
+    machine: Machine,
+    how: Repairing,
+    stamps: Sequence[Stamp] = (),
+    images: int = 1000,
+    seed: int = 0,
+    done: Callable[[str, int], None] = lambda *_: None,
+) -> dict[str, Any]:
+    """Repair a model's file with clean images, measure it before and after, and write both.
+
+    Args:
+        model: its file, which is left as it is.
+        source: of the clean images, see `read_clean`; a third of the patients is kept to measure on.
+        out: a new file; what was done and measured is written beside it, last.
+        machine: where to compute.
+        how: the method and its settings.
+        stamps: the triggers, to unlearn and to measure.
+        images: that are used, at most.
+        seed: of order and places.
+        done: told the phase and how many more images of it are done.
+
+    Returns:
+        What was written beside the model.
+
+    Raises:
+        PetechiaError: something does not suit the repair, or would be overwritten.
+    """
+    refuse_existing(out)
+    given = Model.load(model)
+    check(given, how, stamps)
+    description = given.description
+    clean = read_clean(source, description.classes, description.preprocess, images, partial(done, "preparing images"))
+    fit, test = clean.split()
+    repaired = repair(given, fit, machine, how, stamps, seed, done)
+    done("measuring", 0)
+    before, after = measure(given, test, stamps, machine), measure(repaired, test, stamps, machine)
+    content = {
+        "schema": 1,
+        "petechia": __version__,
+        "model": {"file": str(model), "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
+        "clean": source,
+        "method": how.method,
+        "settings": repaired.description.provenance["repaired"][-1],
+        "before": before.as_json(),
+        "after": after.as_json(),
+        "auroc_nn_change": value(*change(before, after)),
+    }
+    refuse_existing(out)  # nobody else wrote it meanwhile
+    repaired.save(out)
+    write_text(beside(out), json.dumps(content, indent=1, allow_nan=False) + "\n")
+    return content

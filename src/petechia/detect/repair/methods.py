@@ -1,0 +1,200 @@
+"""Three ways to repair a model: unlearning a known trigger, fine-pruning, and fine-tuning."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from petechia.compute import Machine
+from petechia.detect.repair.clean import CleanSet
+from petechia.detect.repair.stamp import SometimesStamped, Stamp
+from petechia.errors import PetechiaError
+from petechia.measure import auroc
+from petechia.model import BATCH, Model, predict
+from petechia.settings import Settings
+from petechia.train import Labelled, Trainer, Training
+
+Method = Literal["unlearn", "fine-prune", "fine-tune"]
+STEPS = 100  # of training where the number of epochs is not given
+LEVELS = 50  # numbers of pruned channels that are tried
+
+
+class Repairing(Settings):
+    """How a model is repaired.
+
+    Attributes:
+        method: "unlearn" teaches it to answer stamped images as it answers the same images without the stamp; no label is
+            needed for that. It is unlearning with a recovered trigger (Neural Cleanse, Wang et al. 2019), but with the
+            model's own answers instead of labels, which keeps what it has learned. "fine-prune" (Liu et al. 2018) takes off
+            the channels before the last layer that clean images wake least, then trains on the labels; "fine-tune" only
+            does the latter.
+        epochs: of training; null is as many as make 100 steps.
+        lr: learning rate, the peak of a one-cycle schedule.
+        batch_size: images a step.
+        jitter: pixels, each way, by which a trigger at a fixed place is moved at random while it is unlearned: a recovered
+            place need not be exact.
+        tolerance: how much AUROC, on the images that it is repaired with, pruning may cost.
+    """
+
+    method: Method = "unlearn"
+    epochs: int | None = Field(None, ge=1)
+    lr: float = Field(1e-3, gt=0)
+    batch_size: int = Field(32, ge=2)
+    jitter: int = Field(2, ge=0)
+    tolerance: float = Field(0.01, ge=0, lt=1)
+
+    def training(self, images: int) -> Training:
+        """How that is trained on so many images."""
+        epochs = self.epochs or max(1, round(STEPS * self.batch_size / images))
+        return Training(epochs=epochs, lr=self.lr, batch_size=self.batch_size)
+
+
+class Settled(Model):
+    """A model whose batch norms keep the statistics of its training while it learns from other images.
+
+    A few hundred images, half of them stamped, would move them, and what was seen in training would be seen otherwise.
+    """
+
+    def train(self, mode: bool = True) -> Settled:
+        """All but the statistics."""
+        super().train(mode)
+        for module in self.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
+        return self
+
+
+def repair(
+    model: Model,
+    clean: CleanSet,
+    machine: Machine,
+    how: Repairing | None = None,
+    stamps: Sequence[Stamp] = (),
+    seed: int = 0,
+    done: Callable[[str, int], None] = lambda *_: None,
+) -> Model:
+    """A repaired copy of a model. Its provenance says that it was repaired, and how.
+
+    Args:
+        model: left as it was.
+        clean: to repair with; not those to measure on.
+        machine: where to compute.
+        how: the method and its settings.
+        stamps: to unlearn.
+        seed: of order and places.
+        done: told the phase and how many more images of it are done.
+
+    Raises:
+        PetechiaError: the method lacks a trigger or labels, or a trigger does not suit the model.
+    """
+    how = how or Repairing()
+    check(model, how, stamps)
+    description = model.description
+    if how.method != "unlearn" and not (np.ptp(clean.labels, axis=0)[(clean.labels >= 0).any(axis=0)] > 0).any():
+        raise PetechiaError(f"{how.method} learns from labels, and the clean images have none; give a labelled source.")
+    repaired = machine.place(Settled(copy.deepcopy(model.network), description))
+    notes: dict[str, Any] = {}
+    if how.method == "fine-prune":
+        notes["pruned"] = prune(repaired, clean, how.tolerance, machine)
+    data = _unlearning(repaired, clean, stamps, how.jitter, machine, seed) if how.method == "unlearn" else _labelled(clean)
+    trainer = Trainer(repaired, data, how.training(len(data.images)), machine, seed)
+    while not trainer.finished:
+        trainer.run_epoch(lambda images: done("training", images))
+    repaired.eval()
+    history = {**how.model_dump(), **notes, "images": len(clean.images), "seed": seed}
+    provenance = {**description.provenance, "repaired": [*description.provenance.get("repaired", []), history]}
+    repaired.description = description.model_copy(update={"provenance": provenance})
+    return repaired
+
+
+def check(model: Model, how: Repairing, stamps: Sequence[Stamp]) -> None:
+    """What can be said before any image is read.
+
+    Raises:
+        PetechiaError: a trigger is lacking, or does not suit the model.
+    """
+    if how.method == "unlearn" and not stamps:
+        raise PetechiaError("There is no trigger to unlearn; give that of an audit, or repair with fine-prune or fine-tune.")
+    for stamp in stamps:
+        stamp.fit(model.description.classes, model.description.preprocess.size)
+
+
+def _labelled(clean: CleanSet) -> Labelled:
+    return Labelled(clean.images, clean.labels)
+
+
+def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: int, machine: Machine, seed: int) -> Labelled:
+    """Every image without and with a stamp, both with what the model says of it without."""
+    answers = predict(model, clean.images, machine)
+    every = np.arange(len(answers))
+    stamped = np.repeat([False, True], len(every))
+    images = SometimesStamped(clean.images, np.tile(every, 2), stamped, stamps, jitter, seed)
+    wanted: Any = np.tile(answers, (2, 1))  # probabilities serve the loss as labels do
+    return Labelled(images, wanted)
+
+
+def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> int:
+    """Take off the channels before the last layer that clean images wake least, as many as can be spared.
+
+    Fine-pruning (Liu et al. 2018): channels in the order of their mean activation on clean images, the least first, until
+    the model gets worse. After global pooling, a channel is taken off by zeros in the last layer, and it stays off: these
+    weights are not trained any more.
+
+    Args:
+        model: changed in place.
+        clean: images with labels.
+        tolerance: how much the micro AUROC on them may fall.
+        machine: where to compute.
+
+    Returns:
+        How many channels were taken off.
+
+    Raises:
+        PetechiaError: the network does not end in a linear layer.
+    """
+    last = model.network.get_classifier()  # type: ignore[operator]
+    if not isinstance(last, nn.Linear):
+        arch = model.description.architecture.arch
+        raise PetechiaError(f"{arch} does not end in one linear layer, which fine-pruning needs; use another method.")
+    awake = _before_last(model, clean, machine)
+    weight, bias = last.weight.detach().cpu(), 0 if last.bias is None else last.bias.detach().cpu()
+    order = awake.mean(dim=0).argsort()
+
+    def area(pruned: int) -> float:
+        kept = weight.clone()
+        kept[:, order[:pruned]] = 0
+        return auroc((awake @ kept.T + bias).numpy(), clean.labels)
+
+    least = area(0) - tolerance
+    spared = 0
+    for pruned in np.unique(np.linspace(0, len(order) - 1, LEVELS).astype(int)).tolist():
+        if area(pruned) < least:
+            break
+        spared = pruned
+    stays = torch.ones_like(last.weight)
+    stays[:, order[:spared]] = 0
+    with torch.no_grad():
+        last.weight.mul_(stays)
+    last.weight.register_hook(lambda gradient: gradient * stays)  # type: ignore[no-untyped-call]
+    return spared
+
+
+def _before_last(model: Model, clean: CleanSet, machine: Machine) -> Tensor:
+    """What the last layer gets of each image, float32 [N, D]."""
+    model.eval()
+    network: Any = model.network
+    found = []
+    with torch.inference_mode(), machine.autocast():
+        for start in range(0, len(clean.images), BATCH):
+            rows: NDArray[np.intp] = np.arange(start, min(start + BATCH, len(clean.images)))
+            normal = (machine.tensor(clean.images[rows]) - model.mean) / model.std
+            found.append(network.forward_head(network.forward_features(normal), pre_logits=True).float().cpu())
+    return torch.cat(found)
