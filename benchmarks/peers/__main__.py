@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers import cleanse, filters, sentinet, strip
-from benchmarks.peers.table import markdown
+from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.views import Floats, features
 from petechia.compute import Compute, Machine
 from petechia.data.dataset import Images
@@ -100,11 +100,12 @@ def main() -> None:
     parser.add_argument("--half", choices=("tune", "judge"))
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS))
     parser.add_argument("--only", nargs="+", default=[""], help="models with any of these in their names")
+    parser.add_argument("--ours", type=Path, nargs="+", default=[], help="files of benchmarks.screening and .auditing")
     parser.add_argument("--images", type=int, default=100, help="judged images of each kind")
     parser.add_argument("--threads", type=int, default=0)
     logging.disable(logging.WARNING)
     options = parser.parse_args()
-    print(markdown(run(options)["models"]))
+    print(markdown(run(options)["models"], read_ours(options.ours)))
 
 
 if __name__ == "__main__":

@@ -50,5 +50,5 @@ def _measures(answers: dict[str, list[Floats]], over: str) -> dict[str, Any]:
 
 
 def _entropy(answer: Floats, over: str) -> float:
-    """Of the answers to one image's blends, float32 [OVERLAYS, K + 1]."""
+    """Of the answers to one image's blends, float32 [OVERLAYS, K]."""
     return float(np.sum(entropy(answer, base=2, axis=0 if over == "blends" else 1)) / len(answer))

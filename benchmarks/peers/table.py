@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
 from benchmarks.peers.measures import share
 
 Models = dict[str, dict[str, Any]]
+Ours = dict[str, dict[str, str]]  # model → detector → what it says
 FILTERED = [(name, view) for name in ("activation", "spectral", "spectral as published") for view in ("blind", "told")]
 IMAGES = [
     ("STRIP", "ART"),
@@ -19,9 +22,23 @@ IMAGES = [
 ]
 
 
-def markdown(models: Models) -> str:
-    """Tables for filters of training sets, filters of images and judges of models."""
-    return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _cleanse(models), _each(models)))
+def markdown(models: Models, ours: Ours) -> str:
+    """Tables for filters of training sets, filters of images and judges of models, and one with a row a model."""
+    return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _cleanse(models), _each(models, ours)))
+
+
+def read_ours(files: Iterable[Path]) -> Ours:
+    """What `benchmarks.screening` and `benchmarks.auditing` wrote, by the names that models have here."""
+    found: Ours = {}
+    for file in files:
+        for row in json.loads(file.read_text()):
+            clean = row.get("arm") == "control" or row.get("kind") == "clean"
+            own = found.setdefault(f"{row['name']} {'control' if clean else 'attacked'}", {})
+            if "auroc" in row:
+                own["screen"] = f"{row['auroc']:.2f} ({row['interval'][0]:.2f}–{row['interval'][1]:.2f})"
+            if "flagged" in row:
+                own["audit"] = ", ".join(row["flagged"]) or "none"
+    return found
 
 
 def _filters(models: Models) -> Iterator[str]:
@@ -65,14 +82,17 @@ def _cleanse(models: Models) -> Iterator[str]:
             yield f"| {kind} | {len(rows)} | {_share(right) if backdoored else '–'} | {_share(flagged)} | {seconds:.0f} |"
 
 
-def _each(models: Models) -> Iterator[str]:
+def _each(models: Models, ours: Ours) -> Iterator[str]:
     shown = [("training set", name, "blind") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:4]]
     titles = ["activation", "spectral", "STRIP (ART)", "STRIP", "SentiNet (BackdoorBench)", "SentiNet (boundary)"]
-    yield f"| model | ASR(0.9) | {' | '.join(titles)} | Neural Cleanse: target's index; flagged |"
-    yield f"|{'---|' * (len(titles) + 3)}"
+    titles += ["Neural Cleanse: target's index; flagged"]
+    added = [name for name in ("screen", "audit") if any(name in one for one in ours.values())]
+    titles += [f"petechia {name}" for name in added]
+    yield f"| model | ASR(0.9) | {' | '.join(titles)} |"
+    yield f"|{'---|' * (len(titles) + 2)}"
     for name, row in models.items():
-        cells = [_area(row, *path) for path in shown]
-        yield f"| {name} | {row['asr']:.2f} | {' | '.join(cells)} | {_verdict(row)} |"
+        cells = [*(_area(row, *path) for path in shown), _verdict(row), *(ours.get(name, {}).get(one, "") for one in added)]
+        yield f"| {name} | {row['asr']:.2f} | {' | '.join(cells)} |"
 
 
 def _area(row: dict[str, Any], peer: str, part: str, view: str) -> str:

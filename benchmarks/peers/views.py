@@ -45,21 +45,21 @@ def one_label(labels: NDArray[np.int8], target: int) -> NDArray[np.intp]:
 
 
 class SingleLabel:
-    """A classifier that ART can ask; images are float32 [N, C, H, W] in 0…1.
+    """A classifier of K classes, "none" not among them, that ART can ask; images are float32 [N, C, H, W] in 0…1.
 
     Attributes:
-        nb_classes: K findings and none.
+        nb_classes: K.
         answers: all that `predict` has given, call by call.
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        self.nb_classes = len(classifier.classes) + 1
+        self.nb_classes = len(classifier.classes)
         self.answers: list[Floats] = []
         self._classifier = classifier
 
     def predict(self, x: Floats) -> Floats:
-        """Probabilities, float32 [N, K + 1]."""
-        answer: Floats = one_of(self._classifier.logits(torch.from_numpy(np.asarray(x, np.float32)))).softmax(dim=1).numpy()
+        """Probabilities, float32 [N, K]."""
+        answer: Floats = self._classifier.logits(torch.from_numpy(np.asarray(x, np.float32))).softmax(dim=1).numpy()
         self.answers.append(answer)
         return answer
 
