@@ -75,11 +75,11 @@ FILTERS: dict[str, Filter] = {"activation": activation, "spectral": spectral, "s
 
 
 def judge(given: TrainingSet) -> dict[str, Any]:
-    """The measures of all filters, each under three views of the labels.
+    """The measures of all filters, each under two views of the labels.
 
     Returns:
-        Filter → view → measures. "blind": every image has one label, and all classes are searched; "told": only images
-        labelled with the target are, which a defender would not know; "within": these, ranked among themselves alone.
+        Filter → view → measures. "all classes": every image has one label, and all classes are searched; "told the class":
+        only the images labelled with the target are, which a defender would not know.
     """
     np.random.seed(0)  # what ART draws from
     return {name: _judge(given, apply) for name, apply in FILTERS.items()}
@@ -90,12 +90,9 @@ def _judge(given: TrainingSet, apply: Filter) -> dict[str, Any]:
     blind = apply(given.features, labels)
     inside = given.labels[:, given.target] == 1
     own = apply(given.features[inside], np.zeros(int(inside.sum()), np.intp))
-    scores, flagged = np.full(len(inside), own.scores.min() - 1), np.zeros(len(inside), bool)
-    scores[inside], flagged[inside] = own
     return {
-        "blind": of_training_set(*blind, given.triggered),
-        "told": of_training_set(scores, flagged, given.triggered),
-        "within": of_training_set(*own, given.triggered[inside]),
+        "all classes": of_training_set(*blind, given.triggered),
+        "told the class": of_training_set(*own, given.triggered[inside]),
     }
 
 

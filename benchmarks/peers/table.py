@@ -12,7 +12,10 @@ from benchmarks.peers.measures import share
 
 Models = dict[str, dict[str, Any]]
 Ours = dict[str, dict[str, str]]  # model → detector → what it says
-FILTERED = [(name, view) for name in ("activation", "spectral", "spectral as published") for view in ("blind", "told")]
+KINDS = ("backdoored", "did not take", "clean")
+FILTERED = [
+    (name, view) for name in ("activation", "spectral", "spectral as published") for view in ("all classes", "told the class")
+]
 IMAGES = [
     ("STRIP", "ART"),
     ("STRIP", "as published"),
@@ -45,7 +48,7 @@ def _filters(models: Models) -> Iterator[str]:
     yield "| training-set filter | view | models | AUROC, median (range) | recall at 1 % FPR | recall of flags | precision |"
     yield "|---|---|---|---|---|---|---|"
     for name, view in FILTERED:
-        found = [row["training set"][name][view] for row in models.values() if row["backdoored"] and "training set" in row]
+        found = [row["training set"][name][view] for row in _of(models, "backdoored", "training set")]
         if found:
             columns = [_range(one["auroc"]["value"] for one in found)]
             columns += [_mean(one[key]["value"] for one in found) for key in ("recall_at_fpr", "recall", "precision")]
@@ -53,15 +56,14 @@ def _filters(models: Models) -> Iterator[str]:
 
 
 def _images(models: Models) -> Iterator[str]:
-    yield "| image filter | rule | models | AUROC, median (range) | TPR at 1 % FPR | FPR | TPR, FPR by own rule | s a model |"
+    yield "| image filter | rule | models | AUROC, median (range) | TPR at 1 % FPR | FPR | TPR, FPR by own rule | CPU s |"
     yield "|---|---|---|---|---|---|---|---|"
-    for backdoored in (True, False):
+    for kind in KINDS:
         for name, rule in IMAGES:
-            rows = [row[name] for row in models.values() if row["backdoored"] == backdoored and name in row]
+            rows = [row[name] for row in _of(models, kind, name)]
             if rows:
                 found = [row[rule] for row in rows]
                 own = [_pooled(found, key) for key in ("own_tpr", "own_fpr") if key in found[0]]
-                kind = "backdoored" if backdoored else "clean"
                 yield (
                     f"| {name} | {rule} | {len(found)} {kind} | {_range(one['auroc']['value'] for one in found)} | "
                     f"{_pooled(found, 'tpr')} | {_pooled(found, 'fpr')} | {', '.join(own) or '–'} | "
@@ -70,20 +72,27 @@ def _images(models: Models) -> Iterator[str]:
 
 
 def _cleanse(models: Models) -> Iterator[str]:
-    yield "| Neural Cleanse | models | right class flagged | any class flagged | s a model |"
+    yield "| Neural Cleanse | models | right class flagged | any class flagged | CPU s |"
     yield "|---|---|---|---|---|"
-    for backdoored in (True, False):
-        rows = [row for row in models.values() if row["backdoored"] == backdoored and "Neural Cleanse" in row]
-        if rows:
+    for kind in KINDS:
+        if rows := _of(models, kind, "Neural Cleanse"):
             right = share(sum(bool(set(row["targets"]) & set(_flagged(row))) for row in rows), len(rows))
             flagged = share(sum(bool(_flagged(row)) for row in rows), len(rows))
             seconds = median(row["Neural Cleanse"]["seconds"] for row in rows)
-            kind = "backdoored" if backdoored else "clean"
-            yield f"| {kind} | {len(rows)} | {_share(right) if backdoored else '–'} | {_share(flagged)} | {seconds:.0f} |"
+            yield f"| {kind} | {len(rows)} | {'–' if kind == 'clean' else _share(right)} | {_share(flagged)} | {seconds:.0f} |"
+
+
+def _of(models: Models, kind: str, peer: str) -> list[dict[str, Any]]:
+    """The models of a kind that a peer was run on."""
+    return [row for row in models.values() if peer in row and _kind(row) == kind]
+
+
+def _kind(row: dict[str, Any]) -> str:
+    return "clean" if row["arm"] == "control" else "backdoored" if row["backdoored"] else "did not take"
 
 
 def _each(models: Models, ours: Ours) -> Iterator[str]:
-    shown = [("training set", name, "blind") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:4]]
+    shown = [("training set", name, "all classes") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:4]]
     titles = ["activation", "spectral", "STRIP (ART)", "STRIP", "SentiNet (BackdoorBench)", "SentiNet (boundary)"]
     titles += ["Neural Cleanse: target's index; flagged"]
     added = [name for name in ("screen", "audit") if any(name in one for one in ours.values())]
