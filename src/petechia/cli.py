@@ -363,7 +363,7 @@ def screen(
             trusted = read_collection([clean], classifier.preprocess, CLEAN)
             given = read_collection(images, classifier.preprocess)
             progress.phase("examining clean images", len(trusted.ids))
-            fitted = Screen.fit(classifier, trusted.images, fpr, target, progress.advance)
+            fitted = Screen.fit(classifier, trusted.images, fpr, target, done=progress.advance)
             progress.phase("screening images", len(given.ids))
             evidence = fitted.evidence(given.images, progress.advance)
         content = report_of(fitted, given, evidence)

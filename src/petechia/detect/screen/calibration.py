@@ -14,7 +14,7 @@ Parts = dict[str, NDArray[np.float64]]  # name → [N], higher is more suspiciou
 
 # How much each part counts, in units of its spread over the clean images; tuned on the zoo's half for tuning alone. STRIP and
 # TeCo added nothing there to the others, and are computed when they are asked for.
-WEIGHTS = {"transplant": 1.0, "removal": 1.0, "outlier": 1.0, "heat": 0.25, "strip": 0.0, "teco": 0.0}
+WEIGHTS = {"transplant": 1.0, "removal": 1.0, "outlier": 0.5, "heat": 0.25, "strip": 0.0, "teco": 0.0}
 PARTS = tuple(WEIGHTS)
 FUSED = tuple(name for name, weight in WEIGHTS.items() if weight)
 NARROW = 0.5  # of the standard deviation: the least that is taken for the spread of a part

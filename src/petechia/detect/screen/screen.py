@@ -22,7 +22,7 @@ CARRIERS = 16  # clean images on which what was found is transplanted
 SUPERIMPOSED = 8  # clean images that an image is superimposed on
 BATCH = 16  # images examined at a time; their copies with something removed or transplanted are many
 SUDDEN = 4.0  # fall of a logit by the removal of one small box from which a clean image is doubted
-DOUBTED = 0.05  # share of doubted clean images from which a warning is given
+DOUBTED = 0.1  # share of doubted clean images from which a warning is given
 
 Maps = NDArray[np.float32]
 
