@@ -1,15 +1,15 @@
-"""What repairs do to the backdoored models of a zoo: python -m benchmarks.repairing ZOO [--half tune] [--out OUT.md]."""
+"""What repairs do to the backdoored models of a zoo: python -m benchmarks.repairing ZOO [--half tune] [--out OUT.json]."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import typer
 from numpy.typing import NDArray
+from safetensors.numpy import load_file
 
 from petechia.compute import Compute, Machine
 from petechia.detect.repair import CleanSet, Repairing, Stamp, read_clean, repair
@@ -46,16 +46,28 @@ class Figures(NamedTuple):
     rise: float
 
 
-def figures(model: Model, specimen: Specimen, machine: Machine) -> Figures:
-    """Measured as the run was, on its own test images."""
+def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen: Specimen) -> Figures:
+    """Of scores [N, K] for the run's test images, clean and with its trigger."""
     material = specimen.material
-    seed, target = specimen.config.seeds[0], material.target
-    labels = material.dataset.labels[material.test]
-    clean = predict(machine.place(model), material.clean_images(), machine)
-    triggered = predict(model, material.triggered_images(seed), machine)[:, target]
-    rise = np.median((_logit(triggered) - _logit(clean[:, target]))[labels[:, target] == 0])
-    asr_9, asr_6 = (exceedance(triggered, labels[:, target], p) for p in (0.9, 0.6))
+    labels, target = material.dataset.labels[material.test], material.target
+    of_target = triggered[:, target]
+    rise = np.median((_logit(of_target) - _logit(clean[:, target]))[labels[:, target] == 0])
+    asr_9, asr_6 = (exceedance(of_target, labels[:, target], p) for p in (0.9, 0.6))
     return Figures(asr_9, asr_6, auroc(clean, labels), float(rise))
+
+
+def scored(model: Model, specimen: Specimen, machine: Machine) -> Figures:
+    """Of a model, measured as the run was, on its own test images."""
+    placed, material = machine.place(model), specimen.material
+    triggered = predict(placed, material.triggered_images(specimen.config.seeds[0]), machine)
+    return figures(predict(placed, material.clean_images(), machine), triggered, specimen)
+
+
+def stored(specimen: Specimen, arm: str) -> Figures:
+    """Of the attacked network or its control, from the scores that the run wrote."""
+    files = specimen.directory.network(arm, specimen.config.seeds[0])
+    scores = load_file(files.scores_of(int(specimen.file.stem.removeprefix("epoch-"))))
+    return figures(scores["clean"], scores["triggered"], specimen)
 
 
 def _logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -74,53 +86,34 @@ def stamps_of(specimen: Specimen, off: int) -> tuple[Stamp, ...]:
     return (Stamp(target=attack.target, value=trigger.value, fixed=fixed, **box),)
 
 
-def rows_of(specimen: Specimen, clean: CleanSet, machine: Machine) -> Iterator[list[str]]:
-    """A row of the table for every way; wandering triggers have no place to be off."""
-    before = figures(Model.load(specimen.file), specimen, machine)
-    control = figures(Model.load(_control(specimen)), specimen, machine)
-    for way in WAYS:
-        stamps = stamps_of(specimen, way.off)
-        if way.off and not stamps[0].fixed:
-            continue
-        repaired = repair(Model.load(specimen.file), clean, machine, way.how, stamps if way.how.method == "unlearn" else ())
-        after = figures(repaired, specimen, machine)
-        pairs = [f"{a:.3f} → {b:.3f}" for a, b in zip(before[:3], after[:3], strict=True)]
-        yield [
-            specimen.name,
-            way.name,
-            pairs[0],
-            f"{control.asr_9:.3f}",
-            pairs[1],
-            f"{control.asr_6:.3f}",
-            pairs[2],
-            f"{before.rise:.1f} → {after.rise:.1f}",
-        ]
+def row_of(specimen: Specimen, way: Way, clean: CleanSet, machine: Machine) -> list[str]:
+    """A row of the table."""
+    before, control = stored(specimen, "attacked"), stored(specimen, "control")
+    stamps = stamps_of(specimen, way.off) if way.how.method == "unlearn" else ()
+    after = scored(repair(Model.load(specimen.file), clean, machine, way.how, stamps), specimen, machine)
+    asr_9, asr_6, area = (f"{old:.3f} → {new:.3f}" for old, new in zip(before[:3], after[:3], strict=True))
+    rise = f"{before.rise:.1f} → {after.rise:.1f}"
+    return [specimen.name, way.name, asr_9, f"{control.asr_9:.3f}", asr_6, f"{control.asr_6:.3f}", area, rise]
 
 
-def _control(specimen: Specimen) -> Path:
-    return sorted(specimen.directory.network("control", specimen.config.seeds[0]).checkpoints.glob("epoch-*.safetensors"))[-1]
-
-
-def main(zoo: Path, half: str = "judge", out: Path | None = None) -> None:
-    """Print a Markdown table, row by row; rows that are in OUT.md.json are not computed again."""
+def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = "") -> None:
+    """Print a Markdown table, row by row. Rows that are in OUT.json are not computed again."""
     machine = Compute(threads=1, precision="fp32").open()
-    kept = out.with_suffix(".json") if out else None
-    known: dict[str, list[list[str]]] = json.loads(kept.read_text()) if kept and kept.exists() else {}
+    known: dict[str, list[str]] = json.loads(out.read_text()) if out and out.exists() else {}
     heads = ("model", "method", "ASR(0.9)", "control", "ASR(0.6)", "control", "AUROC-NN", "rise of the logit")
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    print("\n".join(lines), flush=True)
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     for specimen in specimens(zoo, "tune" if half == "tune" else "judge"):
-        if not specimen.backdoored:
-            continue
-        if specimen.name not in known:
-            clean = read_clean(CLEAN, specimen.material.dataset.classes, specimen.config.preprocess)
-            known[specimen.name] = list(rows_of(specimen, clean.split()[0], machine))
-        new = ["| " + " | ".join(row) + " |" for row in known[specimen.name]]
-        print("\n".join(new), flush=True)
-        lines += new
-        if out and kept:
-            kept.write_text(json.dumps(known))
-            out.write_text("\n".join(lines) + "\n")
+        wanders = specimen.config.attack.trigger.location == "random"
+        for way in WAYS:
+            if not specimen.backdoored or (wanders and way.off) or not way.name.startswith(method):
+                continue  # what wanders has no place to be off
+            key = f"{specimen.name}, {way.name}"
+            if key not in known:
+                clean = read_clean(CLEAN, specimen.material.dataset.classes, specimen.config.preprocess)
+                known[key] = row_of(specimen, way, clean.split()[0], machine)
+            print("| " + " | ".join(known[key]) + " |", flush=True)
+            if out:
+                out.write_text(json.dumps(known, indent=1))
 
 
 if __name__ == "__main__":
