@@ -13,10 +13,12 @@ from typer.testing import CliRunner
 
 import petechia
 from petechia.cli import app
-from petechia.data import Catalog, open_source
+from petechia.data import Catalog, Preprocess, open_source
 from petechia.detect.scan.files import write_clean
 from petechia.detect.scan.suspects import Scan, find_stamp, scan
 from petechia.errors import PetechiaError
+from petechia.model import Architecture, create
+from tests.conftest import NihMaker
 
 SOURCE = "phantom:images=400,size=96"
 Poisoned = Callable[..., Path]
@@ -197,3 +199,85 @@ def test_an_unreadable_image_stops_or_is_left_out(poisoned: Poisoned, tmp_path: 
     nothing = replace(found, unread=dict.fromkeys(range(len(catalog)), "broken"))
     with pytest.raises(PetechiaError, match="No image would be left"):
         write_clean(nothing, tmp_path / "clean")
+
+
+def test_a_stamp_on_its_own_grey_level_is_flagged_where_that_is_no_chance() -> None:
+    rng = np.random.default_rng(0)
+    images = [np.asarray(rng.integers(90, 110, (40, 40)), np.uint8) for _ in range(200)]
+    labels = np.asarray(rng.random((200, 3)) < 0.2, np.int8)
+    for n in range(30):
+        labels[n] = [0, 1, 0]
+        images[n][20:23, 10:13] = 255
+    images[29][15:30, 5:20] = 255  # the stamp lies in an area as white as itself
+    found = scan(catalog_of(images, labels))
+    assert flagged(found) == {f"{n}.png" for n in range(30)}
+    for image in images[30::4]:
+        image[15:30, 5:20] = 255  # and now that area is usual
+    found = scan(catalog_of(images, labels))
+    assert flagged(found) == {f"{n}.png" for n in range(29)}
+
+
+def test_a_pattern_that_leans_to_a_label_ranks_higher_and_is_not_flagged() -> None:
+    rng = np.random.default_rng(0)
+    images = [np.full((40, 40), 100, np.uint8) for _ in range(600)]
+    labels = np.asarray(rng.random((600, 3)) < 0.2, np.int8)
+    labels[:60:2, 2] = 1
+    for n in range(60):
+        images[n][3:6, 30:33] = 0
+        images[n][20:] = n  # no two are twins
+    for n in range(60, 600):
+        images[n][20:] = n % 200
+        images[n][:3] = n // 3
+    found = scan(catalog_of(images, labels))
+    assert not found.found
+    scores = np.array([suspect.score for suspect in found.suspects])
+    leaning = np.array(["leans to C" in suspect.reason for suspect in found.suspects])
+    assert (leaning == ((np.arange(600) < 60) & (labels[:, 2] == 1))).all()
+    assert scores[leaning].min() > 0
+    assert scores[leaning].max() < 0.5
+
+
+def test_a_model_adds_to_the_ranking_and_flags_nothing(poisoned: Poisoned, tmp_path: Path) -> None:
+    folder = poisoned(rate=0.05, mode="replace", trigger={"size": 8, "opacity": 0.2})
+    model = tmp_path / "model.safetensors"
+    create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0).save(model)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(out), "--model", str(model)])
+    plain = scan(open_source(f"nih:{folder}"))
+    assert done.exit_code == (3 if plain.found else 0), done.output
+    assert json.loads((out / "scan.json").read_text())["model"] is True
+    table = pl.read_csv(out / "suspects.csv")
+    assert set(table.filter("flagged")["id"]) == flagged(plain)
+    assert table.filter(~pl.col("flagged"))["score"].max() < 0.5  # type: ignore[operator]
+    assert table["reason"].str.contains("model's features").any()
+
+
+@pytest.mark.parametrize("labels", [np.zeros((40, 3), np.int8), np.full((40, 3), -1, np.int8)], ids=["none", "unknown"])
+def test_without_labels_a_recurring_stamp_is_told_and_nothing_is_flagged(labels: NDArray[np.int8]) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(90, 110, (40, 40)).astype(np.uint8) for _ in range(40)]
+    for image in images[:12]:
+        image[5:8, 5:8] = 255
+    found = scan(catalog_of(images, labels))
+    assert not found.found
+    assert max(len(family.images) for family in found.families) == 12
+
+
+def test_a_file_of_16_bits_is_refused_in_a_sentence_or_left_out(make_nih: NihMaker) -> None:
+    folder = make_nih([(f"{n}.png", "Edema", str(n)) for n in range(4)])
+    Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(folder / "images" / "2.png")
+    with pytest.raises(PetechiaError, match="more than 8 bits"):
+        scan(open_source(f"nih:{folder}"))
+    found = scan(open_source(f"nih:{folder}"), on_error="skip")
+    assert list(found.unread) == [2]
+
+
+def test_a_file_in_colour_is_scanned_in_grey(make_nih: NihMaker) -> None:
+    folder = make_nih([(f"{n}.png", "Edema", str(n)) for n in range(4)], size=48)
+    grey = np.asarray(Image.open(folder / "images" / "1.png"))
+    grey = np.where(np.indices(grey.shape).min(axis=0) < 8, grey, 120).astype(np.uint8)
+    Image.fromarray(grey).save(folder / "images" / "1.png")
+    grey[30:33, 20:23] = 0
+    Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)).save(folder / "images" / "3.png")
+    (pair,) = scan(open_source(f"nih:{folder}")).pairs
+    assert (pair.stamped, pair.clean, pair.row, pair.column) == (3, 1, 30, 20)

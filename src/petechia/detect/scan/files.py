@@ -18,7 +18,7 @@ from petechia.errors import PetechiaError
 from petechia.files import building
 
 ENLARGED = 128  # pixels a side of a stamp's picture, at least
-HARMLESS = 10  # recurring patterns without a tie that are told, the most frequent first
+HARMLESS = 10  # recurring patterns that are told beside the suspicious ones: that lean to a label, and without any tie
 LIMITS = (
     "Not looked for: triggers larger than 16 x 16 pixels or without edges (warped, sinusoidal or faint over the whole image), "
     "stamps that were blurred or encoded with loss after stamping, unless their clean twins are here too, and labels that were "
@@ -69,7 +69,8 @@ def suspects_table(found: Scan) -> pl.DataFrame:
 def summary_of(found: Scan) -> dict[str, Any]:
     """What scan.json holds."""
     suspicious = [one for one in found.families if one.suspicious]
-    harmless = sorted((one for one in found.families if not one.suspicious), key=lambda one: -len(one.images))
+    leaning = [one for one in found.families if one.leaning]
+    harmless = sorted((one for one in found.families if one.p_value >= LEVEL), key=lambda one: -len(one.images))
     return {
         "schema": 1,
         "dataset": found.catalog.name,
@@ -83,6 +84,8 @@ def summary_of(found: Scan) -> dict[str, Any]:
         "stamps": [
             _family(found, one) | {"pixels": picture.tolist()} for one, picture in zip(suspicious, found.pictures, strict=True)
         ],
+        "leaning": [_family(found, one) for one in leaning[:HARMLESS]],
+        "model": found.standing is not None,
         "harmless": [_family(found, one) for one in harmless[:HARMLESS]],
         "limits": LIMITS,
     }

@@ -55,11 +55,21 @@ class Family(NamedTuple):
         """Whether it comes with a label as only a stamp does."""
         return self.p_value < LEVEL and self.odds >= ODDS
 
+    @property
+    def leaning(self) -> bool:
+        """Whether it comes with a label more often than chance allows, but not as only a stamp does."""
+        return self.p_value < LEVEL and self.odds < ODDS
+
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
     """What a pattern may be tied to: each class, and each class alone; bool [N, 2 K]."""
     present = labels == 1
     return np.concatenate([present, present & (present.sum(axis=1) == 1)[:, None]], axis=1)
+
+
+def label_of(labels: NDArray[np.int8], family: Family) -> NDArray[np.bool_]:
+    """Which images have the label that a family is tied to; bool [N]."""
+    return label_sets(labels)[:, family.label + labels.shape[1] * family.alone]
 
 
 def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Family]:
@@ -103,17 +113,17 @@ def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Fam
     return kept
 
 
-def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_]) -> bool:
-    """Whether a family is suspicious even without the images, bool [N], that other evidence explains."""
-    return _is_left(family, label_sets(labels), explained)
+def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float = ODDS) -> bool:
+    """Whether a family is tied to a label, by such odds, even without the images, bool [N], that other evidence explains."""
+    return _is_left(family, label_sets(labels), explained, odds)
 
 
-def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_]) -> bool:
+def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float = ODDS) -> bool:
     left = family.images[~explained[family.images]]
     if not len(left):
         return False
     p_value, best = _tie(sets[~explained], sets[left])
-    return p_value * family.tests < LEVEL and _odds(sets[~explained, best], sets[left, best]) >= ODDS
+    return p_value * family.tests < LEVEL and _odds(sets[~explained, best], sets[left, best]) >= odds
 
 
 def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[float, int]:

@@ -1,4 +1,4 @@
-"""Was this collection tampered with? Looks at the images and labels of a dataset; needs no model."""
+"""Was this collection tampered with? Looks at the images and labels of a dataset, and at a model's features if there is one."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from scipy import ndimage
 
 from petechia.data.catalog import Catalog
 from petechia.data.prepare import OnError, in_parallel
-from petechia.detect.scan.stamps import Family, find_families, is_left, label_sets
+from petechia.detect.classifier import Classifier
+from petechia.detect.scan.features import STATISTICS, Standing, extract, standing, to_grey
+from petechia.detect.scan.labels import contradiction
+from petechia.detect.scan.stamps import Family, find_families, is_left, label_of
 from petechia.detect.scan.traces import GRID, Spot, Trace, trace
 from petechia.detect.scan.twins import Pair, assign, candidates, compare
 from petechia.errors import PetechiaError
 
 SOFT = 6  # grey levels between a known stamp and its surroundings at which it is still seen
+CHANCE = 0.2  # share of the images found at a stamp's place, not set off, that may show it by chance
+LOUD = 0.99  # share of the images above which one stands out in features so far that it is said
+SAMPLE = 1000  # images without the label on which that chance is measured
 SEARCHED = 4  # pixels of the smallest wandering stamp that is searched for; a smaller one is found in any noise
 Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it are done
 
@@ -29,7 +35,7 @@ class Suspect(NamedTuple):
     """What is found about one image.
 
     Attributes:
-        score: 0 nothing … 1 certain.
+        score: 0 nothing … 1 certain; 0.5 and more of images that are flagged, and of no others.
         flagged: whether to take it out.
         reason: a sentence; empty where nothing was found.
         row: of the stamp; -1 where there is none.
@@ -54,6 +60,7 @@ class Scan:
         families: recurring patterns, the suspicious ones first.
         pictures: the stamp of each suspicious family, uint8 [h, w]; where its grey levels vary, the one of the first image.
         unread: index → why the image could not be decoded.
+        standing: how images stand out in the features of a model; None without one.
     """
 
     catalog: Catalog
@@ -62,6 +69,7 @@ class Scan:
     families: list[Family]
     pictures: list[NDArray[np.uint8]]
     unread: dict[int, str]
+    standing: Standing | None = None
 
     @property
     def found(self) -> bool:
@@ -74,19 +82,22 @@ class Scan:
         return np.array([i for i, one in enumerate(self.suspects) if not one.flagged and i not in self.unread], np.intp)
 
 
-def scan(catalog: Catalog, on_error: OnError = "error", progress: Progress | None = None) -> Scan:
-    """Look for twins with contradicting labels and for recurring stamps that command a label.
+def scan(
+    catalog: Catalog, on_error: OnError = "error", progress: Progress | None = None, classifier: Classifier | None = None
+) -> Scan:
+    """Look for twins with contradicting labels and for recurring stamps that command a label; the rest is ranked by hints.
 
     Images are read once, one after the other; what is remembered of each, about 1 to 2 kB, lies in a temporary file. Twins,
-    and images with the label of a stamp that was found, are read once more.
+    images with the label of a stamp that was found, and all images if there is a model, are read once more.
 
     Args:
         catalog: all its images are looked at, whatever their split.
         on_error: "skip" leaves out images that cannot be decoded.
         progress: told what happens.
+        classifier: a model, trained on these images or not; its features add to the ranking and flag nothing by themselves.
 
     Raises:
-        PetechiaError: there is no image, or one cannot be decoded and `on_error` is "error".
+        PetechiaError: there is no image, or one cannot be decoded and `on_error` is "error", or the model answers with NaN.
     """
     if len(catalog) == 0:
         raise PetechiaError(f"{catalog.name} has no images; check the source.")
@@ -95,19 +106,39 @@ def scan(catalog: Catalog, on_error: OnError = "error", progress: Progress | Non
         blocks, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
         pairs = _pairs(catalog, blocks, shapes, unread, tell)
         families = find_families(spots, catalog.labels)
+        stands = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
         del blocks, spots
     suspicious = [family for family in families if family.suspicious]
     pictures = [_picture(catalog, family) for family in suspicious]
     suspects = [Suspect() for _ in range(len(catalog))]
     _flag_twins(catalog, suspects, pairs)
-    explained = np.array([suspect.flagged for suspect in suspects])
-    explained[[pair.clean for pair in pairs if suspects[pair.stamped].flagged and not suspects[pair.clean].flagged]] = True
+    explained = _explained(suspects, pairs)
     for family, picture in zip(suspicious, pictures, strict=True):
         if is_left(family, catalog.labels, explained):
             _flag_family(catalog, suspects, family, picture, explained, tell)
+    explained = _explained(suspects, pairs)
+    for family in families:
+        if family.leaning and is_left(family, catalog.labels, explained, odds=1):
+            _raise_leaning(catalog, suspects, family, explained)
+    _add_hints(catalog, suspects, stands)
     for index, reason in unread.items():
         suspects[index] = Suspect(reason=reason)
-    return Scan(catalog, suspects, pairs, families, pictures, unread)
+    return Scan(catalog, suspects, pairs, families, pictures, unread, stands)
+
+
+def _explained(suspects: list[Suspect], pairs: list[Pair]) -> NDArray[np.bool_]:
+    """Images that are flagged, and their clean twins."""
+    flagged = np.array([suspect.flagged for suspect in suspects])
+    twins = [pair.clean for pair in pairs if flagged[pair.stamped] and not flagged[pair.clean]]
+    explained = flagged.copy()
+    explained[twins] = True
+    return explained
+
+
+def _standing(catalog: Catalog, classifier: Classifier, folder: Path, unread: dict[int, str], tell: Progress) -> Standing:
+    features = extract(catalog, classifier, folder / "features.f32", unread.keys(), lambda n: tell("asking the model", n))
+    usable = np.array([row not in unread for row in range(len(catalog))])
+    return standing(features, catalog.labels, usable)
 
 
 def _traces(
@@ -119,7 +150,7 @@ def _traces(
 
     def work(rows: NDArray[np.intp]) -> list[Trace | PetechiaError]:
         images = zip(rows.tolist(), catalog.reader.read(rows), strict=True)
-        return [image if isinstance(image, PetechiaError) else trace(_grey(image), row) for row, image in images]
+        return [image if isinstance(image, PetechiaError) else trace(to_grey(image), row) for row, image in images]
 
     with (folder / "spots").open("wb") as file:
         for index, item in enumerate(in_parallel(work, len(catalog))):
@@ -132,10 +163,6 @@ def _traces(
             blocks[index], shapes[index] = item.blocks, item.shape
             file.write(item.spots.tobytes())
     return blocks, shapes, np.fromfile(folder / "spots", Spot), unread
-
-
-def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
 
 
 def _pairs(
@@ -158,7 +185,7 @@ def _read(catalog: Catalog, index: int) -> NDArray[np.uint8]:
     image = next(iter(catalog.reader.read(np.array([index]))))
     if isinstance(image, PetechiaError):
         raise image
-    return _grey(image)
+    return to_grey(image)
 
 
 def _picture(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
@@ -183,36 +210,105 @@ def _flag_family(
 
     Images of flagged twins are settled: one carries the stamp, the other does not.
     """
-    label = label_sets(catalog.labels)[:, family.label + len(catalog.classes) * family.alone] & ~explained
+    label = label_of(catalog.labels, family) & ~explained
     reason = (
         f"shows a stamp of {family.height} x {family.width} pixels that {len(family.images)} images share, "
         f"{100 * family.share:.0f} % of them with {describe_label(catalog, family)}"
     )
     for index, row, column in zip(family.images.tolist(), family.rows.tolist(), family.columns.tolist(), strict=True):
         if label[index]:
-            _raise(suspects, index, Suspect(family.share, True, reason, row, column))
+            _raise(suspects, index, Suspect((1 + family.share) / 2, True, reason, row, column))
     if not family.exact or not (family.fixed or picture.size >= SEARCHED):
         return
     rest = np.array([i for i in np.flatnonzero(label) if not suspects[i].flagged], np.intp)
     at = (int(family.rows[0]), int(family.columns[0])) if family.fixed else None
 
-    def work(rows: NDArray[np.intp]) -> list[tuple[int, int] | None]:
-        images = catalog.reader.read(rest[rows])
-        return [None if isinstance(image, PetechiaError) else find_stamp(_grey(image), picture, at) for image in images]
+    for index, place in _search(catalog, rest, picture, at, tell):
+        _raise(suspects, index, Suspect((1 + family.share) / 2, True, reason, *place))
+    if at is None:
+        return
+    rest = np.array([i for i in rest if not suspects[i].flagged], np.intp)
+    others = np.flatnonzero(~label_of(catalog.labels, family) & ~explained)
+    others = others[:: max(1, len(others) // SAMPLE)]
+    usual = (1 + len(_search(catalog, others, picture, at, tell, soft=0))) / (1 + len(others))
+    hidden = _search(catalog, rest, picture, at, tell, soft=0)
+    if usual * len(rest) <= CHANCE * len(hidden):
+        for index, place in hidden:
+            _raise(suspects, index, Suspect((1 + family.share) / 2, True, reason, *place))
 
-    for index, place in zip(rest.tolist(), in_parallel(work, len(rest)), strict=True):
+
+def _search(
+    catalog: Catalog,
+    rows: NDArray[np.intp],
+    stamp: NDArray[np.uint8],
+    at: tuple[int, int] | None,
+    tell: Progress,
+    soft: float = SOFT,
+) -> list[tuple[int, tuple[int, int]]]:
+    """Which of the images show a known stamp, and where."""
+
+    def work(some: NDArray[np.intp]) -> list[tuple[int, int] | None]:
+        images = catalog.reader.read(rows[some])
+        return [None if isinstance(image, PetechiaError) else find_stamp(to_grey(image), stamp, at, soft) for image in images]
+
+    found = []
+    for index, place in zip(rows.tolist(), in_parallel(work, len(rows)), strict=True):
         tell("searching for the stamp", 1)
         if place:
-            _raise(suspects, index, Suspect(family.share, True, reason, *place))
+            found.append((index, place))
+    return found
 
 
-def find_stamp(image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int, int] | None = None) -> tuple[int, int] | None:
+def _raise_leaning(catalog: Catalog, suspects: list[Suspect], family: Family, explained: NDArray[np.bool_]) -> None:
+    """Rank the images of a pattern that leans to a label higher: the more, the fewer of them are so labelled by chance."""
+    beyond = max(0.0, 1 - family.usual / family.share)
+    reason = (
+        f"shows a pattern of {family.height} x {family.width} pixels that {len(family.images)} images share and that leans to "
+        f"{describe_label(catalog, family)} ({100 * family.share:.0f} % of them, {100 * family.usual:.0f} % of all)"
+    )
+    label = label_of(catalog.labels, family) & ~explained
+    for index, row, column in zip(family.images.tolist(), family.rows.tolist(), family.columns.tolist(), strict=True):
+        if label[index]:
+            _raise(suspects, index, Suspect(0.2 + 0.2 * beyond, False, reason, row, column))
+
+
+def _add_hints(catalog: Catalog, suspects: list[Suspect], stands: Standing | None) -> None:
+    """What labels and features say: it orders images of like evidence, and those without any; it flags none."""
+    labels = contradiction(catalog.labels, catalog.split, catalog.patients)
+    ranks = stands.rank if stands else np.zeros(len(suspects))
+    for index, (suspect, label, rank) in enumerate(zip(suspects, labels.tolist(), ranks.tolist(), strict=True)):
+        hint = (label + 3 * rank) / 4 if stands else label
+        reasons = [suspect.reason] if suspect.reason else []
+        if label > 0 and not suspect.flagged:
+            reasons.append("has labels that are more frequent among training images than among the others")
+        if stands and rank >= LOUD and not suspect.flagged:
+            reasons.append(_stands_out(catalog, stands, index))
+        room = suspect.score * 0.98 + 0.02 * hint if suspect.flagged else min(suspect.score, 0.4) + 0.09 * hint
+        suspects[index] = suspect._replace(score=room, reason="; ".join(reasons))
+
+
+def _stands_out(catalog: Catalog, stands: Standing, index: int) -> str:
+    classes = len(catalog.classes)
+    k = int(stands.group[index])
+    among = (
+        f"those with {catalog.classes[k]} from those without"
+        if k < classes
+        else f"those without {catalog.classes[k - classes]}"
+    )
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in zip(STATISTICS, stands.scores[index], strict=True))
+    return f"stands out in the model's features among {among} ({scores})"
+
+
+def find_stamp(
+    image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int, int] | None = None, soft: float = SOFT
+) -> tuple[int, int] | None:
     """Where a stamp is, exactly and set off from what surrounds it, however faintly: row and column, or None.
 
     Args:
         image: uint8 [H, W].
         stamp: uint8 [h, w].
         at: the only place to look at; else everywhere, and of several places the one that is set off most.
+        soft: grey levels by which it must be set off.
     """
     height, width = stamp.shape
     room = image.shape[0] - height + 1, image.shape[1] - width + 1
@@ -230,7 +326,7 @@ def find_stamp(image: NDArray[np.uint8], stamp: NDArray[np.uint8], at: tuple[int
         places = [at] if there and np.array_equal(image[row : row + height, column : column + width], stamp) else []
     strength = {place: _set_off(image, place, stamp.shape) for place in places}
     best = max(strength, key=strength.__getitem__, default=None)
-    return best if best is not None and strength[best] >= SOFT else None
+    return best if best is not None and strength[best] >= soft else None
 
 
 def _set_off(image: NDArray[np.uint8], place: tuple[int, int], shape: tuple[int, ...]) -> float:

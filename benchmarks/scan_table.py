@@ -1,0 +1,176 @@
+"""How well `petechia scan` finds what `petechia poison` did, attack by attack: `python -m benchmarks.scan_table --help`."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import math
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import stats
+
+import petechia
+from petechia.data import open_source
+from petechia.detect.scan.files import summary_of, suspects_table
+from petechia.detect.scan.suspects import scan
+
+SOURCES = ("phantom:images=2000,size=256",)
+RATES = (0.01, 0.05, 0.4)
+FALSE = 0.01  # share of the clean images that may rank above the images that are counted as found
+Attack = dict[str, Any]
+
+
+class Outcome(NamedTuple):
+    """Of one scan of one poisoned dataset.
+
+    Attributes:
+        triggered: images that carry the trigger.
+        hidden: how many of them have the same pixels as before, because those under the stamp had its grey level.
+        flagged: triggered images that were flagged.
+        clean: the other images.
+        false: of these, flagged.
+        ranked: triggered images that rank above all but `FALSE` of the clean ones; ties count against them.
+        named: whether the first stamp in the report has the trigger's size, place and class.
+    """
+
+    triggered: int
+    hidden: int
+    flagged: int
+    clean: int
+    false: int
+    ranked: int
+    named: bool
+
+
+def attacks(sizes: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Attack]:
+    """Every size at the centre, at a given and at a random place, black and white in turn, in both modes, at every rate."""
+    places = ("center", "random", [70, 90])
+    for mode, rate in itertools.product(("append", "replace"), rates):
+        for n, (size, place) in enumerate(itertools.product(sizes, places)):
+            value = 255 * (n % 2)
+            yield {"trigger": {"size": size, "location": place, "value": value}, "rate": rate, "mode": mode}
+
+
+def judged(source: str, attack: Attack, folder: Path) -> Outcome:
+    """Poison a dataset, scan the copy, and compare with the plan, which the scan does not see."""
+    petechia.poison({"data": source, "attack": attack}, folder)
+    truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
+    (folder / "poison.parquet").unlink()
+    found = scan(open_source(f"nih:{folder}"))
+    table = suspects_table(found)
+    bad = table["id"].is_in(truth["id"].implode())
+    flagged = table["flagged"]
+    return Outcome(
+        triggered=len(truth),
+        hidden=hidden(source, truth, attack["trigger"]),
+        flagged=int((flagged & bad).sum()),
+        clean=int((~bad).sum()),
+        false=int((flagged & ~bad).sum()),
+        ranked=ranked(table["score"].to_numpy(), bad.to_numpy()),
+        named=named(summary_of(found), attack),
+    )
+
+
+def hidden(source: str, truth: pl.DataFrame, trigger: dict[str, Any]) -> int:
+    """Triggered images that are what they were."""
+    catalog = open_source(source)
+    rows = np.flatnonzero(np.isin(catalog.ids, truth["source"].to_numpy()))
+    places = dict(zip(truth["source"], zip(truth["row"], truth["column"], strict=True), strict=True))
+    count = 0
+    for row, image in zip(rows.tolist(), catalog.reader.read(rows), strict=True):
+        assert isinstance(image, np.ndarray)
+        top, left = places[str(catalog.ids[row])]
+        box = image[top : top + trigger["size"], left : left + trigger["size"]]
+        count += bool((box == trigger["value"]).all())
+    return count
+
+
+def ranked(scores: NDArray[np.float64], bad: NDArray[np.bool_]) -> int:
+    """Triggered images whose score is above that of all but `FALSE` of the clean images, and above 0."""
+    clean = np.sort(scores[~bad])[::-1]
+    threshold = clean[min(int(FALSE * len(clean)), len(clean) - 1)]
+    return int((scores[bad] > max(threshold, 0)).sum())
+
+
+def named(content: dict[str, Any], attack: Attack) -> bool:
+    """Whether the first stamp told is the trigger."""
+    trigger = attack["trigger"]
+    if not content["stamps"]:
+        return False
+    stamp = content["stamps"][0]
+    fixed = trigger["location"] != "random"
+    size = (stamp["height"], stamp["width"]) == (trigger["size"], trigger["size"])
+    place = trigger["location"] in ("center", "random") or [stamp["row"], stamp["column"]] == trigger["location"]
+    return bool(size and place and (stamp["row"] is not None) == fixed and stamp["label"].startswith("Atelectasis"))
+
+
+def interval(hits: int, of: int) -> str:
+    """A share and its 95 % interval (Wilson)."""
+    if not of:
+        return "–"
+    found = stats.binomtest(hits, of).proportion_ci(method="wilson")
+    low, high = (math.floor(1000 * found.low) / 1000, math.ceil(1000 * found.high) / 1000)
+    return f"{hits}/{of} = {hits / of:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def as_files(source: str, folder: Path) -> str:
+    """A source whose images are files: drawn phantoms are written once, not once an attack."""
+    if source.startswith("nih:"):
+        return source
+    petechia.poison({"data": source, "attack": {"rate": 0}}, folder)
+    (folder / "poison.parquet").unlink()
+    return f"nih:{folder}"
+
+
+def row_of(source: str, attack: Attack, one: Outcome) -> dict[str, Any]:
+    """A line of the table."""
+    trigger = attack["trigger"]
+    shown = {"trigger", "size", "location", "value", "rate", "mode"}
+    rest = {key: value for key, value in (trigger | attack).items() if key not in shown}
+    return {
+        "data": source,
+        "mode": attack["mode"],
+        "rate": attack["rate"],
+        "size": trigger["size"],
+        "place": str(trigger["location"]),
+        "value": trigger["value"],
+        "else": ", ".join(f"{key} {value}" for key, value in rest.items()),
+        **one._asdict(),
+        "recall": interval(one.flagged, one.triggered),
+        "false positives": interval(one.false, one.clean),
+        "recall at 1 %": interval(one.ranked, one.triggered),
+    }
+
+
+def main() -> None:
+    """Print a line for every attack and write them all as CSV."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", action="append", help=f"a data source; repeatable. Else {', '.join(SOURCES)}.")
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 2, 3, 4])
+    parser.add_argument("--rates", type=float, nargs="+", default=list(RATES))
+    parser.add_argument("--mode", choices=("append", "replace"), action="append")
+    parser.add_argument("--out", type=Path, default=Path("scan-table.csv"))
+    given = parser.parse_args()
+    rows = []
+    for source in given.data or SOURCES:
+        with tempfile.TemporaryDirectory() as name:
+            files = as_files(source, Path(name) / "clean")
+            untouched = scan(open_source(files))
+            print(f"{source}: untouched, {sum(one.flagged for one in untouched.suspects)} of {len(untouched.suspects)} flagged")
+            for n, attack in enumerate(attacks(tuple(given.sizes), tuple(given.rates))):
+                if given.mode and attack["mode"] not in given.mode:
+                    continue
+                with tempfile.TemporaryDirectory(dir=name) as copy:
+                    rows.append(row_of(source, attack, judged(files, attack, Path(copy) / "copy")))
+                print(n, *list(rows[-1].values())[1:], flush=True)
+                pl.DataFrame(rows).write_csv(given.out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Looking for twins and stamps against decoding alone: the same files, the same threads."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from benchmarks.preparing import files
+from benchmarks.timing import Timing, rates
+from petechia.data import Catalog
+from petechia.data.prepare import in_parallel
+from petechia.detect.scan.suspects import scan
+
+
+def decoded(catalog: Catalog) -> int:
+    """Every image at native size, on all cores."""
+
+    def work(rows: NDArray[np.intp]) -> list[bool]:
+        return [isinstance(image, np.ndarray) for image in catalog.reader.read(rows)]
+
+    return sum(in_parallel(work, len(catalog)))
+
+
+def scanned(catalog: Catalog) -> int:
+    """The whole scan, without a model."""
+    return len(scan(catalog).suspects)
+
+
+def compared(catalog: Catalog, rounds: int = 5) -> dict[str, Timing]:
+    """Images a second of both, in turns."""
+    return rates({"decoding": lambda: decoded(catalog), "scan": lambda: scanned(catalog)}, rounds)
+
+
+def run(rounds: int = 5) -> dict[str, Timing]:
+    """On phantoms of 1024 x 1024 pixels as PNG files."""
+    with tempfile.TemporaryDirectory() as name:
+        return compared(files(Path(name)), rounds)
