@@ -226,6 +226,10 @@ def scan(
     clean_to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A new folder for the dataset without what is flagged.")
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="A classifier, trained on the images or not; its features add to the ranking."),
+    ] = None,
     missing: Missing = None,
     on_error: OnError = None,
 ) -> None:
@@ -239,9 +243,15 @@ def scan(
         for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
             if folder is not None:
                 refuse_existing(folder, option)
+        classifier = None
+        if model is not None:
+            from petechia.compute import Compute
+            from petechia.detect.outside import open_classifier
+
+            classifier = open_classifier(model, Compute().open())
         catalog = open_source(source, _one_of(missing, "--missing"))
         with ConsoleProgress(console).live() as progress:
-            found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress.steps(len(catalog)))
+            found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress.steps(len(catalog)), classifier)
         print_scan(console, write_scan(found, out), out)
         if clean_to is not None:
             console.print(f"Clean dataset: {clean_to}, {write_clean(found, clean_to):,} images", soft_wrap=True)

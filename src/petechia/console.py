@@ -214,6 +214,13 @@ def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
             size = f"{one['height']} x {one['width']}"
             table.add_row(size, f"{one['images']:,}", place, escape(one["label"]), *shares, f"{one['p_value']:.1g}")
         console.print(table)
+    if content["leaning"]:
+        shown = ", ".join(
+            f"{one['height']} x {one['width']} on {one['images']:,} images to {one['label']}" for one in content["leaning"][:3]
+        )
+        console.print(
+            f"Patterns that lean to a label, as markers and devices may: {escape(shown)}. None is flagged.", soft_wrap=True
+        )
     console.print(
         f"{content['images']:,} images: {content['twins']:,} pairs that differ in a small box alone, "
         f"{content['duplicates']:,} exact duplicates, {content['unread']:,} that cannot be decoded.",
