@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 from art.estimators.poison_mitigation.strip import STRIPMixin
 from scipy.stats import entropy
+from torch import Tensor
 
 from benchmarks.peers.measures import FPR, Scores, of_images, share
-from benchmarks.peers.views import Floats, SingleLabel
+from benchmarks.peers.views import Floats, SingleLabel, one_of
 from petechia.detect.classifier import Classifier
 
 OVERLAYS = 20  # images that each is blended with; ART's own number
@@ -20,35 +22,33 @@ def judge(classifier: Classifier, fitted: Floats, clean: Floats, triggered: Floa
 
     Returns:
         "ART": by its entropy, which is over the blends of one image, class by class; "as published": by Gao et al.'s, which
-        is over the classes, blend by blend.
+        is over the classes, blend by blend; both also "with none" as a further class.
     """
     np.random.seed(0)  # what ART draws from
     victim = SingleLabel(classifier)
     defended = STRIPMixin(victim.predict, num_samples=OVERLAYS, false_acceptance_rate=FPR)
     defended.nb_classes = victim.nb_classes
     defended.mitigate(fitted)
-    answers = {"fitted": _blends(victim)}
-    abstained = {}
-    for name, images in (("clean", clean), ("triggered", triggered)):
+    answers = [_blends(victim)]
+    abstained = []
+    for images in (clean, triggered):
         verdicts = defended.predict(images)
-        abstained[name] = share(int((verdicts == 0).all(axis=1).sum()), len(images))
-        answers[name] = _blends(victim)[1:]  # the first are those of the images themselves
-    result = {"ART": _measures(answers, over="blends"), "as published": _measures(answers, over="classes")}
-    result["ART"] |= {"own_tpr": abstained["triggered"], "own_fpr": abstained["clean"]}
+        abstained.append(share(int((verdicts == 0).all(axis=1).sum()), len(images)))
+        answers.append(_blends(victim)[1:])  # the first are those of the images themselves
+    result = {}
+    for name, axis in (("ART", 0), ("as published", 1)):
+        result[name] = of_images(*(_suspicion(given, axis) for given in answers))
+        result[f"{name}, with none"] = of_images(*(_suspicion(map(one_of, given), axis) for given in answers))
+    result["ART"] |= {"own_fpr": abstained[0], "own_tpr": abstained[1]}
     return result
 
 
-def _blends(victim: SingleLabel) -> list[Floats]:
+def _blends(victim: SingleLabel) -> list[Tensor]:
     found, victim.answers = victim.answers, []
     return found
 
 
-def _measures(answers: dict[str, list[Floats]], over: str) -> dict[str, Any]:
-    suspicion = {name: np.array([-_entropy(one, over) for one in found]) for name, found in answers.items()}
-    scores: tuple[Scores, Scores, Scores] = (suspicion["fitted"], suspicion["clean"], suspicion["triggered"])
-    return of_images(*scores)
-
-
-def _entropy(answer: Floats, over: str) -> float:
-    """Of the answers to one image's blends, float32 [OVERLAYS, K]."""
-    return float(np.sum(entropy(answer, base=2, axis=0 if over == "blends" else 1)) / len(answer))
+def _suspicion(answers: Iterable[Tensor], axis: int) -> Scores:
+    """Negative entropies of the answers to each image's blends, logits [OVERLAYS, K]."""
+    found = (entropy(answer.softmax(dim=1).numpy(), base=2, axis=axis).sum() for answer in answers)
+    return -np.array(list(found)) / OVERLAYS

@@ -19,6 +19,8 @@ FILTERED = [
 IMAGES = [
     ("STRIP", "ART"),
     ("STRIP", "as published"),
+    ("STRIP", "ART, with none"),
+    ("STRIP", "as published, with none"),
     ("SentiNet", "BackdoorBench"),
     ("SentiNet", "boundary"),
     ("SentiNet", "fooled alone"),
@@ -92,8 +94,8 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _each(models: Models, ours: Ours) -> Iterator[str]:
-    shown = [("training set", name, "all classes") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:4]]
-    titles = ["activation", "spectral", "STRIP (ART)", "STRIP", "SentiNet (BackdoorBench)", "SentiNet (boundary)"]
+    shown = [("training set", name, "all classes") for name in ("activation", "spectral")] + [(*one, "") for one in IMAGES[:-1]]
+    titles = ["activation", "spectral", *(f"{peer}, {rule}" for peer, rule in IMAGES[:-1])]
     titles += ["Neural Cleanse: target's index; flagged"]
     added = [name for name in ("screen", "audit") if any(name in one for one in ours.values())]
     titles += [f"petechia {name}" for name in added]

@@ -49,19 +49,19 @@ class SingleLabel:
 
     Attributes:
         nb_classes: K.
-        answers: all that `predict` has given, call by call.
+        answers: the logits behind all that `predict` has given, call by call.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.nb_classes = len(classifier.classes)
-        self.answers: list[Floats] = []
+        self.answers: list[Tensor] = []
         self._classifier = classifier
 
     def predict(self, x: Floats) -> Floats:
         """Probabilities, float32 [N, K]."""
-        answer: Floats = self._classifier.logits(torch.from_numpy(np.asarray(x, np.float32))).softmax(dim=1).numpy()
-        self.answers.append(answer)
-        return answer
+        logits = self._classifier.logits(torch.from_numpy(np.asarray(x, np.float32)))
+        self.answers.append(logits)
+        return logits.softmax(dim=1).numpy()
 
 
 class Featured:
