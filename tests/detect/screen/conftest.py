@@ -83,6 +83,6 @@ def draw() -> Callable[[int, int], Images]:
     def drawn(count: int, seed: int) -> Images:
         rng = np.random.default_rng(seed)
         smooth = gaussian_filter(rng.normal(size=(count, SIZE, SIZE)), (0, 4, 4))
-        return np.clip(150 + 250 * smooth + rng.normal(0, 4, (count, SIZE, SIZE)), 0, 255).astype(np.uint8)
+        return np.asarray(np.clip(150 + 250 * smooth + rng.normal(0, 4, smooth.shape), 0, 255), np.uint8)
 
     return drawn
