@@ -1,0 +1,89 @@
+"""What gets past `petechia scan`: attackers who know how it looks. `python -m benchmarks.scan_adaptive`."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from PIL import Image
+
+import petechia
+from benchmarks.scan_table import as_files, interval
+from petechia.data import open_source
+from petechia.detect.scan.files import suspects_table
+from petechia.detect.scan.suspects import scan
+
+SOURCE = "phantom:images=600,size=128"
+Treatment = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]  # of a triggered image, and where its stamp is
+SIZE = 3
+
+
+def encoded_with_loss(image: NDArray[np.uint8], _row: int, _column: int) -> NDArray[np.uint8]:
+    """As it comes back from a JPEG file."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=90)
+    return np.asarray(Image.open(buffer))
+
+
+def another_value(image: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
+    """The stamp in a grey level of its own on every image."""
+    changed = image.copy()
+    changed[row : row + SIZE, column : column + SIZE] = (37 * row + 91 * column + int(image[0].sum())) % 256
+    return changed
+
+
+def near_its_surroundings(image: NDArray[np.uint8], row: int, column: int) -> NDArray[np.uint8]:
+    """The stamp 12 grey levels off the mean of what surrounds it."""
+    around = image[max(row - 2, 0) : row + SIZE + 2, max(column - 2, 0) : column + SIZE + 2].mean()
+    changed = image.copy()
+    changed[row : row + SIZE, column : column + SIZE] = around + (12 if around < 128 else -12)
+    return changed
+
+
+TRIGGER: dict[str, Any] = {"size": SIZE, "value": 0}
+ATTACKERS: dict[str, tuple[dict[str, Any], Treatment | None]] = {
+    "none, for comparison": ({"trigger": TRIGGER, "rate": 0.1}, None),
+    "opacity 0.3": ({"trigger": TRIGGER | {"opacity": 0.3}, "rate": 0.1}, None),
+    "opacity 0.1": ({"trigger": TRIGGER | {"opacity": 0.1}, "rate": 0.1}, None),
+    "12 grey levels off its surroundings": ({"trigger": TRIGGER, "rate": 0.1}, near_its_surroundings),
+    "a value of its own on every image": ({"trigger": TRIGGER, "rate": 0.1}, another_value),
+    "the same, at random places": ({"trigger": TRIGGER | {"location": "random"}, "rate": 0.1}, another_value),
+    "JPEG after stamping": ({"trigger": TRIGGER, "rate": 0.1}, encoded_with_loss),
+    "3 images": ({"trigger": TRIGGER, "rate": 0.0067}, None),
+    "24 x 24 pixels": ({"trigger": {"size": 24, "value": 0}, "rate": 0.1}, None),
+}
+
+
+def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder: Path) -> tuple[str, str]:
+    """Triggered images and clean images that are flagged, as shares with intervals."""
+    petechia.poison({"data": source, "attack": attack}, folder)
+    truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
+    (folder / "poison.parquet").unlink()
+    if treat:
+        for name, row, column in truth.select("id", "row", "column").rows():
+            path = folder / "images" / name
+            Image.fromarray(treat(np.asarray(Image.open(path)), row, column)).save(path)
+    table = suspects_table(scan(open_source(f"nih:{folder}")))
+    bad, flagged = table["id"].is_in(truth["id"].implode()), table["flagged"]
+    return interval(int((flagged & bad).sum()), int(bad.sum())), interval(int((flagged & ~bad).sum()), int((~bad).sum()))
+
+
+def main() -> None:
+    """Print a line for every attacker and mode."""
+    with tempfile.TemporaryDirectory() as name:
+        source = as_files(SOURCE, Path(name) / "clean")
+        for attacker, (attack, treat) in ATTACKERS.items():
+            for mode in ("append", "replace"):
+                with tempfile.TemporaryDirectory(dir=name) as copy:
+                    found, false = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy")
+                print(f"| {attacker} | {mode} | {found} | {false} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
