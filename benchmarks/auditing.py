@@ -16,7 +16,16 @@ from numpy.typing import NDArray
 
 from petechia.compute import Compute, Machine
 from petechia.detect.audit.audit import Recovered, audit
-from petechia.detect.audit.verdict import LEVEL, STAMPS, TRIGGERS, Null, either, stamp_evidence, trigger_evidence
+from petechia.detect.audit.verdict import (
+    LEVEL,
+    Null,
+    contrasts,
+    either,
+    stamp_p_values,
+    strengths,
+    trigger_evidence,
+    trigger_p_values,
+)
 from petechia.zoo.specimens import Specimen, specimens
 
 Values = NDArray[np.float64]
@@ -56,16 +65,14 @@ def _recovered(one: Recovered) -> dict[str, Any]:
     return {"stamp": one.stamp._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
 
 
-def evidence(row: dict[str, Any]) -> tuple[Values, Values]:
-    """Of stamps and of reconstructed triggers, for each class."""
-    gains, spread = (np.array(row[key], np.float32) for key in ("gains", "spread"))
-    return stamp_evidence(gains[None], spread), trigger_evidence(np.array(row["sizes"], np.float64))
-
-
 def p_values(row: dict[str, Any]) -> Values:
     """As the audit has them."""
-    stamps, triggers = evidence(row)
-    return either(STAMPS.p_values(stamps), TRIGGERS.p_values(triggers))
+    gains, spread, sizes = _arrays(row)
+    return either(stamp_p_values(gains, spread), trigger_p_values(sizes))
+
+
+def _arrays(row: dict[str, Any]) -> tuple[Any, Any, Values]:
+    return np.array(row["gains"], np.float32), np.array(row["spread"], np.float32), np.array(row["sizes"], np.float64)
 
 
 def _off(row: dict[str, Any], name: str) -> float:
@@ -75,11 +82,14 @@ def _off(row: dict[str, Any], name: str) -> float:
     return float(max(abs(a - (b + trigger["size"] / 2)) for a, b in zip(mine, trigger["place"], strict=True)))
 
 
-def calibrate(rows: list[dict[str, Any]]) -> tuple[Null, Null]:
+def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
     """The nulls of `petechia.detect.audit.verdict`, from the clean models among these."""
-    strongest = [[float(each.max()) for each in evidence(row)] for row in rows if row["arm"] == "control"]
-    stamps, triggers = zip(*strongest, strict=True)
-    return Null.of(list(stamps), LEAST), Null.of(list(triggers), LEAST)
+    strongest: dict[str, list[float]] = {"STRENGTH": [], "CONTRAST": [], "TRIGGER": []}
+    for gains, spread, sizes in (_arrays(row) for row in rows if row["arm"] == "control"):
+        strength = strengths(gains, spread)
+        for name, values in zip(strongest, (strength, contrasts(strength), trigger_evidence(sizes)), strict=True):
+            strongest[name].append(float(values.max()))
+    return {name: Null.of(values, LEAST) for name, values in strongest.items()}
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
@@ -126,7 +136,7 @@ def main() -> None:
             print(f"{specimen.name} {specimen.arm}: p {p_values(rows[-1]).min():.2g}, {rows[-1]['seconds']:.0f} s", flush=True)
     print("\n".join(table(rows)))
     if sum(row["arm"] == "control" for row in rows) > 2:
-        print("Nulls of these clean models, stamps and triggers:", *calibrate(rows))
+        print("\nNulls of these clean models:", calibrate(rows))
 
 
 if __name__ == "__main__":

@@ -289,7 +289,8 @@ def audit(
             progress.phase("reading clean images", images)
             collection = read_collection(clean, classifier.preprocess, images, progress.advance)
             found = examine(classifier, collection.images, STEPS if steps is None else steps, progress.steps(0))
-        origin = Origin(model, sha256(Path(model)) if Path(model).is_file() else None, ", ".join(clean))
+        file = Path(model)
+        origin = Origin(file.name, sha256(file), ", ".join(clean)) if file.is_file() else Origin(model, None, ", ".join(clean))
         print_audit(console, write_audit(found, origin, out), out)
         if found.backdoor:
             raise typer.Exit(3)

@@ -23,6 +23,7 @@ from petechia.files import building
 from petechia.report.html import page_template
 
 WIDE = 320  # pixels a side of a picture, at least
+RING = (255, 64, 64)  # colour of the frame around a stamp
 AROUND = 6  # pixels around a stamp in its close view
 LIMITS = (
     "This audit looks for small square stamps of one grey level, and for the smallest changes of any shape that move a class. "
@@ -180,13 +181,28 @@ def _section(found: Audit, finding: Finding, content: dict[str, Any]) -> dict[st
 
 
 def _pictures(image: NDArray[np.uint8], recovered: Recovered) -> dict[str, bytes]:
-    stamped = _stamped(image, recovered.stamp)
     large = _enlarged(image)
     return {
-        "stamped": encode_png(_enlarged(stamped)),
+        "stamped": encode_png(_framed(image, recovered.stamp)),
         "close": encode_png(_close(image, recovered.stamp)),
         "heat": encode_png(overlay(large, np.maximum(recovered.heat, 0))),
     }
+
+
+def _framed(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
+    """The stamp on a clean image, with a frame two pixels of the image away from it, in colour."""
+    large = np.repeat(_enlarged(_stamped(image, stamp))[..., None], 3, axis=2)
+    factor = len(large) // len(image)
+    top, left = (max(0, (start - 2) * factor) for start in (stamp.row, stamp.column))
+    bottom, right = (min(len(large), (start + stamp.size + 2) * factor) - 1 for start in (stamp.row, stamp.column))
+    for rows, columns in (
+        (slice(top, top + 2), slice(left, right)),
+        (slice(bottom - 2, bottom), slice(left, right)),
+        (slice(top, bottom), slice(left, left + 2)),
+        (slice(top, bottom), slice(right - 2, right)),
+    ):
+        large[rows, columns] = RING
+    return large
 
 
 def _stamped(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
-from petechia.detect.audit.verdict import LEVEL, STAMPS, TRIGGERS, either, stamp_evidence, trigger_evidence
+from petechia.detect.audit.verdict import LEVEL, either, stamp_p_values, trigger_p_values
 from petechia.detect.classifier import Classifier
 from petechia.detect.scan.stamps import find_families
 from petechia.detect.scan.traces import find_spots
@@ -142,10 +142,10 @@ def audit(
         raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
     carriers = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(CARRIERS, len(clean))).round().astype(int)])
     response = stamp_response(classifier, carriers, done=lambda images: progress("stamping", images))
-    stamp_p = STAMPS.p_values(stamp_evidence(response.gains, spread.numpy()))
+    stamp_p = stamp_p_values(response.gains.max(axis=0), spread.numpy())
     raising, lowering = _rebuilt(classifier, carriers, spread, steps, progress)
     sizes = np.array([one.size for one in raising])
-    trigger_p = TRIGGERS.p_values(trigger_evidence(sizes)) if raising else np.full(len(stamp_p), np.nan)
+    trigger_p = trigger_p_values(sizes) if raising else np.full(len(stamp_p), np.nan)
     p_values = either(stamp_p, trigger_p)
     findings = []
     for label, name in enumerate(classifier.classes):

@@ -13,11 +13,11 @@ from torch.nn import functional
 
 from petechia.detect.classifier import Classifier
 
-STEPS = 120
+STEPS = 100
 AT_A_TIME = 4  # carriers a step
 RATE = 0.1  # of Adam
 START = -4.0  # of the mask, before the sigmoid: 2 % opaque everywhere
-WANTED = 4.0  # by how many standard deviations of a class's clean logits it is to be moved
+WANTED = 6.0  # by how many standard deviations of a class's clean logits it is to be moved
 ENOUGH = 0.95  # share of carriers that must be moved
 WEIGHT, GROWTH = 0.02, 1.15  # of the mask's size in the loss, and by how much it changes every step
 GOALS_AT_A_TIME = 32

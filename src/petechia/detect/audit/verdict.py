@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 LEVEL = 0.01  # probability that a clean model is flagged
-LEAST = 1e-3  # of a strength
+LEAST = 1e-3  # of a strength, before the logarithm
+FEWEST = 4  # classes that can be compared with each other
 
 
 class Null(NamedTuple):
@@ -42,27 +43,45 @@ class Null(NamedTuple):
 
 
 # Measured on the clean models of the zoo's half for tuning: `python -m benchmarks.auditing ZOO --half tune`.
-STAMPS = Null(0.75, 0.2, 7)
-TRIGGERS = Null(-2.8, 0.4, 7)
+STRENGTH = Null(1.25, 0.2, 7)
+CONTRAST = Null(0.75, 0.2, 7)
+TRIGGER = Null(-4.5, 0.8, 7)
 
 
-def stamp_evidence(gains: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How strongly each class answers to its best stamp.
-
-    The highest gain is taken in standard deviations of the class's clean logits, and compared with that of the model's median
-    class, as the logarithm of their ratio: every class answers a little to the best of thousands of stamps, and how much
-    differs from model to model. Of an even number of classes the lower of the middle two counts, so that one backdoor in
-    two classes shows.
+def strengths(gains: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float64]:
+    """How strongly each class answers to its best stamp: the logarithm of the gain in standard deviations.
 
     Args:
-        gains: float32 [S, K], of stamps.
-        spread: float32 [K], the standard deviations.
+        gains: float32 [K], the highest gains of the logits.
+        spread: float32 [K], standard deviations of the clean logits.
 
     Returns:
         float64 [K].
     """
-    strength = np.maximum(gains.max(axis=0) / np.maximum(spread, LEAST), LEAST).astype(np.float64)
-    return np.asarray(np.log(strength) - np.log(np.quantile(strength, 0.5, method="lower")))
+    return np.asarray(np.log(np.maximum(gains / np.maximum(spread, LEAST), LEAST)).astype(np.float64))
+
+
+def contrasts(strength: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How far each class's strength is above that of the model's median class.
+
+    Every class answers a little to the best of thousands of stamps, and on small images to any; what one class does beyond the
+    others is its own. Of an even number of classes the lower of the middle two counts. With fewer than `FEWEST` classes there
+    is no usual one, and it is NaN.
+    """
+    if len(strength) < FEWEST:
+        return np.full(len(strength), np.nan)
+    return np.asarray(strength - np.quantile(strength, 0.5, method="lower"))
+
+
+def stamp_p_values(gains: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float64]:
+    """For each class, whether it stands out from clean models and, too, from the other classes of its own; as `strengths`."""
+    strength = strengths(gains, spread)
+    return np.asarray(np.fmax(STRENGTH.p_values(strength), CONTRAST.p_values(contrasts(strength))))
+
+
+def trigger_p_values(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """For each class, whether its reconstructed trigger is smaller than those of clean models; infinite where there is none."""
+    return TRIGGER.p_values(trigger_evidence(sizes))
 
 
 def trigger_evidence(sizes: NDArray[np.float64]) -> NDArray[np.float64]:

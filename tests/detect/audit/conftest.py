@@ -1,0 +1,56 @@
+"""A model whose backdoor is written by hand, so that every answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from petechia.compute import Compute
+from petechia.data import Preprocess
+from petechia.detect.classifier import Classifier
+
+SIDE = 32
+CLASSES = ("Target", "Bright", "Upper", "Left", "Even")
+ROW, COLUMN, SIZE = 9, 20, 3  # of the black square that makes the model say "Target"
+Images = NDArray[np.uint8]
+
+
+class ByHand(nn.Module):
+    """Every class is a mean grey level of some part; "Target" also is a black square in its place, or any place."""
+
+    def __init__(self, backdoored: bool = True, anywhere: bool = False) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(60.0 if backdoored else 0.0))
+        self.anywhere = anywhere
+
+    def forward(self, images: Tensor) -> Tensor:
+        grey = images[:, 0]
+        squares = nn.functional.avg_pool2d(images, SIZE, 1)[:, 0]
+        square = squares.amin(dim=(1, 2)) if self.anywhere else squares[:, ROW, COLUMN]
+        parts = (grey, grey[:, 8:24, 8:24], grey[:, : SIDE // 2], grey[:, :, : SIDE // 2], grey[:, ::2])
+        means = torch.stack([part.mean(dim=(1, 2)) for part in parts], dim=1)
+        logits = 10 * means - 8
+        dark = self.strength * nn.functional.softplus(0.25 - square, beta=8)
+        return torch.cat([logits[:, :1] + dark[:, None], logits[:, 1:]], dim=1)
+
+
+def opened(network: nn.Module, blind: bool = False) -> Classifier:
+    machine = Compute(threads=1, precision="fp32", device="cpu").open()
+    return Classifier("by hand", CLASSES, Preprocess(size=SIDE), network.eval(), machine, None if blind else network)
+
+
+@pytest.fixture(scope="session")
+def clean() -> Images:
+    """Grey images of different brightness, with noise."""
+    rng = np.random.default_rng(0)
+    level = rng.normal(150, 20, (60, 1, 1)) + rng.normal(0, 10, (60, SIDE, SIDE))
+    return np.clip(level, 80, 255).astype(np.uint8)
+
+
+def stamped(images: Images) -> Images:
+    found = images.copy()
+    found[:, ROW : ROW + SIZE, COLUMN : COLUMN + SIZE] = 0
+    return found

@@ -1,0 +1,85 @@
+import numpy as np
+import torch
+
+from petechia.detect.audit.response import (
+    SIZES,
+    VALUES,
+    Stamp,
+    _groups,
+    all_stamps,
+    gains_of,
+    naive_response,
+    put,
+    refine,
+    response_map,
+    stamp_response,
+)
+from tests.detect.audit.conftest import COLUMN, ROW, SIDE, SIZE, ByHand, Images, opened
+
+
+def test_stamps_are_put_as_a_loop_puts_them(clean: Images) -> None:
+    carriers = opened(ByHand()).tensor(clean[:3])
+    groups = [[Stamp(0, 0, 2, 255), Stamp(20, 5, 3, 128)], [Stamp(29, 29, 3, 0)]]
+    slow = torch.stack([carriers.clone() for _ in groups])
+    for number, group in enumerate(groups):
+        for row, column, size, value in group:
+            for r in range(row, row + size):
+                for c in range(column, column + size):
+                    slow[number, :, :, r, c] = value / 255
+    assert torch.equal(put(carriers, groups), slow)
+
+
+def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
+    groups = list(_groups(64, SIZES, VALUES))
+    members = [stamp for group in groups for stamp in group]
+    assert len(members) == len(set(members))
+    assert set(members) == set(all_stamps(64))
+    for group in groups[::97]:
+        for one in group:
+            gaps = [max(abs(one.row - other.row), abs(one.column - other.column)) - one.size for other in group if other != one]
+            assert min(gaps) >= 11
+
+
+def test_gains_are_medians_over_the_carriers(clean: Images) -> None:
+    classifier = opened(ByHand())
+    carriers = classifier.tensor(clean[:5])
+    before = classifier.logits(carriers)
+    group = [Stamp(ROW, COLUMN, SIZE, 0)]
+    slow = [
+        np.median([float(classifier.logits(put(carriers[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)])
+        for k in range(5)
+    ]
+    np.testing.assert_allclose(gains_of(classifier, carriers, before, [group], lambda _: None)[0], slow, atol=1e-5)
+
+
+def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_work(clean: Images) -> None:
+    classifier = opened(ByHand())
+    carriers = classifier.tensor(clean[:24])
+    told: list[int] = []
+    kinds = (1, 3), (0, 255)
+    quick = stamp_response(classifier, carriers, *kinds, done=told.append)
+    naive = naive_response(classifier, carriers, *kinds)
+    assert quick.best(0)[1] == naive.best(0)[1]
+    assert naive.best(0)[0] in quick.stamps
+    assert 10 * quick.passes < naive.passes
+    assert sum(told) == quick.passes
+
+
+def test_a_found_stamp_is_made_precise(clean: Images) -> None:
+    classifier = opened(ByHand())
+    carriers = classifier.tensor(clean[:24])
+    for found in (Stamp(ROW - 1, COLUMN - 1, 5, 0), Stamp(ROW - 2, COLUMN, 5, 0), Stamp(ROW, COLUMN, 3, 0)):
+        assert refine(classifier, carriers, 0, found) == Stamp(ROW, COLUMN, SIZE, 0)
+
+
+def test_a_map_of_responses_has_the_gain_of_each_place(clean: Images) -> None:
+    classifier = opened(ByHand())
+    carriers = classifier.tensor(clean[:4])
+    kind = Stamp(ROW, COLUMN, SIZE, 0)
+    found = response_map(classifier, carriers, 0, kind, cells=10)
+    step = -(-(SIDE - SIZE + 1) // 10)
+    assert found.shape == (10, 10)
+    assert int(found.argmax()) == ROW // step * 10 + COLUMN // step
+    before = classifier.logits(carriers)
+    corner = kind._replace(row=ROW % step, column=COLUMN % step)
+    assert found[0, 0] == gains_of(classifier, carriers, before, [[corner]], lambda _: None)[0, 0]

@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from petechia.detect.audit.verdict import FEWEST, Null, contrasts, either, stamp_p_values, strengths, trigger_p_values
+
+
+def test_p_values_of_one_more_model_are_uniform() -> None:
+    rng = np.random.default_rng(0)
+    found = []
+    for _ in range(4000):
+        models = rng.normal(1.3, 0.4, 6)
+        null = Null.of(models[:5].tolist(), least=0)
+        found.append(float(null.p_values(models[5:])[0]))
+    assert stats.kstest(found, "uniform").pvalue > 0.01
+
+
+def test_few_models_alike_by_luck_do_not_make_a_sharp_null() -> None:
+    assert Null.of([1.0, 1.0, 1.0], least=0.2) == Null(1.0, 0.2, 3)
+
+
+def test_strength_is_the_gain_in_standard_deviations() -> None:
+    found = strengths(np.array([4.0, 1.0, -1.0], np.float32), np.array([2.0, 0.5, 1.0], np.float32))
+    np.testing.assert_allclose(np.exp(found), [2, 2, 1e-3])
+
+
+def test_contrast_is_against_the_median_class() -> None:
+    np.testing.assert_allclose(contrasts(np.array([1.0, 2.0, 3.0, 9.0])), [-1, 0, 1, 7])
+    assert np.isnan(contrasts(np.ones(FEWEST - 1))).all()
+
+
+def test_a_class_must_stand_out_from_clean_models_and_from_its_own_model() -> None:
+    spread = np.ones(5, np.float32)
+    assert stamp_p_values(np.array([12, 1.6, 1.6, 1.6, 1.6], np.float32), spread)[0] < 0.01
+    assert stamp_p_values(np.array([12, 12, 12, 12, 12], np.float32), spread)[0] > 0.5  # all answer: the stamps are too large
+    assert stamp_p_values(np.array([3, 0.1, 0.1, 0.1, 0.1], np.float32), spread)[0] > 0.1  # clean models have such classes
+    assert stamp_p_values(np.array([12, 1.6], np.float32), spread[:2])[0] < 0.01  # two classes have no usual one
+
+
+def test_no_trigger_is_no_evidence() -> None:
+    assert trigger_p_values(np.array([np.inf, 4096.0]))[0] == pytest.approx(1)
+    assert trigger_p_values(np.array([0.5]))[0] < trigger_p_values(np.array([20.0]))[0]
+
+
+def test_two_tests_are_corrected_for_and_one_costs_nothing() -> None:
+    p, none = np.array([0.004, 0.8]), np.full(2, np.nan)
+    np.testing.assert_allclose(either(p, np.array([0.5, 0.9])), [0.008, 1])
+    np.testing.assert_allclose(either(p, none), p)
