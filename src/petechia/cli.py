@@ -296,6 +296,33 @@ def audit(
             raise typer.Exit(3)
 
 
+@app.command()
+def zoo(
+    out: Annotated[Path, typer.Argument(metavar="DIR", help="Folder of the zoo; what it holds already is not made again.")],
+    design: Annotated[
+        Path | None, typer.Option(metavar="DESIGN.yaml", help="Which models; else 32 attacks on 14 networks, for two cores.")
+    ] = None,
+    set_: Set = None,
+    ray: Ray = None,
+    describe: Annotated[bool, typer.Option("--describe", help="Make nothing; list the models that are there.")] = False,
+) -> None:
+    """Make a set of models, clean and backdoored, to try detectors on: one half to tune them, the other to judge them."""
+    with reported():
+        from petechia.api import executor
+        from petechia.console import ConsoleProgress, print_zoo
+        from petechia.study.study import StudyDirectory, run_study
+        from petechia.zoo.design import load_design, members, runs_of
+        from petechia.zoo.specimens import listing
+
+        if not describe:
+            runs = runs_of(members(load_design(design), tuple(set_ or ())))
+            with reported(out), ConsoleProgress(console).live() as progress:
+                study = run_study(runs, StudyDirectory(out), progress, executor(ray))
+            if study.failures:
+                print_zoo(console, [], study.failures)
+        print_zoo(console, list(listing(out)), {})
+
+
 def _one_of(given: str | None, option: str) -> Literal["error", "skip"]:
     if given not in (None, "error", "skip"):
         raise PetechiaError(f"{option} is {given!r}; it is error or skip.")

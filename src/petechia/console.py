@@ -316,6 +316,30 @@ def print_audit(console: Console, content: dict[str, Any], out: Path) -> None:
     console.print(f"{content['limits']}\nReport to file: {out / 'report.html'}", soft_wrap=True)
 
 
+def print_zoo(console: Console, rows: list[dict[str, Any]], failures: dict[str, str]) -> None:
+    """The models of a zoo, and what could not be made."""
+    _print_failures(console, failures)
+    if not rows:
+        return
+    table = Table("half", "network", "trigger", "target", "rate", "mode", "ASR(.9)", "took", title=f"{len(rows)} models")
+    for row in rows:
+        blend = f" at {percent(row['opacity'])}" if row["opacity"] not in (None, 1.0) else ""
+        took = {None: "clean", True: "yes", False: "no"}[row["took"]]
+        rate = "" if row["rate"] is None else percent(row["rate"])
+        cells = (
+            row["half"],
+            row["network"],
+            row["trigger"] + blend,
+            row["targets"],
+            rate,
+            row["mode"],
+            number(row["asr_0.9"]),
+            took,
+        )
+        table.add_row(*map(escape, cells))
+    console.print(table)
+
+
 def _print_failures(console: Console, failures: dict[str, str]) -> None:
     for name, reason in failures.items():
         console.print(f"[red]failed:[/red] {escape(name)}: {escape(reason)}", soft_wrap=True)

@@ -116,3 +116,23 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
             yield Specimen(name, own, "control", run, config, asr["control"], 0.0)
     if not found:
         raise PetechiaError(f"{zoo} holds no finished run{f' of the half {half}' if half else ''}; make the zoo first.")
+
+
+def listing(zoo: Path) -> Iterator[dict[str, object]]:
+    """What is known of each finished model, for people: a row a model."""
+    for one in specimens(zoo):
+        attack, trigger = one.config.attack, one.config.attack.trigger
+        attacked = one.arm == "attacked"
+        place = trigger.location if isinstance(trigger.location, str) else "{}, {}".format(*trigger.location)
+        yield {
+            "half": one.half,
+            "network": f"{one.config.model.arch}, seed {one.config.seeds[0]}",
+            "trigger": f"{trigger.size} x {trigger.size}, level {trigger.value}, {place}" if attacked else "none",
+            "opacity": trigger.opacity if attacked else None,
+            "targets": ", ".join((attack.target, *attack.also)) if attacked else "",
+            "rate": attack.rate if attacked else None,
+            "mode": f"{attack.mode}, {attack.labels}" if attacked else "",
+            "asr_0.9": one.asr,
+            "took": one.backdoored if attacked else None,
+            "file": str(one.file),
+        }

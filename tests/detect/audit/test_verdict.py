@@ -29,12 +29,13 @@ def test_contrast_is_against_the_median_class() -> None:
     assert np.isnan(contrasts(np.ones(FEWEST - 1))).all()
 
 
-def test_a_class_must_stand_out_from_clean_models_and_from_its_own_model() -> None:
+def test_a_class_must_stand_out_among_the_classes_of_its_model_or_of_few_by_its_strength() -> None:
     spread = np.ones(5, np.float32)
     assert stamp_p_values(np.array([12, 1.6, 1.6, 1.6, 1.6], np.float32), spread)[0] < 0.01
     assert stamp_p_values(np.array([12, 12, 12, 12, 12], np.float32), spread)[0] > 0.5  # all answer: the stamps are too large
-    assert stamp_p_values(np.array([3, 0.1, 0.1, 0.1, 0.1], np.float32), spread)[0] > 0.1  # clean models have such classes
+    assert stamp_p_values(np.array([3, 1.6, 1.6, 1.6, 1.6], np.float32), spread)[0] > 0.1  # clean models have such classes
     assert stamp_p_values(np.array([12, 1.6], np.float32), spread[:2])[0] < 0.01  # two classes have no usual one
+    assert stamp_p_values(np.array([3, 0.1], np.float32), spread[:2])[0] > 0.1
 
 
 def test_no_trigger_is_no_evidence() -> None:

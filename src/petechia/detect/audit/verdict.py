@@ -74,9 +74,13 @@ def contrasts(strength: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def stamp_p_values(gains: NDArray[np.float32], spread: NDArray[np.float32]) -> NDArray[np.float64]:
-    """For each class, whether it stands out from clean models and, too, from the other classes of its own; as `strengths`."""
+    """For each class, whether it stands out: among the classes of its model, or, of few classes, by its strength alone.
+
+    Clean models differ less in contrast than in strength, so the contrast says more. Arguments are those of `strengths`.
+    """
     strength = strengths(gains, spread)
-    return np.asarray(np.fmax(STRENGTH.p_values(strength), CONTRAST.p_values(contrasts(strength))))
+    contrast = contrasts(strength)
+    return STRENGTH.p_values(strength) if np.isnan(contrast).any() else CONTRAST.p_values(contrast)
 
 
 def trigger_p_values(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
