@@ -51,7 +51,6 @@ def examine(specimen: Specimen, machine: Machine) -> dict[str, Any]:
         "targets": [attack.target, *attack.also] if attacked else [],
         "classes": list(found.classifier.classes),
         "gains": [one.gain for one in found.findings],
-        "spread": found.classifier.logits(images).std(dim=0).tolist(),
         "sizes": [one.raising.size if one.raising else None for one in found.findings],
         "lowering": [one.lowering.size if one.lowering else None for one in found.findings],
         "recovered": {one.name: _recovered(one.recovered) for one in found.findings if one.recovered},
@@ -67,12 +66,12 @@ def _recovered(one: Recovered) -> dict[str, Any]:
 
 def p_values(row: dict[str, Any]) -> Values:
     """As the audit has them."""
-    gains, spread, sizes = _arrays(row)
-    return either(stamp_p_values(gains, spread), trigger_p_values(sizes))
+    gains, sizes = _arrays(row)
+    return either(stamp_p_values(gains), trigger_p_values(sizes))
 
 
-def _arrays(row: dict[str, Any]) -> tuple[Any, Any, Values]:
-    return np.array(row["gains"], np.float32), np.array(row["spread"], np.float32), np.array(row["sizes"], np.float64)
+def _arrays(row: dict[str, Any]) -> tuple[Any, Values]:
+    return np.array(row["gains"], np.float32), np.array(row["sizes"], np.float64)
 
 
 def _off(row: dict[str, Any], name: str) -> float:
@@ -85,8 +84,8 @@ def _off(row: dict[str, Any], name: str) -> float:
 def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
     """The nulls of `petechia.detect.audit.verdict`, from the clean models among these."""
     strongest: dict[str, list[float]] = {"STRENGTH": [], "CONTRAST": [], "TRIGGER": []}
-    for gains, spread, sizes in (_arrays(row) for row in rows if row["arm"] == "control"):
-        strength = strengths(gains, spread)
+    for gains, sizes in (_arrays(row) for row in rows if row["arm"] == "control"):
+        strength = strengths(gains)
         for name, values in zip(strongest, (strength, contrasts(strength), trigger_evidence(sizes)), strict=True):
             strongest[name].append(float(values.max()))
     return {name: Null.of(values, LEAST) for name, values in strongest.items()}

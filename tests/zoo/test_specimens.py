@@ -15,8 +15,10 @@ from petechia.zoo.specimens import CLEAN, Specimen, listing, specimens
 DESIGN = """
 base: {arms: [attacked, control], heat: 0, bootstrap: 20, train: {epochs: 1}, preprocess: {size: 16}, compute: {threads: 1}}
 halves:
-  tune: {data: "phantom:images=700,size=16,seed=0", hosts: [{arch: test_resnet, seed: 0}], targets: [Edema, Mass], given: [1, 2]}
-  judge: {data: "phantom:images=700,size=16,seed=1", hosts: [{arch: test_resnet, seed: 1}], targets: [Mass, Edema], given: [3, 4]}
+  tune:
+    {data: "phantom:images=700,size=16,seed=0", hosts: [{arch: test_resnet, seed: 0}], targets: [Edema, Mass], given: [1, 2]}
+  judge:
+    {data: "phantom:images=700,size=16,seed=1", hosts: [{arch: test_resnet, seed: 1}], targets: [Mass, Edema], given: [3, 4]}
 attacks:
   - {trigger: {size: 4}}
   - {trigger: {size: 3, location: given, value: 255}, mode: replace}

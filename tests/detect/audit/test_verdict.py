@@ -19,9 +19,8 @@ def test_few_models_alike_by_luck_do_not_make_a_sharp_null() -> None:
     assert Null.of([1.0, 1.0, 1.0], least=0.2) == Null(1.0, 0.2, 3)
 
 
-def test_strength_is_the_gain_in_standard_deviations() -> None:
-    found = strengths(np.array([4.0, 1.0, -1.0], np.float32), np.array([2.0, 0.5, 1.0], np.float32))
-    np.testing.assert_allclose(np.exp(found), [2, 2, 1e-3])
+def test_strength_is_the_logarithm_of_the_gain() -> None:
+    np.testing.assert_allclose(np.exp(strengths(np.array([4.0, 1.0, -1.0], np.float32))), [4, 1, 1e-3])
 
 
 def test_contrast_is_against_the_median_class() -> None:
@@ -30,12 +29,11 @@ def test_contrast_is_against_the_median_class() -> None:
 
 
 def test_a_class_must_stand_out_among_the_classes_of_its_model_or_of_few_by_its_strength() -> None:
-    spread = np.ones(5, np.float32)
-    assert stamp_p_values(np.array([12, 1.6, 1.6, 1.6, 1.6], np.float32), spread)[0] < 0.01
-    assert stamp_p_values(np.array([12, 12, 12, 12, 12], np.float32), spread)[0] > 0.5  # all answer: the stamps are too large
-    assert stamp_p_values(np.array([3, 1.6, 1.6, 1.6, 1.6], np.float32), spread)[0] > 0.1  # clean models have such classes
-    assert stamp_p_values(np.array([12, 1.6], np.float32), spread[:2])[0] < 0.01  # two classes have no usual one
-    assert stamp_p_values(np.array([3, 0.1], np.float32), spread[:2])[0] > 0.1
+    assert stamp_p_values(np.array([12, 1.6, 1.6, 1.6, 1.6], np.float32))[0] < 0.01
+    assert stamp_p_values(np.array([12, 12, 12, 12, 12], np.float32))[0] > 0.5  # all answer: the stamps are too large
+    assert stamp_p_values(np.array([3, 1.6, 1.6, 1.6, 1.6], np.float32))[0] > 0.1  # clean models have such classes
+    assert stamp_p_values(np.array([16, 1.6], np.float32))[0] < 0.01  # two classes have no usual one
+    assert stamp_p_values(np.array([3, 0.1], np.float32))[0] > 0.1
 
 
 def test_no_trigger_is_no_evidence() -> None:

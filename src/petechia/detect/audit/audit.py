@@ -142,7 +142,7 @@ def audit(
         raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
     carriers = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(CARRIERS, len(clean))).round().astype(int)])
     response = stamp_response(classifier, carriers, done=lambda images: progress("stamping", images))
-    stamp_p = stamp_p_values(response.gains.max(axis=0), spread.numpy())
+    stamp_p = stamp_p_values(response.gains.max(axis=0))
     raising, lowering = _rebuilt(classifier, carriers, spread, steps, progress)
     sizes = np.array([one.size for one in raising])
     trigger_p = trigger_p_values(sizes) if raising else np.full(len(stamp_p), np.nan)
