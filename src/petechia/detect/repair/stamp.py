@@ -18,6 +18,7 @@ from petechia.randomness import stream
 from petechia.settings import Settings
 
 LARGEST = 16 << 20  # bytes of an audit that is read
+FAINTEST = 0.3  # opacity of a stamp while it is unlearned, at least
 FORM = "class=NAME,row=R,column=C,size=S,value=V"
 
 
@@ -57,12 +58,23 @@ class Stamp(Settings):
         moved = np.array([self.row, self.column]) + rng.integers(-jitter, jitter + 1, (count, 2))
         return np.clip(moved, 0, last).astype(np.intp)
 
-    def on(self, images: NDArray[np.uint8], places: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Stamp copies of images, uint8 [N, H, W] or [N, H, W, C]; the input is left as it was."""
+    def on(
+        self, images: NDArray[np.uint8], places: NDArray[np.intp], opacity: NDArray[np.float64] | None = None
+    ) -> NDArray[np.uint8]:
+        """Stamp copies of images; the input is left as it was.
+
+        Args:
+            images: uint8 [N, H, W] or [N, H, W, C].
+            places: int [N, 2], top left corners.
+            opacity: [N], share of the stamp's level in what is written; all of it where it is not given.
+        """
         stamped = np.array(images)
         rows = places[:, 0, None, None] + np.arange(self.height)[:, None]
         columns = places[:, 1, None, None] + np.arange(self.width)
-        stamped[np.arange(len(stamped))[:, None, None], rows, columns] = self.value
+        where = (np.arange(len(stamped))[:, None, None], rows, columns)
+        share = np.ones(len(stamped)) if opacity is None else opacity
+        share = share.reshape(-1, *(1,) * (stamped.ndim - 1))
+        stamped[where] = np.rint(share * self.value + (1 - share) * stamped[where])
         return stamped
 
     def fit(self, classes: tuple[str, ...], size: int) -> None:
@@ -86,7 +98,9 @@ class Stamp(Settings):
 
 @dataclass
 class SometimesStamped:
-    """Images, some of them stamped, each time they are read with another of the stamps and at another place.
+    """Images, some of them stamped, each time they are read with another of the stamps, at another place and as faint or not.
+
+    A blended trigger answers to an opaque stamp too, and is recovered as one; unlearning that alone would leave it whole.
 
     Attributes:
         images: uint8 [N, H, W].
@@ -120,7 +134,8 @@ class SometimesStamped:
         chosen = np.where(self.stamped[rows], self.rng.integers(0, len(self.stamps), len(rows)), -1)
         for number, stamp in enumerate(self.stamps):
             mine = chosen == number
-            found[mine] = stamp.on(found[mine], stamp.places(int(mine.sum()), found.shape[1], self.rng, self.jitter))
+            places = stamp.places(int(mine.sum()), found.shape[1], self.rng, self.jitter)
+            found[mine] = stamp.on(found[mine], places, self.rng.uniform(FAINTEST, 1, len(places)))
         return found
 
 
