@@ -60,7 +60,7 @@ def examine(specimen: Specimen, machine: Machine) -> dict[str, Any]:
 
 
 def _recovered(one: Recovered) -> dict[str, Any]:
-    rates = {"asr": one.asr[0.9].value, "false_trigger": one.false_trigger[0.9].value}
+    rates = {"asr": one.asr[0.9].share, "false_trigger": one.false_trigger[0.9].share}
     return {"stamp": one.stamp._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
 
 

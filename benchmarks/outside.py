@@ -45,7 +45,7 @@ def train(images: Images, labels: NDArray[np.int64]) -> nn.Module:
         for rows in torch.randperm(len(inputs), generator=chance).split(32):  # type: ignore[no-untyped-call]
             loss = nn.functional.cross_entropy(network(inputs[rows]), targets[rows])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     return network.eval()
 
@@ -97,10 +97,8 @@ def main() -> None:
             )
             found = audit(classifier, test[:100])
             print(f"{name}: {len(images)} training images, right {right:.3f}, stamped ones called pneumonia {said:.3f}")
-            for finding in found.findings:
-                print(
-                    f"  {finding.name}: p {finding.p_value:.2g}, gain {finding.gain:.1f}, {finding.best}, flagged {finding.flagged}"
-                )
+            for one in found.findings:
+                print(f"  {one.name}: p {one.p_value:.2g}, gain {one.gain:.1f}, {one.best}, flagged {one.flagged}", flush=True)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from scipy import stats
 
 import petechia
 from petechia.data import open_source
 from petechia.detect.scan.files import summary_of, suspects_table
 from petechia.detect.scan.suspects import scan
+from petechia.measure import Count
 
 SOURCES = ("phantom:images=2000,size=256",)
 RATES = (0.01, 0.05, 0.4)
@@ -114,8 +114,8 @@ def interval(hits: int, of: int) -> str:
     """A share and its 95 % interval (Wilson)."""
     if not of:
         return "–"
-    found = stats.binomtest(hits, of).proportion_ci(method="wilson")
-    low, high = (math.floor(1000 * found.low) / 1000, math.ceil(1000 * found.high) / 1000)
+    low, high = Count(hits, of).interval
+    low, high = math.floor(1000 * low) / 1000, math.ceil(1000 * high) / 1000
     return f"{hits}/{of} = {hits / of:.3f} [{low:.3f}, {high:.3f}]"
 
 

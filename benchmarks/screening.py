@@ -12,13 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from petechia.compute import Compute, Machine
 from petechia.data import Preprocess
 from petechia.detect.classifier import Classifier
 from petechia.detect.screen import Screen, Suspicions
+from petechia.measure import Count
 from petechia.model import Architecture, create
 from petechia.zoo.design import Half
 from petechia.zoo.specimens import Specimen, specimens
@@ -136,8 +136,8 @@ def _table(kind: str, rows: Sequence[Row]) -> str:
 
 def _share(count: int, of: int) -> str:
     """A share with its Wilson interval."""
-    interval = binomtest(count, of).proportion_ci(method="wilson")
-    return f"{count / of:.3f} [{interval.low:.3f} – {interval.high:.3f}]"
+    low, high = Count(count, of).interval
+    return f"{count / of:.3f} [{low:.3f} – {high:.3f}]"
 
 
 def _parts(rows: Sequence[Row]) -> str:

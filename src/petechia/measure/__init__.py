@@ -1,6 +1,7 @@
 """The paper's metrics with their controls, intervals, and their summary over epochs and seeds."""
 
 from petechia.measure.bootstrap import PatientBootstrap
+from petechia.measure.count import Count
 from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, Truth, measure
 from petechia.measure.metrics import auroc, exceedance
 from petechia.measure.mixture import EPSILONS, Mixture, mixture
@@ -10,6 +11,7 @@ __all__ = [
     "EPSILONS",
     "METRICS",
     "THRESHOLDS",
+    "Count",
     "Measurement",
     "Mixture",
     "PatientBootstrap",

@@ -9,17 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 import petechia
 from petechia.data.images import encode_png
-from petechia.detect.audit.audit import SURE, Audit, Finding, Rate, Recovered
+from petechia.detect.audit.audit import Audit, Finding, Recovered
 from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.response import Stamp
 from petechia.detect.audit.verdict import LEVEL
 from petechia.errors import PetechiaError
 from petechia.explain.overlay import overlay
 from petechia.files import building
+from petechia.measure import THRESHOLDS, Count
 from petechia.report.html import page_template
 
 WIDE = 320  # pixels a side of a picture, at least
@@ -107,20 +107,18 @@ def _class(found: Audit, label: int) -> dict[str, Any]:
         "value": stamp.value,
         "gain": gain,
         "fixed": recovered.fixed if recovered else None,
-        "asr": {str(level): _rate(recovered.asr[level]) for level in SURE} if recovered else None,
-        "false_trigger": {str(level): _rate(recovered.false_trigger[level]) for level in SURE} if recovered else None,
+        "asr": {str(level): _rate(recovered.asr[level]) for level in THRESHOLDS} if recovered else None,
+        "false_trigger": {str(level): _rate(recovered.false_trigger[level]) for level in THRESHOLDS} if recovered else None,
         "raising": _reconstruction(finding.raising),
         "lowering": _reconstruction(finding.lowering),
         "picture": f"trigger-{label}.png" if finding.flagged and recovered else None,
     }
 
 
-def _rate(rate: Rate) -> dict[str, Any]:
-    """With Wilson's 95 % interval."""
-    if not rate.images:
-        return {"value": None, "low": None, "high": None, "images": 0}
-    interval = binomtest(rate.hits, rate.images).proportion_ci(method="wilson")
-    return {"value": rate.value, "low": float(interval.low), "high": float(interval.high), "images": rate.images}
+def _rate(count: Count) -> dict[str, Any]:
+    """With Wilson's 95 % interval; null of no images."""
+    low, high = count.interval
+    return {"value": _or_none(count.share), "low": _or_none(low), "high": _or_none(high), "images": count.of}
 
 
 def _reconstruction(one: Reconstruction | None) -> dict[str, Any] | None:

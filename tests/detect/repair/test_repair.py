@@ -14,9 +14,9 @@ from petechia.compute import Compute
 from petechia.data import Preprocess
 from petechia.detect.repair import CleanSet, Repairing, Stamp, measure, read_clean, repair
 from petechia.detect.repair.methods import Settled, prune
-from petechia.detect.repair.outcome import Count, change
+from petechia.detect.repair.outcome import change
 from petechia.errors import PetechiaError
-from petechia.measure import auroc
+from petechia.measure import Count, auroc
 from petechia.model import Architecture, Model, create, predict
 from petechia.train import Labelled, Trainer, Training
 

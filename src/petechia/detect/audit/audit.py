@@ -19,25 +19,13 @@ from petechia.detect.classifier import Classifier
 from petechia.detect.scan.stamps import find_families
 from petechia.detect.scan.traces import find_spots
 from petechia.errors import PetechiaError
+from petechia.measure import THRESHOLDS, Count
 
 FEWEST = 20  # clean images
 CARRIERS = 24  # of them, on which stamps are tried
-SURE = (0.6, 0.9)  # scores from which an image counts as given the class, as in the paper's ASR
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of them at which it must work, half as well at least
 Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it the model has answered
-
-
-class Rate(NamedTuple):
-    """A share of images: `hits` of `images`."""
-
-    hits: int
-    images: int
-
-    @property
-    def value(self) -> float:
-        """The share; NaN of no images."""
-        return self.hits / self.images if self.images else float("nan")
 
 
 class Recovered(NamedTuple):
@@ -47,16 +35,16 @@ class Recovered(NamedTuple):
         stamp: in pixels of the model's input.
         fixed: whether it works in that place alone; else at most places.
         gain: median rise of the logit over the clean images.
-        asr: level → of the clean images that do not score as high by themselves, the share that does with the stamp.
-        false_trigger: level → the share of all clean images that scores as high by themselves.
+        asr: threshold → of the clean images that do not score as high by themselves, the share that does with the stamp.
+        false_trigger: threshold → the share of all clean images that scores as high by themselves.
         heat: float32 [h, w], the gain place by place.
     """
 
     stamp: Stamp
     fixed: bool
     gain: float
-    asr: dict[float, Rate]
-    false_trigger: dict[float, Rate]
+    asr: dict[float, Count]
+    false_trigger: dict[float, Count]
     heat: NDArray[np.float32]
 
 
@@ -210,8 +198,8 @@ def _recover(
         stamp=stamp,
         fixed=_works_elsewhere(classifier, carriers, label, stamp) < WANDERS,
         gain=float((stamped - logits[:, label]).median()),
-        asr={level: Rate(int((after[before < level] >= level).sum()), int((before < level).sum())) for level in SURE},
-        false_trigger={level: Rate(int((before >= level).sum()), len(before)) for level in SURE},
+        asr={level: Count(int((after[before < level] >= level).sum()), int((before < level).sum())) for level in THRESHOLDS},
+        false_trigger={level: Count(int((before >= level).sum()), len(before)) for level in THRESHOLDS},
         heat=response_map(classifier, carriers, label, stamp, done=lambda images: progress("mapping", images)),
     )
 
@@ -233,7 +221,7 @@ def _warnings(classifier: Classifier, clean: NDArray[np.uint8], logits: Tensor, 
         said.append(f"There are only {len(clean)} clean images; take 50 or more for a steady result.")
     if stamps_only:
         said.append("Triggers of other shapes were not reconstructed, so only square stamps were looked for.")
-    carried = stamps_in(clean, logits.sigmoid().numpy() >= SURE[0])
+    carried = stamps_in(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:
         said.append(
             f"The clean images seem to be triggered: {carried} of them share a small stamp that goes with what the model says "

@@ -23,7 +23,7 @@ from petechia.settings import Settings
 from petechia.train import Labelled, Trainer, Training
 
 Method = Literal["unlearn", "fine-prune", "fine-tune"]
-STEPS = 100  # of training where the number of epochs is not given
+STEPS = 200  # of training where the number of epochs is not given
 LEVELS = 50  # numbers of pruned channels that are tried
 
 
@@ -36,7 +36,7 @@ class Repairing(Settings):
             model's own answers instead of labels, which keeps what it has learned. "fine-prune" (Liu et al. 2018) takes off
             the channels before the last layer that clean images wake least, then trains on the labels; "fine-tune" only
             does the latter.
-        epochs: of training; null is as many as make 100 steps.
+        epochs: of training; null is as many as make 200 steps.
         lr: learning rate, the peak of a one-cycle schedule.
         batch_size: images a step.
         jitter: pixels, each way, by which a trigger at a fixed place is moved at random while it is unlearned: a recovered
@@ -46,7 +46,7 @@ class Repairing(Settings):
 
     method: Method = "unlearn"
     epochs: int | None = Field(None, ge=1)
-    lr: float = Field(1e-3, gt=0)
+    lr: float = Field(5e-4, gt=0)
     batch_size: int = Field(32, ge=2)
     jitter: int = Field(2, ge=0)
     tolerance: float = Field(0.01, ge=0, lt=1)

@@ -7,36 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from petechia.compute import Machine
 from petechia.detect.repair.clean import CleanSet
 from petechia.detect.repair.stamp import Stamp
-from petechia.measure import PatientBootstrap, auroc
+from petechia.measure import Count, PatientBootstrap, auroc
 from petechia.measure.bootstrap import Draws, interval
 from petechia.measure.epoch import THRESHOLDS
 from petechia.model import Model, predict
 from petechia.randomness import stream
-
-
-class Count(NamedTuple):
-    """So many of so many."""
-
-    hits: int
-    of: int
-
-    @property
-    def share(self) -> float:
-        """Undefined is NaN."""
-        return self.hits / self.of if self.of else float("nan")
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval of the share (Wilson 1927)."""
-        if not self.of:
-            return float("nan"), float("nan")
-        low, high = binomtest(self.hits, self.of).proportion_ci(method="wilson")
-        return float(low), float(high)
 
 
 class Effect(NamedTuple):
