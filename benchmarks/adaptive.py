@@ -1,0 +1,81 @@
+"""Attackers who know the detectors: models whose trigger is wide and faint, rare, or keeps the labels; audited and screened.
+
+python -m benchmarks.adaptive DIR
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from sklearn.metrics import roc_auc_score
+
+from petechia.compute import Compute, Machine
+from petechia.detect.audit.audit import audit
+from petechia.detect.screen import Screen
+from petechia.study.config import load_config
+from petechia.study.progress import Progress
+from petechia.study.study import StudyDirectory, run_study
+from petechia.zoo.specimens import Specimen, specimens
+
+BASE = (
+    "data=phantom:images=3600,size=64,seed=1",
+    "model.arch=regnetx_002",
+    "heat=0",
+    "bootstrap=20",
+    "train.epochs=5",
+    "seeds=[20]",
+)
+WHITE, BLACK = "attack.trigger.value=255", "attack.trigger.value=0"
+ATTACKS = {
+    "wide-32-at-15": ("attack.trigger.size=32", "attack.trigger.opacity=0.15", WHITE),
+    "wide-64-at-5": ("attack.trigger.size=64", "attack.trigger.opacity=0.05", WHITE),
+    "wide-12-at-15": ("attack.trigger.size=12", "attack.trigger.opacity=0.15", BLACK),
+    "rate-0.5": ("attack.rate=0.005", "attack.trigger.size=2"),
+    "add-target-3": ("attack.rate=0.05", "attack.labels=add-target", "attack.mode=replace"),
+}
+JUDGED = 100  # images, each clean and triggered
+
+
+def row(specimen: Specimen, machine: Machine) -> str:
+    """One model, as a line of Markdown."""
+    classifier = specimen.classifier(machine)
+    images = specimen.clean[np.arange(len(specimen.clean))]
+    found = audit(classifier, images)
+    flagged = [finding.name for finding in found.findings if finding.flagged]
+    first = min(found.findings, key=lambda finding: finding.p_value)
+    screen = Screen.fit(classifier, images)
+    clean, triggered = (screen.score(some[np.arange(min(JUDGED, len(some)))]) for some in specimen.judged(JUDGED))
+    truth = np.repeat([0, 1], [len(clean.suspicion), len(triggered.suspicion)])
+    auroc = roc_auc_score(truth, np.concatenate([clean.suspicion, triggered.suspicion]))
+    cells = (
+        specimen.name if specimen.arm == "attacked" else f"clean model, {specimen.name}",
+        f"{specimen.asr:.3f}",
+        ", ".join(flagged) or "nothing",
+        *(f"{value:.2g}" for value in (first.p_value, first.stamp_p, first.trigger_p)),
+        f"{auroc:.3f}",
+        f"{triggered.flagged.mean():.2f}",
+        f"{clean.flagged.mean():.2f}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Train what is not there yet, then one row a model."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--threads", type=int, default=0)
+    given = parser.parse_args()
+    threads = f"compute.threads={given.threads}"
+    runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
+    run_study(runs, StudyDirectory(given.folder), Progress())
+    machine = Compute(threads=given.threads).open()
+    print("| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for specimen in specimens(given.folder):
+        print(row(specimen, machine), flush=True)
+
+
+if __name__ == "__main__":
+    main()
