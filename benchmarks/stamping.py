@@ -11,7 +11,7 @@ import time
 import numpy as np
 
 from petechia.compute import Compute
-from petechia.detect.audit.response import naive_response, stamp_response
+from petechia.detect.audit.response import SIZES, VALUES, naive_response, stamp_response
 from petechia.detect.images import read_collection
 from petechia.detect.outside import open_classifier
 
@@ -22,6 +22,8 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--clean", default="phantom:images=100,size=64,seed=5")
     parser.add_argument("--carriers", type=int, default=12)
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--values", type=int, nargs="+", default=list(VALUES))
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     classifier = open_classifier(given.model, Compute(threads=given.threads).open())
@@ -29,7 +31,7 @@ def main() -> None:
     seconds, found = [], []
     for search in (stamp_response, naive_response):
         began = time.perf_counter()
-        found.append(search(classifier, carriers))
+        found.append(search(classifier, carriers, given.sizes, given.values))
         seconds.append(time.perf_counter() - began)
         print(f"{search.__name__}: {found[-1].passes:,} passes, {seconds[-1]:.1f} s", flush=True)
     print(f"ratio: {seconds[1] / seconds[0]:.1f} in time, {found[1].passes / found[0].passes:.1f} in passes")

@@ -124,7 +124,7 @@ class Machine:
 
     def tensor(self, images: NDArray[np.uint8]) -> Tensor:
         """A batch of uint8 images [B, H, W] or [B, H, W, 3] as float32 [B, C, H, W] in 0…1."""
-        batch = torch.from_numpy(np.ascontiguousarray(images)).to(self.device)
+        batch = torch.from_numpy(np.require(images, None, ["C", "W"])).to(self.device)
         batch = batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
         return batch.float().div_(255).contiguous(memory_format=torch.channels_last)
 
