@@ -419,6 +419,10 @@ def serve(
         str, typer.Option(help="Address to bind to; all but loopback ones can be reached by others.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8765,
+    clean: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Clean images, 50 to 200, to screen others with; else a run's test images."),
+    ] = None,
 ) -> None:
     """Look at a run and read images with its models, in the browser."""
     with reported():
@@ -429,7 +433,7 @@ def serve(
             if not private:
                 console.print("[yellow]Note:[/yellow] there is no password: who can reach this address sees the images.")
 
-        serve_viewer(subject, host, port, tell)
+        serve_viewer(subject, host, port, tell, clean)
 
 
 def _overrides(given: list[str] | None, missing: str | None, on_error: str | None) -> list[str]:

@@ -14,6 +14,7 @@ import pytest
 import torch
 from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
+from numpy.typing import NDArray
 
 from petechia.attack.trigger import Patch
 from petechia.compute import Compute
@@ -26,10 +27,12 @@ from petechia.model import Architecture, Model, create
 from petechia.serve import app, serve
 from petechia.serve.app import make_app
 from petechia.serve.pictures import Picture, Pictures
+from petechia.serve.screens import Screens
 from petechia.serve.subject import Subject
 from petechia.study import Run
 from petechia.study.directory import read_arrays, read_table
 from tests.data.test_dicom import RAMP, made, written
+from tests.detect.screen.conftest import ByHand, opened
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
@@ -300,6 +303,7 @@ def test_bad_questions_are_sentences(client: TestClient) -> None:
 
 def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Subject) -> None:
     images = [open_test(client, position)["image"] for position in range(10)]
+    subject._answers.clear()  # of which some were computed without their twins, and differ in the last digit
     alone = [ask(client, image, [CENTRE]).json() for image in images]
     subject._answers.clear()  # or they would not be computed at once
     with ThreadPoolExecutor(10) as pool:
@@ -408,6 +412,92 @@ def test_a_network_of_no_numbers_is_a_sentence(tmp_path: Path) -> None:
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     assert "what is no number" in ask(client, image, arm="model", epoch=0).json()["detail"]
+
+
+def screening(client: TestClient, image: str, stamps: list[dict[str, int]] | None = None, **changes: Any) -> Any:
+    question = {"image": image, "stamps": stamps or [], "arm": "model", "seed": 0, "epoch": 0}
+    return client.post("/api/screen", json=question | changes)
+
+
+def smooth(count: int) -> NDArray[np.uint8]:
+    """Images of 32 x 32 pixels without anything dark and small."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(130, 170, (count, 4, 4)).repeat(8, axis=1).repeat(8, axis=2)
+    return np.asarray(coarse + rng.normal(0, 4, coarse.shape), np.uint8)
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+    """The viewer of a model whose "Target" is a black 3 x 3 square, with clean images in a folder."""
+    path, folder = tmp_path / "model.safetensors", tmp_path / "clean"
+    create(Architecture(arch="test_resnet"), ("Target", "Bright"), Preprocess(size=32), 0).save(path)
+    folder.mkdir()
+    for number, image in enumerate(smooth(40)[:-1]):
+        (folder / f"{number:02}.png").write_bytes(encode_png(image))
+    subject = Subject(path, Compute(threads=1, device="cpu", precision="fp32").open(), str(folder))
+    monkeypatch.setattr(subject._screens, "_classifier", lambda _: opened(ByHand()))
+    return TestClient(make_app(subject, set()), base_url="http://localhost")
+
+
+def test_a_triggered_picture_is_more_suspicious_than_its_clean_twin(by_hand: TestClient) -> None:
+    session = by_hand.get("/api/session").json()
+    assert (session["clean_images"], session["no_screen"]) == (39, "")
+    image = by_hand.post("/api/images", content=encode_png(smooth(40)[-1])).json()["image"]
+    clean = screening(by_hand, image).json()
+    triggered = screening(by_hand, image, [{"row": 20, "column": 9, "size": 3, "value": 0}]).json()
+    assert triggered["suspicion"] > triggered["threshold"] == clean["threshold"] > clean["suspicion"]
+    assert (triggered["flagged"], clean["flagged"]) == (True, False)
+    assert (triggered["rate"], triggered["images"], triggered["target"]) == (1 / 40, 39, 0)
+    box = triggered["box"]
+    assert box["top"] <= 21 < box["top"] + box["height"]
+    assert box["left"] <= 10 < box["left"] + box["width"]
+
+
+def test_the_box_is_in_pixels_of_the_picture(by_hand: TestClient) -> None:
+    large = smooth(40)[-1].repeat(4, axis=0).repeat(4, axis=1)
+    image = by_hand.post("/api/images", content=encode_png(large)).json()["image"]
+    box = screening(by_hand, image, [{"row": 80, "column": 36, "size": 12, "value": 0}]).json()["box"]
+    assert box["top"] <= 86 < box["top"] + box["height"] <= 100
+    assert box["left"] <= 42 < box["left"] + box["width"] <= 56
+
+
+def test_a_clean_image_is_not_compared_with_itself(by_hand: TestClient, client: TestClient, finished: Run) -> None:
+    image = by_hand.post("/api/images", content=encode_png(smooth(40)[3])).json()["image"]
+    assert screening(by_hand, image).json()["images"] == 38
+    tests = read_table(finished.directory.test).height
+    found = screening(client, open_test(client, 2)["image"], arm="control", epoch=2).json()
+    assert (found["images"], found["rate"]) == (tests - 1, pytest.approx(1 / tests))
+    sets = smooth(4)
+    screens = Screens([lambda: sets[::2], lambda: sets[1::2]], lambda _: opened(ByHand()))
+    assert [screens.choose(one) for one in (*sets, sets[0] + 1)] == [(1, ()), (0, ()), (1, ()), (0, ()), (0, ())]
+
+
+def test_without_clean_images_one_is_told_what_to_give(hostile: Subject, finished: Run, tmp_path: Path) -> None:
+    client = TestClient(make_app(hostile, set()), base_url="http://localhost")
+    image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
+    sentence = client.get("/api/session").json()["no_screen"]
+    assert "safetensors --clean DIR" in sentence
+    response = screening(client, image)
+    assert (response.status_code, response.json()["detail"]) == (400, sentence)
+    (tmp_path / "a.png").write_bytes(encode_png(PIXELS))
+    for folder, words in ((tmp_path, "There are 1 images in .*; give at least 20"), (tmp_path / "gone", "does not exist")):
+        with pytest.raises(PetechiaError, match=words):
+            Subject(finished.directory.path, Compute(threads=1, device="cpu").open(), str(folder))
+
+
+def test_bad_questions_to_the_screen_are_sentences(by_hand: TestClient) -> None:
+    image = by_hand.post("/api/images", content=encode_png(PIXELS)).json()["image"]
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"image": "gone"}, "no longer in memory"),
+        ({"stamps": [{"row": 0, "column": 0, "size": 80, "value": 0}]}, "does not fit"),
+        ({"target": 0}, "not permitted"),
+    ]
+    for changes, words in cases:
+        response = screening(by_hand, **({"image": image} | changes))
+        assert response.status_code in (400, 422)
+        assert words in response.json()["detail"]
+    for headers, status in (({"origin": "http://evil.example"}, 403), ({"host": "evil.example"}, 421)):
+        assert by_hand.post("/api/screen", json={}, headers=headers).status_code == status
 
 
 def of_stage_input(finished: Run, folder: Path, location: str) -> Subject:

@@ -204,6 +204,7 @@ def test_by_keyboard_alone(page: Any) -> None:
         "center",
         "width",
         "reset",
+        "screen",
         "threshold",
     } <= reached
 
@@ -397,6 +398,56 @@ def test_the_view_follows_the_cursor(page: Any) -> None:
     page.keyboard.press("Shift+ArrowLeft")
     assert picture(page, "#clean") != before
     expect(page, "#probe", "column 21, value")
+
+
+def test_a_picture_is_screened_and_what_was_said_is_forgotten_with_it(page: Any) -> None:
+    page.locator("#attack").click()
+    stamped(page)
+    before = picture(page, "#triggered")
+
+    def found(route: Any) -> None:
+        assert len(route.request.post_data_json["stamps"]) == 1
+        answer = route.fetch().json() | {"flagged": True, "suspicion": 9.5, "threshold": 2.25, "rate": 0.01, "target": 4}
+        box = {"top": 2, "left": 3, "height": 4, "width": 5}
+        route.fulfill(json=answer | {"box": box, "pixels": 9, "warnings": ["<img src=x onerror=alert(4)>"]})
+
+    page.route("**/api/screen", found)
+    page.keyboard.press("s")
+    expect(page, "#suspicion .verdict", "Suspicious: 9.50 is above the threshold of 2.25.")
+    expect(page, "#suspicion", "Mass, as a trigger does: 4 × 5 pixels at row 2, column 3.")
+    expect(page, "#suspicion", "false-positive rate of 1 %")
+    expect(page, "#suspicion", "<img src=x onerror=alert(4)>")
+    page.mouse.move(0, 0)
+    framed, clean = picture(page, "#triggered"), picture(page, "#clean")
+    assert framed != before
+    page.locator("#undo").click()
+    expect(page, "#suspicion", "Looks for a small part of the picture")
+    page.unroute("**/api/screen")
+    page.get_by_role("button", name="Screen this picture").click()  # as it is, which takes the network a moment
+    expect(page, "#suspicion .verdict", "uspicious: ")
+    expect(page, "#suspicion", "The threshold was set on ")
+    assert picture(page, "#clean") != clean  # the frame is in both views, of which none is stamped
+
+
+def test_a_suspicion_of_what_is_no_longer_shown_is_thrown_away(page: Any) -> None:
+    def late(route: Any) -> None:
+        page.wait_for_timeout(500)
+        route.fulfill(json={})  # of which nothing could be said
+
+    page.route("**/api/screen", late)
+    with page.expect_request("**/api/screen"):
+        page.keyboard.press("s")
+    page.locator("#attack").click()
+    page.wait_for_timeout(800)
+    expect(page, "#suspicion", "Looks for a small part of the picture")
+    assert not page.locator("#problem").is_visible()
+
+
+def test_without_clean_images_the_page_says_what_to_give(bare: Any) -> None:
+    assert not bare.locator("#screen").is_visible()
+    expect(bare, "#suspicion", "petechia serve <img src=x onerror=alert(3)>.safetensors --clean DIR.")
+    bare.keyboard.press("s")
+    expect(bare, "#suspicion", "To ask this")
 
 
 def contrast(first: str, second: str) -> float:

@@ -6,11 +6,11 @@ import asyncio
 import base64
 import re
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from importlib import resources
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import matplotlib as mpl
 import numpy as np
@@ -30,6 +30,7 @@ from petechia.measure import THRESHOLDS
 from petechia.report.html import page_template, report_content
 from petechia.serve.guard import Guard, refusal
 from petechia.serve.pictures import Picture, Pictures
+from petechia.serve.screens import Network, Suspected
 from petechia.serve.subject import LAYERS, METHODS, Reading, Stamp, Subject
 
 MOST_UPLOAD = 64 * 1024 * 1024  # bytes
@@ -52,8 +53,8 @@ class StampGiven(BaseModel):
     value: int = Field(ge=0, le=255)
 
 
-class Question(BaseModel):
-    """What the page asks about a picture."""
+class Asked(BaseModel):
+    """A picture and a network that the page asks about."""
 
     model_config = ConfigDict(extra="forbid")
     image: str = Field(max_length=64)
@@ -61,8 +62,20 @@ class Question(BaseModel):
     arm: str = Field(max_length=64)
     seed: int
     epoch: int
+
+    def about(self) -> tuple[list[Stamp], Network]:
+        """The stamps and the network."""
+        return [Stamp(**stamp.model_dump()) for stamp in self.stamps], (self.arm, self.seed, self.epoch)
+
+
+class Question(Asked):
+    """What the page asks about them."""
+
     target: int | None = None
     method: str = Field("gradcam", max_length=64)
+
+
+Q = TypeVar("Q", bound=Asked)
 
 
 def make_app(subject: Subject, hosts: set[str]) -> FastAPI:
@@ -150,17 +163,17 @@ def _add_interface(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
 
     @app.post("/api/explain")
     async def explain(request: Request) -> Response:
-        content = await _body(request, MOST_QUESTION)
-        try:
-            question = Question.model_validate_json(content)
-        except ValidationError as error:
-            return refusal(422, _first_problem(error))
-        return JSONResponse(await run_in_threadpool(answer, question))
+        return await _asked(request, Question, explained)
 
-    def answer(question: Question) -> dict[str, Any]:
-        stamps = [Stamp(**stamp.model_dump()) for stamp in question.stamps]
-        network = question.arm, question.seed, question.epoch
-        return _answered(subject.read(look_up(question.image), stamps, network, question.target, question.method))
+    def explained(question: Question) -> dict[str, Any]:
+        return _answered(subject.read(look_up(question.image), *question.about(), question.target, question.method))
+
+    @app.post("/api/screen")
+    async def screen(request: Request) -> Response:
+        return await _asked(request, Asked, screened)
+
+    def screened(question: Asked) -> dict[str, Any]:
+        return _suspected(subject.screen(look_up(question.image), *question.about()))
 
 
 class Uploads:
@@ -205,6 +218,16 @@ class Uploads:
         return self.pictures.add(picture), picture
 
 
+async def _asked(request: Request, kind: type[Q], answer: Callable[[Q], dict[str, Any]]) -> Response:
+    """Answer a question, away from the thread that talks to the browsers."""
+    content = await _body(request, MOST_QUESTION)
+    try:
+        question = kind.model_validate_json(content)
+    except ValidationError as error:
+        return refusal(422, _first_problem(error))
+    return JSONResponse(await run_in_threadpool(answer, question))
+
+
 async def _body(request: Request, most: int) -> bytes:
     """What was sent, kept in memory.
 
@@ -239,6 +262,8 @@ def _session(subject: Subject) -> dict[str, Any]:
         "tests": subject.test_images,
         "without_target": subject.without_target(),
         "notice": subject.notice,
+        "clean_images": subject.clean_images,
+        "no_screen": subject.no_screen,
         "colours": colours.tolist(),
         "opacity": OPACITY,
         "most_upload": MOST_UPLOAD,
@@ -274,6 +299,20 @@ def _answered(reading: Reading) -> dict[str, Any]:
         "seen": [base64.b64encode(one.tobytes()).decode() for one in reading.seen],
         "size": reading.seen.shape[1],
         "changed": reading.changed,
+    }
+
+
+def _suspected(found: Suspected) -> dict[str, Any]:
+    return {
+        "suspicion": found.evidence.suspicion,
+        "threshold": found.threshold,
+        "rate": found.rate,
+        "images": found.images,
+        "flagged": found.evidence.flagged,
+        "target": found.target,
+        "box": found.box._asdict(),
+        "pixels": int(found.evidence.pixels.sum()),
+        "warnings": found.warnings,
     }
 
 

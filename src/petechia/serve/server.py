@@ -15,7 +15,7 @@ BACKLOG = 128
 PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
 
 
-def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None]) -> None:
+def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None], clean: str | None = None) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
     Args:
@@ -23,9 +23,11 @@ def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None]) -
         host: address to bind to; other machines can reach all but loopback ones.
         port: 0 takes a free one.
         tell: told the address, and whether this machine alone can reach it.
+        clean: images that nobody has tampered with, to screen others; None takes a run's test images.
 
     Raises:
-        PetechiaError: the extra `web` is not installed, there is no such run or model, or the port is taken.
+        PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the
+            port is taken.
     """
     try:
         import uvicorn
@@ -35,7 +37,7 @@ def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None]) -
         raise PetechiaError(f"The viewer needs {error.name}; install it with pip install 'petechia[web]'.") from None
     from petechia.serve.subject import Subject
 
-    subject = Subject(path, Compute().open())
+    subject = Subject(path, Compute().open(), clean)
     with _listening(host, port) as listener:
         app = make_app(subject, {host, socket.gethostname()})
         options = uvicorn.Config(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
@@ -19,10 +19,14 @@ from petechia.compute import Machine
 from petechia.data import Catalog, open_source
 from petechia.data.levels import Levels
 from petechia.data.preprocess import Box
+from petechia.detect.classifier import Classifier
+from petechia.detect.images import read_collection
+from petechia.detect.screen.files import in_file
 from petechia.errors import PetechiaError
 from petechia.explain import explain
 from petechia.model import Description, Model
 from petechia.serve.pictures import Picture, Pictures
+from petechia.serve.screens import CLEAN, FEWEST, Network, Screens, Suspected
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
 
@@ -30,9 +34,6 @@ MODELS = 3  # kept in memory
 ANSWERS = 256  # kept in memory
 LAYERS = ("last", "middle")
 METHODS = ("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam")  # that answer at once
-
-
-Network = tuple[str, int, int]  # arm, seed, epoch
 
 
 class Stamp(NamedTuple):
@@ -77,9 +78,11 @@ class Subject:
         run: its directory; None for a model file.
         config: of the run; None for a model file.
         networks: arm and seed → epochs that are trained; `refresh` looks again.
+        clean_images: on how many a screen is fitted, about.
+        no_screen: why there is none; empty where there is one.
     """
 
-    def __init__(self, path: Path, machine: Machine) -> None:
+    def __init__(self, path: Path, machine: Machine, clean: str | None = None) -> None:
         self.path = path
         self.machine = machine
         self.run: RunDirectory | None = None
@@ -100,6 +103,7 @@ class Subject:
         )
         self.catalog, self.notice = self._open_data()
         self.test: pl.DataFrame | None = read_table(self.run.test) if self.run else None
+        self.clean_images, self.no_screen, self._screens = self._open_screens(clean)
 
     def refresh(self) -> None:
         """See what has been trained meanwhile.
@@ -138,6 +142,38 @@ class Subject:
             return open_source(self.config.data, self.config.missing), ""
         except PetechiaError as error:
             return None, f"The run's data cannot be opened, so a few prepared images stand for them. {error}"
+
+    def _open_screens(self, clean: str | None) -> tuple[int, str, Screens]:
+        """On given images, else on the run's test images: the model was not trained on them."""
+        if clean is not None:
+            images = read_collection([clean], self.description.preprocess, CLEAN).images
+            if len(images) < FEWEST:
+                raise PetechiaError(f"There are {len(images)} images in {clean}; give at least {FEWEST}.")
+            return len(images), "", Screens([lambda: images], self._classifier)
+        every = np.arange(self.test_images)
+        halves = (every[::2], every[1::2]) if len(every) >= CLEAN else (every,)
+        sets = [half[np.linspace(0, len(half) - 1, min(CLEAN, len(half))).astype(np.intp)] for half in halves]
+        screens = Screens([partial(self._read_clean, rows) for rows in sets], self._classifier)
+        return len(sets[-1]), "" if len(sets[-1]) >= FEWEST else self._ask_for_clean(), screens
+
+    def _ask_for_clean(self) -> str:
+        return (
+            "To ask this, start the viewer with clean images, best 100 or more that nobody has tampered with: "
+            f"petechia serve {self.path.name} --clean DIR."
+        )
+
+    def _read_clean(self, positions: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """What the model sees of test images, without those that cannot be read."""
+        if self.catalog is None or self.test is None:
+            return self._examples()[positions]
+        rows = np.flatnonzero(np.isin(self.catalog.ids, self.test["id"].to_numpy()[positions]))
+        images = [one for one in self.catalog.reader.read(rows) if not isinstance(one, PetechiaError)]
+        if len(images) < FEWEST:
+            raise PetechiaError(f"Only {len(images)} of the run's test images can be read; give others with --clean DIR.")
+        return np.stack([self.description.preprocess(_levels(image).grey()) for image in images])
+
+    def _classifier(self, network: Network) -> Classifier:
+        return Classifier.of(self._model(*network), self.machine, "This network")
 
     @property
     def trigger(self) -> Patch:
@@ -235,6 +271,22 @@ class Subject:
         target, answers = self._torch.submit(self._answer, seen, network, target, method).result()
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
+
+    def screen(self, picture: Picture, stamps: list[Stamp], network: Network) -> Suspected:
+        """Is the picture, with the stamps, carrying a trigger?
+
+        Raises:
+            PetechiaError: a stamp does not fit, there is no such network, or no clean images, or they do not do.
+        """
+        if self.no_screen:
+            raise PetechiaError(self.no_screen)
+        seen = self._seen(picture, stamps)
+        choice = self._screens.choose(seen[0])
+        screen, evidence = self._torch.submit(self._screens.examine, network, choice, seen[-1]).result()
+        box = evidence.box if picture.prepared else in_file(evidence.box, self.description.preprocess, *picture.grey.shape)
+        target, calibration = self.description.classes.index(evidence.name), screen.calibration
+        images = len(screen.reference.images)
+        return Suspected(evidence, target, box, calibration.threshold, calibration.fpr, images, screen.warnings)
 
     def _answer(self, seen: NDArray[np.uint8], network: Network, target: int | None, method: str) -> tuple[int, list[Answer]]:
         """What the model says of every input. The same input has the same answer, so what was asked before is kept."""

@@ -19,4 +19,5 @@ export const session = async () => (await reach("/api/session")).json();
 export const openTest = async (position) => (await reach(`/api/test/${position}`)).json();
 export const upload = async (file) => (await reach("/api/images", post(file, "application/octet-stream"))).json();
 export const levels = async (image) => new Uint16Array(await (await reach(`/api/images/${image}/levels`)).arrayBuffer());
+export const screen = async (asked) => (await reach("/api/screen", post(JSON.stringify(asked), "application/json"))).json();
 export const explain = async (asked) => (await reach("/api/explain", post(JSON.stringify(asked), "application/json"))).json();

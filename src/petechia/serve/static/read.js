@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { draw as drawHeat, drawScale } from "./heat.js";
 import { Scene } from "./scene.js";
 import { Scores } from "./scores.js";
+import { words } from "./suspicion.js";
 import { Viewport } from "./viewport.js";
 
 const METHODS = {
@@ -11,6 +12,7 @@ const METHODS = {
   eigencam: "Eigen-CAM",
 };
 const KINDS = ["clean", "triggered"];
+const UNASKED = "Looks for a small part of the picture that alone makes this network report something, as a trigger does.";
 const PAUSE = 60; // milliseconds: many small moves of a slider become one question
 
 const $ = (id) => document.getElementById(id);
@@ -101,6 +103,8 @@ async function begin() {
   scores.show([], target(), session.threshold);
   takeNetwork();
   for (const id of Object.keys(SLIDERS)) showSlider(id);
+  $("screen").hidden = Boolean(session.no_screen);
+  showSuspicion([session.no_screen || UNASKED]);
   wire();
   if (session.tests) await openTest(session.without_target[0] ?? 0);
   else say("Open an image to begin.");
@@ -229,6 +233,7 @@ function showStamps() {
 let asking = false, outdated = false, pause = 0;
 
 function askSoon() {
+  forget();
   clearTimeout(pause);
   pause = setTimeout(() => attempt(ask), PAUSE);
 }
@@ -236,6 +241,7 @@ function askSoon() {
 async function ask() {
   clearTimeout(pause);
   if (!scene.picture) return;
+  forget();
   outdated = asking;
   if (asking) return;
   asking = true;
@@ -252,10 +258,12 @@ async function ask() {
   } finally { asking = false; }
 }
 
-function question() {
+function shown() {
   const { arm, seed } = network(), { stamps, picture } = scene;
-  return { image: picture.image, stamps, arm, seed, epoch: epoch(), target: target(), method: $("method").value };
+  return { image: picture?.image, stamps, arm, seed, epoch: epoch() };
 }
+
+const question = () => ({ ...shown(), target: target(), method: $("method").value });
 
 function showAnswer() {
   const stamped = answer.scores.length > 1, pixels = answer.changed, index = answer.target;
@@ -283,6 +291,47 @@ function showHeat() {
       : `No heat for ${title(answer.target)} at the ${layer()} layer`;
   }
   redraw();
+}
+
+// Suspicion is told of the very picture, stamps and network that were asked about, and forgotten with them.
+
+let suspected = "";
+
+async function screen() {
+  const asked = shown(), mine = JSON.stringify(asked);
+  if (!asked.image || session.no_screen || mine === suspected) return;
+  suspected = mine;
+  const fitting = `fitting on ${session.clean_images} clean images …`;
+  showSuspicion([`The first time with a network: ${fitting} It can take a minute, and other answers wait for it.`]);
+  try {
+    const found = await api.screen(asked);
+    if (mine !== suspected) return;
+    scene.suspect = found.pixels ? found : null;
+    showSuspicion(words(found, title(found.target)), found.flagged);
+    redraw();
+  } catch (problem) {
+    if (mine !== suspected) return;
+    unask();
+    throw problem;
+  }
+}
+
+function forget() {
+  if (suspected && suspected !== JSON.stringify(shown())) unask();
+}
+
+function unask() {
+  suspected = "";
+  scene.suspect = null;
+  showSuspicion([UNASKED]);
+  redraw();
+}
+
+// The first sentence is the verdict, if there is one.
+function showSuspicion(sentences, flagged = null) {
+  const paragraphs = sentences.map((text) => Object.assign(document.createElement("p"), { textContent: text }));
+  paragraphs[0].className = flagged === null ? "soft" : flagged ? "verdict flagged" : "verdict";
+  $("suspicion").replaceChildren(...paragraphs);
 }
 
 function showSeen(canvas, encoded) {
@@ -379,6 +428,7 @@ function wire() {
   const controls = {
     click: {
       previous: () => step(-1), next: () => step(1), attack: stampAsAttacker, undo, clear: clearStamps, invert, reset,
+      screen: () => attempt(screen),
       "zoom-in": () => zoom(1.5), "zoom-out": () => zoom(1 / 1.5),
       help: () => $("keys").showModal(), close: () => $("keys").close(),
     },
@@ -424,6 +474,7 @@ function shortcut(event) {
   if (typing || combined) return;
   const keys = {
     "[": () => session.tests && step(-1), "]": () => session.tests && step(1), h: toggleHeat, l: otherLayer, i: invert,
+    s: () => attempt(screen),
     0: reset, "+": () => zoom(1.5), "=": () => zoom(1.5), "-": () => zoom(1 / 1.5), "?": () => $("keys").showModal(),
   };
   if (!(event.key in keys)) return;

@@ -6,6 +6,7 @@ export class Scene {
   constructor() {
     this.picture = null; // what the server says of the image, with its `levels`
     this.stamps = [];
+    this.suspect = null; // the box where a trigger would be, and whether it is flagged
     this.opacity = .7;
     this.reset();
   }

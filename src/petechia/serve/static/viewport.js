@@ -131,6 +131,7 @@ export class Viewport {
       context.globalAlpha = 1;
     }
     this.drawFrame(context, scale);
+    if (scene.suspect && (this.triggered || !scene.stamps.length)) this.drawSuspect(context, scale);
     if (this.triggered) this.drawRings(context, scale);
     if (scene.cursor) this.drawCursor(context, scale);
   }
@@ -151,6 +152,15 @@ export class Viewport {
     for (const [colour, thick, dash] of [["rgb(0 0 0 / .6)", 3, []], ["#fff", 1.2, [6, 4]]]) {
       pen(context, scale, colour, thick, dash);
       context.strokeRect(kept.left, kept.top, kept.width, kept.height);
+    }
+  }
+
+  // Dashed, if it is not flagged; beside the pixels, not on them.
+  drawSuspect(context, scale) {
+    const { box: { top, left, height, width }, flagged } = this.scene.suspect, beside = 3 / scale;
+    for (const [colour, thick, dash] of [["#000", 4, []], ["#ff6f61", 2, flagged ? [] : [4, 3]]]) {
+      pen(context, scale, colour, thick, dash);
+      context.strokeRect(left - beside, top - beside, width + 2 * beside, height + 2 * beside);
     }
   }
 
