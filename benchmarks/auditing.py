@@ -70,6 +70,11 @@ def p_values(row: dict[str, Any]) -> Values:
     return either(stamp_p_values(gains), trigger_p_values(sizes))
 
 
+def flagged(row: dict[str, Any]) -> list[str]:
+    """The classes that an audit with this evidence flags."""
+    return [name for name, p in zip(row["classes"], p_values(row), strict=True) if p < LEVEL]
+
+
 def _arrays(row: dict[str, Any]) -> tuple[Any, Values]:
     return np.array(row["gains"], np.float32), np.array(row["sizes"], np.float64)
 
@@ -102,7 +107,6 @@ def table(rows: list[dict[str, Any]]) -> Iterator[str]:
 def _cells(row: dict[str, Any]) -> Iterator[str]:
     trigger, attacked, found = row["trigger"], row["arm"] == "attacked", p_values(row)
     first = row["classes"][int(found.argmin())]
-    flagged = [name for name, p in zip(row["classes"], found, strict=True) if p < LEVEL]
     shown = row["recovered"].get(first)
     blend = f" at {trigger['opacity']:.0%}" if trigger["opacity"] < 1 else ""
     yield f"{row['arch']}, {row['name'].partition('_')[0]}{'' if attacked else ' control'}"
@@ -110,7 +114,7 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
     yield f"{row['rate']:.0%}, {row['mode']}" if attacked else "–"
     yield f"{row['asr']:.3f}"
     yield (", ".join(row["targets"]) + ("" if row["backdoored"] else " (did not take)")) if attacked else "clean"
-    yield ", ".join(flagged) or "nothing"
+    yield ", ".join(flagged(row)) or "nothing"
     yield f"{found.min():.2g}"
     yield f"{_off(row, first):.1f}" if shown and first in row["targets"] and trigger["location"] != "random" else "–"
     yield f"{shown['gain']:.1f}" if shown else "–"

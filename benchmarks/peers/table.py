@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from benchmarks.auditing import flagged
 from benchmarks.peers.measures import share
 
 Models = dict[str, dict[str, Any]]
@@ -41,8 +42,8 @@ def read_ours(files: Iterable[Path]) -> Ours:
             own = found.setdefault(f"{row['name']} {'control' if clean else 'attacked'}", {})
             if "auroc" in row:
                 own["screen"] = f"{row['auroc']:.2f} ({row['interval'][0]:.2f}–{row['interval'][1]:.2f})"
-            if "flagged" in row:
-                own["audit"] = ", ".join(row["flagged"]) or "none"
+            if "gains" in row:
+                own["audit"] = ", ".join(flagged(row)) or "none"
     return found
 
 
