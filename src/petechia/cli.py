@@ -267,9 +267,9 @@ def audit(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for audit.json and report.html.")],
     images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 100,
-    steps: Annotated[
-        int | None, typer.Option(min=0, help="Of reconstructing triggers of any shape; 0 looks for square stamps alone.")
-    ] = None,
+    stamps_only: Annotated[
+        bool, typer.Option("--stamps-only", help="Look for square stamps alone: quicker, and blind to wide and faint triggers.")
+    ] = False,
     threads: Threads = 0,
 ) -> None:
     """Does a model carry a backdoor? Exit status 0: nothing found; 3: found."""
@@ -288,7 +288,7 @@ def audit(
         with ConsoleProgress(console).live() as progress:
             progress.phase("reading clean images", images)
             collection = read_collection(clean, classifier.preprocess, images, progress.advance)
-            found = examine(classifier, collection.images, STEPS if steps is None else steps, progress.steps(0))
+            found = examine(classifier, collection.images, 0 if stamps_only else STEPS, progress.steps(0))
         file = Path(model)
         origin = Origin(file.name, sha256(file), ", ".join(clean)) if file.is_file() else Origin(model, None, ", ".join(clean))
         print_audit(console, write_audit(found, origin, out), out)

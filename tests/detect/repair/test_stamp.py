@@ -157,3 +157,10 @@ def test_what_is_no_audit(tmp_path: Path, content: str) -> None:
 def test_an_audit_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="audit.json cannot be read .No such file"):
         read_stamps(tmp_path / "audit.json")
+
+
+def test_what_an_audit_writes_can_be_read(tmp_path: Path) -> None:
+    other = FOUND | {"name": "B", "flagged": False, "fixed": None}
+    wandering = FOUND | {"name": "C", "fixed": False}
+    (tmp_path / "audit.json").write_text(json.dumps({"classes": [FOUND | {"fixed": None}, wandering, other]}))
+    assert [(stamp.target, stamp.fixed) for stamp in read_stamps(tmp_path / "audit.json")] == [("A", True), ("C", False)]

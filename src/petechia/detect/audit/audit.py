@@ -115,7 +115,7 @@ def audit(
     Args:
         classifier: a model; of a black box only the answers to stamps are used.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that it was made for; labels are not needed.
-        steps: of the optimiser that reconstructs triggers; 0 leaves them out.
+        steps: of the optimiser that reconstructs triggers; 0 leaves them out. The p-values of triggers hold for the default.
         progress: told what happens.
 
     Raises:

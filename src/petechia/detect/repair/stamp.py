@@ -170,7 +170,7 @@ class _Finding(BaseModel):
     width: int | None = None
     size: int | None = None
     value: float | None = None
-    fixed: bool = True
+    fixed: bool | None = None
 
     def stamp(self) -> Stamp | None:
         """The recovered trigger; None where it is no filled rectangle."""
@@ -184,7 +184,7 @@ class _Finding(BaseModel):
             height=height,
             width=width,
             value=round(self.value or 0),
-            fixed=self.fixed,
+            fixed=self.fixed is not False,
         )
 
 
