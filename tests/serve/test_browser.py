@@ -336,8 +336,9 @@ def test_moving_a_slider_quickly_asks_little_and_what_needs_no_answer_asks_nothi
     page.locator("#together").check()
     page.wait_for_timeout(200)
     assert asked == []
-    for target in range(14):
-        slide(page, "#class", target)
+    page.locator("#class").evaluate(
+        "(e) => { for (let v = 0; v < 14; v++) { e.value = v; e.dispatchEvent(new Event('input', { bubbles: true })); } }"
+    )  # at once: how long a machine takes from one move to the next is not what is tested
     expect(page, "#status", "Hernia: 0.")
     assert len(asked) <= 4
     assert asked[-1]["target"] == 13
