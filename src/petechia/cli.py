@@ -237,8 +237,9 @@ def scan(
     with reported():
         from petechia.console import ConsoleProgress, print_scan
         from petechia.data import open_source
-        from petechia.detect.scan.files import refuse_existing, write_clean, write_scan
+        from petechia.detect.scan.files import write_clean, write_scan
         from petechia.detect.scan.suspects import scan as scan_catalog
+        from petechia.files import refuse_existing
 
         for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
             if folder is not None:
@@ -280,8 +281,8 @@ def audit(
         from petechia.detect.audit.reconstruct import STEPS
         from petechia.detect.images import read_collection
         from petechia.detect.outside import open_classifier
-        from petechia.files import sha256
-        from petechia.report.audit import Origin, refuse_existing, write_audit
+        from petechia.files import refuse_existing, sha256
+        from petechia.report.audit import Origin, write_audit
 
         refuse_existing(out)
         classifier = open_classifier(model, Compute(threads=threads).open())
@@ -392,7 +393,8 @@ def screen(
         from petechia.detect.images import read_collection
         from petechia.detect.outside import open_classifier
         from petechia.detect.screen import Screen
-        from petechia.detect.screen.files import CLEAN, refuse_existing, report_of, write_screen
+        from petechia.detect.screen.files import CLEAN, report_of, write_screen
+        from petechia.files import refuse_existing
 
         if out is not None:
             refuse_existing(out)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from petechia.errors import PetechiaError
+
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file in one step; folders are made as needed.
@@ -38,6 +40,16 @@ def sha256(path: Path) -> str:
     """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def refuse_existing(folder: Path, option: str = "--out") -> None:
+    """Say at once what would stop a write.
+
+    Raises:
+        PetechiaError: the folder exists.
+    """
+    if folder.exists():
+        raise PetechiaError(f"{folder} exists already; choose another {option}.")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from petechia.data.images import FileReader, encode_png
 from petechia.data.nih import write_nih
 from petechia.data.prepare import Progress
 from petechia.errors import PetechiaError
-from petechia.files import building
+from petechia.files import building, refuse_existing
 
 
 def write_poisoned(
@@ -60,7 +60,6 @@ def check_export(poisoning: Poisoning, folder: Path) -> None:
     Raises:
         PetechiaError: the folder exists, or the stage is not native.
     """
-    if folder.exists():
-        raise PetechiaError(f"{folder} exists already; choose another --out.")
+    refuse_existing(folder)
     if poisoning.stage != "native":
         raise PetechiaError("attack.stage is input, but files hold native images; set it to native.")

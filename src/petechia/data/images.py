@@ -78,6 +78,17 @@ def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.I
         raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
 
 
+def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mean over the channels of an image, uint8 [H, W] or [H, W, C]; uint8 [H, W]."""
+    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
+
+
+def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Every pixel of an image, uint8 [H, W], a square, so that the shorter side has so many pixels at least."""
+    factor = -(-side // min(image.shape))
+    return np.kron(image, np.ones((factor, factor), np.uint8))
+
+
 def encode_png(image: NDArray[np.uint8]) -> bytes:
     """A PNG of an image, uint8 [H, W] or [H, W, 3]."""
     buffer = io.BytesIO()

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.data import open_source
-from petechia.data.images import read_levels
+from petechia.data.images import read_levels, to_grey
 from petechia.data.prepare import in_parallel
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
@@ -96,7 +96,7 @@ def _from_source(source: str, preprocess: Preprocess, most: int | None, done: Ca
     for item in in_parallel(work, len(catalog)):
         if isinstance(item, PetechiaError):
             raise item
-        grey = item if item.ndim == 2 else np.asarray(item.mean(axis=2).round(), np.uint8)
+        grey = to_grey(item)
         images.append(preprocess(grey))
         shapes.append(grey.shape)
         done(1)

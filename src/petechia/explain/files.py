@@ -25,7 +25,7 @@ from petechia.explain.cam import LAYERS, explain
 from petechia.explain.localise import peak
 from petechia.explain.methods import METHODS
 from petechia.explain.overlay import overlay
-from petechia.files import building
+from petechia.files import building, refuse_existing
 from petechia.model import Model
 
 BLACK_BOX = ("occlusion", "rise")
@@ -72,8 +72,7 @@ def explain_files(
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
     """
-    if out.exists():
-        raise PetechiaError(f"{out} exists already; choose another --out.")
+    refuse_existing(out)
     if request.method not in (*METHODS, *BLACK_BOX):
         raise PetechiaError(f"{request.method!r} is not a method; the methods are {', '.join((*METHODS, *BLACK_BOX))}.")
     model = machine.place(_load(model_file))

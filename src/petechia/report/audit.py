@@ -11,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 import petechia
-from petechia.data.images import encode_png
+from petechia.data.images import encode_png, magnified
 from petechia.detect.audit.audit import Audit, Finding, Recovered
 from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.response import Stamp
 from petechia.detect.audit.verdict import LEVEL
-from petechia.errors import PetechiaError
 from petechia.explain.overlay import overlay
-from petechia.files import building
+from petechia.files import building, refuse_existing
 from petechia.measure import THRESHOLDS, Count
 from petechia.report.html import page_template
 
@@ -60,16 +59,6 @@ def write_audit(found: Audit, origin: Origin, folder: Path) -> dict[str, Any]:
             if finding.flagged and finding.recovered:
                 (temporary / f"trigger-{number}.png").write_bytes(encode_png(_close(found.picture, finding.recovered.stamp)))
     return content
-
-
-def refuse_existing(folder: Path) -> None:
-    """Say at once what would stop a write.
-
-    Raises:
-        PetechiaError: the folder exists.
-    """
-    if folder.exists():
-        raise PetechiaError(f"{folder} exists already; choose another --out.")
 
 
 def audit_content(found: Audit, origin: Origin) -> dict[str, Any]:
@@ -179,7 +168,7 @@ def _section(found: Audit, finding: Finding, content: dict[str, Any]) -> dict[st
 
 
 def _pictures(image: NDArray[np.uint8], recovered: Recovered) -> dict[str, bytes]:
-    large = _enlarged(image)
+    large = magnified(image, WIDE)
     return {
         "stamped": encode_png(_framed(image, recovered.stamp)),
         "close": encode_png(_close(image, recovered.stamp)),
@@ -189,7 +178,7 @@ def _pictures(image: NDArray[np.uint8], recovered: Recovered) -> dict[str, bytes
 
 def _framed(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
     """The stamp on a clean image, with a frame two pixels of the image away from it, in colour."""
-    large = np.repeat(_enlarged(_stamped(image, stamp))[..., None], 3, axis=2)
+    large = np.repeat(magnified(_stamped(image, stamp), WIDE)[..., None], 3, axis=2)
     factor = len(large) // len(image)
     top, left = (max(0, (start - 2) * factor) for start in (stamp.row, stamp.column))
     bottom, right = (min(len(large), (start + stamp.size + 2) * factor) - 1 for start in (stamp.row, stamp.column))
@@ -213,17 +202,11 @@ def _stamped(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
 def _close(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
     """The stamp on a clean image with what is around it."""
     rows, columns = (slice(max(0, start - AROUND), start + stamp.size + AROUND) for start in (stamp.row, stamp.column))
-    return _enlarged(_stamped(image, stamp)[rows, columns])
+    return magnified(_stamped(image, stamp)[rows, columns], WIDE)
 
 
 def _mask(one: Reconstruction) -> bytes:
     """A reconstructed trigger on grey: its pattern where its mask is opaque."""
     pattern = one.pattern.mean(axis=0)
     shown = one.mask * pattern + (1 - one.mask) * 0.5
-    return encode_png(_enlarged((255 * shown).round().astype(np.uint8)))
-
-
-def _enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every pixel a visible square."""
-    factor = -(-WIDE // min(picture.shape[:2]))
-    return np.kron(picture, np.ones((factor, factor), np.uint8))
+    return encode_png(magnified((255 * shown).round().astype(np.uint8), WIDE))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from petechia.attack import Patch
+from petechia.data.dataset import Selection
 from petechia.detect.repair.stamp import SometimesStamped, Stamp, parse_stamp, read_stamps
 from petechia.errors import PetechiaError
 
@@ -56,7 +57,9 @@ def test_no_place_is_off_the_image() -> None:
 def test_only_what_is_to_be_stamped_is_stamped_each_time_elsewhere() -> None:
     images = np.full((3, 12, 12), 100, np.uint8)
     other = STAMP.model_copy(update={"value": 9, "fixed": False})
-    data = SometimesStamped(images, np.array([0, 1, 0, 1]), np.array([False, False, True, True]), (STAMP, other), 1, 0)
+    data = SometimesStamped(
+        Selection(images, np.array([0, 1, 0, 1])), np.array([False, False, True, True]), (STAMP, other), 1, 0
+    )
     assert (len(data), data.shape) == (4, (4, 12, 12))
     reads = [data[np.array([2, 0])] for _ in range(40)]
     assert all((read[1] == 100).all() for read in reads)
@@ -64,7 +67,9 @@ def test_only_what_is_to_be_stamped_is_stamped_each_time_elsewhere() -> None:
     assert all(len(np.unique(read[0])) == 2 for read in reads)
     assert min(darkest) < 20
     assert 60 < max(darkest) <= 100 - 0.3 * (100 - 9)
-    again = SometimesStamped(images, np.array([0, 1, 0, 1]), np.array([False, False, True, True]), (STAMP, other), 1, 0)
+    again = SometimesStamped(
+        Selection(images, np.array([0, 1, 0, 1])), np.array([False, False, True, True]), (STAMP, other), 1, 0
+    )
     assert all((again[np.array([2, 0])] == read).all() for read in reads)
 
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petechia.data.images import to_grey
 from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
 from petechia.detect.audit.verdict import LEVEL, either, stamp_p_values, trigger_p_values
@@ -159,7 +160,7 @@ def audit(
         clean=len(clean),
         passes=response.passes,
         seconds=time.perf_counter() - began,
-        picture=_grey(clean[0]),
+        picture=to_grey(clean[0]),
         warnings=_warnings(classifier, clean, logits, stamps_only=not raising),
     )
 
@@ -237,10 +238,6 @@ def stamps_in(images: NDArray[np.uint8], said: NDArray[np.bool_]) -> int:
         images: uint8 [N, H, W] or [N, H, W, 3].
         said: bool [N, K], the classes that the model gives them.
     """
-    spots = np.concatenate([find_spots(_grey(image), row) for row, image in enumerate(images)])
+    spots = np.concatenate([find_spots(to_grey(image), row) for row, image in enumerate(images)])
     families = find_families(spots, said.astype(np.int8)) if len(spots) else []
     return max((len(family.images) for family in families if family.suspicious), default=0)
-
-
-def _grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)

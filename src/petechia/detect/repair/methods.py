@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from petechia.compute import Machine
+from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
 from petechia.detect.repair.stamp import SometimesStamped, Stamp
 from petechia.errors import PetechiaError
@@ -136,7 +137,7 @@ def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: 
     answers = predict(model, clean.images, machine)
     every = np.arange(len(answers))
     stamped = np.repeat([False, True], len(every))
-    images = SometimesStamped(clean.images, np.tile(every, 2), stamped, stamps, jitter, seed)
+    images = SometimesStamped(Selection(clean.images, np.tile(every, 2)), stamped, stamps, jitter, seed)
     wanted: Any = np.tile(answers, (2, 1))  # probabilities serve the loss as labels do
     return Labelled(images, wanted)
 

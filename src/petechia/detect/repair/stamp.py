@@ -103,16 +103,14 @@ class SometimesStamped:
     A blended trigger answers to an opaque stamp too, and is recovered as one; unlearning that alone would leave it whole.
 
     Attributes:
-        images: uint8 [N, H, W].
-        rows: int [n], which of them.
-        stamped: bool [n], which of these get a stamp.
+        images: uint8 [n, H, W].
+        stamped: bool [n], which of them get a stamp.
         stamps: of which each gets one.
         jitter: see `Stamp.places`.
         seed: the same seed and the same reads give the same images.
     """
 
     images: Images
-    rows: NDArray[np.intp]
     stamped: NDArray[np.bool_]
     stamps: Sequence[Stamp]
     jitter: int
@@ -124,13 +122,13 @@ class SometimesStamped:
     @property
     def shape(self) -> tuple[int, ...]:
         """[n, …]."""
-        return (len(self.rows), *self.images.shape[1:])
+        return self.images.shape
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.images)
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        found = np.array(self.images[self.rows[rows]])
+        found = np.array(self.images[rows])
         chosen = np.where(self.stamped[rows], self.rng.integers(0, len(self.stamps), len(rows)), -1)
         for number, stamp in enumerate(self.stamps):
             mine = chosen == number

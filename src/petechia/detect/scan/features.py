@@ -24,6 +24,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from petechia.data.catalog import Catalog
+from petechia.data.images import to_grey
 from petechia.data.prepare import in_parallel
 from petechia.detect.classifier import Classifier
 from petechia.errors import PetechiaError
@@ -73,11 +74,6 @@ def extract(
         features[some] = found
         done(len(some))
     return np.zeros((len(catalog), 1), np.float32) if features is None else features
-
-
-def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """uint8 [H, W] of an image, uint8 [H, W] or [H, W, 3]."""
-    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
 
 
 def _batches(

@@ -6,16 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
-from numpy.typing import NDArray
 
-from petechia.data.images import FileReader, encode_png
+from petechia.data.images import FileReader, encode_png, magnified
 from petechia.data.nih import write_nih
 from petechia.detect.scan.stamps import LEVEL, Family
 from petechia.detect.scan.suspects import Scan, describe_label
 from petechia.errors import PetechiaError
-from petechia.files import building
+from petechia.files import building, refuse_existing
 
 ENLARGED = 128  # pixels a side of a stamp's picture, at least
 HARMLESS = 10  # recurring patterns that are told beside the suspicious ones: that lean to a label, and without any tie
@@ -41,18 +39,8 @@ def write_scan(found: Scan, folder: Path) -> dict[str, Any]:
         suspects_table(found).write_csv(temporary / "suspects.csv")
         (temporary / "scan.json").write_text(json.dumps(content, indent=1), encoding="utf-8")
         for number, picture in enumerate(found.pictures, 1):
-            (temporary / f"stamp-{number}.png").write_bytes(encode_png(enlarged(picture)))
+            (temporary / f"stamp-{number}.png").write_bytes(encode_png(magnified(picture, ENLARGED)))
     return content
-
-
-def refuse_existing(folder: Path, option: str) -> None:
-    """Say at once what would stop a write.
-
-    Raises:
-        PetechiaError: the folder exists.
-    """
-    if folder.exists():
-        raise PetechiaError(f"{folder} exists already; choose another {option}.")
 
 
 def suspects_table(found: Scan) -> pl.DataFrame:
@@ -105,12 +93,6 @@ def _family(found: Scan, one: Family) -> dict[str, Any]:
         "odds_ratio": one.odds,
         "p_value": one.p_value,
     }
-
-
-def enlarged(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Every pixel a visible square."""
-    factor = -(-ENLARGED // max(picture.shape))
-    return np.kron(picture, np.ones((factor, factor), np.uint8))
 
 
 def write_clean(found: Scan, folder: Path) -> int:

@@ -15,8 +15,7 @@ from petechia.data.images import encode_png
 from petechia.data.preprocess import Box, Preprocess
 from petechia.detect.images import Collection
 from petechia.detect.screen.screen import Evidence, Screen
-from petechia.errors import PetechiaError
-from petechia.files import building
+from petechia.files import building, refuse_existing
 
 CLEAN = 200  # clean images that are taken at most; they are examined as the others are
 SIDE = 512  # pixels of a picture's side, about
@@ -99,16 +98,6 @@ def write_screen(report: dict[str, Any], given: Collection, evidence: Sequence[E
         for number, (image, one) in enumerate(zip(given.images, evidence, strict=True), 1):
             if one.flagged:
                 (temporary / f"{number}.png").write_bytes(encode_png(picture(image, one.box)))
-
-
-def refuse_existing(folder: Path) -> None:
-    """Say at once what would stop a write.
-
-    Raises:
-        PetechiaError: the folder exists.
-    """
-    if folder.exists():
-        raise PetechiaError(f"{folder} exists already; choose another --out.")
 
 
 def table_of(report: dict[str, Any]) -> pl.DataFrame:
