@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, Self
+from typing import Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from petechia.errors import PetechiaError
 
 SPLITS = ("train", "validation", "test")
+Task = Literal["multi-label", "multi-class"]
 
 
 class Reader(Protocol):
@@ -42,6 +43,7 @@ class Catalog:
         split: str [N], one of "train", "validation", "test"; no patient is in two of them.
         labels: int8 [N, K]: 1 present, 0 absent, -1 unknown.
         reader: decodes the images.
+        task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot.
     """
 
     name: str
@@ -51,6 +53,7 @@ class Catalog:
     split: NDArray[np.str_]
     labels: NDArray[np.int8]
     reader: Reader
+    task: Task = "multi-label"
 
     def __len__(self) -> int:
         return len(self.ids)

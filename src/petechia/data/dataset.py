@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.data.catalog import Task
+
 
 class Images(Protocol):
     """An array of images, or something that gives rows of one: uint8 [N, H, W] or [N, H, W, 3]."""
@@ -37,6 +39,7 @@ class Dataset:
     labels: NDArray[np.int8]
     images: NDArray[np.uint8]
     shapes: NDArray[np.int32]
+    task: Task = "multi-label"
 
     def __len__(self) -> int:
         return len(self.ids)

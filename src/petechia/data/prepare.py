@@ -67,6 +67,7 @@ def prepare(
         labels=catalog.labels,
         images=np.memmap(folder / "images.u8", np.uint8, "r", shape=tuple(entry["shape"])),
         shapes=np.load(folder / "shapes.npy"),
+        task=catalog.task,
     )
     return Prepared(dataset, catalog, tuple(entry["skipped"]))
 
