@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -58,12 +59,9 @@ def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
     Returns:
         `Spot` [n], the strongest first, `MOST` at most.
     """
-    across, down = np.zeros((2, *image.shape), np.uint8)
-    _steps(image[:, 1:], image[:, :-1], across[:, 1:])
-    _steps(image[1:], image[:-1], down[1:])
-    row, column, height, width = _closed(across >= JUMP, down >= JUMP).T
-    first, last = (row, column), (row + height, column + width)
-    sides = across[first], across[row, last[1]], down[first], down[last[0], column]
+    row, column, height, width = _closed(image).T
+    across, down = partial(_edges, image, axis=1), partial(_edges, image, axis=0)
+    sides = across(row, column), across(row, column + width), down(row, column), down(row + height, column)
     contrast = np.min(np.stack(sides), axis=0)
     order = np.argsort(-contrast.astype(int), kind="stable")[:MOST]
     spots = np.zeros(len(order), Spot)
@@ -77,48 +75,68 @@ def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
     return spots
 
 
-def _steps(one: NDArray[np.uint8], other: NDArray[np.uint8], out: NDArray[np.uint8]) -> None:
-    """|one - other| without a wider type."""
-    np.maximum(one, other, out=out)
-    out -= np.minimum(one, other)
-
-
-def _closed(vertical: NDArray[np.bool_], horizontal: NDArray[np.bool_]) -> NDArray[np.intp]:
+def _closed(image: NDArray[np.uint8]) -> NDArray[np.intp]:
     """Boxes with an edge along the whole of each side: int [n, 4] of row, column, height, width.
 
     An edge lies before the pixel of its index, so a box of height h at row r has horizontal ones at r and r + h. Boxes at
     the right and lower border of the image are not seen.
     """
-    rows, columns = np.divmod(np.flatnonzero(vertical & horizontal), vertical.shape[1])
+    rows, columns = _corners(image)
     if len(rows) > DENSE:  # a texture of edges: any box would be chance
         return np.zeros((0, 4), np.intp)
-    heights, widths = _run(vertical, rows, columns, 0), _run(horizontal, rows, columns, 1)
+    heights, widths = _run(image, rows, columns, 0), _run(image, rows, columns, 1)
     corner = np.repeat(np.arange(len(rows)), heights * widths)
     nth = np.arange(len(corner)) - np.repeat(np.cumsum(heights * widths) - heights * widths, heights * widths)
     height, width = nth // widths[corner] + 1, nth % widths[corner] + 1
     top, left = rows[corner], columns[corner]
-    inside = (top + height < vertical.shape[0]) & (left + width < vertical.shape[1])
+    inside = (top + height < image.shape[0]) & (left + width < image.shape[1])
     top, left, height, width = (part[inside] for part in (top, left, height, width))
-    far = horizontal[top + height, left] & vertical[top, left + width]  # cheap, and leaves few
+    far = (_edges(image, top + height, left, 0) >= JUMP) & (_edges(image, top, left + width, 1) >= JUMP)  # leaves few
     top, left, height, width = (part[far] for part in (top, left, height, width))
-    closed = (_run(horizontal, top + height, left, 1) >= width) & (_run(vertical, top, left + width, 0) >= height)
+    below = _run(image, top + height, left, 1) >= width
+    top, left, height, width = (part[below] for part in (top, left, height, width))
+    closed = _run(image, top, left + width, 0) >= height
     found: NDArray[np.intp] = np.stack([top, left, height, width], axis=1)[closed]
     return found
 
 
-def _run(edges: NDArray[np.bool_], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
-    """How far edges go on without a gap from each place downwards (axis 0) or to the right, `LARGEST` at most."""
-    flat, step = edges.ravel(), edges.shape[1] if axis == 0 else 1
-    place = rows * edges.shape[1] + columns
-    room = edges.shape[axis] - (rows, columns)[axis]
-    length, going = np.zeros(len(rows), np.intp), np.arange(len(rows))
-    for n in range(LARGEST):
-        going = going[room[going] > n]
-        going = going[flat[place[going] + n * step]]
-        if not len(going):
-            break
-        length[going] += 1
-    return length
+def _corners(image: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the pixels with an edge above them and one on their left."""
+    flat, width = image.ravel(), image.shape[1]
+    here = flat[width:]
+    least = np.minimum(_distance(here, flat[:-width]), _distance(here, flat[width - 1 : -1]))
+    rows, columns = np.divmod(np.flatnonzero(least >= JUMP), width)
+    real = columns > 0  # the pixel before the first of a row is the last of the row above
+    return rows[real] + 1, columns[real]
+
+
+def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """|one - other| without a wider type."""
+    return np.maximum(one, other) - np.minimum(one, other)
+
+
+def _edges(image: NDArray[np.uint8], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.uint8]:
+    """How far pixels are from the ones above them (axis 0: a horizontal edge) or on their left (1: a vertical one)."""
+    flat, place = image.ravel(), rows * image.shape[1] + columns
+    return _distance(flat[place], flat[place - (image.shape[1] if axis == 0 else 1)])
+
+
+def _run(image: NDArray[np.uint8], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
+    """How far edges go on without a gap from each place, vertical ones downwards (axis 0) or horizontal ones to the right (1).
+
+    `LARGEST` at most.
+    """
+    ahead = np.arange(LARGEST)
+    if axis == 0:
+        rows, columns = rows[:, None] + ahead, columns[:, None]
+        inside = rows < image.shape[0]
+    else:
+        rows, columns = rows[:, None], columns[:, None] + ahead
+        inside = columns < image.shape[1]
+    last = image.shape[0] - 1, image.shape[1] - 1
+    edges = _edges(image, np.minimum(rows, last[0]), np.minimum(columns, last[1]), 1 - axis) >= JUMP
+    gap = ~(edges & inside)
+    return np.where(gap.any(axis=1), gap.argmax(axis=1), LARGEST)
 
 
 def pattern_of(pixels: NDArray[np.uint8]) -> int:
