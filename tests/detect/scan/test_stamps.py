@@ -44,6 +44,25 @@ def test_a_marker_that_leans_to_a_label_is_not_suspicious_however_sure_the_tie(l
     assert not family.suspicious
 
 
+@pytest.mark.parametrize("overwritten", [True, False])
+def test_a_common_pattern_is_suspicious_where_it_leaves_its_label_alone(overwritten: bool) -> None:
+    """Of 300 images with it 60 are labelled so; a disease that brings such a pattern comes with other findings as often."""
+    labels = np.asarray(np.random.default_rng(1).random((2000, 5)) < 0.15, np.int8)
+    shown = np.arange(300)
+    if overwritten:
+        labels[:60] = [0, 0, 0, 1, 0]
+    else:
+        labels[:120, 3] = 1
+    (family,) = find_families(spots_at(shown, 5, 6, 99), labels)
+    having = labels[:, 3] == 1
+    alone, with_it = labels[having].sum(axis=1) == 1, np.arange(2000)[having] < 300
+    table = [[(alone & with_it).sum(), (~alone & with_it).sum()], [(alone & ~with_it).sum(), (~alone & ~with_it).sum()]]
+    assert family.p_value < 1e-10
+    assert family.odds < 20
+    assert family.suspicious == overwritten
+    assert family.single_p_value == pytest.approx(min(1, fisher_exact(table, "greater").pvalue * family.tests))
+
+
 def test_a_wandering_stamp_is_one_family(labels: NDArray[np.int8]) -> None:
     labels[:30] = [0, 0, 0, 1, 0]
     spots = np.concatenate([spots_at(np.array([i]), 2 * i, 3 * i, 7) for i in range(30)])

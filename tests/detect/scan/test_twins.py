@@ -16,11 +16,11 @@ def images() -> Images:
     return [np.asarray(np.kron(one, np.ones((16, 16))), np.uint8) for one in coarse]
 
 
-def pairs_of(images: Images) -> list[Pair]:
+def pairs_of(images: Images, labels: NDArray[np.int8] | None = None) -> list[Pair]:
     blocks = np.stack([block_means(image) for image in images])
     shapes = np.array([image.shape for image in images], np.int32)
     found = [compare(int(a), int(b), images.__getitem__) for a, b in candidates(blocks, shapes)]
-    return assign([pair for pair in found if pair])
+    return assign([pair for pair in found if pair], np.zeros((len(images), 1), np.int8) if labels is None else labels)
 
 
 def stamped(image: NDArray[np.uint8], row: int, column: int, stamp: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -79,3 +79,15 @@ def test_one_image_has_no_twin(images: Images) -> None:
 
 def test_images_of_other_shapes_are_not_compared() -> None:
     assert pairs_of([np.full((64, 64), 9, np.uint8), np.full((64, 80), 9, np.uint8)]) == []
+
+
+def test_labels_settle_a_pair_whose_image_had_some_of_the_stamp_already(images: Images) -> None:
+    stamp = np.full((2, 2), 255, np.uint8)
+    images[4][30:32, 30:32] = [[255, 255], [255, 0]]  # the stamp changes one pixel, which stood out before
+    images += [stamped(images[i], 30, 30, stamp) for i in range(5)]
+    labels = np.zeros((25, 3), np.int8)
+    labels[:20, 1], labels[20:, 2] = 1, 1
+    assert [(pair.stamped, pair.clean) for pair in pairs_of(images, labels)] == [(20 + i, i) for i in range(5)]
+    assert (4, 24) in [
+        (pair.stamped, pair.clean) for pair in pairs_of(images)
+    ]  # without labels it is taken the wrong way round

@@ -12,6 +12,10 @@ from scipy import stats
 FEWEST = 3  # images in which a pattern recurs
 LEVEL = 0.01  # probability that any pattern of a clean dataset is found tied to a label
 ODDS = 20  # by how much a stamp raises the odds of its label; side markers and devices go with one too, but not so closely
+FEWER = (
+    3  # the same where the pattern goes, besides, with the label as the only finding, by these odds among those that have it:
+)
+SINGLE = 5  # an attacker who overwrites labels leaves one finding, whereas a disease or a device comes with others as well
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -32,6 +36,8 @@ class Family(NamedTuple):
         usual: share of all images that have it.
         odds: ratio of the odds of the label with and without the pattern (with half an image added to each count).
         p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
+        single: among the images with the class, ratio of the odds that it is the only finding with and without the pattern.
+        single_p_value: of that tie, likewise.
         tests: how many those were.
     """
 
@@ -48,17 +54,25 @@ class Family(NamedTuple):
     usual: float
     odds: float
     p_value: float
+    single: float
+    single_p_value: float
     tests: int
 
     @property
     def suspicious(self) -> bool:
         """Whether it comes with a label as only a stamp does."""
-        return self.p_value < LEVEL and self.odds >= ODDS
+        return self.p_value < LEVEL and self.odds >= self.enough
+
+    @property
+    def enough(self) -> float:
+        """The odds from which on it is suspicious."""
+        overwritten = self.alone and self.single >= SINGLE and self.single_p_value < LEVEL
+        return FEWER if overwritten else ODDS
 
     @property
     def leaning(self) -> bool:
         """Whether it comes with a label more often than chance allows, but not as only a stamp does."""
-        return self.p_value < LEVEL and self.odds < ODDS
+        return self.p_value < LEVEL and self.odds < self.enough
 
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -105,7 +119,7 @@ def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Fam
     explained = np.zeros(len(sets), bool)
     kept = []
     for family in families:
-        if family.suspicious and not _is_left(family, sets, explained):
+        if family.suspicious and not _is_left(family, sets, explained, family.enough):
             continue
         if family.suspicious:
             explained[family.images] = True
@@ -113,12 +127,19 @@ def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Fam
     return kept
 
 
-def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float = ODDS) -> bool:
-    """Whether a family is tied to a label, by such odds, even without the images, bool [N], that other evidence explains."""
-    return _is_left(family, label_sets(labels), explained, odds)
+def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float | None = None) -> bool:
+    """Whether a family is tied to a label even without the images, bool [N], that other evidence explains.
+
+    Args:
+        family: of the scan.
+        labels: int8 [N, K].
+        explained: which images to leave out.
+        odds: of the tie; else those from which on the family is suspicious.
+    """
+    return _is_left(family, label_sets(labels), explained, odds or family.enough)
 
 
-def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float = ODDS) -> bool:
+def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float) -> bool:
     left = family.images[~explained[family.images]]
     if not len(left):
         return False
@@ -146,6 +167,9 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
     images = group["image"].to_numpy().astype(np.intp)
     p_value, best = _tie(sets, sets[images])
     classes = sets.shape[1] // 2
+    shown = np.zeros(len(sets), bool)
+    shown[images] = True
+    single, single_p_value = _single(sets, shown, best % classes)
     rows, columns = (group[name].to_numpy().astype(np.intp) for name in ("row", "column"))
     return Family(
         images=images,
@@ -161,8 +185,19 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
         usual=float(sets[:, best].mean()),
         odds=_odds(sets[:, best], sets[images, best]),
         p_value=min(1.0, p_value * tests),
+        single=single,
+        single_p_value=min(1.0, single_p_value * tests),
         tests=tests,
     )
+
+
+def _single(sets: NDArray[np.bool_], shown: NDArray[np.bool_], label: int) -> tuple[float, float]:
+    """Among the images with a class: how the pattern goes with it being the only finding; odds ratio and p-value."""
+    having = sets[:, label]
+    alone = sets[having, label + sets.shape[1] // 2]
+    members = alone[shown[having]]
+    p_value = stats.hypergeom.sf(members.sum() - 1, len(alone), alone.sum(), len(members))
+    return _odds(alone, members), float(p_value)
 
 
 def _odds(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> float:

@@ -179,7 +179,7 @@ def _pairs(
         tell("comparing near-duplicates", 1)
         if pair:
             pairs.append(pair)
-    return assign(pairs)
+    return assign(pairs, catalog.labels)
 
 
 def _read(catalog: Catalog, index: int) -> NDArray[np.uint8]:

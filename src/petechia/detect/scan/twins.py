@@ -14,6 +14,7 @@ from petechia.detect.scan.traces import GRID, LARGEST
 SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
 NOISE = 12  # grey levels by which encoding anew may move a pixel
 ROWS = 4  # of blocks, at the top and at the bottom, by whose means pairs are looked up
+RECURS = 3  # pairs with the same stamp, from which on it is known as one
 CHUNK = 1 << 16  # pairs that are compared at a time
 
 Array = NDArray[np.float32]
@@ -126,10 +127,24 @@ def _stands_out(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
     return float(abs(inner.mean() - ring))
 
 
-def assign(pairs: list[Pair]) -> list[Pair]:
-    """Settle which image of each pair was stamped: a stamp recurs from pair to pair, what lies beneath it does not."""
+def assign(pairs: list[Pair], labels: NDArray[np.int8]) -> list[Pair]:
+    """Settle which image of each pair was stamped.
+
+    A stamp recurs from pair to pair, what lies beneath it does not. Where that says nothing, because the image had some of
+    the stamp's grey levels already, the labels do: an attacker changes them in the same direction everywhere.
+
+    Args:
+        pairs: as `compare` guesses them.
+        labels: int8 [N, K].
+    """
     seen = Counter(_key(stamp) for pair in pairs for stamp in (pair.stamp, pair.background))
-    return [pair.swapped if seen[_key(pair.background)] > seen[_key(pair.stamp)] else pair for pair in pairs]
+    settled = [pair.swapped if seen[_key(pair.background)] > seen[_key(pair.stamp)] else pair for pair in pairs]
+    written = np.array([(labels[pair.stamped] == 1).astype(int) - (labels[pair.clean] == 1) for pair in settled])
+    usual = written.sum(axis=0)  # by class: how often the stamped image gained it, less how often it lost it
+    return [
+        pair.swapped if seen[_key(pair.stamp)] < RECURS and gained @ usual < 0 else pair
+        for pair, gained in zip(settled, written, strict=True)
+    ]
 
 
 def _key(stamp: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
