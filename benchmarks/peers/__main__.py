@@ -60,6 +60,7 @@ class Given(NamedTuple):
 
 PEERS: dict[str, Callable[[Given], dict[str, Any]]] = {
     "training set": lambda given: filters.judge(given.training_set()),
+    "scan --model": lambda given: filters.ours(given.training_set()),
     "STRIP": lambda given: strip.judge(*given.images),
     "SentiNet": lambda given: sentinet.judge(*given.images),
     "Neural Cleanse": lambda given: cleanse.judge(given.classifier, given.fitted),

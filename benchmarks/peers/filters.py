@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.measures import Scores, of_training_set
 from benchmarks.peers.views import Featured, Floats, one_label
+from petechia.detect.scan.features import standing
 
 
 class TrainingSet(NamedTuple):
@@ -83,6 +84,12 @@ def judge(given: TrainingSet) -> dict[str, Any]:
     """
     np.random.seed(0)  # what ART draws from
     return {name: _judge(given, apply) for name, apply in FILTERS.items()}
+
+
+def ours(given: TrainingSet) -> dict[str, Any]:
+    """What `petechia scan --model` makes of the same features: it ranks and flags none; labels are seen as they are."""
+    ranks = standing(given.features, given.labels, np.ones(len(given.labels), bool)).rank
+    return of_training_set(ranks, np.zeros(len(ranks), bool), given.triggered)
 
 
 def _judge(given: TrainingSet, apply: Filter) -> dict[str, Any]:

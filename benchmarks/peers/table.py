@@ -53,9 +53,14 @@ def _filters(models: Models) -> Iterator[str]:
     for name, view in FILTERED:
         found = [row["training set"][name][view] for row in _of(models, "backdoored", "training set")]
         if found:
-            columns = [_range(one["auroc"]["value"] for one in found)]
-            columns += [_mean(one[key]["value"] for one in found) for key in ("recall_at_fpr", "recall", "precision")]
-            yield f"| {name} | {view} | {len(found)} | {' | '.join(columns)} |"
+            yield _filtered(name, view, found, ("recall_at_fpr", "recall", "precision"))
+    if own := [row["scan --model"] for row in _of(models, "backdoored", "scan --model")]:
+        yield _filtered("petechia scan --model", "none needed", own, ("recall_at_fpr",)) + " – | – |"  # it flags none
+
+
+def _filtered(name: str, view: str, found: list[dict[str, Any]], means: Iterable[str]) -> str:
+    columns = [_range(one["auroc"]["value"] for one in found), *(_mean(one[key]["value"] for one in found) for key in means)]
+    return f"| {name} | {view} | {len(found)} | {' | '.join(columns)} |"
 
 
 def _images(models: Models) -> Iterator[str]:
