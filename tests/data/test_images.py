@@ -115,8 +115,8 @@ def test_uploads_are_named_as_the_caller_says(tmp_path: Path) -> None:
     huge_png(tmp_path / "bomb.png", 50_000)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     cases = {
-        b"": "The image is not a PNG or JPEG image; give a PNG, JPEG or DICOM image",
-        b"GIF89a" + bytes(100): "The image is not a PNG or JPEG",
+        b"": "The image is not a PNG, JPEG or TIFF image; give a PNG, JPEG, TIFF or DICOM image",
+        b"GIF89a" + bytes(100): "The image is not a PNG, JPEG or TIFF",
         encoded(Image.fromarray(noise))[:2000]: "The image cannot be decoded",
         (tmp_path / "bomb.png").read_bytes(): "The image is refused before decoding",
         bytes(128) + b"DICM" + bytes(50): "The image",

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from petechia.errors import PetechiaError
+
+if TYPE_CHECKING:
+    from petechia.data.export import Written
 
 SPLITS = ("train", "validation", "test")
 Task = Literal["multi-label", "multi-class"]
@@ -44,6 +48,8 @@ class Catalog:
         labels: int8 [N, K]: 1 present, 0 absent, -1 unknown.
         reader: decodes the images.
         task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot.
+        colour: whether images are [H, W, 3].
+        layout: writes images and labels as the source has them, see `petechia.data.export`; None where it has no way of its own.
     """
 
     name: str
@@ -54,6 +60,8 @@ class Catalog:
     labels: NDArray[np.int8]
     reader: Reader
     task: Task = "multi-label"
+    colour: bool = False
+    layout: Callable[[Path, Catalog, Written, Callable[[int], None]], None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
