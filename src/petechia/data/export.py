@@ -59,9 +59,7 @@ def as_png(ids: NDArray[np.str_]) -> NDArray[np.str_]:
     return named if len(np.unique(named)) == len(np.unique(ids)) else np.char.add(ids, ".png")
 
 
-def write_images(
-    folder: Path, reader: object, written: Written, place: Callable[[int, str], str], progress: Progress
-) -> None:
+def write_images(folder: Path, reader: object, written: Written, place: Callable[[int, str], str], progress: Progress) -> None:
     """Write the image files.
 
     Args:

@@ -66,7 +66,8 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     name, options = split_options(source, text, FolderOptions)
     path = Path(name).expanduser()
     if not path.is_file():
-        raise PetechiaError(f"The data source {source!r} names {path}, which is not a table's file; correct it{hint_at_option(name, FolderOptions)}.")
+        hint = hint_at_option(name, FolderOptions)
+        raise PetechiaError(f"The data source {source!r} names {path}, which is not a table's file; correct it{hint}.")
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
@@ -101,7 +102,7 @@ def image_column(table: Table, options: LabelOptions) -> str:
     column = find_column(table, options.image, IMAGES)
     if column is None:
         raise PetechiaError(
-            f"{table.path} has no column that looks like names of images; its columns are {columns_of(table)}; give image=COLUMN."
+            f"{table.path} has no column of a usual name for images; its columns are {columns_of(table)}; give image=COLUMN."
         )
     return column
 

@@ -147,11 +147,6 @@ def _has_second_page(image: Image.Image) -> bool:
     return True
 
 
-def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The mean over the channels of an image, uint8 [H, W] or [H, W, C]; uint8 [H, W]."""
-    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
-
-
 def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """Every pixel of an image, uint8 [H, W], a square, so that the shorter side has so many pixels at least."""
     factor = -(-side // min(image.shape))

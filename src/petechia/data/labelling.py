@@ -246,8 +246,8 @@ def _is_of_one_class(table: Table, column: str) -> bool:
     """Whether a column holds nothing but 1, 0, -1, true, false and empty cells."""
     for some in (table.frame[column].head(200), table.frame[column]):
         texts = some.str.strip_chars().str.to_lowercase()
-        known = texts.is_null() | texts.is_in(["", "nan", "true", "false"]) | texts.cast(pl.Float64, strict=False).is_in([1.0, 0.0, -1.0])
-        if not known.all():
+        numbers = texts.cast(pl.Float64, strict=False).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
+        if not (texts.is_null() | texts.is_in(["", "nan", "true", "false"]) | numbers).all():
             return False
     return bool((texts.is_not_null() & (texts != "")).any())
 
@@ -258,14 +258,21 @@ def _truth(table: Table, column: str) -> NDArray[np.int8]:
     words = texts.replace_strict(TEXTS, default=None, return_dtype=pl.Int8)
     numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
     said = pl.select(
-        pl.when(texts.is_null()).then(-1).when(words.is_not_null()).then(words).when(numbers.is_in([1.0, 0.0, -1.0])).then(numbers)
+        pl.when(texts.is_null())
+        .then(-1)
+        .when(words.is_not_null())
+        .then(words)
+        .when(numbers.is_in([1.0, 0.0, -1.0]))
+        .then(numbers)
     ).to_series()
     return said.fill_null(2).cast(pl.Int8).to_numpy().copy()
 
 
 def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
     if len(columns) > MOST_CLASSES:
-        raise PetechiaError(f"{table.path} has {len(columns):,} columns of labels, and {MOST_CLASSES:,} is the most; name some.")
+        raise PetechiaError(
+            f"{table.path} has {len(columns):,} columns of labels, and {MOST_CLASSES:,} is the most; name some."
+        )
     truths = []
     for name in columns:
         truth = _truth(table, name)
@@ -285,7 +292,9 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     cells = table.texts(column)
     cells = cells.set(cells.str.to_lowercase().is_in(EMPTY).fill_null(value=False), None)
     listed = bool(cells.str.starts_with("[").all()) and cells.is_not_null().any()  # as Python prints a list of texts
-    separator = options.separator or ("," if listed else next((s for s in "|;" if cells.str.contains(s, literal=True).any()), ""))
+    separator = options.separator or (
+        "," if listed else next((s for s in "|;" if cells.str.contains(s, literal=True).any()), "")
+    )
     parts = cells.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
     edges = " \t\r\n'\"[]" if listed else " \t\r\n"
     names = pl.DataFrame({"row": np.arange(len(cells)), "name": parts}).explode("name", empty_as_null=True)
@@ -301,8 +310,8 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     classes = _in_order(distinct if task == "multi-class" else [name for name in distinct if name not in nothing])
     if len(classes) > MOST_CLASSES:
         raise PetechiaError(
-            f"{table.path} has {len(classes):,} different names in {column!r}, and {MOST_CLASSES:,} is the most; name the column "
-            f"of the labels, or what separates them, with labels=COLUMN,separator=S."
+            f"{table.path} has {len(classes):,} different names in {column!r}, and {MOST_CLASSES:,} is the most; name "
+            f"the column of the labels, or what separates them, with labels=COLUMN,separator=S."
         )
     if not classes:
         raise PetechiaError(f"{table.path} names no class in {column!r}; name the column of the labels with labels=COLUMN.")

@@ -69,7 +69,9 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
         PetechiaError: some are missing and `missing` is "error", or all are.
     """
     if not here.any():
-        raise PetechiaError(f"{root} has none of the {len(here):,} images that {table} lists, such as {names[0]!r}; give root=FOLDER.")
+        raise PetechiaError(
+            f"{root} has none of the {len(here):,} images that {table} lists, such as {names[0]!r}; give root=FOLDER."
+        )
     if not here.all() and missing == "error":
         absent = names[~here]
         raise PetechiaError(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog, Task
-from petechia.data.images import MAX_PIXELS
+from petechia.data.levels import MAX_PIXELS
 from petechia.data.labelling import MOST_CLASSES
 from petechia.data.locate import Missing
 from petechia.data.nih import CLASSES as NIH_CLASSES
@@ -80,8 +80,8 @@ class Member(NamedTuple):
     shape: tuple[int, ...]
 
 
-def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog:  # noqa: ARG001 (all readers take it)
-    """Read the labels; images are read when they are asked for. Every image is of a patient of its own: nothing is known of them.
+def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog:
+    """Read the labels; images are read when they are asked for. Nothing is known of patients: each image is of its own.
 
     Args:
         source: the whole source, for messages.
@@ -218,10 +218,12 @@ def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
 
 def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int, info: zipfile.ZipInfo, began: int) -> None:
     if dtype.hasobject:
-        raise PetechiaError(f"{path} holds {key} as pickled objects, which could run code and are never read; get the original.")
+        raise PetechiaError(
+            f"{path} holds {key} as pickled objects, which could run code and are never read; get the original."
+        )
     if size > MOST_BYTES or (size > SMALL and size > BOMB * max(info.compress_size, 1)):
         raise PetechiaError(
-            f"{path} is refused before it is unpacked because {key} claims {size:,} bytes in {info.compress_size:,}; check the file."
+            f"{path} is refused before it is unpacked because {key} claims {size:,} bytes in {info.compress_size:,}; check it."
         )
     if size != info.file_size - began:
         raise PetechiaError(f"{path} has in {key} another number of bytes than its header says; restore it.")
@@ -230,7 +232,11 @@ def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int,
 def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Member:
     shape = member.shape
     grey = len(shape) == 3
-    if member.dtype != np.uint8 or not (grey or (len(shape) == 4 and shape[3] == 3)) or not 1 <= np.prod(shape[1:3]) <= MAX_PIXELS:
+    if (
+        member.dtype != np.uint8
+        or not (grey or (len(shape) == 4 and shape[3] == 3))
+        or not 1 <= np.prod(shape[1:3]) <= MAX_PIXELS
+    ):
         raise PetechiaError(
             f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3], "
             f"volumes are not read."
@@ -248,7 +254,9 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
         raise PetechiaError(f"{path} has {split}_images but no {key}; restore it.")
     size = int(np.prod(member.shape, dtype=object)) * member.dtype.itemsize
     if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or size > MOST_LABELS or 0 in member.shape[1:]:
-        raise PetechiaError(f"{path} has {key} as {member.dtype} {list(member.shape)}; labels must be numbers [N, 1] or [N, K].")
+        raise PetechiaError(
+            f"{path} has {key} as {member.dtype} {list(member.shape)}; labels must be numbers [N, 1] or [N, K]."
+        )
     try:
         with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as packed:
             values = npy.read_array(packed, allow_pickle=False)
@@ -261,9 +269,7 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
     return numbers.clip(-(2**31), 2**31).astype(np.int64)
 
 
-def _classes(
-    path: Path, labels: NDArray[np.int64], options: MedmnistOptions
-) -> tuple[tuple[str, ...], Task, NDArray[np.int8]]:
+def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) -> tuple[tuple[str, ...], Task, NDArray[np.int8]]:
     """Names, task and int8 [N, K]."""
     wide = labels.shape[1] > 1
     if labels.min(initial=0) < 0 or (wide and labels.max(initial=0) > 1):

@@ -47,7 +47,9 @@ def validated(source: str, given: Mapping[str, str], model: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         keys = ", ".join(model.model_fields)
-        raise PetechiaError(f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; its keys are {keys}.") from None
+        raise PetechiaError(
+            f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; its keys are {keys}."
+        ) from None
 
 
 def hint_at_option(path: str, model: type[Settings]) -> str:

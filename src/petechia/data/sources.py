@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from petechia.data.catalog import Catalog
+from petechia.data.dicom_folder import open_dicom
 from petechia.data.folder import open_folder
 from petechia.data.locate import Missing
 from petechia.data.medmnist import open_medmnist
 from petechia.data.nih import open_nih
 from petechia.data.options import validated
 from petechia.data.phantom import PhantomOptions, open_phantom
+from petechia.data.xrv import open_xrv
 from petechia.errors import PetechiaError
 
 FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
@@ -38,7 +40,7 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
     raise PetechiaError(f"{source!r} is not a data source; use {FORMS}.")
 
 
-READERS = {"folder": open_folder, "medmnist": open_medmnist}
+READERS = {"folder": open_folder, "medmnist": open_medmnist, "dicom": open_dicom, "xrv": open_xrv}
 
 
 def _phantom_options(source: str, text: str) -> PhantomOptions:

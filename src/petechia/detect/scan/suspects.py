@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from petechia.data.catalog import Catalog
-from petechia.data.images import to_grey
+from petechia.data.levels import to_grey
 from petechia.data.prepare import OnError, in_parallel
 from petechia.detect.classifier import Classifier
 from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
