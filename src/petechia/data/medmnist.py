@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog, Task
-from petechia.data.levels import MAX_PIXELS
 from petechia.data.labelling import MOST_CLASSES
+from petechia.data.levels import MAX_PIXELS
 from petechia.data.locate import Missing
 from petechia.data.nih import CLASSES as NIH_CLASSES
 from petechia.data.options import hint_at_option, split_options
