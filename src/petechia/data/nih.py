@@ -143,13 +143,14 @@ def find_images(root: Path) -> dict[str, str]:
     folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
     for folder in folders:
         refuse_outside(root, folder)
+        below = folder.relative_to(root)
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink():
                     refuse_outside(root, Path(entry.path))
                 if not entry.is_file():
                     continue
-                relative = f"{folder.relative_to(root)}/{entry.name}"
+                relative = f"{below}/{entry.name}"
                 if entry.name in names:
                     raise PetechiaError(
                         f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them."

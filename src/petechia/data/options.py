@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -16,7 +18,9 @@ S = TypeVar("S", bound=Settings)
 
 
 def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
-    """A path, and options after it. A comma begins an option only where a known key and = follow, so both may hold commas.
+    """A path, and options after it.
+
+    Both may hold commas: one begins an option only where a known key and = follow, and not within the longest path that exists.
 
     Args:
         source: the whole source, for messages.
@@ -26,7 +30,10 @@ def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
     Raises:
         PetechiaError: a key is there twice, or a value is not allowed.
     """
-    path, *parts = re.split(rf",\s*(?=(?:{'|'.join(model.model_fields)})=)", text)
+    commas = [match.span() for match in re.finditer(rf",\s*(?=(?:{'|'.join(model.model_fields)})=)", text)]
+    exists = [number for number, (start, _) in enumerate(commas) if Path(text[:start]).expanduser().exists()]
+    cuts = commas[exists[-1] if exists else 0 :] if not Path(text).expanduser().exists() else []
+    path, *parts = (text[end:start] for (_, end), (start, _) in pairwise([(0, 0), *cuts, (len(text), 0)]))
     given: dict[str, str] = {}
     for part in parts:
         key, _, value = part.partition("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import inspect
 import os
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import FunctionType, SimpleNamespace
@@ -22,6 +23,7 @@ from petechia.data.options import hint_at_option, split_options
 from petechia.errors import PetechiaError
 from petechia.settings import Settings
 
+OWN = "patientid"  # the column of patients that most classes add
 FIXED = {"views": ["*"], "unique_patients": False, "pathology_masks": False, "semantic_masks": False}
 
 
@@ -114,7 +116,9 @@ def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) ->
         )
     fixed = {key: value for key, value in FIXED.items() if key in takes}
     try:
-        return kind(imgpath=str(root), **given, **fixed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pandas, for what the class does
+            return kind(imgpath=str(root), **given, **fixed)
     except Exception as error:  # whatever a table makes pandas or the class say
         said = (str(error).splitlines() or [""])[0][:120]
         raise PetechiaError(
@@ -150,6 +154,7 @@ def _wanted(kind: type[Any], dataset: Any, options: XrvOptions) -> NDArray[np.in
 
 def _patients(dataset: Any, paths: NDArray[np.str_]) -> NDArray[np.str_]:
     columns = {plain(str(column)): column for column in reversed(list(dataset.csv.columns))}
+    columns |= {"patientid": OWN} if OWN in dataset.csv else {}
     column = next((columns[name] for name in PATIENTS if name in columns), None)
     if column is None or dataset.csv[column].isna().any():
         return paths
