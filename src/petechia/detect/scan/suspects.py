@@ -196,6 +196,8 @@ def _picture(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
 
 def describe_label(catalog: Catalog, family: Family) -> str:
     """For people: the class, and whether it is the only finding."""
+    if not catalog.classes:
+        return "no label, as there are none"
     return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
 
 
