@@ -14,8 +14,7 @@ from petechia.data.options import validated
 from petechia.data.phantom import PhantomOptions, open_phantom
 from petechia.data.xrv import open_xrv
 from petechia.errors import PetechiaError
-
-FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
+from petechia.settings import FORMS
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:

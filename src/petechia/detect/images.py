@@ -37,7 +37,7 @@ class Collection(NamedTuple):
 def read_collection(
     names: Sequence[str], preprocess: Preprocess, most: int | None = None, done: Callable[[int], None] = lambda _: None
 ) -> Collection:
-    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
+    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`, whose colours become grey.
 
     Args:
         names: where they are; of a folder all image files are taken, those of its folders too.
@@ -71,7 +71,7 @@ def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, "") and file.is_file())
     if not path.exists():
-        raise PetechiaError(f"{path} does not exist; give images, folders of images, or a source such as nih:FOLDER.")
+        raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]
 
 
