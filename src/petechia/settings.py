@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 # The names of data sources, see `petechia.data.open_source`.
-FORMS = "phantom[:images=N,size=N,seed=N], nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
+FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
 
 
 class Settings(BaseModel):
