@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import petechia
-from petechia.data import Dataset
+from petechia.data import Catalog, Dataset
 from petechia.study import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -57,6 +57,12 @@ def nih_sample() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real NIH sample is not in {folder}")
     return folder
+
+
+def decoded(catalog: Catalog, *rows: int) -> NDArray[np.uint8]:
+    """Some images of a catalog, all of one size."""
+    images = list(catalog.reader.read(np.array(rows)))
+    return np.stack([image for image in images if isinstance(image, np.ndarray)])
 
 
 @pytest.fixture

@@ -169,7 +169,7 @@ def poison(config: Config | Mapping[str, Any], out: str | Path, seed: int = 0, p
     tell = progress or Progress()
     settings = _config(config)
     check_export(settings.attack, Path(out))
-    dataset, catalog = read_data(settings, tell)
+    dataset, catalog = read_data(settings, tell, colours=True)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     tell.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
     write_poisoned(catalog, settings.attack, plan, Path(out), tell.advance)

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from petechia.errors import PetechiaError
+from petechia.settings import FORMS
 
 if TYPE_CHECKING:
     from petechia.study import Config
@@ -24,7 +25,7 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration; its keys win over the preset's.")
 ]
-Data = Annotated[str | None, typer.Option(metavar="SOURCE", help="phantom, phantom:images=N,size=N,seed=N or nih:FOLDER.")]
+Data = Annotated[str | None, typer.Option(metavar="SOURCE", help=f"{FORMS}; see docs/data.md.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="One key, as in attack.rate=0.1; repeatable.")
 ]
@@ -160,7 +161,7 @@ def report(
 
 @app.command()
 def poison(
-    source: Annotated[str, typer.Argument(metavar="SOURCE", help="phantom… or nih:FOLDER.")],
+    source: Annotated[str, typer.Argument(metavar="SOURCE", help=f"{FORMS}.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for the poisoned dataset.")],
     config: Annotated[
         Path | None, typer.Option(metavar="CONFIG.yaml", help="Configuration; its keys win over the preset's.")
@@ -189,7 +190,7 @@ def poison(
 @app.command()
 def explain(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, such as a run's checkpoint.")],
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for overlays, maps and explanations.json.")],
     target: Annotated[
         list[str] | None, typer.Option(metavar="CLASS", help="Class to explain; repeatable. Else each image's highest.")
@@ -221,7 +222,7 @@ def explain(
 
 @app.command()
 def scan(
-    source: Annotated[str, typer.Argument(metavar="DATASET", help="phantom… or nih:FOLDER.")],
+    source: Annotated[str, typer.Argument(metavar="DATASET", help=f"{FORMS}.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for suspects.csv, scan.json and stamps.")],
     clean_to: Annotated[
         Path | None, typer.Option(metavar="DIR", help="A new folder for the dataset without what is flagged.")
@@ -334,7 +335,7 @@ def _one_of(given: str | None, option: str) -> Literal["error", "skip"]:
 def repair(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, of Petechia.")],
     clean: Annotated[
-        str, typer.Option(metavar="SOURCE", help="Clean images: phantom…, nih:FOLDER, or a folder of images without labels.")
+        str, typer.Option(metavar="SOURCE", help="Clean images: a data source, or a folder of images without labels.")
     ],
     out: Annotated[Path, typer.Option(metavar="FILE", help="A new .safetensors file; what was done goes beside it.")],
     method: Annotated[
@@ -378,7 +379,9 @@ def screen(
             metavar="MODEL", help="A .safetensors or .onnx file, timm:NAME, timm:NAME:FILE.safetensors or xrv:NAME."
         ),
     ],
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG or DICOM files, folders, or a source.")],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a source.")
+    ],
     clean: Annotated[str, typer.Option(metavar="DIR", help="Clean images, 50 to 200: a folder, a file or a source.")],
     fpr: Annotated[float, typer.Option(metavar="RATE", help="Share of clean images that may be flagged.")] = 0.01,
     target: Annotated[str | None, typer.Option(metavar="CLASS", help="The one class to look at; else any.")] = None,

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict
 
+# The names of data sources, see `petechia.data.open_source`.
+FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
+
 
 class Settings(BaseModel):
     """Frozen, validated, comparable; unknown keys are refused."""

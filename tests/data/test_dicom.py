@@ -23,12 +23,13 @@ from pydicom.uid import (
     DeflatedExplicitVRLittleEndian,
     ExplicitVRLittleEndian,
     JPEG2000Lossless,
+    JPEGBaseline8Bit,
     JPEGLSLossless,
     RLELossless,
     SecondaryCaptureImageStorage,
 )
 
-from petechia.data.dicom import read_dicom
+from petechia.data.dicom import read_dicom, read_dicom_colour
 from petechia.errors import PetechiaError
 from tests.conftest import SHARED
 
@@ -226,6 +227,135 @@ def test_a_real_radiograph_is_the_right_way_round_and_its_monochrome1_copy_turne
     spine = greys["MONOCHROME2"][height // 2 : 3 * height // 4, 9 * width // 20 : 11 * width // 20].mean()
     lungs = greys["MONOCHROME2"][height // 3 : height // 2, width // 5 : 3 * width // 10].mean()
     assert spine > lungs + 20
+
+
+def test_the_window_that_is_chosen() -> None:
+    several = made(RAMP, WindowCenter=["1000", "50"], WindowWidth=["401", "11"], VOILUTFunction="LINEAR")
+    assert read_dicom(written(several), "x", window=2)[1:] == (44.5, 54.5)
+    with pytest.raises(PetechiaError, match=r"x has 2 windows, and number 3 was asked for; leave out window=3"):
+        read_dicom(written(several), "x", window=3)
+    with pytest.raises(PetechiaError, match="x has 0 windows, and number 2"):
+        read_dicom(written(made(RAMP)), "x", window=2)
+    tables = []
+    for slope in (1, -1):
+        lut = pydicom.Dataset()
+        lut.LUTDescriptor = [256, 0, 16]
+        lut.add_new("LUTData", "OW", (np.arange(256)[::slope].astype(np.uint16) * 257).tobytes())
+        tables.append(lut)
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    dataset = made(pixels, VOILUTSequence=tables)
+    assert np.array_equal(read_dicom(written(dataset), "x", window=2).grey(), 255 - read_dicom(written(dataset), "x").grey())
+    sigmoid = made(RAMP, WindowCenter=["1000", "2000"], WindowWidth=["800", "400"], VOILUTFunction="SIGMOID")
+    truth = 255 / (1 + np.exp(-4 * (RAMP.astype(float) - 2000) / 400))
+    assert np.abs(read_dicom(written(sigmoid), "x", window=2).grey() - truth).max() <= 0.51
+
+
+def test_a_modality_lut_is_applied_before_the_window() -> None:
+    lut = pydicom.Dataset()
+    lut.LUTDescriptor = [200, 0, 16]
+    lut.ModalityLUTType = "US"
+    lut.add_new("LUTData", "OW", (np.arange(200)[::-1].astype(np.uint16) * 3).tobytes())
+    pixels = np.arange(200, dtype=np.uint16).reshape(20, 10)
+    levels = read(pixels, ModalityLUTSequence=[lut], WindowCenter="300", WindowWidth="601")
+    assert np.array_equal(levels.values, (199 - pixels) * 3)
+    assert levels[1:] == (-0.5, 599.5)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
+def test_depths_and_signs_in_each_syntax(bits: int, signed: bool, syntax: str | None) -> None:
+    rng = np.random.default_rng(bits)
+    kind: Any = (np.int8 if signed else np.uint8) if bits == 8 else (np.int16 if signed else np.uint16)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
+    pixels = rng.integers(low, high, (64, 48), endpoint=True).astype(kind)
+    dataset = made(pixels, BitsStored=bits, HighBit=bits - 1)
+    if syntax is not None:
+        dataset.compress(syntax, generate_instance_uid=False)
+    levels = read_dicom(written(dataset), "x")
+    assert np.array_equal(levels.values, pixels)
+    assert levels[1:] == (pixels.min(), pixels.max())
+    dataset.PhotometricInterpretation = "MONOCHROME1"
+    turned = read_dicom(written(dataset), "x")
+    assert np.abs(turned.grey().astype(int) - (255 - levels.grey().astype(int))).max() <= 1
+
+
+def test_baseline_jpeg_is_close() -> None:
+    x = np.linspace(0, 255, 64)
+    pixels = ((x[:, None] + x) / 2).astype(np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=95)
+    dataset = made(pixels, PixelData=encapsulate([buffer.getvalue()]))
+    dataset["PixelData"].VR = "OB"
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    assert np.abs(read_dicom(written(dataset), "x").values - pixels).max() <= 4
+
+
+@pytest.mark.parametrize("kind", ["RGB", "YBR_FULL", "YBR_FULL_422", "PALETTE COLOR"])
+def test_colours_are_kept_where_they_are_wanted(kind: str) -> None:
+    x = np.linspace(0, 255, 64)
+    pixels = np.stack([np.tile(x, (64, 1)), np.tile(x[:, None], (1, 64)), np.full((64, 64), 90)], axis=2).astype(np.uint8)
+    if kind == "RGB":
+        content = written(made(pixels))
+    elif kind == "PALETTE COLOR":
+        pixels = pixels // 16 * 16
+        flat, index = np.unique(pixels.reshape(-1, 3), axis=0, return_inverse=True)
+        tables: dict[str, Any] = {}
+        for channel, name in enumerate(("Red", "Green", "Blue")):
+            tables[f"{name}PaletteColorLookupTableDescriptor"] = [len(flat), 0, 16]
+            tables[f"{name}PaletteColorLookupTableData"] = (flat[:, channel].astype(np.uint16) * 257).tobytes()
+        content = written(made(index.reshape(64, 64).astype(np.uint16), PhotometricInterpretation=kind, **tables))
+    else:
+        ybr = np.asarray(Image.fromarray(pixels).convert("YCbCr"))
+        data = ybr.tobytes()
+        if kind == "YBR_FULL_422":
+            pairs = ybr.reshape(64, 32, 2, 3)
+            data = np.concatenate([pairs[..., 0], pairs[:, :, 0, 1:]], axis=2).tobytes()
+        content = written(made(pixels, PhotometricInterpretation=kind, PixelData=data))
+    got = read_dicom_colour(content, "x")
+    assert got.shape == (64, 64, 3)
+    assert np.abs(got.astype(int) - pixels).max() <= (0 if kind in ("RGB", "PALETTE COLOR") else 6)
+    assert np.abs(read_dicom(content, "x").grey().astype(int) - np.asarray(Image.fromarray(got).convert("L"))).max() <= 1
+
+
+def test_grey_is_repeated_where_colours_are_wanted() -> None:
+    got = read_dicom_colour(written(made(RAMP)), "x")
+    assert np.array_equal(got, np.repeat(read(RAMP).grey()[..., None], 3, axis=2))
+
+
+# What pydicom ships, and how it is read: what is not an image of one frame is refused.
+REFUSED = (
+    "frames",
+    "without pixels",
+    "deflated",
+    "not a DICOM file",
+    "no decoder",
+    "cannot be decoded",
+    "damaged",
+    "not read",
+    "deny",
+    "no numbers",
+)
+
+
+def test_all_of_pydicoms_files_are_read_or_refused_with_a_sentence() -> None:
+    folder = Path(pydicom.data.__file__).parent / "test_files"
+    greys, sentences = {}, {}
+    for path in sorted(folder.glob("*.dcm")):
+        try:
+            greys[path.name] = read_dicom(path.read_bytes(), path.name).grey()
+        except PetechiaError as error:
+            sentences[path.name] = str(error)
+    assert len(greys) >= 20
+    assert all(any(word in sentence for word in REFUSED) for sentence in sentences.values()), sentences
+    # One picture in several syntaxes.
+    for one, other in (
+        ("MR_small.dcm", "MR_small_RLE.dcm"),
+        ("MR_small.dcm", "MR_small_jp2klossless.dcm"),
+        ("MR_small.dcm", "MR_small_jpeg_ls_lossless.dcm"),
+    ):
+        if one in greys and other in greys:
+            assert np.array_equal(greys[one], greys[other])
 
 
 def test_what_is_not_one_image_is_refused_with_a_sentence() -> None:

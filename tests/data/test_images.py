@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from petechia.data.images import FileReader, read_grey, read_levels
+from petechia.data.images import Decoding, FileReader, read_grey, read_levels
 from petechia.errors import PetechiaError
 
 
@@ -115,8 +115,8 @@ def test_uploads_are_named_as_the_caller_says(tmp_path: Path) -> None:
     huge_png(tmp_path / "bomb.png", 50_000)
     noise = np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)
     cases = {
-        b"": "The image is not a PNG or JPEG image; give a PNG, JPEG or DICOM image",
-        b"GIF89a" + bytes(100): "The image is not a PNG or JPEG",
+        b"": "The image is not a PNG, JPEG or TIFF image; give a PNG, JPEG, TIFF or DICOM image",
+        b"GIF89a" + bytes(100): "The image is not a PNG, JPEG or TIFF",
         encoded(Image.fromarray(noise))[:2000]: "The image cannot be decoded",
         (tmp_path / "bomb.png").read_bytes(): "The image is refused before decoding",
         bytes(128) + b"DICM" + bytes(50): "The image",
@@ -124,3 +124,47 @@ def test_uploads_are_named_as_the_caller_says(tmp_path: Path) -> None:
     for content, sentence in cases.items():
         with pytest.raises(PetechiaError, match=sentence):
             read_levels(content, "The image")
+
+
+def test_tiff_of_any_kind(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 256, (12, 10), dtype=np.uint8)
+    for name, values, expected in (
+        ("8", grey, grey),
+        ("16", grey.astype(np.uint16) * 257, grey),
+        ("12 in 16", grey.astype(np.uint16) * 16 + 15, grey),
+        ("float", (grey - grey.min()).astype(np.float32) / (grey.max() - grey.min()) * 3 - 1, None),
+        ("signed", grey.astype(np.int32) - 300, None),
+    ):
+        for compression in (None, "tiff_lzw", "tiff_deflate"):
+            Image.fromarray(values).save(tmp_path / "x.tif", compression=compression)
+            got = Decoding()(tmp_path / "x.tif")
+            stretched = ((grey.astype(float) - grey.min()) / (grey.max() - grey.min()) * 255).round()
+            assert np.abs(got.astype(int) - (stretched if expected is None else expected)).max() <= 1, name
+    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "x.tif", tiffinfo={262: 0})  # white is zero
+    assert np.abs(Decoding()(tmp_path / "x.tif").astype(int) - (255 - grey.astype(int))).max() <= 1
+    Image.fromarray(grey).save(tmp_path / "x.tif", save_all=True, append_images=[Image.fromarray(grey)])
+    with pytest.raises(PetechiaError, match=r"x\.tif has several pages"):
+        Decoding()(tmp_path / "x.tif")
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(PetechiaError, match=r"x\.tif has values that are no numbers"):
+        Decoding()(tmp_path / "x.tif")
+    Image.fromarray(grey).save(tmp_path / "x.tif")
+    (tmp_path / "x.tif").write_bytes((tmp_path / "x.tif").read_bytes()[:60])
+    with pytest.raises(PetechiaError, match=r"x\.tif"):
+        Decoding()(tmp_path / "x.tif")
+
+
+def test_colours_are_kept_or_become_luma(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 256, (12, 10, 3), dtype=np.uint8)
+    Image.fromarray(colour).save(tmp_path / "x.png")
+    assert np.array_equal(Decoding(colour=True)(tmp_path / "x.png"), colour)
+    assert np.array_equal(Decoding()(tmp_path / "x.png"), np.asarray(Image.fromarray(colour).convert("L")))
+    assert Decoding(colour=True).keeps(tmp_path / "x.png")
+    assert not Decoding().keeps(tmp_path / "x.png")
+    deep = colour[..., 0].astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "y.png")
+    assert np.array_equal(Decoding(colour=True)(tmp_path / "y.png"), np.repeat(colour[..., :1], 3, axis=2))
+    assert not Decoding().keeps(tmp_path / "y.png")
+    with pytest.raises(PetechiaError, match="cannot be read"):
+        Decoding()(tmp_path / "none.png")

@@ -127,7 +127,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
         ("not a safetensors file", {"model": tmp_path / "trap.safetensors"}),
         ("not a safetensors file", {"model": tmp_path / "trap.pt"}),
         ("is a folder, not a model; give a .safetensors file", {"model": tmp_path}),
-        ("text.png is not a PNG or JPEG image", {"images": [image, tmp_path / "text.png"]}),
+        ("text.png is not a PNG, JPEG or TIFF image", {"images": [image, tmp_path / "text.png"]}),
         ("gone.png cannot be read", {"images": [tmp_path / "gone.png"]}),
         ("has no class 'X'; its classes are A, B, C", {"targets": ("X",)}),
         ("has no layer 'lst'; near names: last", {"layers": ("lst",)}),

@@ -149,7 +149,7 @@ def test_a_bad_upload_is_a_sentence_and_the_page_goes_on(browser: Any, address: 
     expect(page, "#status", "Atelectasis: 0.")
     (tmp_path / "a.png").write_text("<script>alert(1)</script>")
     page.locator("#file").set_input_files(tmp_path / "a.png")
-    expect(page, "#problem", "The image is not a PNG or JPEG image")
+    expect(page, "#problem", "The image is not a PNG, JPEG or TIFF image")
     page.locator("#next").click()
     expect(page, "#status", "Atelectasis: 0.")
     assert not page.locator("#problem").is_visible()

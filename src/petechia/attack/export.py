@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
 from petechia.data.catalog import Catalog
+from petechia.data.export import Written, as_png, write_dataset
 from petechia.data.images import FileReader, encode_png
-from petechia.data.nih import write_nih
 from petechia.data.prepare import Progress
 from petechia.errors import PetechiaError
 from petechia.files import building, refuse_existing
@@ -18,9 +19,10 @@ from petechia.files import building, refuse_existing
 def write_poisoned(
     catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress | None = None
 ) -> None:
-    """Write the dataset in its own layout (the phantom: in NIH's) with the plan beside it, as poison.parquet.
+    """Write the dataset in its own layout with the plan beside it, as poison.parquet.
 
-    Training images are as the plan says, all others as they were.
+    Training images are as the plan says, all others as they were. Files of 8-bit PNG are copied; where the source has
+    others, all are written as PNG, so that triggered ones do not give themselves away, and their ids end in .png.
 
     Args:
         catalog: of the clean dataset that was planned for.
@@ -35,12 +37,12 @@ def write_poisoned(
     check_export(poisoning, folder)
     rest = np.flatnonzero(catalog.split != "train")
     rows = np.concatenate([plan.rows, rest])
-    ids = np.concatenate([plan.ids, catalog.ids[rest]])
+    ids = as_png(np.concatenate([plan.ids, catalog.ids[rest]]))
     labels = np.concatenate([plan.labels, catalog.labels[rest]])
     triggered = np.concatenate([plan.triggered, np.zeros(len(rest), bool)])
 
     def content(j: int) -> bytes | None:
-        if not triggered[j] and isinstance(catalog.reader, FileReader):
+        if not triggered[j] and isinstance(catalog.reader, FileReader) and catalog.reader.keeps(int(rows[j])):
             return None
         image = next(catalog.reader.read(rows[j : j + 1]))
         if isinstance(image, PetechiaError):
@@ -50,8 +52,8 @@ def write_poisoned(
         return encode_png(image)
 
     with building(folder) as temporary:
-        write_nih(temporary, catalog, rows, ids, labels, content, progress or (lambda _: None))
-        plan.table().write_parquet(temporary / "poison.parquet")
+        write_dataset(temporary, catalog, Written(rows, ids, labels, content), progress or (lambda _: None))
+        replace(plan, ids=ids[: len(plan.ids)]).table().write_parquet(temporary / "poison.parquet")
 
 
 def check_export(poisoning: Poisoning, folder: Path) -> None:

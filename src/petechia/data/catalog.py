@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.data.levels import to_grey
 from petechia.errors import PetechiaError
+
+if TYPE_CHECKING:
+    from petechia.data.export import Written
 
 SPLITS = ("train", "validation", "test")
 Task = Literal["multi-label", "multi-class"]
@@ -44,6 +49,8 @@ class Catalog:
         labels: int8 [N, K]: 1 present, 0 absent, -1 unknown.
         reader: decodes the images.
         task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot.
+        colour: whether images are [H, W, 3].
+        layout: writes images and labels as the source has them, see `petechia.data.export`; None where it has no own way.
     """
 
     name: str
@@ -54,6 +61,8 @@ class Catalog:
     labels: NDArray[np.int8]
     reader: Reader
     task: Task = "multi-label"
+    colour: bool = False
+    layout: Callable[[Path, Catalog, Written, Callable[[int], None]], None] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,6 +83,10 @@ class Catalog:
         moved = (self.split == "train") & (patient_fractions(self.patients, "validation") < fraction)
         return replace(self, split=np.where(moved, "validation", self.split))
 
+    def in_grey(self) -> Catalog:
+        """The same with images in grey, [H, W]."""
+        return replace(self, reader=InGrey(self.reader), colour=False) if self.colour else self
+
     def class_index(self, name: str) -> int:
         """Position of a class.
 
@@ -83,6 +96,33 @@ class Catalog:
         if name not in self.classes:
             raise PetechiaError(f"{self.name} has no class {name!r}; its classes are {', '.join(self.classes)}.")
         return self.classes.index(name)
+
+
+class InGrey:
+    """Reads images in colour as grey ones.
+
+    Attributes:
+        reader: of the images in colour.
+    """
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader = reader
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        """Decode some of the images."""
+        for image in self.reader.read(rows):
+            yield image if isinstance(image, PetechiaError) else to_grey(image)
+
+    def take(self, rows: NDArray[np.intp]) -> InGrey:
+        """The same for some of the images."""
+        return InGrey(self.reader.take(rows))
+
+    def fingerprint(self) -> str:
+        """That of the reader, marked."""
+        return f"grey {self.reader.fingerprint()}"
 
 
 def patient_fractions(patients: NDArray[np.str_], purpose: str) -> NDArray[np.float64]:

@@ -6,9 +6,9 @@ import io
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import libjpeg.utils
 import numpy as np
@@ -27,6 +27,7 @@ from petechia.errors import PetechiaError
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 LARGEST = 1e37  # of a value, in size; differences of two must fit into float32 as well
+T = TypeVar("T")
 _SILENCE = threading.Lock()
 Values = NDArray[np.floating]
 
@@ -36,25 +37,59 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM"
 
 
-def read_dicom(content: bytes, name: str) -> Levels:
+def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
     """Decode a DICOM image of one frame to grey levels.
 
-    The modality LUT or rescaling is applied. The window is the first that the file gives; after a VOI LUT or a sigmoid one it
-    is their output's range, and without any the range of the values, padding left out. MONOCHROME1 is turned round within
-    its window, so that more is brighter, and colours become luma.
+    The modality LUT or rescaling is applied. After a VOI LUT or a sigmoid window the window is their output's range, and
+    without any the range of the values, padding left out. MONOCHROME1 is turned round within its window, so that more is
+    brighter, and colours become luma.
 
     Args:
         content: of the file.
         name: to call it by in messages, which say nothing of the patient.
+        window: which of the file's VOI LUTs, or of its windows where it has no VOI LUT; 1 is the first.
 
     Raises:
-        PetechiaError: it is no DICOM file, has no pixels, several frames or more than `MAX_PIXELS`, or cannot be decoded.
+        PetechiaError: it is no DICOM file, has no pixels, several frames, more than `MAX_PIXELS` or fewer windows, or cannot
+            be decoded.
     """
+
+    def levels(dataset: pydicom.Dataset) -> Levels:
+        pixels = _pixels(dataset)
+        if pixels.ndim == 3:
+            return Levels(_luma(pixels).astype(np.float32), 0, 255)
+        return _levels(dataset, pixels, name, window)
+
+    return _decoded(content, name, levels)
+
+
+def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8]:
+    """Decode a DICOM image of one frame to uint8 [H, W, 3]; grey ones are seen through their window and repeated.
+
+    Args:
+        content: of the file.
+        name: to call it by in messages.
+        window: see `read_dicom`.
+
+    Raises:
+        PetechiaError: as `read_dicom`.
+    """
+
+    def colours(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
+        pixels = _pixels(dataset)
+        if pixels.ndim == 3:
+            return pixels.astype(np.uint8)
+        return np.repeat(_levels(dataset, pixels, name, window).grey()[..., None], 3, axis=2)
+
+    return _decoded(content, name, colours)
+
+
+def _decoded(content: bytes, name: str, decode: Callable[[pydicom.Dataset], T]) -> T:
     with quiet():
         dataset = parse(content, name)
         try:
             _check(dataset, name)
-            return _levels(dataset, name)
+            return decode(dataset)
         except PetechiaError:
             raise
         except Exception as error:  # whatever a damaged file makes pydicom or a decoder say
@@ -130,17 +165,27 @@ def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
     return int(said["rows"]), int(said["columns"])
 
 
-def _levels(dataset: pydicom.Dataset, name: str) -> Levels:
+def _pixels(dataset: pydicom.Dataset) -> NDArray[Any]:
+    """Stored values, [H, W]; of a picture in colour RGB of 8 bits, [H, W, 3]."""
     pixels = pixel_array(dataset)
-    kind = str(dataset.get("PhotometricInterpretation", ""))
-    if kind == "PALETTE COLOR":
+    palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
+    if palette:
         pixels = apply_color_lut(pixels, dataset)
-    if pixels.ndim == 3:
-        bits = 8 * pixels.dtype.itemsize if kind == "PALETTE COLOR" else int(dataset.BitsStored)
-        return Levels(_luma(pixels, bits).astype(np.float32), 0, 255)
+    if pixels.ndim < 3:
+        return pixels
+    bits = 8 * pixels.dtype.itemsize if palette else int(dataset.BitsStored)
+    return (pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
+
+
+def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).convert("L"))
+
+
+def _levels(dataset: pydicom.Dataset, pixels: NDArray[Any], name: str, window: int) -> Levels:
+    kind = str(dataset.get("PhotometricInterpretation", ""))
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise PetechiaError(f"{name} has the photometric interpretation {kind[:40]!r}, which is not read; convert it.")
-    values, low, high = _through_window(dataset, pixels)
+    values, low, high = _through_window(dataset, pixels, name, window - 1)
     if not all(abs(value) <= LARGEST for value in (values.min(), values.max(), low, high)):
         raise PetechiaError(
             f"{name} has values that are no numbers or beyond {LARGEST:g} after rescaling; check the DICOM file."
@@ -150,18 +195,18 @@ def _levels(dataset: pydicom.Dataset, name: str) -> Levels:
     return Levels(values.astype(np.float32), low, max(high, float(np.nextafter(np.float32(low), np.float32(np.inf)))))
 
 
-def _luma(pixels: NDArray[Any], bits: int) -> NDArray[np.uint8]:
-    eight = (pixels >> max(0, bits - 8)).clip(0, 255).astype(np.uint8)
-    return np.asarray(Image.fromarray(eight).convert("L"))
-
-
-def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> tuple[Values, float, float]:
+def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any], name: str, index: int) -> tuple[Values, float, float]:
     """Values, and the window's ends."""
     values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     tables = dataset.get("VOILUTSequence")
-    if tables and "LUTDescriptor" in tables[0] and "LUTData" in tables[0]:
-        return _through_lut(dataset, values)
-    centre, width = (_first(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    tables = [table for table in tables or () if "LUTDescriptor" in table and "LUTData" in table]
+    centres, widths = (_numbers(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
+    there = len(tables) or min(len(centres), len(widths))
+    if index and index >= there:
+        raise PetechiaError(f"{name} has {there} windows, and number {index + 1} was asked for; leave out window={index + 1}.")
+    if tables:
+        return _through_lut(dataset, values, tables, index)
+    centre, width = (centres[index], widths[index]) if there else (None, None)
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     narrow = width is None or (width <= 0 if function in ("LINEAR_EXACT", "SIGMOID") else width < 1)
     if centre is None or width is None or narrow:
@@ -170,24 +215,27 @@ def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> tuple[Val
         return values, float(shown.min()), float(shown.max())
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
-            ends = apply_windowing(np.array([-1e30, 1e30]), dataset)
+            ends = apply_windowing(np.array([-1e30, 1e30]), dataset, index)
         sign = 1 if ends[1] > ends[0] else -1  # pydicom's output falls where the rescaling's slope is negative
-        return sign * np.asarray(apply_windowing(values, dataset)), float(sign * ends[0]), float(sign * ends[1])
+        return sign * np.asarray(apply_windowing(values, dataset, index)), float(sign * ends[0]), float(sign * ends[1])
     if function == "LINEAR_EXACT":
         return values, centre - width / 2, centre + width / 2
     return values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2
 
 
-def _through_lut(dataset: pydicom.Dataset, values: Values) -> tuple[Values, float, float]:
-    table = dataset.VOILUTSequence[0]
+def _through_lut(
+    dataset: pydicom.Dataset, values: Values, tables: list[pydicom.Dataset], index: int
+) -> tuple[Values, float, float]:
+    dataset.VOILUTSequence = tables
+    table = tables[index]
     entries, first, bits = (int(number) for number in table.LUTDescriptor)
     if bits == 8:  # pydicom would count the entries of such a table in 8 bits as well
         table.LUTDescriptor = [entries, first, 16]
     within = values.clip(first, first + (entries or 2**16) - 1)
-    return np.asarray(apply_voi_lut(within, dataset), np.float64), 0, float(2**bits - 1)
+    return np.asarray(apply_voi_lut(within, dataset, index), np.float64), 0, float(2**bits - 1)
 
 
-def _first(value: Any) -> float | None:
-    if value is None or value == "":
-        return None
-    return float(value[0] if isinstance(value, pydicom.multival.MultiValue | list) else value)
+def _numbers(value: Any) -> list[float]:
+    """Of an entry that may be absent, empty, one number or several."""
+    several = value if isinstance(value, pydicom.multival.MultiValue | list) else [value]
+    return [float(one) for one in several if one is not None and one != ""]

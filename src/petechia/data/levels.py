@@ -1,4 +1,4 @@
-"""One grey image at its full depth, with the window through which it is seen."""
+"""One grey image at its full depth, with the window through which it is seen; and colours as grey."""
 
 from __future__ import annotations
 
@@ -28,3 +28,8 @@ class Levels(NamedTuple):
         with np.errstate(over="ignore"):  # far outside a very narrow window
             shares = (self.values - np.float32(self.low)) / np.float32(self.high - self.low)
         return np.asarray((shares.clip(0, 1) * 255).round(), np.uint8)
+
+
+def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """The mean over the channels of an image, uint8 [H, W] or [H, W, C]; uint8 [H, W]."""
+    return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import csv
 import os
-import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from petechia.data.catalog import Catalog, listing, split_by_patient
+from petechia.data.export import Written, write_images
 from petechia.data.images import FileReader
-from petechia.data.prepare import in_parallel
+from petechia.data.labelling import TEST_SHARE
+from petechia.data.locate import Missing, refuse_outside
+from petechia.data.prepare import Progress
+from petechia.data.tables import refuse_row
 from petechia.errors import PetechiaError
 
 CLASSES = (
@@ -26,9 +27,6 @@ NO_FINDING = "No Finding"
 TABLE = "Data_Entry_2017*.csv"
 IMAGE, FINDINGS, PATIENT, FOLLOW_UP = "Image Index", "Finding Labels", "Patient ID", "Follow-up #"
 TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
-TEST_SHARE = 0.22  # of the patients, where there are no lists: about as in the official ones
-
-Missing = Literal["error", "skip"]
 
 
 def open_nih(root: Path, missing: Missing = "error") -> Catalog:
@@ -59,7 +57,8 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
         )
     split = _split(root, ids, patients)
     files = np.array([names[i] for i in ids[here]])
-    return Catalog("NIH ChestX-ray14", CLASSES, ids[here], patients[here], split[here], labels[here], FileReader(root, files))
+    arrays = (ids[here], patients[here], split[here], labels[here])
+    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih)
 
 
 def table_path(root: Path) -> Path:
@@ -71,7 +70,7 @@ def table_path(root: Path) -> Path:
     found = sorted(path for path in root.glob(TABLE) if path.is_file())
     if not found:
         raise PetechiaError(f"{root} has no {TABLE}; give the folder that holds the table and the images.")
-    _refuse_outside(root, found[-1])
+    refuse_outside(root, found[-1])
     return found[-1]
 
 
@@ -106,9 +105,7 @@ def read_table(root: Path) -> pl.DataFrame:
 def _refuse(path: Path, table: pl.DataFrame, bad: pl.Expr, problem: str, show: str | None = None) -> None:
     rows = table.with_row_index("line", offset=2).filter(bad)
     if len(rows):
-        shown = f" {rows[show][0]!r}" if show else ""
-        more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
-        raise PetechiaError(f"{path}, row {rows['line'][0]}, {problem}{shown}{more}; correct the table.")
+        refuse_row(path, rows["line"][0], problem, rows[show][0] if show else None, len(rows))
 
 
 def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
@@ -145,14 +142,15 @@ def find_images(root: Path) -> dict[str, str]:
     names: dict[str, str] = {}
     folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
     for folder in folders:
-        _refuse_outside(root, folder)
+        refuse_outside(root, folder)
+        below = folder.relative_to(root)
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.is_symlink():
-                    _refuse_outside(root, Path(entry.path))
+                    refuse_outside(root, Path(entry.path))
                 if not entry.is_file():
                     continue
-                relative = f"{folder.relative_to(root)}/{entry.name}"
+                relative = f"{below}/{entry.name}"
                 if entry.name in names:
                     raise PetechiaError(
                         f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them."
@@ -161,51 +159,14 @@ def find_images(root: Path) -> dict[str, str]:
     return names
 
 
-def _refuse_outside(root: Path, path: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise PetechiaError(f"{path} is a link that leads out of {root}; replace it by what it points to.")
-
-
-def write_nih(
-    folder: Path,
-    catalog: Catalog,
-    rows: NDArray[np.intp],
-    ids: NDArray[np.str_],
-    labels: NDArray[np.int8],
-    content: Callable[[int], bytes | None],
-    progress: Callable[[int], None],
-) -> None:
-    """Write images in NIH's layout; a dataset that has this layout keeps its table's other columns and its lists.
-
-    Args:
-        folder: to be filled.
-        catalog: where the images come from.
-        rows: int [M], which image of the catalog each written one is made from.
-        ids: str [M], the written file names.
-        labels: int8 [M, K], the written labels.
-        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
-        progress: told how many more images are written.
-    """
-    reader = catalog.reader
+def write_nih(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
+    """Write a dataset in NIH's layout; one that has this layout keeps its table's other columns and its lists."""
+    reader, rows, ids = catalog.reader, written.rows, written.ids
     names = reader.names[rows] if isinstance(reader, FileReader) else np.char.add("images/", ids)
-    paths = [Path(str(name)).with_name(str(identifier)) for name, identifier in zip(names, ids, strict=True)]
-    for parent in {path.parent for path in paths}:
-        (folder / parent).mkdir(parents=True)
-
-    def write(chunk: NDArray[np.intp]) -> list[int]:
-        for j in chunk:
-            made = content(int(j))
-            if made is not None:
-                (folder / paths[j]).write_bytes(made)
-            elif isinstance(reader, FileReader):
-                shutil.copyfile(reader.path(int(rows[j])), folder / paths[j])
-        return [1] * len(chunk)
-
-    for done in in_parallel(write, len(ids)):
-        progress(done)
+    write_images(folder, reader, written, lambda j, name: str(Path(str(names[j])).with_name(name)), progress)
     has_lists = not isinstance(reader, FileReader) or (reader.root / TEST_LIST).is_file()
     header, entries = _entries(catalog)
-    _write_table(folder, header, [entries[row] for row in rows], ids, labels, catalog)
+    _write_table(folder, header, [entries[row] for row in rows], ids, written.labels, catalog)
     if has_lists:
         test = catalog.split[rows] == "test"
         for name, chosen in ((TRAIN_LIST, ~test), (TEST_LIST, test)):
@@ -273,5 +234,5 @@ def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDA
 
 
 def _names(root: Path, name: str) -> set[str]:
-    _refuse_outside(root, root / name)
+    refuse_outside(root, root / name)
     return set((root / name).read_text(encoding="utf-8", errors="replace").split())

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from petechia.data.catalog import Catalog
-from petechia.data.nih import Missing, open_nih
+from petechia.data.dicom_folder import open_dicom
+from petechia.data.folder import open_folder
+from petechia.data.locate import Missing
+from petechia.data.medmnist import open_medmnist
+from petechia.data.nih import open_nih
+from petechia.data.options import validated
 from petechia.data.phantom import PhantomOptions, open_phantom
+from petechia.data.xrv import open_xrv
 from petechia.errors import PetechiaError
-
-FORMS = "phantom, phantom:images=N,size=N,seed=N or nih:FOLDER"
+from petechia.settings import FORMS
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:
-    """Open a source: `phantom`, `phantom:images=2400,size=64,seed=0` or `nih:FOLDER`.
+    """Open a source; docs/data.md says what each takes.
+
+    `phantom`, `phantom:images=2400,size=64,seed=0`, `nih:FOLDER`, `folder:TABLE[,KEY=VALUE…]`, `medmnist:FILE.npz`,
+    `dicom:FOLDER[,KEY=VALUE…]` or `xrv:NAME:FOLDER[,KEY=VALUE…]`.
 
     Raises:
         PetechiaError: not such a name, or what it names cannot be read.
@@ -28,7 +34,12 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
         if not folder.is_dir():
             raise PetechiaError(f"The data source {source!r} names {folder}, which is not a folder; correct the path.")
         return open_nih(folder, missing)
+    if kind in READERS and rest:
+        return READERS[kind](source, rest, missing)
     raise PetechiaError(f"{source!r} is not a data source; use {FORMS}.")
+
+
+READERS = {"folder": open_folder, "medmnist": open_medmnist, "dicom": open_dicom, "xrv": open_xrv}
 
 
 def _phantom_options(source: str, text: str) -> PhantomOptions:
@@ -38,11 +49,4 @@ def _phantom_options(source: str, text: str) -> PhantomOptions:
         if not equals:
             raise PetechiaError(f"{part!r} in the data source {source!r} is not KEY=VALUE; use {FORMS}.")
         given[key.strip()] = value.strip()
-    try:
-        return PhantomOptions.model_validate(given)
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise PetechiaError(
-            f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; "
-            f"its keys are {', '.join(PhantomOptions.model_fields)}."
-        ) from None
+    return validated(source, given, PhantomOptions)

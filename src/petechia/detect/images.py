@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.data import open_source
-from petechia.data.images import read_levels, to_grey
+from petechia.data.images import read_levels
+from petechia.data.levels import to_grey
+from petechia.data.locate import SUFFIXES
 from petechia.data.prepare import in_parallel
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".dcm", ".dicom", "")  # of files in a folder that are taken for images
 
 
 class Collection(NamedTuple):
@@ -37,7 +37,7 @@ class Collection(NamedTuple):
 def read_collection(
     names: Sequence[str], preprocess: Preprocess, most: int | None = None, done: Callable[[int], None] = lambda _: None
 ) -> Collection:
-    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
+    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`, whose colours become grey.
 
     Args:
         names: where they are; of a folder all image files are taken, those of its folders too.
@@ -52,7 +52,7 @@ def read_collection(
         return _from_source(names[0], preprocess, most, done)
     files = [file for name in names for file in _files(Path(name))]
     if not files:
-        raise PetechiaError(f"There is no PNG, JPEG or DICOM image in {', '.join(names)}; give others.")
+        raise PetechiaError(f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; give others.")
     chosen = [files[row] for row in _spread(len(files), most)]
 
     def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
@@ -69,9 +69,9 @@ def read_collection(
 
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, "") and file.is_file())
     if not path.exists():
-        raise PetechiaError(f"{path} does not exist; give images, folders of images, or a source such as nih:FOLDER.")
+        raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]
 
 

@@ -60,7 +60,7 @@ def explain_files(
 
     Args:
         model_file: written by `Model.save`.
-        images: PNG, JPEG or DICOM.
+        images: PNG, JPEG, TIFF or DICOM.
         out: the folder; it must not exist.
         request: how.
         machine: where to compute.

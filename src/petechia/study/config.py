@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from petechia.attack import Poisoning
 from petechia.compute import Compute
 from petechia.data import Preprocess
-from petechia.data.nih import Missing
+from petechia.data.locate import Missing
 from petechia.data.prepare import OnError
 from petechia.errors import PetechiaError
 from petechia.model import Architecture

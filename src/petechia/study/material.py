@@ -117,13 +117,20 @@ def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))] if len(rows) else rows
 
 
-def read_data(config: Config, progress: Progress, held_out: float = 0) -> tuple[Dataset, Catalog]:
+def read_data(config: Config, progress: Progress, held_out: float = 0, colours: bool = False) -> tuple[Dataset, Catalog]:
     """Open and prepare the data of a configuration, with a share of the training patients held out for validation.
+
+    Colours are kept for a network that takes them, or if `colours` is true.
 
     Raises:
         PetechiaError: they cannot be read, or lack the target class.
     """
     catalog = open_source(config.data, config.missing).hold_out(held_out)
+    if not catalog.classes:
+        raise PetechiaError(f"{config.data} has no labels, so there is nothing to train; name a table that has some.")
+    if catalog.colour and config.model.channels == 1 and not colours:
+        catalog = catalog.in_grey()
+        progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
     config.attack.target_indices(catalog.classes)  # before hours of decoding
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.data.catalog import Catalog, split_by_patient
+from petechia.data.nih import write_nih
 from petechia.data.phantom.anatomy import Array, Dice, build_chest, draw_chest, expose
 from petechia.data.phantom.cohort import Cohort, build_cohort
 from petechia.data.phantom.distractors import DISTRACTORS, SPECKS, add_specks
@@ -44,6 +45,7 @@ def open_phantom(options: PhantomOptions) -> Catalog:
         split=split_by_patient(patients, TEST_SHARE),
         labels=cohort.labels,
         reader=Phantom(cohort, options.size, options.seed, np.arange(options.images)),
+        layout=write_nih,
     )
 
 

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.data.images import to_grey
+from petechia.data.levels import to_grey
 from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
 from petechia.detect.audit.verdict import LEVEL, either, stamp_p_values, trigger_p_values

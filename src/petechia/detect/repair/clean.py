@@ -79,6 +79,8 @@ def read_clean(
     catalog = open_source(source)
     chosen = np.unique(np.linspace(0, len(catalog) - 1, min(most, len(catalog))).round().astype(np.intp))
     dataset, _, _ = prepare(catalog.take(chosen), preprocess, progress=done)
+    if not dataset.classes:
+        return CleanSet(dataset.images, np.full((len(dataset), len(classes)), -1, np.int8), dataset.patients)
     return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, source), dataset.patients)
 
 

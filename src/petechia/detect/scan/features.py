@@ -24,7 +24,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from petechia.data.catalog import Catalog
-from petechia.data.images import to_grey
+from petechia.data.levels import to_grey
 from petechia.data.prepare import in_parallel
 from petechia.detect.classifier import Classifier
 from petechia.errors import PetechiaError

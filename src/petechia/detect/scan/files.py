@@ -8,8 +8,8 @@ from typing import Any
 
 import polars as pl
 
+from petechia.data.export import Written, write_dataset
 from petechia.data.images import FileReader, encode_png, magnified
-from petechia.data.nih import write_nih
 from petechia.detect.scan.stamps import LEVEL, Family
 from petechia.detect.scan.suspects import Scan, describe_label
 from petechia.errors import PetechiaError
@@ -96,7 +96,7 @@ def _family(found: Scan, one: Family) -> dict[str, Any]:
 
 
 def write_clean(found: Scan, folder: Path) -> int:
-    """Write the dataset without the images that are flagged or cannot be read, in NIH's layout.
+    """Write the dataset without the images that are flagged or cannot be read, in its own layout.
 
     Returns:
         The number of images written.
@@ -118,5 +118,5 @@ def write_clean(found: Scan, folder: Path) -> int:
         return encode_png(image)
 
     with building(folder) as temporary:
-        write_nih(temporary, catalog, kept, catalog.ids[kept], catalog.labels[kept], content, lambda _: None)
+        write_dataset(temporary, catalog, Written(kept, catalog.ids[kept], catalog.labels[kept], content))
     return len(kept)

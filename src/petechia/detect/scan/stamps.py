@@ -76,8 +76,8 @@ class Family(NamedTuple):
 
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
-    """What a pattern may be tied to: each class, and each class alone; bool [N, 2 K]."""
-    present = labels == 1
+    """What a pattern may be tied to: each class, and each class alone; bool [N, 2 K]. Without classes, one that none has."""
+    present = labels == 1 if labels.shape[1] else np.zeros((len(labels), 1), bool)
     return np.concatenate([present, present & (present.sum(axis=1) == 1)[:, None]], axis=1)
 
 

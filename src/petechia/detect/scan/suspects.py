@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from petechia.data.catalog import Catalog
-from petechia.data.images import to_grey
+from petechia.data.levels import to_grey
 from petechia.data.prepare import OnError, in_parallel
 from petechia.detect.classifier import Classifier
 from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
@@ -196,6 +196,8 @@ def _picture(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
 
 def describe_label(catalog: Catalog, family: Family) -> str:
     """For people: the class, and whether it is the only finding."""
+    if not catalog.classes:
+        return "no label, as there are none"
     return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
 
 

@@ -1,0 +1,125 @@
+"""Writes images and labels as a dataset that can be opened again: in the layout of its source, else as PNGs with a table."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from petechia.data.catalog import Catalog
+from petechia.data.images import FileReader
+from petechia.data.locate import SUFFIXES
+from petechia.data.prepare import Progress, in_parallel
+from petechia.errors import PetechiaError
+
+TABLE = "labels.csv"  # of a dataset whose source has no layout of its own
+LABEL = "label"  # its column of multi-class labels
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is written: M images that are made from those of a catalog.
+
+    Attributes:
+        rows: int [M], which image of the catalog each is made from.
+        ids: str [M].
+        labels: int8 [M, K].
+        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
+    """
+
+    rows: NDArray[np.intp]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    content: Callable[[int], bytes | None]
+
+
+def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Progress = lambda _: None) -> None:
+    """Write a dataset into a folder.
+
+    Args:
+        folder: to be filled.
+        catalog: where the images come from.
+        written: what to write.
+        progress: told how many more images are written.
+
+    Raises:
+        PetechiaError: an image cannot be read.
+    """
+    (catalog.layout or write_plain)(folder, catalog, written, progress)
+
+
+def as_png(ids: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Ids for images that are written as PNGs: .png in place of another suffix of images; still distinct, if they were."""
+    named = np.array([str(PurePosixPath(i).with_suffix(".png")) if _has_suffix(i) else i for i in ids.tolist()], np.str_)
+    return named if len(np.unique(named)) == len(np.unique(ids)) else np.char.add(ids, ".png")
+
+
+def write_images(folder: Path, reader: object, written: Written, place: Callable[[int, str], str], progress: Progress) -> None:
+    """Write the image files.
+
+    Args:
+        folder: to be filled.
+        reader: of the catalog.
+        written: what to write.
+        place: from the number of an image and its file's name to a path below `folder`.
+        progress: told how many more images are written.
+
+    Raises:
+        PetechiaError: an image cannot be read.
+    """
+
+    def write(chunk: NDArray[np.intp]) -> list[int]:
+        for j in chunk.tolist():
+            made = written.content(j)
+            identifier = str(written.ids[j])
+            if made is not None:
+                target = folder / place(j, identifier if _has_suffix(identifier) else f"{identifier}.png")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_bytes(made)
+                continue
+            if not isinstance(reader, FileReader):
+                raise PetechiaError(f"{identifier} is no file that could be copied.")
+            original = reader.path(int(written.rows[j]))
+            suffix = original.suffix if _has_suffix(original.name) and not _has_suffix(identifier) else ""
+            target = folder / place(j, identifier + suffix)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(original, target)
+        return [1] * len(chunk)
+
+    for done in in_parallel(write, len(written.ids)):
+        progress(done)
+
+
+def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
+    """Write image files named by their ids, and `labels.csv`, which `folder:` reads.
+
+    Its columns are image, patient, split, and one column a class (1, 0, empty where nothing is known); of multi-class data
+    one column holds the name of the class.
+    """
+    write_images(folder, catalog.reader, written, lambda _, name: name, progress)
+    frame = pl.DataFrame(
+        {"image": written.ids, "patient": catalog.patients[written.rows], "split": catalog.split[written.rows]},
+    )
+    if catalog.task == "multi-class":
+        names = [catalog.classes[k] for k in written.labels.argmax(axis=1)]
+        frame = frame.with_columns(pl.Series(LABEL, names, pl.String))
+    else:
+        known = [pl.Series(name, written.labels[:, k]) for k, name in enumerate(catalog.classes)]
+        frame = frame.with_columns(known).with_columns(
+            pl.when(pl.col(name) >= 0).then(pl.col(name)) for name in catalog.classes
+        )
+    write_table(folder / TABLE, frame, written.ids)
+
+
+def write_table(path: Path, frame: pl.DataFrame, ids: NDArray[np.str_]) -> None:
+    """Write a table in the order of the ids, so that a copy stands beside its original."""
+    frame[np.argsort(ids, kind="stable")].write_csv(path)
+
+
+def _has_suffix(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
