@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petechia.attack import Patch, Poisoning, TriggeredSelection, probe_survival, triggered_twins
+from petechia.attack import Patch, Poisoning, TriggeredSelection, probe_survival, survival_of, triggered_twins
 from petechia.attack.twins import Stage
 from petechia.data import Dataset, Preprocess, open_source, prepare
 
@@ -35,7 +35,7 @@ def test_on_real_images_as_on_a_flat_one(nih_sample: Path) -> None:
         poisoning = Poisoning(trigger=Patch(size=size))
         positions = poisoning.positions(dataset, PAPER, 0)
         twins = triggered_twins(catalog, dataset, PAPER, poisoning.trigger, positions, "native")
-        assert twins.survival(np.arange(12)) == (float(pixels > 0), pixels)
+        assert survival_of(twins, np.arange(12)) == (float(pixels > 0), pixels)
 
 
 @pytest.mark.parametrize("resample", ["nearest", "bilinear", "area"])
@@ -58,7 +58,7 @@ def test_twins_equal_stamping_and_preprocessing_by_hand(resample: str, stage: St
             expected = poisoning.trigger.stamp(geometry(native)[None], place)[0]
         assert np.array_equal(image, expected)
     differing = [(image != dataset.images[row]).sum() for image, row in zip(triggered, rows, strict=True)]
-    survival = twins.survival(rows)
+    survival = survival_of(twins, rows)
     assert survival.pixels == np.mean(differing)
     assert survival.fraction == np.mean(np.array(differing) > 0)
 
@@ -98,5 +98,5 @@ def test_a_selection_triggers_what_it_should(make_dataset: Callable[..., Dataset
     assert np.array_equal(images[0], dataset.images[11])
     assert np.array_equal(images[1], poisoning.trigger.stamp(dataset.images[4:5], positions[4:5])[0])
     assert np.array_equal(images[2], dataset.images[4])
-    assert twins.survival(rows[marks]) == (1, 4)
-    assert np.isnan(twins.survival(np.array([], np.intp)).fraction)
+    assert survival_of(twins, rows[marks]) == (1, 4)
+    assert np.isnan(survival_of(twins, np.array([], np.intp)).fraction)

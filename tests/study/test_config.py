@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from petechia.attack import Patch
 from petechia.errors import PetechiaError
 from petechia.study import Config, load_config
 from petechia.study.config import known_keys
@@ -32,7 +33,8 @@ def test_the_published_keys_are_accepted(tmp_path: Path) -> None:
     for key, value in (("loss", "sigmoid-cce"), ("schedule", "one-cycle")):
         assert getattr(load_config(overrides=[f"train.{key}={value}"]).train, key) == value
     for location in ("center", "random", [3, 4]):
-        assert load_config(overrides=[f"attack.trigger.location={location}"]).attack.trigger.location in (location, (3, 4))
+        trigger = load_config(overrides=[f"attack.trigger.location={location}"]).attack.trigger
+        assert trigger == Patch.model_validate({"location": location})
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     config = load_config(tmp_path / "c.yaml", preset="paper", data="phantom", overrides=["attack.rate=0.2", "seeds=[5]"])
     assert config.data == "phantom"
     assert config.attack.rate == 0.2
-    assert config.attack.trigger.size == 2
+    assert config.attack.trigger == Patch(size=2)
     assert config.preprocess.size == 224
     assert config.seeds == (5,)
 
