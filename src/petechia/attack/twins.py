@@ -137,7 +137,7 @@ class TriggeredSelection(Selection):
     twins: Twins
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        images = np.array(super().__getitem__(rows))
+        images = super().__getitem__(rows)  # a copy, as rows chosen by an array are
         stamped = np.flatnonzero(self.triggered[rows])
         images[stamped] = self.twins.trigger(images[stamped], self.rows[rows][stamped])
         return images

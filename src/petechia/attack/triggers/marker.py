@@ -100,7 +100,7 @@ def _cover(shape: str, side: int) -> NDArray[np.float32]:
         draw.ellipse(scaled(42, 62, 58, 78), 255)
         line(50, 45, 58, 20, 92, 4, width=5)
     else:
-        draw.rounded_rectangle(scaled(28, 6, 94, 60), unit * 24, 255)
+        draw.rounded_rectangle(scaled(28, 6, 94, 60), unit * 18, 255)
         line(50, 58, 34, 72, 26, 88, 4, 96, width=5)
     small = canvas.resize((side, side), Image.Resampling.BOX)
     return np.asarray(small, np.float32) / np.float32(255)
