@@ -30,8 +30,10 @@ def some(shape: tuple[int, ...], trigger: BaseTrigger, seed: int = 0) -> tuple[N
     """Random images, and where the trigger goes on them."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
-    whole = Box(0, 0, *shape[1:3])
-    places = [trigger.place(*shape[1:3], whole, (float(a), float(b))) for a, b in rng.random((shape[0], 2))]
+    height, width = shape[1:3]
+    places = [
+        trigger.place(height, width, Box(0, 0, height, width), (float(a), float(b))) for a, b in rng.random((shape[0], 2))
+    ]
     return images, np.array(places, np.intp).reshape(-1, 2)
 
 

@@ -11,7 +11,8 @@ def drawn(
     marker: Marker, height: int = 200, width: int = 240, grey: int = 0
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     place = marker.place(height, width, Box(0, 0, height, width), (0.5, 0.5))
-    return marker.stamp(np.full((1, height, width), grey, np.uint8), np.array([place]))[0]
+    (image,) = marker.stamp(np.full((1, height, width), grey, np.uint8), np.array([place]))
+    return np.asarray(image)
 
 
 @pytest.mark.parametrize(
