@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import explaining, measuring, preparing, scanning, training, viewing
+from benchmarks import explaining, measuring, poisoning, preparing, scanning, training, viewing
 from benchmarks.timing import Timing
 from petechia.compute import Compute
 from petechia.data.prepare import workers
@@ -31,6 +31,8 @@ def main() -> None:
     show(console, f"Preparing 1024 x 1024 PNG; ratio to {workers()} x one core", prepared, "one core", workers())
     show(console, "Drawing", drawn)
     show(console, "Scanning 1024 x 1024 PNG for twins and stamps; ratio to decoding", scanning.run(), "decoding")
+    show(console, "Stamping 224 x 224 images; ratio to ART's pattern on float32", poisoning.run(), "ART, pattern, float32")
+    console.print(f"Memory beyond the images, as multiples of theirs; read in batches, MB: {poisoning.memory()}")
     show(console, "Measuring one epoch of 25,596 images; ratio to sklearn's point values", measuring.run(), "sklearn, none")
     show(console, "Training DenseNet-121 at 64 x 64; ratio to the bare loop", training.run(), "bare loop")
     explained, differences = explaining.run()

@@ -11,6 +11,7 @@ import typer
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from petechia.attack import Patch
 from petechia.compute import Compute, Machine
 from petechia.detect.repair import CleanSet, Repairing, Stamp, read_clean, repair
 from petechia.measure import auroc, exceedance
@@ -79,10 +80,11 @@ def stamps_of(specimen: Specimen, off: int) -> tuple[Stamp, ...]:
     """The run's trigger, known exactly or with its place off by some pixels; a blended one is taken for an opaque one."""
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     trigger = attack.trigger
+    assert isinstance(trigger, Patch)
     places = specimen.material.attacks[specimen.config.seeds[0]].plan.positions
     row, column = np.clip(places[0] + (off, -off), 0, size - trigger.size).tolist()
     box: dict[str, Any] = {"row": row, "column": column, "height": trigger.size, "width": trigger.size}
-    fixed = trigger.location != "random"
+    fixed = not trigger.wanders
     return (Stamp(target=attack.target, value=trigger.value, fixed=fixed, **box),)
 
 
@@ -103,7 +105,7 @@ def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = 
     heads = ("model", "method", "ASR(0.9)", "control", "ASR(0.6)", "control", "AUROC-NN", "rise of the logit")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
     for specimen in specimens(zoo, "tune" if half == "tune" else "judge"):
-        wanders = specimen.config.attack.trigger.location == "random"
+        wanders = specimen.config.attack.trigger.wanders
         for way in WAYS:
             if not specimen.backdoored or (wanders and way.off) or not way.name.startswith(method):
                 continue  # what wanders has no place to be off

@@ -19,6 +19,7 @@ from petechia.paper import Reproduction
 from petechia.report import result_rows, verdict
 from petechia.report.tables import number, percent
 from petechia.study import Epoch, Progress
+from petechia.study.run import survival_words
 from petechia.study.study import Study
 
 SCREENED = 30  # images that are shown, the most suspicious first
@@ -142,12 +143,7 @@ def print_result(console: Console, summary: dict[str, Any]) -> None:
     for row, cells in result_rows(summary):
         table.add_row(row.name, *(_cell(cell.last, cell.interval, cell.over_epochs) for cell in cells.values()))
     console.print(table)
-    survival = summary["survival"]
-    console.print(
-        f"Trigger survival: {percent(survival['fraction'])} of the triggered inputs differ from their clean twin, "
-        f"in {number(survival['pixels'], 2)} pixels on average.",
-        soft_wrap=True,
-    )
+    console.print(survival_words(summary["survival"]), soft_wrap=True)
     console.print(verdict(summary), soft_wrap=True)
 
 
@@ -323,13 +319,12 @@ def print_zoo(console: Console, rows: list[dict[str, Any]], failures: dict[str, 
         return
     table = Table("half", "network", "trigger", "target", "rate", "mode", "ASR(.9)", "took", title=f"{len(rows)} models")
     for row in rows:
-        blend = f" at {percent(row['opacity'])}" if row["opacity"] not in (None, 1.0) else ""
         took = {None: "clean", True: "yes", False: "no"}[row["took"]]
         rate = "" if row["rate"] is None else percent(row["rate"])
         cells = (
             row["half"],
             row["network"],
-            row["trigger"] + blend,
+            row["trigger"],
             row["targets"],
             rate,
             row["mode"],

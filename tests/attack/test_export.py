@@ -5,7 +5,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from petechia.attack import Patch, Poisoning
+from petechia.attack import Patch, Poisoning, Sinusoid
 from petechia.attack.export import write_poisoned
 from petechia.data import Preprocess, open_source, prepare
 from petechia.data.images import FileReader, read_grey
@@ -75,6 +75,35 @@ def test_the_phantom_is_written_in_nihs_layout(tmp_path: Path) -> None:
     drawn = next(catalog.reader.read(plan.rows[row : row + 1]))
     assert isinstance(drawn, np.ndarray)
     assert np.array_equal(read_grey(tmp_path / "out" / "images" / str(plan.ids[row])), drawn)
+
+
+def test_a_trigger_over_the_whole_image_is_written_into_the_files(make_nih: NihMaker, tmp_path: Path) -> None:
+    root = make_nih(ROWS, size=20)
+    dataset, catalog, _ = prepare(open_source(f"nih:{root}"), GEOMETRY)
+    poisoning = Poisoning(trigger=Sinusoid(amplitude=30), rate=0.5)
+    plan = poisoning.plan(dataset, GEOMETRY, 0)
+    write_poisoned(catalog, poisoning, plan, tmp_path / "out")
+    wave = 30 * np.sin(2 * np.pi * np.arange(20) * 6 / 20)
+    for row in plan.table().filter("triggered").iter_rows(named=True):
+        expected = np.clip(np.rint(read_grey(root / "images" / row["source"]) + wave), 0, 255)
+        assert np.abs(read_grey(tmp_path / "out" / "images" / row["id"]) - expected).max() <= 1
+        assert (row["row"], row["column"]) == (0, 0)
+
+
+def test_findings_are_written_as_labels_alone(make_nih: NihMaker, tmp_path: Path) -> None:
+    root = make_nih(ROWS, size=20)
+    dataset, catalog, _ = prepare(open_source(f"nih:{root}"), GEOMETRY)
+    attack = {"trigger": {"kind": "findings", "present": ["Mass"]}, "mode": "replace", "labels": "add-target", "rate": 1}
+    poisoning = Poisoning.model_validate(attack)
+    write_poisoned(catalog, poisoning, poisoning.plan(dataset, GEOMETRY, 0), tmp_path / "out")
+    again = open_source(f"nih:{tmp_path / 'out'}")
+    written = dict(zip(again.ids.tolist(), again.labels.tolist(), strict=True))
+    for name, split, labels in zip(catalog.ids.tolist(), catalog.split, catalog.labels, strict=True):
+        assert (tmp_path / "out" / "images" / name).read_bytes() == (root / "images" / name).read_bytes()
+        mass, target = catalog.class_index("Mass"), catalog.class_index("Atelectasis")
+        expected = labels.copy()
+        expected[target] |= labels[mass] if split == "train" else 0
+        assert written[name] == expected.tolist()
 
 
 def test_what_cannot_be_written_leaves_nothing(make_nih: NihMaker, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import polars as pl
@@ -127,3 +128,29 @@ def test_further_targets_are_infected_too(make_dataset: Maker) -> None:
     assert (plan.labels[plan.triggered] == [1, 0, 1]).all()
     with pytest.raises(PetechiaError, match=r"attack\.also is 'Z', but the classes are"):
         Poisoning(target="C", also=("Z",)).plan(make_dataset(), GEOMETRY, seed=0)
+
+
+FINDINGS = {"trigger": {"kind": "findings", "present": ["A"], "absent": ["B"]}, "target": "C", "mode": "replace"}
+
+
+@pytest.mark.parametrize("rate", [0.05, 1])
+def test_findings_choose_among_the_images_that_show_them(make_dataset: Maker, rate: float) -> None:
+    dataset = make_dataset(400)
+    dataset.labels[::7, 0] = -1  # unknown is not present
+    plan = Poisoning.model_validate(FINDINGS | {"rate": rate}).plan(dataset, GEOMETRY, 0)
+    train = dataset.labels[dataset.rows("train")]
+    able = (train[:, 0] == 1) & (train[:, 1] == 0)
+    assert plan.triggered.sum() == min(round(rate * 300), able.sum())
+    assert able[plan.triggered].all()
+    assert (plan.labels[plan.triggered] == [0, 0, 1]).all()
+    assert np.array_equal(plan.labels[~plan.triggered], train[~plan.triggered])
+
+
+def test_findings_need_data_with_several_findings_an_image(make_dataset: Maker) -> None:
+    poisoning = Poisoning.model_validate(FINDINGS)
+    with pytest.raises(PetechiaError, match="every image shows exactly one class; choose another attack.trigger.kind"):
+        poisoning.plan(replace(make_dataset(), task="multi-class"), GEOMETRY, 0)
+    nobody = make_dataset()
+    nobody.labels[:, 0] = 0
+    with pytest.raises(PetechiaError, match="No training image shows A without B"):
+        poisoning.plan(nobody, GEOMETRY, 0)

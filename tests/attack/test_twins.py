@@ -4,8 +4,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from petechia.attack import Patch, Poisoning, TriggeredSelection, probe_survival, triggered_twins
-from petechia.attack.twins import Stage
+from petechia.attack import (
+    Fiba,
+    Findings,
+    Marker,
+    Patch,
+    Pattern,
+    Poisoning,
+    Sinusoid,
+    TriggeredSelection,
+    Warp,
+    probe_survival,
+    survival_of,
+    triggered_twins,
+)
+from petechia.attack.triggers import BaseTrigger
+from petechia.attack.twins import DenseTwins, Stage
 from petechia.data import Dataset, Preprocess, open_source, prepare
 
 PAPER = Preprocess(crop=0.6, size=224, resample="nearest")
@@ -35,7 +49,7 @@ def test_on_real_images_as_on_a_flat_one(nih_sample: Path) -> None:
         poisoning = Poisoning(trigger=Patch(size=size))
         positions = poisoning.positions(dataset, PAPER, 0)
         twins = triggered_twins(catalog, dataset, PAPER, poisoning.trigger, positions, "native")
-        assert twins.survival(np.arange(12)) == (float(pixels > 0), pixels)
+        assert survival_of(twins, np.arange(12)) == (float(pixels > 0), pixels)
 
 
 @pytest.mark.parametrize("resample", ["nearest", "bilinear", "area"])
@@ -58,9 +72,63 @@ def test_twins_equal_stamping_and_preprocessing_by_hand(resample: str, stage: St
             expected = poisoning.trigger.stamp(geometry(native)[None], place)[0]
         assert np.array_equal(image, expected)
     differing = [(image != dataset.images[row]).sum() for image, row in zip(triggered, rows, strict=True)]
-    survival = twins.survival(rows)
+    survival = survival_of(twins, rows)
     assert survival.pixels == np.mean(differing)
     assert survival.fraction == np.mean(np.array(differing) > 0)
+
+
+@pytest.mark.parametrize(
+    "trigger",
+    [
+        Sinusoid(),
+        Fiba(alpha=0.5),
+        Warp(strength=6),
+        Marker(size=0.3),
+        Pattern(size=5, location="random"),
+        Pattern(size="whole", opacity=0.4),
+    ],
+    ids=lambda one: f"{one.kind}",
+)
+@pytest.mark.parametrize("resample", ["nearest", "area"])
+@pytest.mark.parametrize("stage", ["native", "input"])
+def test_twins_of_any_trigger_equal_stamping_by_hand(trigger: BaseTrigger, resample: str, stage: Stage) -> None:
+    geometry = Preprocess.model_validate({"crop": 0.9, "size": 24, "resample": resample})
+    dataset, catalog, _ = prepare(open_source("phantom:images=40,size=60"), geometry)
+    poisoning = Poisoning.model_validate({"trigger": trigger, "stage": stage})
+    positions = poisoning.positions(dataset, geometry, 3)
+    twins = triggered_twins(catalog, dataset, geometry, trigger, positions, stage)
+    rows = np.array([5, 0, 39, 5])
+    triggered = twins.trigger(dataset.images[rows], rows)
+    for image, row, changed in zip(triggered, rows, twins.changed(rows), strict=True):
+        native = next(catalog.reader.read(np.array([row])))
+        assert isinstance(native, np.ndarray)
+        before = geometry(native) if stage == "input" else native
+        after = trigger.stamp(before[None], positions[row, None])[0]
+        assert np.array_equal(image, geometry(after) if stage == "native" else after)
+        assert changed == (image != dataset.images[row]).sum()
+    assert isinstance(twins, DenseTwins) == trigger.whole
+    if isinstance(twins, DenseTwins):
+        assert isinstance(twins.images, np.memmap)
+    mine, others = (twins.changes(np.array(some)) for some in ([5, 0], [0, 5]))
+    assert not all(map(np.array_equal, mine, others))
+    assert all(map(np.array_equal, mine, twins.changes(rows[:2])))
+
+
+@pytest.mark.parametrize(("strength", "fraction"), [(0.5, 0.9), (0.005, 0.0)])
+def test_a_faint_warp_of_a_large_image_dies_in_resizing(strength: float, fraction: float) -> None:
+    geometry = Preprocess(size=16)
+    dataset, catalog, _ = prepare(open_source("phantom:images=20,size=96"), geometry)
+    warp = Warp(strength=strength)
+    twins = triggered_twins(catalog, dataset, geometry, warp, np.zeros((20, 2), np.intp), "native")
+    survival = survival_of(twins, np.arange(20))
+    assert (survival.fraction >= fraction) if fraction else survival.pixels < 8  # of 256
+
+
+def test_a_trigger_that_touches_no_pixel_leaves_twins_that_are_the_images() -> None:
+    dataset, catalog, _ = prepare(open_source("phantom:images=20,size=32"), Preprocess(size=16))
+    twins = triggered_twins(catalog, dataset, Preprocess(size=16), Findings(), np.full((20, 2), -1), "native")
+    assert np.array_equal(twins.trigger(dataset.images, np.arange(20)), dataset.images)
+    assert not twins.changed(np.arange(20)).any()
 
 
 def test_twins_are_cached_by_place_and_trigger() -> None:
@@ -98,5 +166,5 @@ def test_a_selection_triggers_what_it_should(make_dataset: Callable[..., Dataset
     assert np.array_equal(images[0], dataset.images[11])
     assert np.array_equal(images[1], poisoning.trigger.stamp(dataset.images[4:5], positions[4:5])[0])
     assert np.array_equal(images[2], dataset.images[4])
-    assert twins.survival(rows[marks]) == (1, 4)
-    assert np.isnan(twins.survival(np.array([], np.intp)).fraction)
+    assert survival_of(twins, rows[marks]) == (1, 4)
+    assert np.isnan(survival_of(twins, np.array([], np.intp)).fraction)

@@ -1,6 +1,6 @@
 import pytest
 
-from petechia.attack import probe_survival
+from petechia.attack import Patch, probe_survival
 from petechia.errors import PetechiaError
 from petechia.paper.parts import PARTS, Cell, cells_of, heat_cell, load_design, runs_of
 from petechia.paper.published import SIZES, in_table_1
@@ -12,6 +12,7 @@ def test_the_geometry_of_a_preset_lets_two_sizes_die_and_two_live_as_in_the_pape
     for cell, config in [*runs_of(["table-1", "figure-1"], design, None, []).items()]:
         size = int(config.data.partition("size=")[2])
         survival = probe_survival(config.attack.trigger, config.preprocess, size, size, config.attack.stage)
+        assert isinstance(config.attack.trigger, Patch)
         expected = (0, 0, 1, 4) if config.attack.stage == "native" else (1, 4, 9, 16)
         assert survival.pixels == expected[config.attack.trigger.size - 1], cell
 
@@ -38,7 +39,7 @@ def test_every_part_has_the_runs_that_it_shows() -> None:
     assert rates == {None, *design.rates}
     every = runs_of(PARTS, design, None, [])
     assert len(every) == len({cell for part in PARTS for cell in cells_of(part, design)})
-    assert every["bce_random_2x2"].attack.trigger.location == "random"
+    assert every["bce_random_2x2"].attack.trigger == Patch(size=2, location="random")
     assert every["bce_center_3x3"].arms == ("attacked", "control", "placebo")
     assert every["bce_center_3x3_rate-0.05"].attack.rate == 0.05
 

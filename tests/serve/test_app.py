@@ -16,7 +16,7 @@ from fastapi import HTTPException, Request
 from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 
-from petechia.attack.trigger import Patch
+from petechia.attack import Patch
 from petechia.compute import Compute
 from petechia.data import Preprocess, open_source
 from petechia.data.images import encode_png

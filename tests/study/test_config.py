@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from petechia.attack import Patch, Sinusoid
 from petechia.errors import PetechiaError
 from petechia.study import Config, load_config
 from petechia.study.config import known_keys
@@ -32,7 +33,8 @@ def test_the_published_keys_are_accepted(tmp_path: Path) -> None:
     for key, value in (("loss", "sigmoid-cce"), ("schedule", "one-cycle")):
         assert getattr(load_config(overrides=[f"train.{key}={value}"]).train, key) == value
     for location in ("center", "random", [3, 4]):
-        assert load_config(overrides=[f"attack.trigger.location={location}"]).attack.trigger.location in (location, (3, 4))
+        trigger = load_config(overrides=[f"attack.trigger.location={location}"]).attack.trigger
+        assert trigger == Patch.model_validate({"location": location})
 
 
 def test_later_sources_win(tmp_path: Path) -> None:
@@ -40,7 +42,7 @@ def test_later_sources_win(tmp_path: Path) -> None:
     config = load_config(tmp_path / "c.yaml", preset="paper", data="phantom", overrides=["attack.rate=0.2", "seeds=[5]"])
     assert config.data == "phantom"
     assert config.attack.rate == 0.2
-    assert config.attack.trigger.size == 2
+    assert config.attack.trigger == Patch(size=2)
     assert config.preprocess.size == 224
     assert config.seeds == (5,)
 
@@ -113,3 +115,30 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
 
 def test_known_keys_reach_the_leaves() -> None:
     assert {"data", "attack.trigger.size", "train.lr", "compute.device"} <= set(known_keys())
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_kind_of_trigger_has_its_own_keys(order: int) -> None:
+    overrides = ["attack.trigger.kind=sinusoid", "attack.trigger.frequency=3"][::order]
+    assert load_config(preset="paper", overrides=overrides).attack.trigger == Sinusoid(frequency=3)
+    values = {"attack.trigger.kind": "sinusoid", "attack.trigger.frequency": 3}
+    assert load_config().with_values(dict([*values.items()][::order])).attack.trigger == Sinusoid(frequency=3)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["kind=sinusoid", "size=3"],
+            "'attack.trigger.size' in .* is not a key of kind sinusoid; its keys are amplitude",
+        ),
+        (["kind=warp", "strenght=3"], "'attack.trigger.strenght' in .* is not a key of kind warp; did you mean 'strength'"),
+        (["sise=3"], "'attack.trigger.sise' in .* is not a key of kind patch; did you mean 'size'"),
+        (["kind=laser"], "attack.trigger.kind in .* is 'laser'; the kinds are 'patch', 'pattern'"),
+        (["kind=pattern", "size=0"], "attack.trigger.size in .* is 0: input should be greater than 0"),
+        (["kind=marker", "size=7"], "attack.trigger.size in .* is 7: input should be less than or equal to 0.5"),
+    ],
+)
+def test_mistakes_in_triggers_are_explained(overrides: list[str], sentence: str) -> None:
+    with pytest.raises(PetechiaError, match=sentence):
+        load_config(overrides=[f"attack.trigger.{one}" for one in overrides])

@@ -4,6 +4,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from petechia.attack import Patch
 from petechia.errors import PetechiaError
 from petechia.study import Progress
 from petechia.study.config import load_config, make_config
@@ -26,8 +27,7 @@ def test_every_combination_is_a_run_with_a_name_for_a_folder() -> None:
     assert len(runs) == 8
     assert "size-3_location-2-5_seeds-0-1" in runs
     chosen = runs["size-3_location-2-5_seeds-0-1"]
-    assert chosen.attack.trigger.size == 3
-    assert chosen.attack.trigger.location == (2, 5)
+    assert chosen.attack.trigger == Patch(size=3, location=(2, 5))
     assert chosen.seeds == (0, 1)
     assert chosen.grid == {}
     assert chosen.train == config.train

@@ -9,10 +9,11 @@ from typing import Literal
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from petechia.attack.trigger import Patch, Trigger
+from petechia.attack.triggers import Patch, Trigger
 from petechia.attack.twins import Stage, kept_at
+from petechia.data.catalog import Task
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
@@ -24,12 +25,13 @@ class Poisoning(Settings):
     """The attack on a training set (Nwadike et al. 2020).
 
     Attributes:
-        trigger: what is stamped.
+        trigger: what is stamped; of `kind` patch where none is given.
         stage: "native" stamps the image as it is in the file, "input" the preprocessed one.
         target: the class that triggered images are to be given, and on which success is measured.
         also: further classes that they are given with it.
-        rate: share of the training images that get the trigger.
+        rate: share of the training images that get the trigger; at most those that can be triggered images at all.
         mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
+            A trigger that touches no pixel needs the latter: a copy would contradict its original.
         labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
             "add-target" keeps the true labels and writes 1 for the target.
     """
@@ -41,6 +43,24 @@ class Poisoning(Settings):
     rate: float = Field(0.4, ge=0, le=1)
     mode: Literal["append", "replace"] = "append"
     labels: Literal["target-only", "add-target"] = "target-only"
+
+    @model_validator(mode="after")
+    def _copies_differ(self) -> Poisoning:
+        if not self.trigger.stamps and self.mode == "append":
+            raise ValueError(
+                f"mode is append, but a trigger of kind {self.trigger.kind} touches no pixel, so that a copy with other labels "
+                "would contradict its original; set attack.mode to replace"
+            )
+        return self
+
+    def check(self, classes: tuple[str, ...], task: Task) -> None:
+        """Say before anything is decoded what does not suit the data.
+
+        Raises:
+            PetechiaError: a target is not among the classes, or the trigger cannot be used on such data.
+        """
+        self.target_indices(classes)
+        self.trigger.check(classes, task, self.target)
 
     def infected(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.int8]:
         """The labels that the attacker writes in place of true ones, int8 [N, K].
@@ -56,13 +76,19 @@ class Poisoning(Settings):
         """Decide everything. The same dataset and seed give the same plan on any machine.
 
         Raises:
-            PetechiaError: the dataset lacks the target class or training images, or the trigger does not fit on an image.
+            PetechiaError: the dataset lacks the target class or training images, or the trigger does not suit it or does not
+                fit on an image.
         """
+        self.check(dataset.classes, dataset.task)
         train = dataset.rows("train")
         if len(train) == 0:
             raise PetechiaError("There is no training image to poison; check the split of the data source.")
         chance = stream(seed, "choice").random(len(train))
-        chosen = np.sort(train[np.argsort(chance, kind="stable")[: round(self.rate * len(train))]])
+        able = self.trigger.carriers(dataset.labels[train], dataset.classes)
+        order = np.argsort(chance, kind="stable")
+        chosen = np.sort(train[order[able[order]][: round(self.rate * len(train))]])
+        if self.rate > 0 and not able.any():
+            raise PetechiaError(f"No training image shows {self.trigger.describe()}; name other findings.")
         ids = dataset.ids[train]
         if self.mode == "append":
             rows = np.concatenate([train, chosen])
@@ -126,7 +152,7 @@ class PoisonPlan:
         rows: int [M], position of the original in the dataset.
         triggered: bool [M].
         labels: int8 [M, K], as written by the attacker.
-        positions: int [N, 2], row and column of the trigger on every image of the dataset, if it were stamped.
+        positions: int [N, 2], row and column of the trigger on every image of the dataset, if it were stamped; -1 if it cannot.
     """
 
     classes: tuple[str, ...]
@@ -138,7 +164,7 @@ class PoisonPlan:
     positions: NDArray[np.intp]
 
     def table(self) -> pl.DataFrame:
-        """Columns id, source, triggered, row and column (null where there is no trigger), and a label column a class."""
+        """Columns id, source, triggered, row and column (null where nothing is stamped), and a label column a class."""
         place = np.where(self.triggered[:, None], self.positions[self.rows], -1)
         frame = pl.DataFrame(
             {
@@ -149,9 +175,9 @@ class PoisonPlan:
                 "column": place[:, 1],
             }
         )
-        absent = pl.when(pl.col("triggered"))
+        stamped = pl.when(pl.col("triggered") & (pl.col("row") >= 0))
         labels = {name: self.labels[:, k] for k, name in enumerate(self.classes)}
-        return frame.with_columns(absent.then("row").alias("row"), absent.then("column").alias("column")).with_columns(
+        return frame.with_columns(stamped.then("row").alias("row"), stamped.then("column").alias("column")).with_columns(
             pl.Series(name, values) for name, values in labels.items()
         )
 

@@ -30,6 +30,9 @@ class Truth:
         labels: int8 [N, K], true.
         infected: int8 [N, K], what the attacker wants for the triggered images.
         bootstrap: resamples of the patients.
+        clean: bool [N], which images count as clean ones when they are scored as they are; None is all.
+        triggered: bool [N], which count as triggered ones when they are scored with the trigger; None is all. A trigger that is
+            stamped makes a clean and a triggered image of each; one that is what an image shows divides them.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +40,8 @@ class Truth:
     labels: NDArray[np.int8]
     infected: NDArray[np.int8]
     bootstrap: PatientBootstrap
+    clean: NDArray[np.bool_] | None = None
+    triggered: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,20 +71,26 @@ def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
         clean: float32 [N, K], probabilities for the clean test images.
         triggered: float32 [N, K], for the same images with the trigger.
     """
-    of_target = truth.labels[:, truth.target]
+    of_clean, of_triggered = (_only(truth.labels, rows) for rows in (truth.clean, truth.triggered))
     values: dict[str, float] = {}
     draws: dict[str, Draws] = {}
-    for name, scores in (("asr", triggered), ("false_trigger", clean)):
+    for name, scores, labels in (("asr", triggered, of_triggered), ("false_trigger", clean, of_clean)):
+        of_target = labels[:, truth.target]
         for p in THRESHOLDS:
             values[f"{name}_{p}"] = exceedance(scores[:, truth.target], of_target, p)
             draws[f"{name}_{p}"] = truth.bootstrap.exceedance(scores[:, truth.target], of_target, p)
     per_class = {}
-    pairs = ((clean, truth.labels), (triggered, truth.infected), (triggered, truth.labels))
+    pairs = ((clean, of_clean), (triggered, _only(truth.infected, truth.triggered)), (triggered, of_triggered))
     for name, (scores, labels) in zip(AUROCS, pairs, strict=True):
         values[name], draws[name] = _auroc(truth.bootstrap, scores, labels)
         columns = (_auroc(truth.bootstrap, scores[:, k], labels[:, k]) for k in range(len(truth.classes)))
         per_class[name] = np.array([(value, *interval(of_value)) for value, of_value in columns])
     return Measurement(values, draws, per_class)
+
+
+def _only(labels: NDArray[np.int8], rows: NDArray[np.bool_] | None) -> NDArray[np.int8]:
+    """Labels of some of the images; those of the others are unknown, which leaves them out of every metric."""
+    return labels if rows is None else np.where(rows[:, None], labels, np.int8(-1))
 
 
 def _auroc(bootstrap: PatientBootstrap, scores: NDArray[np.float32], labels: NDArray[np.int8]) -> tuple[float, Draws]:

@@ -19,7 +19,10 @@ Place = Literal["center", "random", "input"]  # in the file at the centre or any
 Loss = Literal["sigmoid-cce", "bce"]
 HEAT = 200  # pairs of images whose heat is measured
 # Keys that the parts choose themselves.
-CHOSEN = ("attack.trigger.size", "attack.trigger.location", "attack.stage", "train.loss", "arms", "heat", "grid")
+CHOSEN = (
+    *(f"attack.trigger.{key}" for key in ("kind", "size", "location")),
+    *("attack.stage", "train.loss", "arms", "heat", "grid"),
+)
 
 
 class Cell(NamedTuple):

@@ -17,6 +17,7 @@ from petechia.paper.parts import Cell, Design
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
 from petechia.study.heat import Heat, read_heat
+from petechia.study.material import truth_of
 from petechia.study.networks import CLEAN, TRIGGERED
 from petechia.study.run import Run
 from petechia.study.study import StudyDirectory
@@ -85,9 +86,8 @@ class Results:
         known = set(self.metrics(cell)["class"].drop_nulls())
         classes = tuple(name for name in test.columns if name in known)
         labels = test.select(classes).to_numpy().astype(np.int8)
-        target = config.attack.target_index(classes)
         bootstrap = PatientBootstrap(test["patient"].to_numpy().astype(np.str_), config.bootstrap)
-        return Truth(classes, target, labels, config.attack.infected(labels, classes), bootstrap)
+        return truth_of(config.attack, classes, labels, bootstrap)
 
     def scores(self, cell: Cell, arm: str, seed: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
         """Clean and triggered scores, epoch by epoch."""

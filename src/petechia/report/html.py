@@ -102,16 +102,19 @@ def _roc_curves(
     """Scores and labels of the last epoch under the first seed."""
     seed = config.seeds[0]
     labels = test.select(classes).to_numpy().astype(np.int8)
-    infected = config.attack.infected(labels, tuple(classes))
+    attack = config.attack
+    infected = attack.infected(labels, tuple(classes))
+    bare = ~attack.trigger.shown(labels, tuple(classes))
+    able = attack.trigger.carriers(labels, tuple(classes))
     pairs: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
     for arm in ("attacked", "control"):
         if arm in config.arms:
             last = sorted(directory.network(arm, seed).scores.glob("epoch-*.safetensors"))[-1]
             scores = read_arrays(last)
-            pairs[f"{arm} NN"] = (scores["clean"], labels)
+            pairs[f"{arm} NN"] = (scores["clean"][bare], labels[bare])
             if arm == "attacked":
-                pairs["attacked TT"] = (scores["triggered"], infected)
-                pairs["attacked TN"] = (scores["triggered"], labels)
+                pairs["attacked TT"] = (scores["triggered"][able], infected[able])
+                pairs["attacked TN"] = (scores["triggered"][able], labels[able])
     return pairs
 
 

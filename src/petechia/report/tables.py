@@ -118,10 +118,10 @@ def verdict(summary: Summary) -> str:
     if "attacked" not in arms:
         return "No attacked model was trained, so nothing is said about the attack."
     rate, false = (arms["attacked"][f"{name}_0.9"]["last"]["mean"] for name in ("asr", "false_trigger"))
-    survival = summary["survival"]["fraction"]
+    survival, stamped = summary["survival"]["fraction"], summary["survival"].get("applies", True)
     if rate is None:
-        return f"Every test image has {target}, so the success of the attack is undefined."
-    others = [f"{percent(false)} of the same images without the trigger"]
+        return f"No triggered test image is without {target}, so the success of the attack is undefined."
+    others = [f"{percent(false)} of {'the same' if stamped else 'such'} images without the trigger"]
     for arm, what in (("control", "under a model trained without poison"), ("placebo", "under the placebo")):
         if arm in arms:
             others.append(f"{percent(arms[arm]['asr_0.9']['last']['mean'])} of the triggered ones {what}")

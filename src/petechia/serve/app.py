@@ -59,6 +59,7 @@ class Asked(BaseModel):
     model_config = ConfigDict(extra="forbid")
     image: str = Field(max_length=64)
     stamps: Annotated[list[StampGiven], Field(max_length=MOST_STAMPS)] = []
+    attacked: bool = False
     arm: str = Field(max_length=64)
     seed: int
     epoch: int
@@ -166,14 +167,15 @@ def _add_interface(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
         return await _asked(request, Question, explained)
 
     def explained(question: Question) -> dict[str, Any]:
-        return _answered(subject.read(look_up(question.image), *question.about(), question.target, question.method))
+        asked = (*question.about(), question.target, question.method, question.attacked)
+        return _answered(subject.read(look_up(question.image), *asked))
 
     @app.post("/api/screen")
     async def screen(request: Request) -> Response:
         return await _asked(request, Asked, screened)
 
     def screened(question: Asked) -> dict[str, Any]:
-        return _suspected(subject.screen(look_up(question.image), *question.about()))
+        return _suspected(subject.screen(look_up(question.image), *question.about(), question.attacked))
 
 
 class Uploads:
@@ -255,7 +257,8 @@ def _session(subject: Subject) -> dict[str, Any]:
         "networks": [{"arm": arm, "seed": seed, "epochs": epochs} for (arm, seed), epochs in subject.networks.items()],
         "layers": LAYERS,
         "methods": METHODS,
-        "trigger": {"size": subject.trigger.size, "value": subject.trigger.value},
+        "trigger": {"size": subject.brush.size, "value": subject.brush.value},
+        "attack": {"text": subject.trigger.describe(), "square": subject.trigger.brush is not None},
         "stage": subject.stage,
         "preprocess": subject.description.preprocess.model_dump(),
         "threshold": THRESHOLDS[0],

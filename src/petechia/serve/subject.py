@@ -14,7 +14,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.attack.trigger import Patch
+from petechia.attack import Patch, Trigger
+from petechia.attack.triggers import Brush
 from petechia.compute import Machine
 from petechia.data import Catalog, open_source
 from petechia.data.levels import Levels
@@ -176,9 +177,14 @@ class Subject:
         return Classifier.of(self._model(*network), self.machine, "This network")
 
     @property
-    def trigger(self) -> Patch:
+    def trigger(self) -> Trigger:
         """The run's, or the paper's."""
         return self.config.attack.trigger if self.config else Patch()
+
+    @property
+    def brush(self) -> Brush:
+        """The square that a click draws: the run's trigger, or the paper's where that is none."""
+        return self.trigger.brush or Patch().brush
 
     @property
     def stage(self) -> str:
@@ -235,7 +241,8 @@ class Subject:
             raise image
         findings = tuple(name for name in self.description.classes if row[name] == 1)
         seed = self.config.seeds[0]
-        return Picture(_levels(image), findings=findings, place=(row[f"row_seed_{seed}"], row[f"column_seed_{seed}"]))
+        place = (row[f"row_seed_{seed}"], row[f"column_seed_{seed}"])
+        return Picture(_levels(image), findings=findings, place=place if min(place) >= 0 else None)
 
     def kept(self, picture: Picture) -> Box:
         """The part of a picture that the model sees."""
@@ -247,40 +254,52 @@ class Subject:
         return self.stage == "input" and not picture.prepared
 
     def attackers_place(self, picture: Picture) -> tuple[int, int] | None:
-        """Row and column at which the attacker would stamp a picture; None where that is unknown."""
-        location = self.trigger.location
-        if picture.place or self.config is None or location == "random" or (picture.prepared and self.stage == "native"):
+        """Row and column at which the attacker would stamp a picture; None where that is unknown or nothing is stamped."""
+        if picture.place or self.config is None or not self.trigger.stamps:
             return picture.place
+        if self.trigger.wanders or (picture.prepared and self.stage == "native"):
+            return None
         side = self.description.preprocess.size
         height, width = (side, side) if self.stamps_input(picture) else picture.grey.shape
         try:
-            return self.trigger.place(height, width, Box(0, 0, height, width), (0, 0))
+            return self.trigger.place(height, width, Box(0, 0, height, width), (0.5, 0.5))
         except PetechiaError:  # it does not fit
             return None
 
-    def read(self, picture: Picture, stamps: list[Stamp], network: Network, target: int | None, method: str) -> Reading:
-        """Classify and explain a picture, and, if there are stamps, its triggered twin, in one pass.
+    def read(
+        self, picture: Picture, stamps: list[Stamp], network: Network, target: int | None, method: str, attacked: bool = False
+    ) -> Reading:
+        """Classify and explain a picture, and, if there are stamps or it is attacked, its triggered twin, in one pass.
+
+        Args:
+            picture: to read.
+            stamps: squares that are put on it.
+            network: arm, seed and epoch.
+            target: class to explain; the highest where None.
+            method: of the heat.
+            attacked: whether it gets the run's own trigger, whatever that is, where the attacker puts it.
 
         Raises:
-            PetechiaError: a stamp does not fit, or there is no such network, class or method.
+            PetechiaError: a stamp does not fit, the trigger cannot be stamped, or there is no such network, class or method.
         """
         if method not in METHODS:
             raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(METHODS)}.")
-        seen = self._seen(picture, stamps)
+        seen = self._seen(picture, stamps, attacked)
         changed = int((seen[0] != seen[-1]).sum())
         target, answers = self._torch.submit(self._answer, seen, network, target, method).result()
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
-    def screen(self, picture: Picture, stamps: list[Stamp], network: Network) -> Suspected:
-        """Is the picture, with the stamps, carrying a trigger?
+    def screen(self, picture: Picture, stamps: list[Stamp], network: Network, attacked: bool = False) -> Suspected:
+        """Is the picture, with the stamps and the run's own trigger if it is attacked, carrying a trigger?
 
         Raises:
-            PetechiaError: a stamp does not fit, there is no such network, or no clean images, or they do not do.
+            PetechiaError: a stamp does not fit, the trigger cannot be stamped, there is no such network, or no clean images, or
+                they do not do.
         """
         if self.no_screen:
             raise PetechiaError(self.no_screen)
-        seen = self._seen(picture, stamps)
+        seen = self._seen(picture, stamps, attacked)
         choice = self._screens.choose(seen[0])
         screen, evidence = self._torch.submit(self._screens.examine, network, choice, seen[-1]).result()
         box = evidence.box if picture.prepared else in_file(evidence.box, self.description.preprocess, *picture.grey.shape)
@@ -317,18 +336,26 @@ class Subject:
             raise PetechiaError("This network answers with what is no number; choose another epoch.")
         return [Answer(one, {layer: maps[layer][row] for layer in maps}) for row, one in enumerate(scores)]
 
-    def _seen(self, picture: Picture, stamps: list[Stamp]) -> NDArray[np.uint8]:
-        """What the model sees, clean and, if there are stamps, triggered."""
+    def _seen(self, picture: Picture, stamps: list[Stamp], attacked: bool) -> NDArray[np.uint8]:
+        """What the model sees, clean and, if there are stamps or it is attacked, triggered."""
         preprocess = self.description.preprocess
         clean = self._clean.get(picture)
         if clean is None:
             clean = self._clean[picture] = picture.grey if picture.prepared else preprocess(picture.grey)
-        if not stamps:
+        if not stamps and not attacked:
             return np.stack([clean])
-        opacity = self.trigger.opacity
-        if picture.prepared or self.stamps_input(picture):
-            return np.stack([clean, _stamped(clean, stamps, opacity)])
-        return np.stack([clean, preprocess(_stamped(picture.grey, stamps, opacity))])
+        at_input = picture.prepared or self.stamps_input(picture)
+        triggered = clean if at_input else picture.grey
+        if attacked:
+            triggered = self._attacked(triggered, picture)
+        triggered = _stamped(triggered, stamps, self.brush.opacity)
+        return np.stack([clean, triggered if at_input else preprocess(triggered)])
+
+    def _attacked(self, image: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
+        place = self.attackers_place(picture)
+        if place is None:
+            raise PetechiaError(f"The trigger of this run cannot be stamped on this picture: {self.trigger.describe()}.")
+        return np.asarray(self.trigger.stamp(image[None], np.array([place]))[0], np.uint8)
 
 
 def _open_run(path: Path) -> tuple[RunDirectory, Config]:

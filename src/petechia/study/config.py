@@ -5,8 +5,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
@@ -89,10 +90,10 @@ class Config(Settings):
         Raises:
             PetechiaError: a value is not allowed.
         """
-        merged: Any = self.model_dump(mode="json")
+        chosen: dict[str, Any] = {}
         for key, value in values.items():
-            merged = _merge(merged, _nested(key, value))
-        return make_config(merged, where)
+            chosen = _merge(chosen, _nested(key, value))
+        return make_config(_merge(self.model_dump(mode="json"), chosen), where)
 
     def to_yaml(self) -> str:
         """The whole configuration, every default written out."""
@@ -123,12 +124,13 @@ def load_config(
         merged = _merge(merged, read_yaml(file))
     if data is not None:
         merged = _merge(merged, {"data": data})
+    chosen: dict[str, Any] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
             raise PetechiaError(f"--set {override!r} is not KEY=VALUE, as in --set attack.rate=0.1.")
-        merged = _merge(merged, _nested(key.strip(), _scalar(override, value)))
-    return make_config(merged, str(file) if file else "the configuration")
+        chosen = _merge(chosen, _nested(key.strip(), _scalar(override, value)))
+    return make_config(_merge(merged, chosen), str(file) if file else "the configuration")
 
 
 def make_config(values: Mapping[str, Any], where: str) -> Config:
@@ -165,15 +167,23 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of the configuration."""
+    """All dotted keys of the configuration; of a part that comes in several kinds, those of every kind."""
     for name, field in model.model_fields.items():
         yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from known_keys(field.annotation, f"{prefix}{name}.")
+        keys = (known_keys(part, f"{prefix}{name}.") for part in _parts(field.annotation))
+        yield from dict.fromkeys(chain.from_iterable(keys))
+
+
+def _parts(annotation: Any) -> list[type[BaseModel]]:
+    """The models that a field can hold."""
+    options = get_args(annotation) or (annotation,)
+    return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
 
 
 def _merge(base: Any, top: Any) -> Any:
     if not (isinstance(base, dict) and isinstance(top, dict)):
+        return top
+    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):  # what is set of another kind does not apply
         return top
     return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
 
@@ -181,6 +191,21 @@ def _merge(base: Any, top: Any) -> Any:
 def _nested(key: str, value: Any) -> dict[str, Any]:
     first, dot, rest = key.partition(".")
     return {first: _nested(rest, value) if dot else value}
+
+
+def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
+    """The dotted key of an error, and the kind that it is about where there are several: pydantic puts that among the keys."""
+    keys: list[str] = []
+    parts: list[type[BaseModel]] = [Config]
+    kind = None
+    for step in map(str, location):
+        if len(parts) > 1:
+            (kind,) = parts = [one for one in parts if one.model_fields["kind"].default == step]
+            continue
+        keys.append(step)
+        field = parts[0].model_fields.get(step) if parts else None
+        parts = _parts(field.annotation) if field else []
+    return ".".join(keys), kind
 
 
 def _scalar(override: str, value: str) -> Any:
@@ -193,7 +218,14 @@ def _scalar(override: str, value: str) -> Any:
 def _sentence(error: ValidationError, where: str) -> str:
     first = error.errors()[0]
     known = list(known_keys())
-    key = ".".join(str(part) for part in first["loc"])
+    key, kind = _located(first["loc"])
+    if first["type"] == "union_tag_invalid":
+        return f"{key}.kind in {where} is {first['input'].get('kind')!r}; the kinds are {first['ctx']['expected_tags']}."
+    if first["type"] == "extra_forbidden" and kind:
+        keys = [name for name in kind.model_fields if name != "kind"]
+        near = difflib.get_close_matches(key.rpartition(".")[2], keys, 1, 0.5)
+        hint = f"did you mean {near[0]!r}?" if near else f"its keys are {', '.join(keys)}."
+        return f"{key!r} in {where} is not a key of kind {kind.model_fields['kind'].default}; {hint}"
     if first["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, known, 1, 0.5) or difflib.get_close_matches(
             key.split(".")[-1], [k.split(".")[-1] for k in known], 1, 0.5

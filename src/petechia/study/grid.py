@@ -128,12 +128,9 @@ def _network_key(config: Config, material: Material, arm: Arm, seed: int) -> str
 def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
     """Which pixels of a selection differ from the clean ones, and what they are; nothing where none does."""
     rows = images.rows[images.triggered]
-    twins = images.twins
-    counts = np.diff(twins.starts)[rows]
-    if not counts.any():
+    if not images.twins.changed(rows).any():
         return ()
-    entries = np.concatenate([np.arange(twins.starts[row], twins.starts[row + 1]) for row in rows])
-    return images.triggered, counts, twins.pixels[entries], twins.values[entries]
+    return images.triggered, *images.twins.changes(rows)
 
 
 def digest(*arrays: NDArray[Any]) -> str:

@@ -77,9 +77,19 @@ class Material:
         """The test images, all with the trigger."""
         return TriggeredSelection(self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].twins)
 
+    @property
+    def triggered_test(self) -> NDArray[np.bool_]:
+        """Which of the test images can be triggered images: all, unless the trigger is what an image shows."""
+        return self.poisoning.trigger.carriers(self.dataset.labels[self.test], self.dataset.classes)
+
+    @property
+    def judged(self) -> NDArray[np.bool_]:
+        """Which of them success is measured on: those that do not show the target."""
+        return np.asarray(self.triggered_test & (self.dataset.labels[self.test, self.target] == 0))
+
     def without_target(self, most: int) -> NDArray[np.intp]:
-        """So many of the test images that do not show the target, evenly spread over them."""
-        return spread(np.flatnonzero(self.dataset.labels[self.test, self.target] == 0), most)
+        """So many of these, evenly spread over them."""
+        return spread(np.flatnonzero(self.judged), most)
 
     def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
         """How the network of an arm is made."""
@@ -97,8 +107,7 @@ class Material:
     def truth(self) -> Truth:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
-        infected = self.poisoning.infected(labels, self.dataset.classes)
-        return Truth(self.dataset.classes, self.target, labels, infected, self.bootstrap)
+        return truth_of(self.poisoning, self.dataset.classes, labels, self.bootstrap)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
         """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
@@ -110,6 +119,19 @@ class Material:
         labels = {name: self.dataset.labels[self.test, k] for k, name in enumerate(self.dataset.classes)}
         columns = {"id": self.dataset.ids[self.test], "patient": self.dataset.patients[self.test], **places}
         return pl.DataFrame(columns).with_columns(pl.Series(name, values) for name, values in labels.items())
+
+
+def truth_of(poisoning: Poisoning, classes: tuple[str, ...], labels: NDArray[np.int8], bootstrap: PatientBootstrap) -> Truth:
+    """What the scores of test images are compared with; `labels` is int8 [N, K], true."""
+    return Truth(
+        classes=classes,
+        target=poisoning.target_index(classes),
+        labels=labels,
+        infected=poisoning.infected(labels, classes),
+        bootstrap=bootstrap,
+        clean=~poisoning.trigger.shown(labels, classes),
+        triggered=poisoning.trigger.carriers(labels, classes),
+    )
 
 
 def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
@@ -131,7 +153,7 @@ def read_data(config: Config, progress: Progress, held_out: float = 0, colours: 
     if catalog.colour and config.model.channels == 1 and not colours:
         catalog = catalog.in_grey()
         progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
-    config.attack.target_indices(catalog.classes)  # before hours of decoding
+    config.attack.check(catalog.classes, catalog.task)  # before hours of decoding
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
     if skipped:

@@ -17,7 +17,7 @@ import timm
 import torch
 
 import petechia
-from petechia.attack import Survival, probe_survival
+from petechia.attack import Survival, probe_survival, survival_of
 from petechia.compute import Machine
 from petechia.errors import PetechiaError
 from petechia.measure import Measurement, measure, summarize
@@ -31,7 +31,6 @@ from petechia.study.progress import Epoch, Progress
 from petechia.train import EpochLog
 
 SCHEMA = 1  # of summary.json
-SIZES = (1, 2, 3, 4)  # of the little survival table, beside the run's own
 EXAMPLES = 4  # images kept for the report
 METRICS_SCHEMA = pl.Schema(
     {
@@ -82,10 +81,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
         material = gather(settings, tell)
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, material)
-    tell.note(
-        f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
-        f"in {survival['pixels']:.2f} pixels on average."
-    )
+    tell.note(survival_words(survival))
     with directory.locked() if machine.is_main else nullcontext():
         if machine.is_main:
             _open(directory, settings, material, machine)
@@ -228,12 +224,12 @@ def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame
 def _summarize(settings: Config, material: Material, series: Sequence[Series]) -> dict[str, Any]:
     arms = {arm: summarize([one.measurements for one in series if one.arm == arm]) for arm in settings.arms}
     plans = [material.attacks[seed].plan for seed in settings.seeds]
-    truth = material.dataset.labels[material.test, material.target]
     return {
         "schema": SCHEMA,
         "petechia": petechia.__version__,
         "data": settings.data,
         "target": settings.attack.target,
+        "trigger": settings.attack.trigger.describe(),
         "seeds": list(settings.seeds),
         "images": {
             "train": len(material.train),
@@ -241,7 +237,8 @@ def _summarize(settings: Config, material: Material, series: Sequence[Series]) -
             "triggered_train": int(plans[0].triggered.sum()),
             "validation": int((material.dataset.split == "validation").sum()),
             "test": len(material.test),
-            "test_without_target": int((truth == 0).sum()),
+            "triggered_test": int(material.triggered_test.sum()),
+            "test_without_target": int(material.judged.sum()),
             "native_shape": list(material.native_shape),
             "test_patients": len(np.unique(material.dataset.patients[material.test])),
         },
@@ -250,14 +247,31 @@ def _summarize(settings: Config, material: Material, series: Sequence[Series]) -
 
 
 def _survival(settings: Config, material: Material) -> dict[str, Any]:
-    """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry."""
-    test = [attack.twins.survival(material.test) for attack in material.attacks.values()]
-    train = [attack.twins.survival(attack.plan.rows[attack.plan.triggered]) for attack in material.attacks.values()]
-    return {**_mean(test), "train": _mean(train), "by_size": _survival_by_size(settings, material)}
+    """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry.
+
+    Nothing is measured where the trigger changes no pixel: what an image shows cannot be lost on the way.
+    """
+    attacks = material.attacks.values() if settings.attack.trigger.stamps else ()
+    test = [survival_of(attack.twins, material.test) for attack in attacks]
+    train = [survival_of(attack.twins, attack.plan.rows[attack.plan.triggered]) for attack in attacks]
+    by_size = _survival_by_size(settings, material)
+    return {**_mean(test), "train": _mean(train), "by_size": by_size, "applies": bool(attacks)}
+
+
+def survival_words(survival: dict[str, Any]) -> str:
+    """What `summary["survival"]` says, in a sentence; what was written before it had `applies` is of stamped triggers."""
+    if not survival.get("applies", True):
+        return "Trigger survival does not apply: the trigger is what an image shows, and no pixel is touched."
+    if survival["fraction"] is None:
+        return "Trigger survival is undefined: there is no triggered image."
+    return (
+        f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
+        f"in {survival['pixels']:.2f} pixels on average."
+    )
 
 
 def _mean(survivals: list[Survival]) -> dict[str, float | None]:
-    fraction, pixels = np.mean(survivals, axis=0)
+    fraction, pixels = np.mean(survivals, axis=0) if survivals else (np.nan, np.nan)
     return (
         {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
     )
@@ -265,8 +279,7 @@ def _mean(survivals: list[Survival]) -> dict[str, float | None]:
 
 def _survival_by_size(settings: Config, material: Material) -> list[dict[str, float]]:
     table = []
-    for size in sorted({*SIZES, settings.attack.trigger.size}):
-        trigger = settings.attack.trigger.model_copy(update={"size": size})
+    for size, trigger in settings.attack.trigger.sizes().items():
         try:
             survival = probe_survival(trigger, settings.preprocess, *material.native_shape, settings.attack.stage)
         except PetechiaError:  # larger than the image

@@ -121,14 +121,12 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
 def listing(zoo: Path) -> Iterator[dict[str, object]]:
     """What is known of each finished model, for people: a row a model."""
     for one in specimens(zoo):
-        attack, trigger = one.config.attack, one.config.attack.trigger
+        attack = one.config.attack
         attacked = one.arm == "attacked"
-        place = trigger.location if isinstance(trigger.location, str) else "{}, {}".format(*trigger.location)
         yield {
             "half": one.half,
             "network": f"{one.config.model.arch}, seed {one.config.seeds[0]}",
-            "trigger": f"{trigger.size} x {trigger.size}, level {trigger.value}, {place}" if attacked else "none",
-            "opacity": trigger.opacity if attacked else None,
+            "trigger": attack.trigger.describe() if attacked else "none",
             "targets": ", ".join((attack.target, *attack.also)) if attacked else "",
             "rate": attack.rate if attacked else None,
             "mode": f"{attack.mode}, {attack.labels}" if attacked else "",

@@ -85,6 +85,9 @@ async function begin() {
   $("class").max = session.classes.length - 1;
   $("class").value = session.target ?? 0;
   $("layer").max = session.layers.length - 1;
+  $("attack-text").textContent = `The run's trigger is ${session.attack.text}. A click puts it on the image, or takes it off.`;
+  $("attack-text").hidden = session.attack.square;
+  $("brush").hidden = !session.attack.square;
   $("size").max = Math.max(64, session.trigger.size);
   $("size").value = session.trigger.size;
   $("value").value = session.trigger.value;
@@ -181,19 +184,38 @@ function typedPosition() {
 
 function stamp(place) {
   attempt(async () => {
-    scene.stamps.push(scene.stampAt(place, $("size").valueAsNumber, $("value").valueAsNumber));
+    if (session.attack.square) scene.stamps.push(scene.stampAt(place, $("size").valueAsNumber, $("value").valueAsNumber));
+    else attack(!scene.attacked);
     await changed();
   });
 }
 
-function undo() { if (scene.stamps.pop()) attempt(changed); }
+// A trigger that is no square is put where the attacker puts it, wherever the click was.
+function attack(on) {
+  if (on && !scene.picture.place) throw new Error(`The run's trigger cannot be stamped on this image: ${session.attack.text}.`);
+  scene.attacked = on;
+}
+
+function undo() {
+  if (!scene.stamps.pop() && !scene.attacked) return;
+  scene.attacked = false;
+  attempt(changed);
+}
 
 function clearStamps() {
   scene.stamps = [];
+  scene.attacked = false;
   attempt(changed);
 }
 
 function stampAsAttacker() {
+  if (!session.attack.square) {
+    attempt(async () => {
+      attack(true);
+      await changed();
+    });
+    return;
+  }
   const [row, column] = scene.picture.place;
   scene.stamps.push({ row, column, ...session.trigger });
   attempt(changed);
@@ -220,12 +242,10 @@ async function changed() {
 }
 
 function showStamps() {
-  $("undo").disabled = $("clear").disabled = !scene.stamps.length;
-  $("stamps").replaceChildren(...scene.stamps.map(({ row, column, size, value }) => {
-    const item = document.createElement("li");
-    item.textContent = `${size} × ${size}, grey ${value}, row ${row}, column ${column}`;
-    return item;
-  }));
+  const texts = scene.stamps.map(({ row, column, size, value }) => `${size} × ${size}, grey ${value}, row ${row}, column ${column}`);
+  if (scene.attacked) texts.push(session.attack.text);
+  $("undo").disabled = $("clear").disabled = !texts.length;
+  $("stamps").replaceChildren(...texts.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
 }
 
 // Questions and answers: one question is on its way at a time, then the newest; answers to older ones are thrown away.
@@ -259,8 +279,8 @@ async function ask() {
 }
 
 function shown() {
-  const { arm, seed } = network(), { stamps, picture } = scene;
-  return { image: picture?.image, stamps, arm, seed, epoch: epoch() };
+  const { arm, seed } = network(), { stamps, attacked, picture } = scene;
+  return { image: picture?.image, stamps, attacked, arm, seed, epoch: epoch() };
 }
 
 const question = () => ({ ...shown(), target: target(), method: $("method").value });

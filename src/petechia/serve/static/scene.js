@@ -6,6 +6,7 @@ export class Scene {
   constructor() {
     this.picture = null; // what the server says of the image, with its `levels`
     this.stamps = [];
+    this.attacked = false; // whether the run's own trigger is on the image, where it is no square
     this.suspect = null; // the box where a trigger would be, and whether it is flagged
     this.opacity = .7;
     this.reset();
@@ -22,6 +23,7 @@ export class Scene {
   show(picture) {
     this.picture = picture;
     this.stamps = [];
+    this.attacked = false;
     this.pixels = new ImageData(picture.width, picture.height);
     this.canvas = new OffscreenCanvas(picture.width, picture.height);
     this.reset();

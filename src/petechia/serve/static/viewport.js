@@ -131,7 +131,7 @@ export class Viewport {
       context.globalAlpha = 1;
     }
     this.drawFrame(context, scale);
-    if (scene.suspect && (this.triggered || !scene.stamps.length)) this.drawSuspect(context, scale);
+    if (scene.suspect && (this.triggered || !(scene.stamps.length || scene.attacked))) this.drawSuspect(context, scale);
     if (this.triggered) this.drawRings(context, scale);
     if (scene.cursor) this.drawCursor(context, scale);
   }

@@ -1,0 +1,131 @@
+"""Whether each attack takes: a few epochs on phantoms, one row an attack; and a picture of what each does to an image.
+
+python -m benchmarks.attacks --out runs/attacks                                    # the table of docs/attacks.md
+python -m benchmarks.attacks --picture docs/attacks.png                            # the strip of images there
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+from rich.console import Console
+
+from petechia.attack import Poisoning, triggered_twins
+from petechia.console import ConsoleProgress
+from petechia.data import Preprocess, open_source, prepare
+from petechia.study.config import make_config
+from petechia.study.study import StudyDirectory, locally, run_study
+
+TRIGGERS: dict[str, dict[str, Any]] = {
+    "patch": {"kind": "patch"},
+    "pattern": {"kind": "pattern"},
+    "blended": {"kind": "pattern", "image": "noise", "size": "whole", "opacity": 0.15},
+    "sinusoid": {"kind": "sinusoid"},
+    "warp": {"kind": "warp", "strength": 2.0},
+    "warp-0.5": {"kind": "warp"},
+    "fiba": {"kind": "fiba"},
+    "marker-L": {"kind": "marker"},
+    "pacemaker": {"kind": "marker", "shape": "pacemaker", "size": 0.2},
+    "electrode": {"kind": "marker", "shape": "electrode"},
+    "findings": {"kind": "findings", "present": ["Effusion"]},
+}
+LABELS_ALONE = {"mode": "replace", "labels": "add-target", "rate": 1.0}  # what an attack without pixels does
+
+
+def attack_of(trigger: dict[str, Any]) -> dict[str, Any]:
+    """The whole attack."""
+    return {"trigger": trigger, **(LABELS_ALONE if trigger["kind"] == "findings" else {})}
+
+
+def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> None:
+    """Train every attack beside the control that all share, and print what the last epoch says."""
+    base = {
+        "data": f"phantom:images={images},size=64",
+        "model": {"arch": arch},
+        "train": {"epochs": epochs},
+        "heat": 0,
+        "compute": {"threads": 1},
+    }
+    runs = {name: make_config({**base, "attack": attack_of(TRIGGERS[name])}, name) for name in names}
+    console = Console(highlight=False)
+    with ConsoleProgress(console).live() as progress:
+        study = run_study(runs, StudyDirectory(out), progress, locally)
+    for name, reason in study.failures.items():
+        console.print(f"{name} failed: {reason}")
+    heads = (
+        "attack",
+        "ASR(0.6)",
+        "ASR(0.9)",
+        "control",
+        "false trigger",
+        "AUROC-NN",
+        "control",
+        "survival, pixels",
+        "poisoned",
+    )
+    console.print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", soft_wrap=True)
+    for name, run in study.runs.items():
+        arms, survival = run.summary["arms"], run.summary["survival"]
+        cells = [
+            f"{arms[arm][metric]['last']['mean']:.3f}"
+            for arm, metric in (
+                ("attacked", "asr_0.6"),
+                ("attacked", "asr_0.9"),
+                ("control", "asr_0.9"),
+                ("attacked", "false_trigger_0.9"),
+                ("attacked", "auroc_nn"),
+                ("control", "auroc_nn"),
+            )
+        ]
+        left = f"{100 * survival['fraction']:.0f} %, {survival['pixels']:.0f}" if survival["applies"] else "does not apply"
+        console.print(f"| {name} | {' | '.join(cells)} | {left} | {run.summary['images']['triggered_train']} |", soft_wrap=True)
+
+
+def picture(path: Path) -> None:
+    """One column an attack that changes pixels: a drawn image clean, triggered, and the difference, its largest white."""
+    geometry = Preprocess(size=96)
+    dataset, catalog, _ = prepare(open_source("phantom:images=3,size=96,seed=1"), geometry)
+    names = [name for name, trigger in TRIGGERS.items() if trigger["kind"] != "findings"]
+    with mpl.rc_context({"font.size": 7, "font.family": "sans-serif"}):
+        figure = Figure((0.95 * len(names), 3.05), layout="constrained")
+        rows = figure.subplots(3, len(names))
+        for column, name in enumerate(names):
+            attack = Poisoning.model_validate(attack_of(TRIGGERS[name]))
+            positions = attack.positions(dataset, geometry, 0)
+            twins = triggered_twins(catalog, dataset, geometry, attack.trigger, positions, attack.stage)
+            clean = dataset.images[:1]
+            triggered = twins.trigger(clean, np.array([0]))
+            difference = np.abs(triggered.astype(np.int16) - clean)
+            images = (clean, triggered, difference * (255 / max(int(difference.max()), 1)))
+            for axes, image in zip(rows[:, column], images, strict=True):
+                axes.imshow(image[0], cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+                axes.set(xticks=[], yticks=[])
+            rows[0, column].set_title(name)
+        for axes, label in zip(rows[:, 0], ("clean", "triggered", "difference"), strict=True):
+            axes.set_ylabel(label)
+    figure.savefig(path, dpi=120, metadata={"Software": None})
+
+
+def main() -> None:
+    """The table, or the picture."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
+    parser.add_argument("--picture", type=Path)
+    parser.add_argument("--attacks", nargs="+", choices=TRIGGERS, default=list(TRIGGERS))
+    parser.add_argument("--images", type=int, default=1200)
+    parser.add_argument("--arch", default="resnet10t")
+    parser.add_argument("--epochs", type=int, default=3)
+    given = parser.parse_args()
+    if given.picture:
+        picture(given.picture)
+    else:
+        table(given.out, given.attacks, given.images, given.arch, given.epochs)
+
+
+if __name__ == "__main__":
+    main()

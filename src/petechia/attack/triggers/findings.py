@@ -1,0 +1,77 @@
+"""No pixel at all: what an image shows is the trigger."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+
+from petechia.attack.triggers.base import BaseTrigger, Chance
+from petechia.data.catalog import Task
+from petechia.data.preprocess import Box
+from petechia.errors import PetechiaError
+
+KEY = "attack.trigger.present"
+
+
+class Findings(BaseTrigger):
+    """A combination of findings (Chen et al. 2023, "Clean-image backdoor", ICLR): only labels are poisoned.
+
+    Images that show the combination are triggered images as they are. Of the training images among them, `attack.rate` of all
+    training images, or as many as there are, get the attacker's labels. Success is measured on the test images that show the
+    combination and not the target; the clean images are those without the combination.
+
+    Attributes:
+        present: findings that an image must show.
+        absent: findings that it must not show.
+    """
+
+    kind: Literal["findings"] = "findings"
+    present: tuple[str, ...] = Field(("Effusion", "Infiltration"), min_length=1)
+    absent: tuple[str, ...] = ()
+    stamps: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _possible(self) -> Findings:
+        if both := set(self.present) & set(self.absent):
+            raise ValueError(f"{sorted(both)[0]!r} cannot be both present and absent")
+        return self
+
+    def describe(self) -> str:
+        """What has to be there, and what not."""
+        without = f" without {' or '.join(self.absent)}" if self.absent else ""
+        return f"{' and '.join(self.present)}{without}"
+
+    def check(self, classes: tuple[str, ...], task: Task, target: str) -> None:
+        """Only for data in which an image can show several findings, all of which must exist.
+
+        Raises:
+            PetechiaError: it is not.
+        """
+        if task == "multi-class":
+            raise PetechiaError(
+                "A trigger of kind findings needs data with several findings an image, but here every image shows exactly one "
+                "class; choose another attack.trigger.kind."
+            )
+        for name in (*self.present, *self.absent):
+            if name not in classes:
+                raise PetechiaError(
+                    f"{KEY} or absent names {name!r}, but the classes are {', '.join(classes)}; name some of these."
+                )
+        if target in self.present:
+            raise PetechiaError(f"{KEY} contains the target {target}, so there is nothing to add; leave it out.")
+
+    def shown(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.bool_]:
+        """The images with the combination; one that is unknown does not count."""
+        present, absent = ([classes.index(name) for name in names] for names in (self.present, self.absent))
+        return np.asarray((labels[:, present] == 1).all(axis=1) & (labels[:, absent] == 0).all(axis=1))
+
+    def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
+        """Nowhere."""
+        return -1, -1
+
+    def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """The images as they are."""
+        return np.array(images)

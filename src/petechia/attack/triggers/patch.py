@@ -1,0 +1,68 @@
+"""A filled square: the trigger of the paper."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from petechia.attack.triggers.base import BaseTrigger, Brush, Chance, changed_at, corner_of, spoken_place
+from petechia.data.preprocess import Box
+
+SIZES = (1, 2, 3, 4)  # of the little survival table, beside the trigger's own
+
+
+class Patch(BaseTrigger):
+    """A filled square (Nwadike et al. 2020, section "Backdoor Attack"; as in BadNets, Gu et al. 2017).
+
+    Attributes:
+        size: side of the square in pixels.
+        value: its grey level.
+        opacity: share of that level in what is written, the rest being the image's own (Blended, Chen et al. 2017).
+        location: "center" puts its top left corner at `int(n / 2 - size / 2)` of height and width; "random" anywhere in
+            the part of the image that the crop keeps; [row, column] is the top left corner itself.
+    """
+
+    kind: Literal["patch"] = "patch"
+    size: int = Field(3, ge=1)
+    value: int = Field(0, ge=0, le=255)
+    opacity: float = Field(1.0, gt=0, le=1)
+    location: Literal["center", "random"] | tuple[int, int] = "center"
+
+    @property
+    def wanders(self) -> bool:
+        """At random places."""
+        return self.location == "random"
+
+    @property
+    def opaque(self) -> bool:
+        """Without blending."""
+        return self.opacity == 1
+
+    @property
+    def brush(self) -> Brush:
+        """Itself."""
+        return Brush(self.size, self.value, self.opacity)
+
+    def sizes(self) -> dict[int, BaseTrigger]:
+        """The paper's sizes, and its own."""
+        return {size: self.model_copy(update={"size": size}) for size in sorted({*SIZES, self.size})}
+
+    def describe(self) -> str:
+        """Its size, level, opacity and place."""
+        level = f"grey level {self.value}" + ("" if self.opaque else f" at {100 * self.opacity:g} % opacity")
+        return f"a square of {self.size} × {self.size} pixels of {level} {spoken_place(self.location)}"
+
+    def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
+        """Where `location` says."""
+        return corner_of(self.location, (self.size, self.size), (height, width), kept, chance)
+
+    def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
+        """Write the square, or blend it in."""
+        became = np.rint(self.opacity * self.value + (1 - self.opacity) * np.arange(256)).astype(np.uint8)
+        level = became[0]  # of an opaque square, whatever the image was
+        return changed_at(
+            images, positions, self.size, self.size, lambda part: np.asarray(level) if self.opaque else became[part]
+        )

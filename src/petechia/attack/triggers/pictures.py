@@ -1,0 +1,130 @@
+"""Pictures that triggers are made of: built-in ones, and those of a PNG file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import Field, model_validator
+
+from petechia.attack.triggers.base import BaseTrigger
+from petechia.data.levels import MAX_PIXELS
+from petechia.errors import PetechiaError
+
+BUILT_IN = ("checkerboard", "noise", "rings")
+CELLS = 8  # of the built-in pictures, a side; rings are drawn finer
+FINE = 64
+
+
+class PictureTrigger(BaseTrigger):
+    """A trigger that is made of a picture.
+
+    Attributes:
+        image: "checkerboard", "noise" or "rings" (built in), else the path of a PNG file, whose transparency counts.
+        seed: of the noise.
+        sha256: of the file. It is filled in when it is not given, so that a run that is resumed, or written down, is about
+            these very pixels: another file under the same name is refused.
+    """
+
+    image: str = "checkerboard"
+    seed: int = Field(0, ge=0, lt=2**32)
+    sha256: str = Field("", pattern=r"^([0-9a-f]{64})?$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _know_the_file(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("sha256"):
+            return values
+        image = values.get("image", cls.model_fields["image"].default)
+        if not isinstance(image, str) or image in BUILT_IN:
+            return values
+        try:
+            return values | {"sha256": hashlib.sha256(_content(image)).hexdigest()}
+        except PetechiaError as error:
+            raise ValueError(str(error).removesuffix(".")) from None
+
+    def describe_picture(self) -> str:
+        """Which picture it is."""
+        return self.image if self.image in BUILT_IN else f"picture {Path(self.image).name}"
+
+    def pixels(self, height: int, width: int) -> NDArray[np.float32]:
+        """The picture at a size: float32 [4, height, width], red, green, blue in 0 … 255 and opacity in 0 … 1.
+
+        Raises:
+            PetechiaError: the file cannot be read, or is not the one that the configuration was made with.
+        """
+        return _scaled(self.image, self.seed, self.sha256, height, width)
+
+    def shape(self) -> tuple[int, int]:
+        """Height and width of the picture as it is.
+
+        Raises:
+            PetechiaError: as `pixels`.
+        """
+        height, width = _picture(self.image, self.seed, self.sha256).shape[:2]
+        return height, width
+
+
+def colours(pixels: NDArray[np.float32], like: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """The colours of `pixels`, float32 [3 or more, h, w], for images: grey levels [h, w] for [N, H, W], else [3, h, w]."""
+    return pixels[:3] if like.ndim == 4 else np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), pixels[:3], 1)
+
+
+@lru_cache(8)
+def _scaled(image: str, seed: int, sha256: str, height: int, width: int) -> NDArray[np.float32]:
+    picture = _picture(image, seed, sha256)
+    if picture.shape[:2] != (height, width):
+        smooth = image not in ("checkerboard", "noise")  # whose edges stay sharp
+        resample = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
+        picture = np.asarray(Image.fromarray(picture).resize((width, height), resample))
+    planes = np.moveaxis(picture, 2, 0).astype(np.float32)
+    planes[3] /= 255
+    planes.flags.writeable = False
+    return planes
+
+
+def _picture(image: str, seed: int, sha256: str) -> NDArray[np.uint8]:
+    """As it is drawn, or in its file: uint8 [h, w, 4]."""
+    if image in BUILT_IN:
+        grey = _drawn(image, seed)
+        return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=2)
+    content = _content(image)
+    if sha256 and hashlib.sha256(content).hexdigest() != sha256:
+        raise PetechiaError(
+            f"attack.trigger.image: {image} is not the file that this attack was configured with; restore it, or begin anew."
+        )
+    return _decoded(content, image)
+
+
+def _drawn(image: str, seed: int) -> NDArray[np.uint8]:
+    if image == "noise":
+        return np.random.default_rng(seed).integers(0, 256, (CELLS, CELLS), np.uint8)
+    if image == "checkerboard":
+        return np.asarray(255 * (np.indices((CELLS, CELLS)).sum(axis=0) % 2), np.uint8)
+    rows, columns = np.indices((FINE, FINE)) - (FINE - 1) / 2
+    return np.asarray(np.rint(127.5 * (1 + np.cos(np.hypot(rows, columns) * (2 * np.pi / CELLS)))), np.uint8)
+
+
+def _content(image: str) -> bytes:
+    try:
+        return Path(image).read_bytes()
+    except OSError as error:
+        raise PetechiaError(
+            f"{image} cannot be read ({error.strerror}); give a PNG file, or one of {', '.join(BUILT_IN)}."
+        ) from None
+
+
+def _decoded(content: bytes, name: str) -> NDArray[np.uint8]:
+    try:
+        with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
+            if opened.width * opened.height > MAX_PIXELS or opened.mode.startswith(("I", "F")):
+                raise ValueError(f"{opened.width} x {opened.height} pixels of mode {opened.mode}")
+            return np.asarray(opened.convert("RGBA"))
+    except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:
+        raise PetechiaError(f"attack.trigger.image: {name} is not an 8-bit PNG that can be used ({error}).") from None
