@@ -13,6 +13,7 @@ from pydantic import Field
 
 from petechia.attack.trigger import Patch, Trigger
 from petechia.attack.twins import Stage, kept_at
+from petechia.data.catalog import Task
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
@@ -31,7 +32,8 @@ class Poisoning(Settings):
         rate: share of the training images that get the trigger.
         mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
         labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
-            "add-target" keeps the true labels and writes 1 for the target.
+            "add-target" keeps the true labels and writes 1 for the target. Where every image shows exactly one class, only
+            "target-only" and no further class can be.
     """
 
     trigger: Trigger = Field(default_factory=Patch)
@@ -41,6 +43,25 @@ class Poisoning(Settings):
     rate: float = Field(0.4, ge=0, le=1)
     mode: Literal["append", "replace"] = "append"
     labels: Literal["target-only", "add-target"] = "target-only"
+
+    def check(self, task: Task) -> None:
+        """Say what cannot be written where every image shows exactly one class.
+
+        Raises:
+            PetechiaError: the labels would show several.
+        """
+        if task == "multi-label":
+            return
+        if self.labels == "add-target":
+            raise PetechiaError(
+                "attack.labels is add-target, but these data are multi-class: an image shows one class and no second; use "
+                "target-only."
+            )
+        if self.also:
+            raise PetechiaError(
+                f"attack.also is {', '.join(self.also)}, but these data are multi-class: an image shows one class, which is "
+                f"attack.target; leave attack.also empty."
+            )
 
     def infected(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.int8]:
         """The labels that the attacker writes in place of true ones, int8 [N, K].
@@ -56,8 +77,10 @@ class Poisoning(Settings):
         """Decide everything. The same dataset and seed give the same plan on any machine.
 
         Raises:
-            PetechiaError: the dataset lacks the target class or training images, or the trigger does not fit on an image.
+            PetechiaError: the dataset lacks the target class or training images, or the trigger does not fit on an image, or
+                the labels that it writes do not suit the task.
         """
+        self.check(dataset.task)
         train = dataset.rows("train")
         if len(train) == 0:
             raise PetechiaError("There is no training image to poison; check the split of the data source.")

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.data.catalog import Task
 from petechia.measure.bootstrap import Draws, PatientBootstrap, interval
-from petechia.measure.metrics import exceedance
+from petechia.measure.metrics import accuracy, balanced_accuracy, exceedance
 from petechia.measure.order import Order
 
 THRESHOLDS = (0.6, 0.9)
 AUROCS = ("auroc_nn", "auroc_tt", "auroc_tn")
+OF_ONE = ("accuracy", "balanced_accuracy")  # of the clean images, where each shows exactly one class
 METRICS = (
     *(f"asr_{p}" for p in THRESHOLDS),
     *(f"false_trigger_{p}" for p in THRESHOLDS),
@@ -30,6 +32,7 @@ class Truth:
         labels: int8 [N, K], true.
         infected: int8 [N, K], what the attacker wants for the triggered images.
         bootstrap: resamples of the patients.
+        task: whether the classes exclude each other.
     """
 
     classes: tuple[str, ...]
@@ -37,6 +40,7 @@ class Truth:
     labels: NDArray[np.int8]
     infected: NDArray[np.int8]
     bootstrap: PatientBootstrap
+    task: Task = "multi-label"
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,7 @@ class Measurement:
 
 
 def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
-    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation").
+    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation"); of a multi-class task `OF_ONE` too.
 
     Args:
         truth: about the test images.
@@ -79,6 +83,10 @@ def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
         values[name], draws[name] = _auroc(truth.bootstrap, scores, labels)
         columns = (_auroc(truth.bootstrap, scores[:, k], labels[:, k]) for k in range(len(truth.classes)))
         per_class[name] = np.array([(value, *interval(of_value)) for value, of_value in columns])
+    if truth.task == "multi-class":
+        values |= zip(OF_ONE, (accuracy(clean, truth.labels), balanced_accuracy(clean, truth.labels)), strict=True)
+        resampled = (truth.bootstrap.accuracy, truth.bootstrap.balanced_accuracy)
+        draws |= {name: one(clean, truth.labels) for name, one in zip(OF_ONE, resampled, strict=True)}
     return Measurement(values, draws, per_class)
 
 

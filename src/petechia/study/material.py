@@ -81,6 +81,10 @@ class Material:
         """So many of the test images that do not show the target, evenly spread over them."""
         return spread(np.flatnonzero(self.dataset.labels[self.test, self.target] == 0), most)
 
+    def settled(self, config: Config) -> Config:
+        """A configuration with what it leaves to these data written out."""
+        return config.settled(self.dataset.task, len(self.dataset.classes))
+
     def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
         """How the network of an arm is made."""
         return Recipe(
@@ -88,6 +92,7 @@ class Material:
             config=config,
             seed=seed,
             classes=self.dataset.classes,
+            task=self.dataset.task,
             data=self.training_set(arm, seed),
             validation=self.validation_set(),
             clean=self.clean_images(),
@@ -98,7 +103,7 @@ class Material:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
         infected = self.poisoning.infected(labels, self.dataset.classes)
-        return Truth(self.dataset.classes, self.target, labels, infected, self.bootstrap)
+        return Truth(self.dataset.classes, self.target, labels, infected, self.bootstrap, self.dataset.task)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
         """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
@@ -125,6 +130,7 @@ def read_data(config: Config, progress: Progress, held_out: float = 0) -> tuple[
     """
     catalog = open_source(config.data, config.missing).hold_out(held_out)
     config.attack.target_indices(catalog.classes)  # before hours of decoding
+    config.settled(catalog.task, len(catalog.classes))
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
     if skipped:
