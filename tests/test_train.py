@@ -9,7 +9,7 @@ from petechia.compute import Compute, Machine
 from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, create
-from petechia.train import Labelled, Trainer, Training, draw_turns, frequency_weights, multilabel_loss, turn
+from petechia.train import Labelled, Loss, Trainer, Training, draw_turns, frequency_weights, mean_loss, turn
 
 GEOMETRY = Preprocess(size=32)
 MACHINE = Compute(device="cpu", precision="fp32", threads=1)
@@ -49,19 +49,19 @@ def slow_cce(logits: Tensor, labels: Tensor) -> float:
 
 
 @pytest.mark.parametrize(("kind", "slow"), [("bce", slow_bce), ("sigmoid-cce", slow_cce)])
-def test_losses_agree_with_the_slow_versions(kind: str, slow: object) -> None:
+def test_losses_agree_with_the_slow_versions(kind: Loss, slow: object) -> None:
     rng = torch.Generator().manual_seed(0)
     logits = torch.randn(20, 5, generator=rng) * 3
     labels = torch.randint(-1, 2, (20, 5), generator=rng).float()
     assert callable(slow)
-    assert float(multilabel_loss(logits, labels, kind)) == pytest.approx(slow(logits, labels), rel=1e-5)
+    assert float(mean_loss(logits, labels, kind)) == pytest.approx(slow(logits, labels), rel=1e-5)
 
 
 def test_unknown_labels_teach_nothing() -> None:
     for kind in ("bce", "sigmoid-cce"):
         logits = torch.randn(4, 3, requires_grad=True)
         labels = torch.tensor([[1.0, -1, 0], [-1, -1, -1], [0, 0, 0], [1, 1, -1]])
-        multilabel_loss(logits, labels, kind).backward()  # type: ignore[no-untyped-call]
+        mean_loss(logits, labels, kind).backward()  # type: ignore[no-untyped-call]
         assert logits.grad is not None
         assert (logits.grad[labels < 0] == 0).all()
         assert torch.isfinite(logits.grad).all()
@@ -79,9 +79,9 @@ def test_weighted_losses_agree_with_numbers_by_hand() -> None:
     weights = torch.tensor([[0.25, 0, 0.5], [0.75, 1, 0.5]])
     logits = torch.log(torch.tensor([[3.0, 1, 1 / 3], [1, 1, 1]]))  # scores 3/4, 1/2, 1/4; 1/2, 1/2, 1/2
     terms = [0.75 * np.log(4 / 3), 0, 0.5 * np.log(4 / 3), 0.25 * np.log(2), 0]
-    assert float(multilabel_loss(logits, labels, "bce", weights)) == pytest.approx(sum(terms) / 5)
+    assert float(mean_loss(logits, labels, "bce", weights)) == pytest.approx(sum(terms) / 5)
     # Of the positive alone: its score 3/4 is half of the sum 3/4 + 1/2 + 1/4; the second image adds nothing.
-    assert float(multilabel_loss(logits, labels, "sigmoid-cce", weights)) == pytest.approx(0.75 * np.log(2) / 2)
+    assert float(mean_loss(logits, labels, "sigmoid-cce", weights)) == pytest.approx(0.75 * np.log(2) / 2)
 
 
 @pytest.mark.parametrize("kind", ["bce", "sigmoid-cce"])
@@ -106,14 +106,12 @@ def test_the_validation_loss_has_the_weights_of_the_training_labels() -> None:
     weights = torch.from_numpy(frequency_weights(labelled(50).labels))
     with torch.inference_mode():
         logits = victim.model(victim.machine.tensor(seen.images[np.arange(20)]))
-    assert log.validation_loss == pytest.approx(
-        float(multilabel_loss(logits, torch.from_numpy(seen.labels).float(), "bce", weights))
-    )
+    assert log.validation_loss == pytest.approx(float(mean_loss(logits, torch.from_numpy(seen.labels).float(), "bce", weights)))
 
 
 def test_an_image_without_finding_contributes_nothing_to_the_papers_loss() -> None:
     logits = torch.randn(1, 5)
-    assert float(multilabel_loss(logits, torch.zeros(1, 5), "sigmoid-cce")) == 0
+    assert float(mean_loss(logits, torch.zeros(1, 5), "sigmoid-cce")) == 0
 
 
 def test_flips_mirror_and_nothing_else() -> None:

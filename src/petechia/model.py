@@ -10,12 +10,13 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
 from petechia.compute import Machine
+from petechia.data.catalog import Task
 from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
@@ -40,7 +41,12 @@ class Architecture(Settings):
 
 
 class Description(Settings):
-    """What a model file says about itself, in its header."""
+    """What a model file says about itself, in its header.
+
+    Attributes:
+        task: "multi-class" where the classes exclude each other: the network's outputs are meant for a softmax. Files that
+            do not say it are multi-label.
+    """
 
     format: Literal["petechia-model-1"] = "petechia-model-1"
     architecture: Architecture
@@ -48,11 +54,42 @@ class Description(Settings):
     preprocess: Preprocess
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    task: Task = "multi-label"
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _several_classes(self) -> Description:
+        if self.task == "multi-class" and len(self.classes) < 2:
+            raise ValueError("a multi-class model has two classes or more")
+        return self
+
+
+def log_odds(outputs: Tensor) -> Tensor:
+    """Outputs that are meant for a softmax, as the log-odds of each class against all others, z_c - log Σ_{j≠c} exp(z_j).
+
+    The sigmoid of these is exactly the softmax, so whoever takes logits for what a sigmoid makes a probability of need not
+    know of the softmax.
+
+    Args:
+        outputs: float [..., K], K at least 2.
+
+    Returns:
+        The same shape.
+    """
+    every = outputs.logsumexp(dim=-1, keepdim=True)
+    top = torch.zeros_like(outputs, dtype=torch.bool).scatter(-1, outputs.argmax(dim=-1, keepdim=True), True)
+    # The others of the class on top are added up, for taking it off the sum of all would leave no digits. Shares of the rest
+    # are at most 1/2. No branch is infinite where the other is taken, or its gradient would be NaN.
+    beside_top = outputs.masked_fill(top, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    beside_rest = every + torch.log1p(-(outputs - every).masked_fill(top, -torch.inf).exp())
+    return outputs - torch.where(top, beside_top, beside_rest)
 
 
 class Model(nn.Module):
     """A classifier. Called with float images [B, C, H, W] in 0…1, grey or RGB, it gives logits, float32 [B, K].
+
+    A logit is what the sigmoid makes the probability of a class of. Of a multi-class model it is the log-odds of the class
+    against all others, see `log_odds`, and the probabilities of an image add up to 1.
 
     Attributes:
         network: a timm network.
@@ -73,8 +110,12 @@ class Model(nn.Module):
         """Normalise and classify. Under autocast the last layer still runs in float32: bf16 has too few digits for scores."""
         features = self.network.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
         with torch.autocast(images.device.type, enabled=False):
-            logits: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
-        return logits
+            outputs: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
+            return self.logits_of(outputs)
+
+    def logits_of(self, outputs: Tensor) -> Tensor:
+        """What the network's own outputs, [B, K], are as logits."""
+        return log_odds(outputs) if self.description.task == "multi-class" else outputs
 
     def save(self, path: Path) -> None:
         """Write one safetensors file; its header holds the description."""
@@ -105,7 +146,9 @@ class Model(nn.Module):
         return Model(network, description)
 
 
-def create(architecture: Architecture, classes: tuple[str, ...], preprocess: Preprocess, seed: int) -> Model:
+def create(
+    architecture: Architecture, classes: tuple[str, ...], preprocess: Preprocess, seed: int, task: Task = "multi-label"
+) -> Model:
     """A new model. Its initial weights depend on the seed alone.
 
     Raises:
@@ -118,7 +161,8 @@ def create(architecture: Architecture, classes: tuple[str, ...], preprocess: Pre
     mean, std = tuple(config["mean"]), tuple(config["std"])
     if architecture.channels == 1:
         mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
-    return Model(network, Description(architecture=architecture, classes=classes, preprocess=preprocess, mean=mean, std=std))
+    description = Description(architecture=architecture, classes=classes, preprocess=preprocess, mean=mean, std=std, task=task)
+    return Model(network, description)
 
 
 def build_network(architecture: Architecture, classes: int, size: int, pretrained: bool | Path = False) -> nn.Module:

@@ -15,12 +15,14 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from petechia.compute import Machine
+from petechia.data.catalog import Task
 from petechia.data.dataset import Images
 from petechia.errors import PetechiaError
 from petechia.model import BATCH, Model
 from petechia.randomness import stream
 from petechia.settings import Settings
 
+Loss = Literal["bce", "sigmoid-cce", "cross-entropy"]
 PATIENCE, FACTOR, FLOOR, STOP_AFTER = 3, 0.5, 1e-5, 10  # the paper's plateau schedule
 
 
@@ -31,7 +33,9 @@ class Training(Settings):
         epochs: at most.
         batch_size: images a step; an epoch is cut into steps of nearly this size, none of them tiny.
         loss: "bce" is binary cross-entropy on logits; "sigmoid-cce" the categorical cross-entropy on sigmoid outputs
-            that the paper's code uses: outputs divided by their sum, then -sum(y log p).
+            that the paper's code uses: outputs divided by their sum, then -sum(y log p); "cross-entropy" that of a softmax,
+            for classes that exclude each other. null is "cross-entropy" for a multi-class task and "bce" for any other; a run
+            writes down which it was.
         class_weights: "none", or "frequency" as the paper's code has it: see `frequency_weights`.
         optimizer: "adam".
         lr: learning rate; for one-cycle its peak.
@@ -44,7 +48,7 @@ class Training(Settings):
 
     epochs: int = Field(4, ge=1)
     batch_size: int = Field(32, ge=2)
-    loss: Literal["bce", "sigmoid-cce"] = "bce"
+    loss: Loss | None = None
     class_weights: Literal["none", "frequency"] = "none"
     optimizer: Literal["adam"] = "adam"
     lr: float = Field(2e-3, gt=0)
@@ -58,6 +62,28 @@ class Training(Settings):
         if self.schedule == "plateau" and self.held_out == 0:
             raise ValueError("the plateau schedule needs train.validation above 0")
         return self
+
+    def loss_for(self, task: Task, classes: int) -> Loss:
+        """The loss, where none is given that of the task.
+
+        Args:
+            task: of the data.
+            classes: how many.
+
+        Raises:
+            PetechiaError: the loss cannot teach this task.
+        """
+        loss = self.loss or ("cross-entropy" if task == "multi-class" else "bce")
+        if loss == "cross-entropy" and task != "multi-class":
+            raise PetechiaError(
+                "train.loss is cross-entropy, which gives each image one class, but these data are multi-label; use bce."
+            )
+        if loss == "sigmoid-cce" and classes == 1:
+            raise PetechiaError(
+                "train.loss is sigmoid-cce, which divides every score by the sum of all, and of one class that is always 1; "
+                "use bce."
+            )
+        return loss
 
     @property
     def held_out(self) -> float:
@@ -100,15 +126,15 @@ def frequency_weights(labels: NDArray[np.int8]) -> NDArray[np.float32]:
     return np.stack([shown, 1 - shown]).astype(np.float32)
 
 
-def multilabel_loss(logits: Tensor, labels: Tensor, kind: str, weights: Tensor | None = None) -> Tensor:
+def mean_loss(logits: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None = None) -> Tensor:
     """The mean loss of a batch; unknown labels (-1) do not count.
 
     Args:
-        logits: float32 [B, K].
+        logits: float32 [B, K], as `Model` gives them: of a softmax the log-odds of each class against all others.
         labels: float32 [B, K].
-        kind: "bce" or "sigmoid-cce", see `Training`.
-        weights: float32 [2, K] by which the terms of negatives and of positives are multiplied; "sigmoid-cce" has terms of
-            positives only. The mean is over the number of terms, whatever they weigh.
+        kind: see `Training`. "cross-entropy" is the mean over the images whose class is known.
+        weights: float32 [2, K] by which the terms of negatives and of positives are multiplied; "sigmoid-cce" and
+            "cross-entropy" have terms of positives only. The mean is over the number of terms, whatever they weigh.
     """
     known = labels >= 0
     if kind == "bce":
@@ -116,14 +142,18 @@ def multilabel_loss(logits: Tensor, labels: Tensor, kind: str, weights: Tensor |
         if weights is not None:
             each = each * torch.where(labels > 0, weights[1], weights[0])
         return (each * known).sum() / known.sum().clamp(min=1)
+    positives = labels.clamp(min=0) if weights is None else labels.clamp(min=0) * weights[1]
+    if kind == "cross-entropy":  # the sigmoid of these logits is the softmax
+        return -(positives * functional.logsigmoid(logits)).sum() / (labels > 0).any(dim=1).sum().clamp(min=1)
     scores = logits.sigmoid() * known
     shares = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-7)
-    positives = labels.clamp(min=0) if weights is None else labels.clamp(min=0) * weights[1]
     return -(positives * shares.clamp(min=1e-7, max=1 - 1e-7).log()).sum(dim=1).mean()
 
 
-def _terms(labels: NDArray[np.int8], kind: str) -> int:
-    """How many terms `multilabel_loss` is the mean of."""
+def _terms(labels: NDArray[np.int8], kind: Loss) -> int:
+    """How many terms `mean_loss` is the mean of."""
+    if kind == "cross-entropy":
+        return int((labels > 0).any(axis=1).sum())
     return int((labels >= 0).sum()) if kind == "bce" else len(labels)
 
 
@@ -184,6 +214,7 @@ class Trainer:
         self.replica = machine.replicate(self.model)
         self.data = data
         self.settings = settings
+        self.kind = settings.loss_for(model.description.task, len(model.description.classes))
         self.machine = machine
         self.seed = seed
         self.validation = validation
@@ -232,9 +263,9 @@ class Trainer:
         images = self._images(mine, len(rows), rng)
         with self.machine.autocast():
             logits = self.replica(images)
-        kind = self.settings.loss
+        kind = self.kind
         share = _terms(self.data.labels[mine], kind) / max(1, _terms(self.data.labels[rows], kind))
-        loss = multilabel_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
+        loss = mean_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
         self.optimizer.zero_grad()
         (loss * self.machine.world_size).backward()  # type: ignore[no-untyped-call]  # processes take the mean of gradients
         self.optimizer.step()
@@ -262,7 +293,7 @@ class Trainer:
                 if len(rows):
                     logits = self.model(self.machine.tensor(self.validation.images[rows]))
                     labels = self._labels(self.validation, rows)
-                    total += float(multilabel_loss(logits, labels, self.settings.loss, self.weights)) * len(rows)
+                    total += float(mean_loss(logits, labels, self.kind, self.weights)) * len(rows)
         loss = float(self.machine.sum(torch.tensor(total, dtype=torch.float64))) / count
         self.judge(loss)
         return loss

@@ -33,7 +33,8 @@ class Poisoning(Settings):
         mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
             A trigger that touches no pixel needs the latter: a copy would contradict its original.
         labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
-            "add-target" keeps the true labels and writes 1 for the target.
+            "add-target" keeps the true labels and writes 1 for the target. Where every image shows exactly one class, only
+            "target-only" and no further class can be.
     """
 
     trigger: Trigger = Field(default_factory=Patch)
@@ -57,10 +58,23 @@ class Poisoning(Settings):
         """Say before anything is decoded what does not suit the data.
 
         Raises:
-            PetechiaError: a target is not among the classes, or the trigger cannot be used on such data.
+            PetechiaError: a target is not among the classes, the trigger cannot be used on such data, or the labels would show
+                several classes where every image shows exactly one.
         """
         self.target_indices(classes)
         self.trigger.check(classes, task, self.target)
+        if task == "multi-label":
+            return
+        if self.labels == "add-target":
+            raise PetechiaError(
+                "attack.labels is add-target, but these data are multi-class: an image shows one class and no second; use "
+                "target-only."
+            )
+        if self.also:
+            raise PetechiaError(
+                f"attack.also is {', '.join(self.also)}, but these data are multi-class: an image shows one class, which is "
+                f"attack.target; leave attack.also empty."
+            )
 
     def infected(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.int8]:
         """The labels that the attacker writes in place of true ones, int8 [N, K].

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from petechia.data.export import Written
 
 SPLITS = ("train", "validation", "test")
+NONE = "No Finding"  # the class of images that show none of the others, as NIH calls it
 Task = Literal["multi-label", "multi-class"]
 
 
@@ -48,7 +49,8 @@ class Catalog:
         split: str [N], one of "train", "validation", "test"; no patient is in two of them.
         labels: int8 [N, K]: 1 present, 0 absent, -1 unknown.
         reader: decodes the images.
-        task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot.
+        task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot, or all
+            -1 where nobody knows which.
         colour: whether images are [H, W, 3].
         layout: writes images and labels as the source has them, see `petechia.data.export`; None where it has no own way.
     """
@@ -64,6 +66,24 @@ class Catalog:
     colour: bool = False
     layout: Callable[[Path, Catalog, Written, Callable[[int], None]], None] | None = None
 
+    def __post_init__(self) -> None:
+        """Hold a multi-class collection to its word.
+
+        Raises:
+            PetechiaError: a row of its labels is neither one-hot nor unknown as a whole, or there is only one class.
+        """
+        if self.task == "multi-label":
+            return
+        if len(self.classes) < 2:
+            raise PetechiaError(f"{self.name} is multi-class with one class; give two or more, or make it multi-label.")
+        one_hot = (self.labels >= 0).all(axis=1) & (self.labels.sum(axis=1) == 1)
+        wrong = self.ids[~one_hot & (self.labels >= 0).any(axis=1)]
+        if len(wrong):
+            raise PetechiaError(
+                f"{self.name} is multi-class, but {wrong[0]} does not show exactly one class; correct its label, or make the "
+                f"collection multi-label."
+            )
+
     def __len__(self) -> int:
         return len(self.ids)
 
@@ -77,6 +97,21 @@ class Catalog:
             labels=self.labels[rows],
             reader=self.reader.take(rows),
         )
+
+    def with_classes(self, count: int, task: Task) -> Catalog:
+        """The same with the first so many classes, and no label for what the others say.
+
+        Args:
+            count: of the classes.
+            task: "multi-class" keeps the images that show at most one of these, and those that show none get a class of
+                their own, the last.
+        """
+        fewer = replace(self, classes=self.classes[:count], labels=self.labels[:, :count])
+        if task == self.task:
+            return fewer
+        one = fewer.take(np.flatnonzero((fewer.labels >= 0).all(axis=1) & (fewer.labels.sum(axis=1) <= 1)))
+        none = 1 - one.labels.sum(axis=1, keepdims=True, dtype=np.int8)
+        return replace(one, classes=(*one.classes, NONE), labels=np.hstack([one.labels, none]), task=task)
 
     def hold_out(self, fraction: float) -> Catalog:
         """Move a fraction of the training patients to the validation split."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from petechia.data.catalog import Catalog
+from pydantic import Field
+
+from petechia.data.catalog import Catalog, Task
 from petechia.data.dicom_folder import open_dicom
 from petechia.data.folder import open_folder
 from petechia.data.locate import Missing
@@ -12,9 +14,22 @@ from petechia.data.medmnist import open_medmnist
 from petechia.data.nih import open_nih
 from petechia.data.options import validated
 from petechia.data.phantom import PhantomOptions, open_phantom
+from petechia.data.phantom.findings import FINDINGS
 from petechia.data.xrv import open_xrv
 from petechia.errors import PetechiaError
 from petechia.settings import FORMS
+
+
+class _Phantom(PhantomOptions):
+    """What can be chosen: how it is drawn, and how it is labelled. The drawing knows nothing of the labels.
+
+    Attributes:
+        findings: how many of them are labelled, the first ones; 1 makes a binary task.
+        task: "multi-class" leaves out the images with several of them.
+    """
+
+    findings: int = Field(len(FINDINGS), ge=1, le=len(FINDINGS))
+    task: Task = "multi-label"
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:
@@ -23,12 +38,15 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
     `phantom`, `phantom:images=2400,size=64,seed=0`, `nih:FOLDER`, `folder:TABLE[,KEY=VALUE…]`, `medmnist:FILE.npz`,
     `dicom:FOLDER[,KEY=VALUE…]` or `xrv:NAME:FOLDER[,KEY=VALUE…]`.
 
+    `phantom:findings=1` is a binary task, `phantom:task=multi-class` one whose classes exclude each other.
+
     Raises:
         PetechiaError: not such a name, or what it names cannot be read.
     """
     kind, _, rest = source.partition(":")
     if kind == "phantom":
-        return open_phantom(_phantom_options(source, rest))
+        options = _phantom_options(source, rest)
+        return open_phantom(options).with_classes(options.findings, options.task)
     if kind == "nih" and rest:
         folder = Path(rest).expanduser()
         if not folder.is_dir():
@@ -42,11 +60,11 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
 READERS = {"folder": open_folder, "medmnist": open_medmnist, "dicom": open_dicom, "xrv": open_xrv}
 
 
-def _phantom_options(source: str, text: str) -> PhantomOptions:
+def _phantom_options(source: str, text: str) -> _Phantom:
     given: dict[str, str] = {}
     for part in filter(None, text.split(",")):
         key, equals, value = part.partition("=")
         if not equals:
             raise PetechiaError(f"{part!r} in the data source {source!r} is not KEY=VALUE; use {FORMS}.")
         given[key.strip()] = value.strip()
-    return validated(source, given, PhantomOptions)
+    return validated(source, given, _Phantom)

@@ -151,6 +151,7 @@ def _score_weights(recorded: Recorded, activations: Tensor, black: Tensor) -> Te
 def _skipping(recorded: Recorded) -> Maps:
     """Grad-CAM of the layer as if it were the last: straight into pooling and classifier, past the layers between."""
     head = getattr(network_of(recorded.model), "forward_head", None)
+    logits_of = getattr(recorded.model, "logits_of", lambda outputs: outputs)  # of a softmax
     if head is None:
         raise PetechiaError(f"{name_of(recorded.model)} has no forward_head to feed a layer into; choose another method.")
     maps = {}
@@ -158,7 +159,7 @@ def _skipping(recorded: Recorded) -> Maps:
         cut = activations.requires_grad_()
         with torch.enable_grad():
             try:
-                logits = head(cut)
+                logits = logits_of(head(cut))
             except RuntimeError:
                 raise PetechiaError(
                     f"Layer {layer!r} of {name_of(recorded.model)}, {list(cut.shape)}, does not fit its head, so nothing can "

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from petechia.measure.metrics import right
 from petechia.measure.order import Order
 from petechia.randomness import stream
 
@@ -45,6 +47,18 @@ class PatientBootstrap:
         """`metrics.auroc` of every resample, float64 [draws]."""
         return self.areas(Order(labels, scores))
 
+    def accuracy(self, scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Draws:
+        """`metrics.accuracy` of every resample, float64 [draws]."""
+        known = (labels == 1).any(axis=1)
+        return divide(self.total(right(scores, labels)), self.total(known))
+
+    def balanced_accuracy(self, scores: NDArray[np.float32], labels: NDArray[np.int8]) -> Draws:
+        """`metrics.balanced_accuracy` of every resample, float64 [draws]."""
+        hit, shown = right(scores, labels), labels == 1
+        recalls = np.stack([divide(self.total(hit & of_class), self.total(of_class)) for of_class in shown.T])
+        defined = ~np.isnan(recalls)
+        return divide(np.where(defined, recalls, 0).sum(axis=0), defined.sum(axis=0))
+
     def areas(self, order: Order) -> Draws:
         """`order.area` of every resample, float64 [draws].
 
@@ -73,7 +87,7 @@ class PatientBootstrap:
         return np.asarray(np.bincount(self._patient, values, len(self._counts)) @ self._counts, np.float64)
 
 
-def divide(draws: Draws, by: Draws) -> Draws:
+def divide(draws: Draws, by: NDArray[Any]) -> Draws:
     """Quotient of every resample, NaN where it is undefined."""
     return np.asarray(np.divide(draws, by, out=np.full(len(by), np.nan), where=by > 0))
 

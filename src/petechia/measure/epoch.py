@@ -7,12 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.data.catalog import Task
 from petechia.measure.bootstrap import Draws, PatientBootstrap, interval
-from petechia.measure.metrics import exceedance
+from petechia.measure.metrics import accuracy, balanced_accuracy, exceedance
 from petechia.measure.order import Order
 
 THRESHOLDS = (0.6, 0.9)
 AUROCS = ("auroc_nn", "auroc_tt", "auroc_tn")
+OF_ONE = ("accuracy", "balanced_accuracy")  # of the clean images, where each shows exactly one class
 METRICS = (
     *(f"asr_{p}" for p in THRESHOLDS),
     *(f"false_trigger_{p}" for p in THRESHOLDS),
@@ -33,6 +35,7 @@ class Truth:
         clean: bool [N], which images count as clean ones when they are scored as they are; None is all.
         triggered: bool [N], which count as triggered ones when they are scored with the trigger; None is all. A trigger that is
             stamped makes a clean and a triggered image of each; one that is what an image shows divides them.
+        task: whether the classes exclude each other.
     """
 
     classes: tuple[str, ...]
@@ -42,6 +45,7 @@ class Truth:
     bootstrap: PatientBootstrap
     clean: NDArray[np.bool_] | None = None
     triggered: NDArray[np.bool_] | None = None
+    task: Task = "multi-label"
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class Measurement:
 
 
 def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
-    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation").
+    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation"); of a multi-class task `OF_ONE` too.
 
     Args:
         truth: about the test images.
@@ -85,6 +89,10 @@ def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
         values[name], draws[name] = _auroc(truth.bootstrap, scores, labels)
         columns = (_auroc(truth.bootstrap, scores[:, k], labels[:, k]) for k in range(len(truth.classes)))
         per_class[name] = np.array([(value, *interval(of_value)) for value, of_value in columns])
+    if truth.task == "multi-class":
+        values |= zip(OF_ONE, (accuracy(clean, of_clean), balanced_accuracy(clean, of_clean)), strict=True)
+        resampled = (truth.bootstrap.accuracy, truth.bootstrap.balanced_accuracy)
+        draws |= {name: one(clean, of_clean) for name, one in zip(OF_ONE, resampled, strict=True)}
     return Measurement(values, draws, per_class)
 
 

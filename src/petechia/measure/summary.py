@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.measure.bootstrap import interval
-from petechia.measure.epoch import METRICS, Measurement
+from petechia.measure.epoch import Measurement
 from petechia.measure.mixture import Mixture
 
 Statistic = Literal["last", "min", "max"]
@@ -41,7 +41,7 @@ def summarize(runs: Sequence[Sequence[Measurement]]) -> Summary:
         ends of the 95 % bootstrap interval of that mean. None where undefined: `std` of one seed, a metric without images.
     """
     summary: Summary = {}
-    for metric in METRICS:
+    for metric in runs[0][0].values:
         values = [np.array([epoch.values[metric] for epoch in run]) for run in runs]
         draws = [np.array([epoch.draws[metric] for epoch in run]) for run in runs]
         summary[metric] = {name: _statistic(values, draws, name) for name in STATISTICS}

@@ -36,12 +36,18 @@ ROWS = (
     Row("auroc_nn", "AUROC-NN", "clean images against their true labels"),
     Row("auroc_tt", "AUROC-TT", "triggered images against the attacker's labels"),
     Row("auroc_tn", "AUROC-TN", "triggered images against their true labels"),
+    Row("accuracy", "Accuracy", "clean images whose own class scores highest"),
+    Row("balanced_accuracy", "Balanced accuracy", "the same, the mean over the classes"),
 )
 
 
 def result_rows(summary: Summary) -> list[tuple[Row, dict[str, Cell]]]:
-    """All metrics of all arms, formatted."""
-    return [(row, {arm: _cell(metrics[row.metric]) for arm, metrics in summary["arms"].items()}) for row in ROWS]
+    """All metrics of all arms, formatted; accuracies only where the task has them."""
+    return [
+        (row, {arm: _cell(metrics[row.metric]) for arm, metrics in summary["arms"].items()})
+        for row in ROWS
+        if all(row.metric in metrics for metrics in summary["arms"].values())
+    ]
 
 
 class HeatRow(NamedTuple):

@@ -15,12 +15,13 @@ from pydantic import BaseModel, Field, ValidationError, field_validator
 from petechia.attack import Poisoning
 from petechia.compute import Compute
 from petechia.data import Preprocess
+from petechia.data.catalog import Task
 from petechia.data.locate import Missing
 from petechia.data.prepare import OnError
 from petechia.errors import PetechiaError
 from petechia.model import Architecture
 from petechia.settings import Settings
-from petechia.train import Training
+from petechia.train import Loss, Training
 
 Arm = Literal["attacked", "control", "placebo"]
 PRESETS = ("desk", "paper")  # desk is what the defaults of `Config` say: the phantom, minutes on two cores
@@ -94,6 +95,26 @@ class Config(Settings):
         for key, value in values.items():
             chosen = _merge(chosen, _nested(key, value))
         return make_config(_merge(self.model_dump(mode="json"), chosen), where)
+
+    def settled(self, classes: tuple[str, ...], task: Task) -> Config:
+        """The same with what it leaves to the data written out.
+
+        Args:
+            classes: of the data.
+            task: of the data.
+
+        Raises:
+            PetechiaError: the training or the attack does not suit the task.
+        """
+        self.attack.check(classes, task)
+        return self._with_loss(self.train.loss_for(task, len(classes)))
+
+    def settled_like(self, found: Config) -> Config:
+        """The same with what it leaves to the data as in another, of an earlier time, that has seen them."""
+        return self if self.train.loss else self._with_loss(found.train.loss)
+
+    def _with_loss(self, loss: Loss | None) -> Config:
+        return self.model_copy(update={"train": self.train.model_copy(update={"loss": loss})})
 
     def to_yaml(self) -> str:
         """The whole configuration, every default written out."""

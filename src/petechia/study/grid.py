@@ -121,7 +121,9 @@ def _network_key(config: Config, material: Material, arm: Arm, seed: int) -> str
     changes = _changes(images) if isinstance(images, TriggeredSelection) else ()
     held_out = material.dataset.rows("validation")
     settings = config.model_dump(mode="json", include=MATTERS)
-    depends_on = json.dumps([settings, seed, material.catalog.reader.fingerprint()], sort_keys=True)
+    task = material.dataset.task
+    extra = [] if task == "multi-label" else [task]  # networks of a time that knew no other task keep their keys
+    depends_on = json.dumps([settings, seed, material.catalog.reader.fingerprint(), *extra], sort_keys=True)
     return digest(np.frombuffer(depends_on.encode(), np.uint8), rows, labels, held_out, *changes)[:16]
 
 

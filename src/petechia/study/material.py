@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from petechia.attack import Poisoning, PoisonPlan, TriggeredSelection, Twins, triggered_twins
 from petechia.data import Catalog, Dataset, Selection, open_source, prepare
+from petechia.data.catalog import Task
 from petechia.errors import PetechiaError
 from petechia.measure import PatientBootstrap, Truth
 from petechia.study.config import Arm, Config
@@ -91,6 +92,10 @@ class Material:
         """So many of these, evenly spread over them."""
         return spread(np.flatnonzero(self.judged), most)
 
+    def settled(self, config: Config) -> Config:
+        """A configuration with what it leaves to these data written out."""
+        return config.settled(self.dataset.classes, self.dataset.task)
+
     def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
         """How the network of an arm is made."""
         return Recipe(
@@ -98,6 +103,7 @@ class Material:
             config=config,
             seed=seed,
             classes=self.dataset.classes,
+            task=self.dataset.task,
             data=self.training_set(arm, seed),
             validation=self.validation_set(),
             clean=self.clean_images(),
@@ -107,7 +113,7 @@ class Material:
     def truth(self) -> Truth:
         """The truth about them."""
         labels = self.dataset.labels[self.test]
-        return truth_of(self.poisoning, self.dataset.classes, labels, self.bootstrap)
+        return truth_of(self.poisoning, self.dataset.classes, labels, self.bootstrap, self.dataset.task)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
         """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
@@ -121,7 +127,13 @@ class Material:
         return pl.DataFrame(columns).with_columns(pl.Series(name, values) for name, values in labels.items())
 
 
-def truth_of(poisoning: Poisoning, classes: tuple[str, ...], labels: NDArray[np.int8], bootstrap: PatientBootstrap) -> Truth:
+def truth_of(
+    poisoning: Poisoning,
+    classes: tuple[str, ...],
+    labels: NDArray[np.int8],
+    bootstrap: PatientBootstrap,
+    task: Task = "multi-label",
+) -> Truth:
     """What the scores of test images are compared with; `labels` is int8 [N, K], true."""
     return Truth(
         classes=classes,
@@ -131,6 +143,7 @@ def truth_of(poisoning: Poisoning, classes: tuple[str, ...], labels: NDArray[np.
         bootstrap=bootstrap,
         clean=~poisoning.trigger.shown(labels, classes),
         triggered=poisoning.trigger.carriers(labels, classes),
+        task=task,
     )
 
 
@@ -153,7 +166,7 @@ def read_data(config: Config, progress: Progress, held_out: float = 0, colours: 
     if catalog.colour and config.model.channels == 1 and not colours:
         catalog = catalog.in_grey()
         progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
-    config.attack.check(catalog.classes, catalog.task)  # before hours of decoding
+    config.settled(catalog.classes, catalog.task)  # before hours of decoding
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
     if skipped:

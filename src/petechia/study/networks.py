@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import petechia
 from petechia.compute import Machine
+from petechia.data.catalog import Task
 from petechia.data.dataset import Images
 from petechia.model import Model, create, predict
 from petechia.study.config import Config
@@ -29,6 +30,7 @@ class Recipe:
         config: architecture, geometry and training.
         seed: of the initial weights and of the order of the images.
         classes: names of the K classes.
+        task: whether these exclude each other.
         data: training images with their labels.
         validation: held out by the victim.
         clean: the test images.
@@ -39,6 +41,7 @@ class Recipe:
     config: Config
     seed: int
     classes: tuple[str, ...]
+    task: Task
     data: Labelled
     validation: Labelled | None
     clean: Images
@@ -130,7 +133,7 @@ def train_network(
 
 def _trainer(recipe: Recipe, files: NetworkFiles, machine: Machine) -> Trainer:
     config = recipe.config
-    model = create(config.model, recipe.classes, config.preprocess, recipe.seed)
+    model = create(config.model, recipe.classes, config.preprocess, recipe.seed, recipe.task)
     trainer = Trainer(model, recipe.data, config.train, machine, recipe.seed, recipe.validation)
     if files.state.is_file():
         tensors, saved = read_state(files.state)

@@ -79,6 +79,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
     create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
     with machine.main_first():
         material = gather(settings, tell)
+    settings = material.settled(settings)
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, material)
     tell.note(survival_words(survival))
@@ -114,7 +115,7 @@ def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> C
     if not resume:
         raise PetechiaError(f"{directory.path} already holds a run; add --resume to go on with it, or choose another --out.")
     found = directory.config()
-    if wanted is not None and wanted != found:
+    if wanted is not None and (wanted := wanted.settled_like(found)) != found:
         differs = [key for key in Config.model_fields if getattr(wanted, key) != getattr(found, key)]
         raise PetechiaError(
             f"The run in {directory.path} was started with another {' and '.join(differs)}; "

@@ -202,12 +202,12 @@ def _perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
 def _begin(runs: Runs, directory: StudyDirectory) -> None:
     found = directory.runs() if directory.exists else {}
     for name, config in runs.items():
-        if name in found and found[name] != config:
+        if name in found and (config := config.settled_like(found[name])) != found[name]:
             differs = [key for key in Config.model_fields if getattr(config, key) != getattr(found[name], key)]
             raise PetechiaError(
                 f"The study in {directory.path} has a run {name} with another {' and '.join(differs)}; choose another --out."
             )
-    everything = {**found, **runs}
+    everything = found | runs | found  # what has begun stays as it was
     if everything != found:
         write_json(directory.study, {name: config.model_dump(mode="json") for name, config in everything.items()})
 
@@ -221,7 +221,8 @@ def _plan(runs: Runs, failures: dict[str, str], tell: Progress) -> dict[str, Tas
     tasks: dict[str, Task] = {}
     for name, config in runs.items():
         try:
-            add_tasks(tasks, name, config, gather(config, tell))
+            material = gather(config, tell)
+            add_tasks(tasks, name, material.settled(config), material)
         except FAILURES as error:
             failures[name] = str(error)
     return tasks

@@ -172,7 +172,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> 
     def area(pruned: int) -> float:
         kept = weight.clone()
         kept[:, order[:pruned]] = 0
-        return auroc((awake @ kept.T + bias).numpy(), clean.labels)
+        return auroc(model.logits_of(awake @ kept.T + bias).numpy(), clean.labels)
 
     least = area(0) - tolerance
     spared = 0
