@@ -60,7 +60,14 @@ def test_overrides_reach_every_run_but_not_what_the_parts_choose() -> None:
     runs = runs_of(PARTS, design, "phantom:images=50", ["train.epochs=2", "seeds=[7, 8]", "attack.target=Mass"])
     assert {(one.train.epochs, one.attack.target, one.data) for one in runs.values()} == {(2, "Mass", "phantom:images=50")}
     assert {one.seeds for one in runs.values()} == {(7, 8), (7,)}  # rates and heat: the first seed alone
-    for override in ("attack.trigger.size=3", "train.loss=bce", "grid={}", "attack.trigger={size: 2}", "arms=[attacked]"):
+    for override in (
+        "attack.trigger.size=3",
+        "train.loss=bce",
+        "grid={}",
+        "attack.trigger={size: 2}",
+        "attack.trigger.kind=warp",
+        "arms=[attacked]",
+    ):
         with pytest.raises(PetechiaError, match="choose .* themselves"):
             runs_of(PARTS, design, None, [override])
     with pytest.raises(PetechiaError, match="no preset 'lab'"):

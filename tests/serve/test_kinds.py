@@ -18,7 +18,7 @@ from tests.serve.conftest import serving
 from tests.serve.test_app import ask, open_test
 from tests.serve.test_browser import expect, picture, watched
 
-ONE = SMALL | {"train": {"epochs": 1, "batch_size": 32}, "heat": 0, "arms": ["attacked"]}
+ONE = SMALL | {"train": {"epochs": 1, "batch_size": 32}, "heat": 0, "arms": ["attacked"], "compute": {"threads": 1}}
 FINDINGS = {"trigger": {"kind": "findings", "present": ["Infiltration"]}, "mode": "replace"}
 
 

@@ -126,11 +126,8 @@ def changed_at(
     step = max(1, PIXELS // (height * width))
     row, column = positions[0]
     if (positions == positions[0]).all():
-        places = (
-            np.moveaxis(stamped[:, row : row + height, column : column + width], 3, 1)
-            if stamped.ndim == 4
-            else (stamped[:, row : row + height, column : column + width])
-        )
+        places = stamped[:, row : row + height, column : column + width]
+        places = places if places.ndim == 3 else np.moveaxis(places, 3, 1)
         for start in range(0, len(stamped), step):
             part = places[start : start + step]
             part[:] = change(part)
