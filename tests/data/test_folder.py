@@ -16,6 +16,7 @@ from petechia.attack import Poisoning
 from petechia.attack.export import write_poisoned
 from petechia.data import Catalog, Preprocess, open_source, prepare
 from petechia.data.images import FileReader
+from petechia.data.sources import without_folders
 from petechia.errors import PetechiaError
 from tests.conftest import SMALL, decoded
 
@@ -299,6 +300,17 @@ def test_links_that_lead_out_are_refused(make: Maker, tmp_path: Path) -> None:
     (table.parent / "sub" / "a.png").unlink()
     (table.parent / "sub" / "a.png").symlink_to(table.parent / "b.png")
     assert len(open_source(f"folder:{table}")) == 2
+
+
+def test_a_source_to_give_away_tells_no_folder() -> None:
+    cases = {
+        "nih:/home/jane/nih": "nih:nih",
+        "folder:/home/jane, 2/t.csv,root=/home/jane/x,labels=A|B": "folder:t.csv,root=x,labels=A|B",
+        "xrv:CheX:/home/jane/chex,csvpath=/home/jane/train.csv": "xrv:CheX:chex,csvpath=train.csv",
+        "phantom:images=20,size=64": "phantom:images=20,size=64",
+    }
+    for source, shown in cases.items():
+        assert without_folders(source) == shown
 
 
 def test_a_name_of_several_files_is_refused(make: Maker) -> None:

@@ -47,9 +47,16 @@ class Decoding:
             raise PetechiaError(
                 f"{path} cannot be read ({error.strerror}); restore it, or leave it out with --missing skip."
             ) from None
-        if not self.colour:
-            return read_levels(content, str(path), self.window).grey()
-        return _read_colour(content, str(path), self.window)
+        return self._decode(content, str(path))
+
+    def _decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        if is_dicom(content):
+            return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
+        with _opened(io.BytesIO(content), name, ADVICE) as image:
+            if not _is_deep(image):
+                return np.asarray(image.convert("RGB" if self.colour else "L"))
+        grey = read_levels(content, name).grey()
+        return np.repeat(grey[..., None], 3, axis=2) if self.colour else grey
 
     def keeps(self, path: Path) -> bool:
         """Whether a file is what this image would be written as: a PNG of 8 bits that is grey or in colour as this is."""
@@ -68,7 +75,7 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     """
     try:
         with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
-            if image.mode.startswith(("I", "F")):
+            if _is_deep(image):
                 raise PetechiaError(f"{path} has more than 8 bits a pixel; convert it to an 8-bit PNG first.")
             return np.asarray(image.convert("L"))
     except FileNotFoundError:
@@ -93,7 +100,7 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     if is_dicom(content):
         return read_dicom(content, name, window)
     with _opened(io.BytesIO(content), name, ADVICE) as image:
-        if not image.mode.startswith(("I", "F")):
+        if not _is_deep(image):
             return Levels(np.asarray(image.convert("L"), np.float32), 0, 255)
         values = np.asarray(image, np.float32)
         tag, white_is_zero = WHITE_IS_ZERO
@@ -107,13 +114,13 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     return Levels(low + high - values if turned else values, low, max(high, low + 1e-6 * max(1, abs(low))))
 
 
-def _read_colour(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
-    if is_dicom(content):
-        return read_dicom_colour(content, name, window)
-    with _opened(io.BytesIO(content), name, ADVICE) as image:
-        if not image.mode.startswith(("I", "F")):
-            return np.asarray(image.convert("RGB"))
-    return np.repeat(read_levels(content, name).grey()[..., None], 3, axis=2)
+def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
+    return read_dicom(content, name, window).grey()
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has more than 8 bits."""
+    return image.mode.startswith(("I", "F"))
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from pydantic import Field
@@ -58,6 +59,11 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
 
 
 READERS = {"folder": open_folder, "medmnist": open_medmnist, "dicom": open_dicom, "xrv": open_xrv}
+
+
+def without_folders(source: str) -> str:
+    """The same source without the folders in its paths, to give away."""
+    return re.sub(r"[^:=]*/", "", source)
 
 
 def _phantom_options(source: str, text: str) -> _Phantom:

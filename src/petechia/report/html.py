@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from functools import partial
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from petechia.attack import triggered_twins
 from petechia.data import open_source
 from petechia.data.images import encode_jpeg, encode_png
 from petechia.data.prepare import prepare
+from petechia.data.sources import without_folders
 from petechia.errors import PetechiaError
 from petechia.explain.overlay import overlay
 from petechia.report import figures
@@ -54,8 +54,7 @@ def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[
         raise PetechiaError(f"The run in {directory.path} is not finished; go on with it first, with --resume.")
     summary: Summary = read_json(directory.summary)
     if pictures == "phantom":
-        kind, _, place = config.data.partition(":")
-        shown = f"{kind}:{Path(place).name}" if kind != "phantom" else config.data
+        shown = without_folders(config.data)
         config, summary = config.model_copy(update={"data": shown}), summary | {"data": shown}
     metrics = read_table(directory.metrics)
     test = read_table(directory.test)
