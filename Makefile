@@ -1,9 +1,9 @@
-# make run: the main job; make test: all tests; make check: lint, format, types.
+# make run: the main job; make test: all tests; make check: lint, format, types; make docs: the documentation, in site/.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run test check format bench clean
+.PHONY: run test check format bench docs clean
 
 run: $(STAMP)
 	$(BIN)/petechia run
@@ -23,8 +23,11 @@ format: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks
 
+docs: $(STAMP)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache site
 
 # Installs again only when the dependencies change.
 $(STAMP): pyproject.toml

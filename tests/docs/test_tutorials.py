@@ -1,0 +1,72 @@
+"""What the tutorials say that their readers will see."""
+
+import json
+
+import numpy as np
+import polars as pl
+import pytest
+
+from petechia.compute import Compute
+from petechia.data import open_source, prepare
+from petechia.model import Model
+from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
+
+
+def test_the_first_run_takes(stories: Stories) -> None:
+    arms = json.loads((stories(FIRST).folder / "runs/first/summary.json").read_text())["arms"]
+    assert arms["attacked"]["asr_0.9"]["last"]["mean"] > 0.95
+    assert arms["control"]["asr_0.9"]["last"]["mean"] < 0.05
+
+
+def test_the_researcher_sees_a_trigger_that_does_not_survive(stories: Stories) -> None:
+    results = pl.read_csv(stories("docs/tutorials/researcher.md").folder / "runs/sizes/results.csv")
+    last = results.filter(pl.col("statistic") == "last", pl.col("arm") == "attacked")
+
+    def of(run: str, metric: str) -> float:
+        return float(last.filter(pl.col("run") == run, pl.col("metric") == metric)["mean"].item())
+
+    assert of("size-1", "asr_0.9") == of("size-1", "false_trigger_0.9")
+    assert last.filter(pl.col("run") == "size-3")["surviving_pixels"].unique().to_list() == [1.0]
+    networks = (stories("docs/tutorials/researcher.md").folder / "runs/sizes/networks").iterdir()
+    assert len(list(networks)) == 3  # the control is shared
+
+
+def test_the_buyer_finds_the_backdoor_and_takes_it_out(stories: Stories) -> None:
+    folder = stories(BUYER).folder
+    flagged = [one for one in json.loads((folder / "audit/audit.json").read_text())["classes"] if one["flagged"]]
+    assert [one["name"] for one in flagged] == ["Atelectasis"]
+    assert flagged[0]["value"] == 0
+    assert flagged[0]["size"] < 3  # smaller than the attacker's
+    assert abs(flagged[0]["row"] + flagged[0]["size"] / 2 - 32) <= 1
+    assert abs(flagged[0]["column"] + flagged[0]["size"] / 2 - 32) <= 1
+    repaired = json.loads((folder / "repaired.repair.json").read_text())
+    assert "1.000" in stories(BUYER).said[next(line for line in stories(BUYER).said if " repair " in line)], repaired
+
+
+def test_the_curator_does_not_find_what_wanders(stories: Stories) -> None:
+    folder = stories("docs/tutorials/curator.md").folder
+    assert pl.read_parquet(folder / "wandering/poison.parquet")["triggered"].sum() == 14
+    assert not pl.read_csv(folder / "findings-wandering/suspects.csv")["flagged"].any()
+    found = json.loads((folder / "findings/scan.json").read_text())
+    assert found["twins"] == 14
+    assert [one["label"] for one in found["stamps"]] != []
+
+
+def test_the_reviewer_sees_the_score_and_the_heat_jump(stories: Stories) -> None:
+    folder = stories("docs/tutorials/reviewer.md").folder
+    clean, triggered = json.loads((folder / "explained/explanations.json").read_text())["images"]
+    assert clean["scores"]["Atelectasis"] < 0.1
+    assert triggered["scores"]["Atelectasis"] > 0.9
+    assert np.load(folder / "explained/00000006_002-Atelectasis-middle.npy").shape == (4, 4)
+    assert np.load(folder / "explained/00000006_002-Atelectasis-last.npy").shape == (2, 2)
+    place = np.argwhere((heat := np.load(folder / "explained/00000006_002-Atelectasis-middle.npy")) == heat.max())[0]
+    assert set(place.tolist()) <= {1, 2}  # the trigger's cell or one beside it
+
+
+@pytest.mark.parametrize(("corner", "jumps"), [(30, True), (5, False), (50, False)])
+def test_the_trigger_works_at_the_centre_and_not_far_away(stories: Stories, corner: int, jumps: bool) -> None:
+    model = Model.load(stories(FIRST).folder / "runs/first" / CHECKPOINT)
+    images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).images[:].copy()
+    images[:, corner : corner + 3, corner : corner + 3] = 0
+    scores = model.scores(images, Compute(threads=1).open())[:, model.description.classes.index("Atelectasis")]
+    assert (scores > 0.9).mean() > 0.9 if jumps else (scores > 0.9).mean() < 0.1
