@@ -22,7 +22,8 @@ from petechia.measure import (
     summarize,
 )
 
-Labels, Scores = NDArray[np.int8], NDArray[np.float32]
+Labels = NDArray[np.int8]
+Scores = NDArray[np.float32]
 SHAPES = st.tuples(st.integers(1, 12), st.integers(1, 4))
 LEVELS = st.integers(0, 64).map(lambda level: np.float32(level / 64))  # ties are common, and sums exact
 FINE = st.floats(0, 1, width=32)
