@@ -13,7 +13,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Catalog, listing, split_by_patient
+from petechia.data.catalog import Catalog, listing, printable, split_by_patient
+from petechia.data.headers import check_header
 from petechia.data.images import FileReader
 from petechia.data.prepare import in_parallel
 from petechia.errors import PetechiaError
@@ -82,10 +83,11 @@ def read_table(root: Path) -> pl.DataFrame:
         PetechiaError: the table cannot be read, lacks a column, or has a row without an image, twice the same, or a path.
     """
     path = table_path(root)
+    check_header(path)
     try:
         table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
     except pl.exceptions.PolarsError as error:
-        raise PetechiaError(f"{path} cannot be read as a table ({str(error).splitlines()[0]}); restore it.") from None
+        raise PetechiaError(f"{path} cannot be read as a table ({printable(str(error).splitlines()[0], 200)}); restore it.") from None
     spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
     columns = {}
     for wanted in (IMAGE, FINDINGS, PATIENT):
@@ -106,7 +108,7 @@ def read_table(root: Path) -> pl.DataFrame:
 def _refuse(path: Path, table: pl.DataFrame, bad: pl.Expr, problem: str, show: str | None = None) -> None:
     rows = table.with_row_index("line", offset=2).filter(bad)
     if len(rows):
-        shown = f" {rows[show][0]!r}" if show else ""
+        shown = f" {printable(rows[show][0])!r}" if show else ""
         more = f" ({len(rows):,} such rows)" if len(rows) > 1 else ""
         raise PetechiaError(f"{path}, row {rows['line'][0]}, {problem}{shown}{more}; correct the table.")
 
@@ -119,7 +121,7 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
     unknown = findings.filter(~pl.col(FINDINGS).is_in(list(index)))
     if len(unknown):
         row, name = unknown.row(0)
-        said = f"an unknown finding {name!r}" if name else "an empty finding between its bars"
+        said = f"an unknown finding {printable(name)!r}" if name else "an empty finding between its bars"
         raise PetechiaError(
             f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
         )
@@ -162,8 +164,12 @@ def find_images(root: Path) -> dict[str, str]:
 
 
 def _refuse_outside(root: Path, path: Path) -> None:
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise PetechiaError(f"{path} is a link that leads out of {root}; replace it by what it points to.")
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        inside = False
+    if not inside:
+        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
 
 
 def write_nih(
