@@ -455,6 +455,7 @@ def yaml_traps(name: str) -> dict[str, Plant]:
         "braces": "{a: " * 5_000,
         "billions of laughs": laughs(),
         "laughs as a value": laughs().replace("seeds:", "data:"),
+        "laughs as a grid": laughs().replace("seeds: *a39", "grid: {attack.rate: *a39}"),
         "a list in itself": "seeds: &a [*a]\n",
         "a mapping in itself": "grid: &a {attack.rate: *a}\n",
         "a mapping that merges itself": "a: &a\n  <<: *a\n",

@@ -115,9 +115,9 @@ def with_checksums(content: bytes) -> bytes:
 
 def mutated_tensors(rng: np.random.Generator, content: bytes) -> bytes:
     """Half of the time a safetensors file whose header is changed and still has the length that it says it has."""
-    if rng.random() < 0.5 or len(content) < 8:
+    (length,) = struct.unpack("<Q", content[:8].ljust(8, b"\0"))
+    if rng.random() < 0.5 or not 0 < length < len(content):  # or it is another file, beside one of tensors
         return mutated(rng, content)
-    (length,) = struct.unpack("<Q", content[:8])
     header, tensors = content[8 : 8 + length], content[8 + length :]
     if rng.random() < 0.7:  # what the description says, inside its quotes
         told = json.loads(header)

@@ -10,7 +10,7 @@ from typing import Literal, Protocol, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 SPLITS = ("train", "validation", "test")
 Task = Literal["multi-label", "multi-class"]
@@ -102,9 +102,3 @@ def listing(names: Sequence[str], most: int = 5) -> str:
     """The first few names of a list, for a message: a file can name anything, so they are cut and made printable."""
     shown = ", ".join(printable(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
-
-
-def printable(text: str, most: int = 60) -> str:
-    """A text out of a file, for a message."""
-    cut = text if len(text) <= most else f"{text[: most - 1]}…"
-    return "".join(letter if letter.isprintable() else "�" for letter in cut)

@@ -13,11 +13,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Catalog, listing, printable, split_by_patient
+from petechia.data.catalog import Catalog, listing, split_by_patient
 from petechia.data.headers import check_header
 from petechia.data.images import FileReader
 from petechia.data.prepare import in_parallel
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
