@@ -10,7 +10,7 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -38,6 +38,7 @@ from petechia.model import Architecture, Model, create
 from petechia.report import build_report
 from petechia.serve.subject import Subject
 from petechia.study import RunDirectory, load_config
+from petechia.study.directory import read_arrays, read_table
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import load_design
 from tests.conftest import SMALL
@@ -62,6 +63,7 @@ class Door:
         plant: writes something valid into an empty folder.
         enter: reads what is in that folder.
         traps: gives name → what turns the valid files into a trap.
+        fine: traps that are odd, and read all the same; every other one must be refused.
         mutate: what breaks the bytes of a file.
         share: of the usual number of inputs; less where one takes long.
     """
@@ -72,6 +74,7 @@ class Door:
     traps: Callable[[], Mapping[str, Plant]] = dict
     mutate: Mutate = mutated
     share: float = 1.0
+    fine: Container[str] = ()
 
 
 def written_to(name: str, content: bytes | str) -> Plant:
@@ -476,7 +479,7 @@ def yaml_traps(name: str) -> dict[str, Plant]:
         "5 MB": "# " + "a" * 5_000_000 + "\ndata: phantom\n",
         "a value of 900 kB": f"attack: {{target: 1, rate: '{'a' * 900_000}'}}\n",
     }
-    return {key: written_to(name, text) for key, text in texts.items()} | {"a pipe": piped(name)}
+    return {key: written_to(name, text) for key, text in texts.items()}
 
 
 AUDIT = {"classes": [{"name": "A", "flagged": True, "row": 3, "column": 4, "size": 3, "value": 0, "gain": 7.5}]}
@@ -496,7 +499,7 @@ def audit_traps() -> dict[str, Plant]:
         "20 MB": json.dumps(AUDIT) + " " * 20_000_000,
         "a name of 1 MB": json.dumps({"classes": [{**one, "flagged": "a" * 1_000_000}]}),
     }
-    return {name: written_to("audit.json", text) for name, text in texts.items()} | {"a pipe": piped("audit.json")}
+    return {name: written_to("audit.json", text) for name, text in texts.items()}
 
 
 # Runs
@@ -596,7 +599,7 @@ DOORS: tuple[Door, ...] = (
         model_traps,
         mutated_tensors,
     ),
-    Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors),
+    Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors, 0.5),
     Door(
         "a configuration",
         lambda folder: written_to("c.yaml", load_config().to_yaml())(folder),
@@ -620,6 +623,21 @@ DOORS: tuple[Door, ...] = (
         "a study",
         lambda folder: written_to("study.json", json.dumps(STUDY))(folder),
         lambda folder: StudyDirectory(folder).runs(),
+        lambda: {
+            f"a run named {name[:20]!r}": written_to("study.json", json.dumps({name: {}}))
+            for name in ("../outside/run", "/tmp/run", "..", "", "a\0b", "a" * 100_000)
+        },
+    ),
+    Door(
+        "a table of a run",
+        lambda folder: written_to("a.parquet", finished_run()["poison.parquet"])(folder),
+        lambda folder: read_table(folder / "a.parquet").to_dicts(),
+    ),
+    Door(
+        "arrays of a run",
+        lambda folder: written_to("a.safetensors", finished_run()["examples.safetensors"])(folder),
+        lambda folder: read_arrays(folder / "a.safetensors"),
+        mutate=mutated_tensors,
     ),
     Door("a run, for its report", plant_run, lambda folder: build_report(RunDirectory(folder)), run_traps, share=0.1),
     Door("a run, for the viewer", plant_run, view_run, run_traps, share=0.3),
