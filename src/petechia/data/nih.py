@@ -87,7 +87,9 @@ def read_table(root: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
     except pl.exceptions.PolarsError as error:
-        raise PetechiaError(f"{path} cannot be read as a table ({printable(str(error).splitlines()[0], 200)}); restore it.") from None
+        raise PetechiaError(
+            f"{path} cannot be read as a table ({printable(str(error).splitlines()[0], 200)}); restore it."
+        ) from None
     spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
     columns = {}
     for wanted in (IMAGE, FINDINGS, PATIENT):

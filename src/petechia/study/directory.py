@@ -173,7 +173,9 @@ def sound(folder: Path) -> Iterator[None]:
         yield
     except CONTENT as error:
         reason = f"{type(error).__name__}: {printable((str(error).splitlines() or [''])[0], 200)}"
-        raise PetechiaError(f"The run in {folder} is damaged, for its files do not fit together ({reason}); restore it.") from None
+        raise PetechiaError(
+            f"The run in {folder} is damaged, for its files do not fit together ({reason}); restore it."
+        ) from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
