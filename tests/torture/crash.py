@@ -91,7 +91,7 @@ def content(folder: Path) -> dict[str, Any]:
         if path.suffix == ".json":
             found[name] = _without_time(json.loads(path.read_text()))
         elif path.suffix == ".parquet":
-            found[name] = pl.read_parquet(path).to_dict(as_series=False)
+            found[name] = repr(pl.read_parquet(path).to_dict(as_series=False))  # in which NaN is NaN
         elif path.suffix == ".npz":
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key].tobytes() for key in arrays}
@@ -203,9 +203,9 @@ def serve() -> None:
                 os.kill(child, signal.SIGINT if "interrupt" in limits else signal.SIGKILL)
             said = pipe.read()
         _, status = os.waitpid(child, 0)
-        words, _, touched = said.rpartition("touched ")
+        words, _, touched = said.partition("\0touched ")
         ended = (os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0, os.waitstatus_to_exitcode(status))
-        print(json.dumps([*ended, time.perf_counter() - began, int(touched or 0), words or said]), file=out, flush=True)
+        print(json.dumps([*ended, time.perf_counter() - began, int(touched or 0), words]), file=out, flush=True)
 
 
 def _work(job: str, folder: Path, kill_at: int | None, limits: dict[str, int], pipe: int) -> None:
@@ -225,7 +225,7 @@ def _work(job: str, folder: Path, kill_at: int | None, limits: dict[str, int], p
         counted = _watch(folder, kill_at)
         status = JOBS[job](folder) or 0
         sys.stdout.flush()
-        os.write(2, f"touched {counted()}".encode())
+        os.write(2, f"\0touched {counted()}".encode())
     except BaseException:
         traceback.print_exc()
     finally:

@@ -121,7 +121,7 @@ def refused_for_want_of_room(done: Done) -> None:
 
 
 @pytest.mark.parametrize("job", ["run", "poison"])
-@pytest.mark.parametrize("largest", [0, 200, 2000, 30_000])
+@pytest.mark.parametrize("largest", [0, 200, 2000, 30_000] if TORTURE else [2000])
 def test_a_full_disk(job: str, largest: int, nursery: Nursery, undisturbed: Callable[[str], Whole], tmp_path: Path) -> None:
     """No file can grow beyond a size: writing fails as on a full disk."""
     whole = undisturbed(job)
@@ -135,11 +135,11 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 200 kB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True)  # noqa: S607
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", disk], check=False, capture_output=True)
     if mounted.returncode:
         pytest.skip("a disk can only be mounted by root")
     yield disk
-    subprocess.run(["umount", disk], check=True)  # noqa: S607
+    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.mark.parametrize("job", ["run", "poison"])
@@ -147,7 +147,7 @@ def test_a_disk_that_is_really_full(job: str, nursery: Nursery, undisturbed: Cal
     whole = undisturbed(job)
     refused_for_want_of_room(nursery.do(job, small_disk))
     assert not [path for path in small_disk.rglob("*") if path.name.endswith(".partial")]
-    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)  # noqa: S607
+    subprocess.run(["mount", "-o", "remount,size=200m", small_disk], check=True)
     finish(nursery, job, small_disk, whole)
 
 
