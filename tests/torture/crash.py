@@ -1,8 +1,8 @@
 """Jobs that are killed, and what must be the same afterwards.
 
 `Nursery` keeps a process that has imported everything and does nothing else. For every job it forks a child, which works in a
-folder, and is killed after so many seconds, or kills itself just before the N-th time that it opens a file for writing there, or
-makes, renames, links or removes one. So a kill costs no start of Python, and all of them fall into the work.
+folder, and is killed after so many seconds, or kills itself just before the N-th time that it opens a file for writing there,
+or makes, renames, links or removes one. So a kill costs no start of Python, and all of them fall into the work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ from petechia.data import Preprocess, open_source
 from petechia.data.prepare import prepare
 
 NETWORK = (
-    "model.arch=test_resnet", "preprocess.size=32", "bootstrap=20", "train.epochs=2", "train.batch_size=16", "compute.threads=1",
+    "model.arch=test_resnet", "preprocess.size=32", "bootstrap=20", "train.epochs=2", "train.batch_size=16",
+    "compute.threads=1",
 )  # fmt: skip
 DATA = "phantom:images=120,size=32"
 SETTINGS = [word for key in NETWORK for word in ("--set", key)]
@@ -184,7 +185,7 @@ class Nursery:
 
 def serve() -> None:
     """What the nursery's process does."""
-    import petechia.api  # noqa: F401 (what takes longest is no part of the work)
+    import petechia.api  # noqa: F401, PLC0415 (the tests need it not; here, what takes longest is no part of the work)
 
     out = os.fdopen(os.dup(1), "w")
     for line in sys.stdin:

@@ -46,7 +46,7 @@ from tests.data.test_dicom import made, written
 from tests.detect.test_outside import write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
-SECRET = "Zebedee"  # the name of a patient, which no message may tell
+PATIENT = "Zebedee"  # the name of a patient, which no message may tell
 OUTSIDE = "outside"  # a folder beside the one that is read; it holds secret.png and secret.csv
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
 MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
@@ -91,15 +91,21 @@ ODD_IMAGES = {
 ODD_DICOM = {"a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB"}
 
 
-def written_to(name: str, content: bytes | str) -> Plant:
+def written_to(name: str, content: bytes | str | Callable[[], bytes | str]) -> Plant:
     """Puts a file in the place of the one of that name."""
 
     def write(folder: Path) -> None:
         path = folder / name
         path.unlink(missing_ok=True)
-        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        made = content() if callable(content) else content
+        path.write_bytes(made.encode() if isinstance(made, str) else made)
 
     return write
+
+
+def removed(name: str) -> Plant:
+    """Takes a file away."""
+    return lambda folder: (folder / name).unlink()
 
 
 def linked(name: str, target: str) -> Plant:
@@ -150,7 +156,7 @@ def image_bytes() -> dict[str, bytes]:
     """Hostile images, and a few odd ones that are fine."""
     bomb = zlib.compress(bytes(1 << 28), 1)
     text, profile = chunk(b"zTXt", b"Comment\0\0" + bomb), chunk(b"iCCP", b"icc\0\0" + bomb)
-    odd = {"16-bit png": encode_png(PIXELS.astype(np.uint16) * 200)}
+    odd = {"16-bit png": encode_png(PIXELS.astype(np.uint16) * 200)}  # type: ignore[arg-type]
     for mode in ("1", "P", "RGBA", "LA"):
         buffer = io.BytesIO()
         Image.fromarray(PIXELS).convert(mode).save(buffer, "PNG")
@@ -283,16 +289,16 @@ def nih_traps() -> dict[str, Plant]:
 @cache
 def dicom_bytes() -> dict[str, bytes]:
     """Valid ones first."""
-    plain = made(PIXELS, PatientName=SECRET, WindowCenter="100", WindowWidth="150")
-    packed = made(PIXELS, PatientName=SECRET)
+    plain = made(PIXELS, PatientName=PATIENT, WindowCenter="100", WindowWidth="150")
+    packed = made(PIXELS, PatientName=PATIENT)
     packed.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
     packed.PixelData = encapsulate([encode_jpeg(PIXELS)])
     packed["PixelData"].is_undefined_length = True
-    runs = made(PIXELS, PatientName=SECRET)
+    runs = made(PIXELS, PatientName=PATIENT)
     runs.compress(RLELossless)
-    waves = made(np.tile(PIXELS, (4, 4)), PatientName=SECRET)
+    waves = made(np.tile(PIXELS, (4, 4)), PatientName=PATIENT)
     waves.compress(JPEG2000Lossless)
-    wide = made(PIXELS.astype(np.uint16) * 16, PatientName=SECRET, RescaleSlope="1.5", RescaleIntercept="-100")
+    wide = made(PIXELS.astype(np.uint16) * 16, PatientName=PATIENT, RescaleSlope="1.5", RescaleIntercept="-100")
     datasets = {"plain": plain, "jpeg": packed, "rle": runs, "jpeg2000": waves, "wide": wide}
     return {name: written(dataset) for name, dataset in datasets.items()}
 
@@ -330,7 +336,7 @@ def dicom_traps() -> dict[str, Plant]:
     valid = dicom_bytes()
     return (
         {f"valid {name}": written_to("a.dcm", content) for name, content in valid.items()}
-        | {name: written_to("a.dcm", written(made(PIXELS, PatientName=SECRET, **entry))) for name, entry in entries.items()}
+        | {name: written_to("a.dcm", written(made(PIXELS, PatientName=PATIENT, **entry))) for name, entry in entries.items()}
         | {f"{depth} levels deep": written_to("a.dcm", nested(valid["plain"], depth)) for depth in (50, 3000)}
         | {
             "a prefix alone": written_to("a.dcm", bytes(128) + b"DICM"),
@@ -398,7 +404,8 @@ def model_traps() -> dict[str, Plant]:
         "no description": with_header(b"{}"),
         "tensors that overlap": with_header(b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,16]},'
                                             b'"b":{"dtype":"F32","shape":[4],"data_offsets":[0,16]}}', bytes(16)),
-        "a tensor of 2 ^ 60": with_header(b'{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,16]}}', bytes(16)),
+        "a tensor of 2 ^ 60": with_header(b'{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,16]}}',
+                                          bytes(16)),
         "a million classes": described(classes=[f"c{i}" for i in range(1_000_000)]),
         "no classes": described(classes=[]),
         "classes that are numbers": described(classes=[1, 2]),
@@ -467,7 +474,7 @@ def laughs(levels: int = 40) -> str:
 
 
 def yaml_traps(name: str) -> dict[str, Plant]:
-    texts = {
+    texts: dict[str, str | bytes] = {
         "brackets": "[" * 20_000,
         "braces": "{a: " * 5_000,
         "billions of laughs": laughs(),
@@ -544,6 +551,10 @@ def resume_run(folder: Path) -> object:
     return petechia.run(None, folder, resume=True)
 
 
+def report_run(folder: Path) -> object:
+    return build_report(RunDirectory(folder))
+
+
 def view_run(folder: Path) -> object:
     subject = Subject(folder, MACHINE)
     picture = subject.test_image(0)
@@ -551,7 +562,7 @@ def view_run(folder: Path) -> object:
 
 
 def run_traps() -> dict[str, Plant]:
-    traps: dict[str, Plant] = {f"no {name}": (lambda folder, name=name: (folder / name).unlink()) for name in finished_run()}
+    traps: dict[str, Plant] = {f"no {name}": removed(name) for name in finished_run()}
     for name in ("metrics.parquet", "scores/test.parquet", "heat.parquet"):
         other = finished_run()["poison.parquet"]
         traps[f"another table as {name}"] = written_to(name, other)
@@ -575,7 +586,7 @@ DOORS: tuple[Door, ...] = (
     Door("NIH's layout", plant_nih, read_nih, nih_traps, fine={"too many fields", "a list is a device"}),
     Door(
         "a PNG or JPEG for training",
-        lambda folder: written_to("a.png", encode_png(PIXELS))(folder),
+        written_to("a.png", encode_png(PIXELS)),
         lambda folder: read_grey(folder / "a.png"),
         lambda: {name: written_to("a.png", content) for name, content in image_bytes().items()},
         mutated_png,
@@ -584,7 +595,7 @@ DOORS: tuple[Door, ...] = (
     ),
     Door(
         "a JPEG to read",
-        lambda folder: written_to("a", encode_jpeg(PIXELS))(folder),
+        written_to("a", encode_jpeg(PIXELS)),
         lambda folder: read_levels((folder / "a").read_bytes(), "a").grey(),
         lambda: {name: written_to("a", content) for name, content in image_bytes().items()},
         fine=ODD_IMAGES,
@@ -612,7 +623,7 @@ DOORS: tuple[Door, ...] = (
     ),
     Door(
         "a model of Petechia",
-        lambda folder: written_to("model.safetensors", tiny_model())(folder),
+        written_to("model.safetensors", tiny_model),
         use_model,
         model_traps,
         mutated_tensors,
@@ -621,28 +632,28 @@ DOORS: tuple[Door, ...] = (
     Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors, 0.5),
     Door(
         "a configuration",
-        lambda folder: written_to("c.yaml", load_config().to_yaml())(folder),
+        written_to("c.yaml", load_config().to_yaml()),
         lambda folder: load_config(folder / "c.yaml"),
         lambda: yaml_traps("c.yaml"),
         fine={"twice the same key"},
     ),
     Door(
         "the design of a zoo",
-        lambda folder: written_to("d.yaml", design_text())(folder),
+        written_to("d.yaml", design_text),
         lambda folder: load_design(folder / "d.yaml"),
         lambda: yaml_traps("d.yaml"),
         share=0.5,
     ),
     Door(
         "an audit",
-        lambda folder: written_to("audit.json", json.dumps(AUDIT))(folder),
+        written_to("audit.json", json.dumps(AUDIT)),
         lambda folder: read_stamps(folder / "audit.json"),
         audit_traps,
         fine={"a row of 10 ^ 30"},  # refused once the size of the images is known
     ),
     Door(
         "a study",
-        lambda folder: written_to("study.json", json.dumps(STUDY))(folder),
+        written_to("study.json", json.dumps(STUDY)),
         lambda folder: StudyDirectory(folder).runs(),
         lambda: {
             f"a run named {name[:20]!r}": written_to("study.json", json.dumps({name: {}}))
@@ -651,16 +662,16 @@ DOORS: tuple[Door, ...] = (
     ),
     Door(
         "a table of a run",
-        lambda folder: written_to("a.parquet", finished_run()["poison.parquet"])(folder),
+        written_to("a.parquet", lambda: finished_run()["poison.parquet"]),
         lambda folder: read_table(folder / "a.parquet").to_dicts(),
     ),
     Door(
         "arrays of a run",
-        lambda folder: written_to("a.safetensors", finished_run()["examples.safetensors"])(folder),
+        written_to("a.safetensors", lambda: finished_run()["examples.safetensors"]),
         lambda folder: read_arrays(folder / "a.safetensors"),
         mutate=mutated_tensors,
     ),
-    Door("a run, for its report", plant_run, lambda folder: build_report(RunDirectory(folder)), run_traps, share=0.1, fine=Anything()),
+    Door("a run, for its report", plant_run, report_run, run_traps, share=0.1, fine=Anything()),
     Door("a run, for the viewer", plant_run, view_run, run_traps, share=0.3, fine=Anything()),
     Door("a run, to go on with", plant_unfinished_run, resume_run, share=0.1),
 )  # fmt: skip

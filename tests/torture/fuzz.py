@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from petechia.errors import PetechiaError
-from tests.torture.doors import DOORS, OUTSIDE, SECRET, Door, Plant
+from tests.torture.doors import DOORS, OUTSIDE, PATIENT, Door, Plant
 
 MEMORY = 3 << 30  # bytes that the process may get beyond what it has at the beginning
 LONGEST = 20.0  # seconds for one input
@@ -130,7 +130,7 @@ def _fault_of(sentence: str) -> str:
         return f"not one sentence: {sentence[:300]!r}"
     if len(sentence) > LONGEST_SENTENCE:
         return f"a sentence of {len(sentence):,} characters: {sentence[:200]!r}"
-    if SECRET in sentence:
+    if PATIENT in sentence:
         return f"tells a patient's name: {sentence[:300]!r}"
     return ""
 
@@ -140,7 +140,7 @@ def _listing(base: Path) -> list[tuple[str, int]]:
     found = []
     for folder, folders, files in os.walk(base):
         folders[:] = [name for name in folders if name != "cache"]
-        found += [(os.path.join(folder, name), os.lstat(os.path.join(folder, name)).st_size) for name in files]  # noqa: PTH116, PTH118
+        found += [(os.path.join(folder, name), os.lstat(os.path.join(folder, name)).st_size) for name in files]  # noqa: PTH118
     return sorted(found)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 Mutate = Callable[[np.random.Generator, bytes], bytes]
 
 NUMBERS = (
-    b"-1", b"0", b"1", b"255", b"256", b"65536", b"4294967296", b"99999999999999999999999", b"1e999", b"-1e-320", b"nan", b"inf",
-    b"null", b"true", b"[]", b"{}", b'""', b"0.5", b"1e18",
+    b"-1", b"0", b"1", b"255", b"256", b"65536", b"4294967296", b"99999999999999999999999", b"1e999", b"-1e-320", b"nan",
+    b"inf", b"null", b"true", b"[]", b"{}", b'""', b"0.5", b"1e18",
 )  # fmt: skip
 EXTREMES = (0, 1, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 2**63 - 1, 2**64 - 1)
 WHOLES = (
@@ -92,12 +92,12 @@ def _reworded(rng: np.random.Generator, content: bytes) -> bytes:
     found = list(re.finditer(rb"[A-Za-z_]{2,}", content[:20000]))
     if not found:
         return content
-    at, other = (found[rng.integers(len(found))] for _ in range(2))
+    at, other = found[rng.integers(len(found))], found[rng.integers(len(found))]
     return content[: at.start()] + other.group() + content[at.end() :]
 
 
 def _replaced(rng: np.random.Generator, content: bytes) -> bytes:
-    return WHOLES[rng.integers(len(WHOLES))] if rng.random() < 0.2 else content
+    return WHOLES[int(rng.integers(len(WHOLES)))] if rng.random() < 0.2 else content
 
 
 CHANGES: tuple[Mutate, ...] = (
