@@ -106,7 +106,7 @@ class Model(nn.Module):
         try:
             description = Description.model_validate_json(header)
         except ValidationError as error:
-            raise PetechiaError(f"{path} does not describe a model of Petechia ({first_problem(error)}).") from None
+            raise PetechiaError(f"{path} does not fit its own description ({first_problem(error)}).") from None
         build = partial(build_network, description.architecture, len(description.classes), description.preprocess.size)
         if problem := misfit(build, tensors):
             raise PetechiaError(f"{path} does not fit its own description ({problem}).")

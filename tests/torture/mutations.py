@@ -67,7 +67,7 @@ def _flipped(rng: np.random.Generator, content: bytes) -> bytes:
 
 def _extreme(rng: np.random.Generator, content: bytes) -> bytes:
     width = int(rng.choice([1, 2, 4, 8]))
-    number = EXTREMES[rng.integers(len(EXTREMES))] % 256**width
+    number: int = EXTREMES[rng.integers(len(EXTREMES))] % 256**width
     start = _place(rng, content)
     return content[:start] + number.to_bytes(width, "little" if rng.random() < 0.5 else "big") + content[start + width :]
 
