@@ -1,15 +1,21 @@
-# make run: the main job; make test: all tests; make check: lint, format, types; make docs: the documentation, in site/.
+# make run: the main job; make test: all tests; make torture: the long form of the hard ones; make check: lint, format, types;
+# make docs: the documentation, in site/.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: run test check format bench docs clean
+TORTURE := tests/torture tests/attack/test_properties.py tests/measure/test_properties.py
+
+.PHONY: run test torture check format bench docs clean
 
 run: $(STAMP)
 	$(BIN)/petechia run
 
 test: $(STAMP)
 	$(BIN)/pytest
+
+torture: $(STAMP)
+	PETECHIA_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --durations=20 $(TORTURE)
 
 check: $(STAMP)
 	$(BIN)/ruff check .

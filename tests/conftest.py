@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -17,6 +18,11 @@ from petechia.data import Catalog, Dataset
 from petechia.study import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
+TORTURE = bool(os.environ.get("PETECHIA_TORTURE"))  # make torture: the same tests, with far more of everything
+
+settings.register_profile("suite", max_examples=25, deadline=None, database=None, derandomize=True)
+settings.register_profile("torture", max_examples=1000, deadline=None, database=None, print_blob=True)
+settings.load_profile("torture" if TORTURE else "suite")
 
 NihMaker = Callable[..., Path]
 

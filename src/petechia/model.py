@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import timm
@@ -19,9 +20,9 @@ from petechia.compute import Machine
 from petechia.data.catalog import Task
 from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable, shown
 from petechia.files import write_bytes
-from petechia.settings import Settings
+from petechia.settings import Settings, first_problem
 
 BATCH = 256
 
@@ -50,10 +51,10 @@ class Description(Settings):
 
     format: Literal["petechia-model-1"] = "petechia-model-1"
     architecture: Architecture
-    classes: tuple[str, ...]
+    classes: tuple[str, ...] = Field(min_length=1)
     preprocess: Preprocess
     mean: tuple[float, ...]
-    std: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
     task: Task = "multi-label"
     provenance: dict[str, Any] = Field(default_factory=dict)
 
@@ -61,6 +62,12 @@ class Description(Settings):
     def _several_classes(self) -> Description:
         if self.task == "multi-class" and len(self.classes) < 2:
             raise ValueError("a multi-class model has two classes or more")
+        return self
+
+    @model_validator(mode="after")
+    def _one_number_a_channel(self) -> Description:
+        if not len(self.mean) == len(self.std) == self.architecture.channels:
+            raise ValueError(f"mean and std need {self.architecture.channels} numbers each")
         return self
 
 
@@ -134,16 +141,43 @@ class Model(nn.Module):
                 header = (file.metadata() or {}).get("petechia")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
         except (OSError, SafetensorError) as error:
-            raise PetechiaError(f"{path} is not a safetensors file that can be read ({error}).") from None
+            raise PetechiaError(f"{path} is not a safetensors file that can be read ({printable(str(error), 200)}).") from None
         if header is None:
             raise PetechiaError(f"{path} holds tensors but no description of a Petechia model.")
         try:
             description = Description.model_validate_json(header)
-            network = build_network(description.architecture, len(description.classes), description.preprocess.size)
-            network.load_state_dict(tensors)
-        except (ValidationError, RuntimeError) as error:
-            raise PetechiaError(f"{path} does not fit its own description: {str(error).splitlines()[0]}") from None
+        except ValidationError as error:
+            raise PetechiaError(f"{path} does not fit its own description ({first_problem(error)}).") from None
+        build = partial(build_network, description.architecture, len(description.classes), description.preprocess.size)
+        if problem := misfit(build, tensors):
+            raise PetechiaError(f"{path} does not fit its own description ({problem}).")
+        network = build()
+        network.load_state_dict(tensors)
         return Model(network, description)
+
+
+def misfit(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
+    """Why tensors of a file are not those of a network; empty where they are.
+
+    The network is built without memory first: a small file can name one that takes more than there is.
+
+    Args:
+        build: makes the network.
+        tensors: by name.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    except PetechiaError:
+        raise
+    except Exception as error:  # whatever timm says of options that do not suit a network
+        return f"the network cannot be built: {printable(str(error), 200)}"
+    for name in sorted({*wanted, *tensors}):
+        if name not in wanted or name not in tensors:
+            return f"{printable(name)} is {'too much' if name in tensors else 'missing'}"
+        if tuple(tensors[name].shape) != wanted[name]:
+            return f"{printable(name)} is {list(tensors[name].shape)} instead of {list(wanted[name])}"
+    return ""
 
 
 def create(
@@ -173,7 +207,9 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
     """
     if not timm.is_model(architecture.arch.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
-        raise PetechiaError(f"model.arch is {architecture.arch!r}, which timm does not know; near names: {near or 'none'}.")
+        raise PetechiaError(
+            f"model.arch is {shown(architecture.arch)}, which timm does not know; near names: {near or 'none'}."
+        )
     options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
     defaults = timm.models.get_pretrained_cfg(architecture.arch)
     if defaults is not None and defaults.fixed_input_size:

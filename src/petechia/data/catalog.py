@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.data.levels import to_grey
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 if TYPE_CHECKING:
     from petechia.data.export import Written
@@ -174,6 +174,6 @@ def split_by_patient(patients: NDArray[np.str_], test: float) -> NDArray[np.str_
 
 
 def listing(names: Sequence[str], most: int = 5) -> str:
-    """The first few names of a list, for a message."""
-    shown = ", ".join(names[:most])
+    """The first few names of a list, for a message: a file can name anything, so they are cut and made printable."""
+    shown = ", ".join(printable(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

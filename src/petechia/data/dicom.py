@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import libjpeg.utils
 import numpy as np
 import openjpeg.utils
 import pydicom
@@ -28,6 +27,8 @@ from petechia.errors import PetechiaError
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 LARGEST = 1e37  # of a value, in size; differences of two must fit into float32 as well
 T = TypeVar("T")
+STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
+NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # what may follow 0xFF and has no length of its own
 _SILENCE = threading.Lock()
 Values = NDArray[np.floating]
 
@@ -157,12 +158,24 @@ def _has_decoder(syntax: pydicom.uid.UID) -> bool:
 def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
     """Rows and columns that a compressed frame says it has; a decoder makes room for these, whatever the header says."""
     syntax = dataset.file_meta.TransferSyntaxUID
-    readers: dict[str, Any] = dict.fromkeys(JPEG2000TransferSyntaxes, openjpeg.utils.get_parameters)
-    readers |= dict.fromkeys((*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes), libjpeg.utils.get_parameters)
-    if syntax not in readers:
-        return None
-    said = readers[syntax](next(generate_frames(dataset.PixelData, number_of_frames=1)))
-    return int(said["rows"]), int(said["columns"])
+    if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return max(_sizes_in_jpeg(next(generate_frames(dataset.PixelData, number_of_frames=1))))
+    if syntax in JPEG2000TransferSyntaxes:
+        said = openjpeg.utils.get_parameters(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+        return int(said["rows"]), int(said["columns"])
+    return None
+
+
+def _sizes_in_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Rows and columns in every start of frame (ITU-T T.81, B.2; T.87 for JPEG-LS). libjpeg would make room before it tells."""
+    at = frame.find(b"\xff", 2)
+    while 0 < at <= len(frame) - 9:
+        body = 1  # none: coded pixels, filling, or a marker that stands alone
+        if frame[at + 1] not in NO_SEGMENT:
+            body = 2 + int.from_bytes(frame[at + 2 : at + 4])
+        if frame[at + 1] in STARTS_OF_FRAME:
+            yield int.from_bytes(frame[at + 5 : at + 7]), int.from_bytes(frame[at + 7 : at + 9])
+        at = frame.find(b"\xff", at + body)
 
 
 def _pixels(dataset: pydicom.Dataset) -> NDArray[Any]:

@@ -26,8 +26,12 @@ def refuse_outside(root: Path, path: Path) -> None:
     Raises:
         PetechiaError: `path`, all links followed, is not below `root`.
     """
-    if not path.resolve().is_relative_to(root.resolve()):
-        raise PetechiaError(f"{path} is a link that leads out of {root}; replace it by what it points to.")
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # a link to itself
+        inside = False
+    if not inside:
+        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
 
 
 def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:

@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from petechia.data.catalog import Catalog, listing, split_by_patient
 from petechia.data.export import Written, write_images
+from petechia.data.headers import check_header
 from petechia.data.images import FileReader
 from petechia.data.labelling import TEST_SHARE
 from petechia.data.locate import Missing, refuse_outside
 from petechia.data.prepare import Progress
 from petechia.data.tables import refuse_row
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -81,10 +82,13 @@ def read_table(root: Path) -> pl.DataFrame:
         PetechiaError: the table cannot be read, lacks a column, or has a row without an image, twice the same, or a path.
     """
     path = table_path(root)
+    check_header(path)
     try:
         table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
     except pl.exceptions.PolarsError as error:
-        raise PetechiaError(f"{path} cannot be read as a table ({str(error).splitlines()[0]}); restore it.") from None
+        raise PetechiaError(
+            f"{path} cannot be read as a table ({printable(str(error).splitlines()[0], 200)}); restore it."
+        ) from None
     spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
     columns = {}
     for wanted in (IMAGE, FINDINGS, PATIENT):
@@ -116,7 +120,7 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
     unknown = findings.filter(~pl.col(FINDINGS).is_in(list(index)))
     if len(unknown):
         row, name = unknown.row(0)
-        said = f"an unknown finding {name!r}" if name else "an empty finding between its bars"
+        said = f"an unknown finding {printable(name)!r}" if name else "an empty finding between its bars"
         raise PetechiaError(
             f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
         )

@@ -34,7 +34,8 @@ class Preprocess(Settings):
         crop: kept fraction of height and width; 1.0 keeps everything. The border is `int((n - n * crop) / 2)` pixels
             on each side, as TensorFlow's `central_crop` has it.
         size: side of the result in pixels.
-        resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`; "bilinear" is antialiased; "area" averages.
+        resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`, or the one before where that falls just
+            between two; "bilinear" is antialiased; "area" averages.
     """
 
     crop: float = Field(1.0, gt=0, le=1)

@@ -14,7 +14,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.data.catalog import listing
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 MOST_BYTES = 4 << 30  # of a table's text
 MOST_COLUMNS = 5_000
@@ -65,7 +65,7 @@ def refuse_row(path: Path, row: int, problem: str, shown: str | None, count: int
     Raises:
         PetechiaError: always.
     """
-    cell = "" if shown is None else f" {shown[:80]!r}"
+    cell = "" if shown is None else f" {printable(shown)!r}"
     more = f" ({count:,} such rows)" if count > 1 else ""
     raise PetechiaError(f"{path}, row {row}, {problem}{cell}{more}; correct the table.")
 

@@ -21,7 +21,7 @@ from petechia.explain.overlay import overlay
 from petechia.report import figures
 from petechia.report.tables import Summary, heat_rows, number, percent, result_rows, verdict
 from petechia.study.config import Config
-from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table
+from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, sound
 from petechia.study.heat import KINDS, LAYERS, OUTCOMES, Heat, Shown, read_heat
 
 Pictures = Literal["own", "phantom", "none"]
@@ -35,7 +35,8 @@ ARMS = {
 
 def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
     """Make the report from the files of a finished run; arguments and errors are those of `report_content`."""
-    return page_template("petechia.report", "template.html").render(report_content(directory, pictures))
+    with sound(directory.path):
+        return page_template("petechia.report", "template.html").render(report_content(directory, pictures))
 
 
 def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[str, Any]:

@@ -29,7 +29,7 @@ from petechia.model import Description, Model
 from petechia.serve.pictures import Picture, Pictures
 from petechia.serve.screens import CLEAN, FEWEST, Network, Screens, Suspected
 from petechia.study.config import Config
-from petechia.study.directory import RunDirectory, read_arrays, read_table
+from petechia.study.directory import RunDirectory, read_arrays, read_table, sound
 
 MODELS = 3  # kept in memory
 ANSWERS = 256  # kept in memory
@@ -104,7 +104,8 @@ class Subject:
         )
         self.catalog, self.notice = self._open_data()
         self.test: pl.DataFrame | None = read_table(self.run.test) if self.run else None
-        self.clean_images, self.no_screen, self._screens = self._open_screens(clean)
+        with sound(path):
+            self.clean_images, self.no_screen, self._screens = self._open_screens(clean)
 
     def refresh(self) -> None:
         """See what has been trained meanwhile.
@@ -121,7 +122,7 @@ class Subject:
         for seed in self.config.seeds:
             for arm in self.config.arms:
                 files = self.run.network(arm, seed).checkpoints.glob("epoch-*.safetensors")
-                if epochs := sorted(int(file.stem.removeprefix("epoch-")) for file in files):
+                if epochs := sorted(int(file.stem.removeprefix("epoch-")) for file in files if file.stem[6:].isdecimal()):
                     found[arm, seed] = epochs
         if not found:
             raise PetechiaError(f"The run in {self.path} has no trained epoch yet; wait for the first.")
@@ -214,7 +215,8 @@ class Subject:
         """Positions of the test images that do not show the target."""
         if self.catalog is None or self.test is None or self.config is None:
             return list(range(self.test_images))
-        return np.flatnonzero(self.test[self.config.attack.target].to_numpy() == 0).tolist()
+        with sound(self.path):
+            return np.flatnonzero(self.test[self.config.attack.target].to_numpy() == 0).tolist()
 
     def test_image(self, position: int) -> Picture:
         """Read one.
@@ -225,7 +227,8 @@ class Subject:
         if not 0 <= position < self.test_images:
             raise PetechiaError(f"There is no test image {position + 1}; there are {self.test_images}.")
         name = str(position)
-        picture = self._tests.find(name) or self._read_test_image(position)
+        with sound(self.path):
+            picture = self._tests.find(name) or self._read_test_image(position)
         self._tests.put(name, picture)
         return picture
 

@@ -18,12 +18,14 @@ from petechia.data import Preprocess
 from petechia.data.catalog import Task
 from petechia.data.locate import Missing
 from petechia.data.prepare import OnError
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable, shown
 from petechia.model import Architecture
 from petechia.settings import Settings
 from petechia.train import Loss, Training
 
 Arm = Literal["attacked", "control", "placebo"]
+LARGEST = 1 << 18  # bytes of a configuration
+MOST_VALUES = 100_000  # in one
 PRESETS = ("desk", "paper")  # desk is what the defaults of `Config` say: the phantom, minutes on two cores
 
 
@@ -80,9 +82,9 @@ class Config(Settings):
         for key, values in grid.items():
             if key not in known:
                 near = difflib.get_close_matches(key, known, 1, 0.4)
-                raise ValueError(f"{key!r} is not a key" + (f"; did you mean {near[0]!r}?" if near else ""))
+                raise ValueError(f"{shown(key)} is not a key" + (f"; did you mean {near[0]!r}?" if near else ""))
             if not values:
-                raise ValueError(f"{key!r} has no values; list some, or leave it out")
+                raise ValueError(f"{shown(key)} has no values; list some, or leave it out")
         return grid
 
     def with_values(self, values: Mapping[str, Any], where: str = "the configuration") -> Config:
@@ -173,18 +175,40 @@ def read_yaml(file: Path) -> dict[str, Any]:
         PetechiaError: it does not, or cannot be read.
     """
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            text = opened.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise PetechiaError(f"{file} is larger than a configuration is ({LARGEST:,} bytes); check the path.")
+        content = yaml.safe_load(text.decode())
+    except PetechiaError:
+        raise
     except OSError as error:
         raise PetechiaError(f"{file} cannot be read ({error.strerror}); check the path of the configuration.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except Exception as error:  # beside its own errors yaml raises what int() and datetime() do, and runs out of stack
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
-        raise PetechiaError(f"{file}{line} is not YAML ({str(error).splitlines()[0]}); correct it.") from None
+        reason = printable((str(error).splitlines() or [type(error).__name__])[0], 200)
+        raise PetechiaError(f"{file}{line} is not YAML ({reason}); correct it.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise PetechiaError(f"{file} does not hold keys and values; see the README for an example.")
+    if _is_endless(content):
+        raise PetechiaError(f"{file} means more than {MOST_VALUES:,} values, by aliases of aliases; write them out.")
     return content
+
+
+def _is_endless(content: Any) -> bool:
+    """Whether a few lines of YAML mean very much, or contain themselves."""
+    waiting, counted = [content], 1
+    while waiting:
+        one = waiting.pop()
+        inside = [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
+        counted += len(inside)
+        if counted > MOST_VALUES:
+            return True
+        waiting.extend(inside)
+    return False
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
@@ -223,7 +247,7 @@ def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | No
         if len(parts) > 1:
             (kind,) = parts = [one for one in parts if one.model_fields["kind"].default == step]
             continue
-        keys.append(step)
+        keys.append(printable(step))
         field = parts[0].model_fields.get(step) if parts else None
         parts = _parts(field.annotation) if field else []
     return ".".join(keys), kind
@@ -232,7 +256,7 @@ def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | No
 def _scalar(override: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
-    except yaml.YAMLError:
+    except Exception:  # as in `read_yaml`
         raise PetechiaError(f"The value in --set {override!r} is not YAML; quote it.") from None
 
 
@@ -241,7 +265,7 @@ def _sentence(error: ValidationError, where: str) -> str:
     known = list(known_keys())
     key, kind = _located(first["loc"])
     if first["type"] == "union_tag_invalid":
-        return f"{key}.kind in {where} is {first['input'].get('kind')!r}; the kinds are {first['ctx']['expected_tags']}."
+        return f"{key}.kind in {where} is {shown(first['input'].get('kind'))}; the kinds are {first['ctx']['expected_tags']}."
     if first["type"] == "extra_forbidden" and kind:
         keys = [name for name in kind.model_fields if name != "kind"]
         near = difflib.get_close_matches(key.rpartition(".")[2], keys, 1, 0.5)
@@ -256,4 +280,4 @@ def _sentence(error: ValidationError, where: str) -> str:
     while key not in known and "." in key:  # pydantic adds the branch of a union and positions in a list
         key = key.rpartition(".")[0]
     message = first["msg"].removeprefix("Value error, ")
-    return f"{key} in {where} is {first['input']!r}: {message[0].lower()}{message[1:]}."
+    return f"{key} in {where} is {shown(first['input'])}: {message[0].lower()}{printable(message[1:], 500)}."

@@ -13,17 +13,19 @@ from typing import Any
 import numpy as np
 import polars as pl
 from filelock import FileLock, Timeout
+from jinja2 import UndefinedError
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 from petechia.files import write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
+CONTENT = (ValueError, LookupError, TypeError, AttributeError, RecursionError, UndefinedError, pl.exceptions.PolarsError)
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,26 @@ def _readable(path: Path) -> Iterator[None]:
     """Say which file of a run is damaged."""
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError, pl.exceptions.PolarsError) as error:
+    except (OSError, SafetensorError, *CONTENT, pl.exceptions.PanicException) as error:
+        reason = printable((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise PetechiaError(
-            f"{path} is missing or damaged ({str(error).splitlines()[0]}); restore it, or start a new run in another folder."
+            f"{path} is missing or damaged ({reason}); restore it, or start a new run in another folder."
+        ) from None
+
+
+@contextmanager
+def sound(folder: Path) -> Iterator[None]:
+    """Say that a run is damaged where its files can be read, but do not hold what they should.
+
+    Raises:
+        PetechiaError: in place of whatever that makes the code say which goes on with them.
+    """
+    try:
+        yield
+    except CONTENT as error:
+        reason = f"{type(error).__name__}: {printable((str(error).splitlines() or [''])[0], 200)}"
+        raise PetechiaError(
+            f"The run in {folder} is damaged, for its files do not fit together ({reason}); restore it."
         ) from None
 
 

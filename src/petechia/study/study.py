@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -14,10 +15,10 @@ import numpy as np
 import polars as pl
 
 from petechia.attack import TriggeredSelection
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable, shown
 from petechia.files import write_bytes
 from petechia.measure import measure
-from petechia.study.config import Config
+from petechia.study.config import Config, make_config
 from petechia.study.directory import (
     NetworkFiles,
     RunDirectory,
@@ -84,7 +85,11 @@ class StudyDirectory:
         """
         if not self.exists:
             raise PetechiaError(f"{self.path} holds no study; give the --out folder of an earlier one.")
-        return {name: Config.model_validate(config) for name, config in read_json(self.study).items()}
+        found = read_json(self.study)
+        for name in found:
+            if not re.fullmatch(r"[\w=-][\w.=-]{,200}", name):
+                raise PetechiaError(f"{self.study} has a run {shown(name)}, which is no name of a folder; correct it.")
+        return {name: make_config(config, f"{self.study}, run {printable(name)},") for name, config in found.items()}
 
     def locked(self) -> AbstractContextManager[None]:
         """Keep other processes out."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import Field, ValidationError
 
 from petechia.errors import PetechiaError
-from petechia.settings import Settings
+from petechia.settings import Settings, first_problem
 from petechia.study.config import Config, load_config, read_yaml
 from petechia.study.grid import Runs
 
@@ -89,9 +89,7 @@ def load_design(file: Path | None = None) -> Design:
     try:
         return Design.model_validate(content)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PetechiaError(f"{source} is not the design of a zoo: {where}: {first['msg']}.") from None
+        raise PetechiaError(f"{source} is not the design of a zoo: {first_problem(error)}.") from None
 
 
 def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from petechia.data.preprocess import Preprocess
-from petechia.errors import PetechiaError
-from petechia.settings import Settings
+from petechia.errors import PetechiaError, printable
+from petechia.settings import Settings, first_problem
 
 PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib")
 
@@ -31,7 +31,7 @@ class Card(Settings):
     classes: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
+    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
     outputs: Literal["logits", "probabilities"] | None = None
     channels: Literal[1, 3] | None = None
 
@@ -48,8 +48,7 @@ class Card(Settings):
         try:
             return Card.model_validate_json(beside.read_bytes())
         except (OSError, ValidationError) as error:
-            problem = error.errors()[0] if isinstance(error, ValidationError) else None
-            reason = f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}" if problem else str(error)
+            reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise PetechiaError(f"{beside}, which should describe {path.name}, cannot be used ({reason}).") from None
 
     def names(self, count: int, path: Path) -> tuple[str, ...]:
@@ -108,4 +107,4 @@ def per_channel(given: tuple[float, ...], channels: int, name: str) -> tuple[flo
 
 def first_line(error: Exception) -> str:
     """What an error of another library says, in short."""
-    return shorten((str(error).splitlines() or [type(error).__name__])[0], 200, placeholder=" …").rstrip(".")
+    return shorten(printable((str(error).splitlines() or [type(error).__name__])[0], 10_000), 200, placeholder=" …").rstrip(".")

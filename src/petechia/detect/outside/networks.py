@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from petechia.data.preprocess import Preprocess
 from petechia.detect.classifier import Classifier
 from petechia.detect.outside.card import Card, first_line, numbered, per_channel, refuse_pickle
 from petechia.errors import PetechiaError
-from petechia.model import Architecture, Description, Model, build_network
+from petechia.model import Architecture, Description, Model, build_network, misfit
 
 IMAGENET = 1000  # classes
 
@@ -58,18 +59,16 @@ def of_timm(arch: str, path: Path, machine: Machine) -> Classifier:
     except (OSError, SafetensorError) as error:
         raise PetechiaError(f"{path} is not a safetensors file that can be read ({first_line(error)}).") from None
     first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
-    if first is None or last is None or first.ndim < 2 or first.shape[1] not in (1, 3):
+    if first is None or last is None or first.ndim < 2 or not last.ndim or first.shape[1] not in (1, 3):
         raise PetechiaError(f"{path} does not hold the weights of timm's {arch}; check the name of the network.")
     card = Card.beside(path)
     architecture = Architecture(arch=arch, channels=1 if first.shape[1] == 1 else 3)
     geometry = card.geometry(_usual_geometry(defaults))
-    network = build_network(architecture, len(last), geometry.size)
-    try:
-        network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise PetechiaError(
-            f"{path} does not hold the weights of timm's {arch} ({first_line(error)}); check the name of the network."
-        ) from None
+    build = partial(build_network, architecture, len(last), geometry.size)
+    if problem := misfit(build, tensors):
+        raise PetechiaError(f"{path} does not hold the weights of timm's {arch} ({problem}); check the name of the network.")
+    network = build()
+    network.load_state_dict(tensors)
     return _around(network, architecture, card.names(len(last), path), card, machine, f"timm:{arch}:{path}")
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from petechia.data.dataset import Images
 from petechia.errors import PetechiaError
 from petechia.randomness import stream
-from petechia.settings import Settings
+from petechia.settings import Settings, first_problem
 
 LARGEST = 16 << 20  # bytes of an audit that is read
 FAINTEST = 0.3  # opacity of a stamp while it is unlearned, at least
@@ -151,8 +151,7 @@ def parse_stamp(text: str) -> Stamp:
     try:
         return Stamp(target=given["class"], height=given["size"], width=given["size"], value=given["value"], **place)
     except ValidationError as error:
-        first = error.errors()[0]
-        raise PetechiaError(f"--stamp is {text!r}: {first['loc'][0]}: {first['msg']}; give {FORM}.") from None
+        raise PetechiaError(f"--stamp is {text!r}: {first_problem(error)}; give {FORM}.") from None
 
 
 class _Finding(BaseModel):
@@ -203,9 +202,7 @@ def read_stamps(path: Path) -> tuple[Stamp, ...]:
     except OSError as error:
         raise PetechiaError(f"{path} cannot be read ({error.strerror}); give the audit.json of petechia audit.") from None
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise PetechiaError(f"{path} is not an audit.json of petechia audit ({where}: {first['msg']}).") from None
+        raise PetechiaError(f"{path} is not an audit.json of petechia audit ({first_problem(error)}).") from None
     except (ValueError, TypeError, LookupError, RecursionError):
         raise PetechiaError(f"{path} is not an audit.json of petechia audit; give the one of this model.") from None
     if not stamps:
