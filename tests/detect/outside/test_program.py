@@ -115,7 +115,7 @@ def test_what_looks_into_networks_takes_a_program(exported: Path) -> None:
     (trigger,) = reconstruct(found, carriers, [Goal(0, True)], found.logits(clean).std(dim=0), steps=2)
     assert trigger.size >= 0
     assert features_of(found, clean).shape == (24, 3)
-    assert len(Screen.fit(found, clean, fpr=0.1).score(clean[:2])) == 2
+    assert len(Screen.fit(found, clean, fpr=0.1).score(clean[:2]).suspicion) == 2
 
 
 class Malice:
