@@ -1,3 +1,4 @@
+import json
 import pickle
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 from petechia.compute import Compute
 from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
-from petechia.model import Architecture, Model, create, predict
+from petechia.model import Architecture, Model, create, log_odds, predict
 
 TINY = Architecture(arch="test_resnet")
 GEOMETRY = Preprocess(size=32)
@@ -149,3 +150,48 @@ def test_predict_gives_probabilities_in_order_whatever_the_batches(monkeypatch: 
         by_hand = model(torch.from_numpy(images[::-1].copy()).float()[:, None] / 255).sigmoid().numpy()
     assert np.allclose(whole, by_hand, atol=1e-5)
     assert predict(model, Selection(images, rows[:0]), machine).shape == (0, 3)
+
+
+def test_log_odds_are_what_the_sigmoid_makes_the_softmax_of() -> None:
+    outputs = 5 * torch.randn(40, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(log_odds(outputs).sigmoid(), outputs.softmax(dim=-1))
+    by_hand = [[row[c] - np.log(sum(np.exp(row[j]) for j in range(4) if j != c)) for c in range(4)] for row in outputs.tolist()]
+    torch.testing.assert_close(log_odds(outputs), torch.tensor(by_hand, dtype=torch.float64))
+    torch.testing.assert_close(log_odds(outputs[:, :2])[:, 0], outputs[:, 0] - outputs[:, 1])
+
+
+def test_log_odds_stay_exact_and_have_gradients_where_a_softmax_saturates() -> None:
+    outputs = torch.tensor([[100.0, 0, -50], [0, 0, 0], [-300, 300, 300]], requires_grad=True)
+    odds = log_odds(outputs)
+    ln2 = float(np.log(2))
+    wanted = [[100.0, -100, -150], [-ln2, -ln2, -ln2], [-600 - ln2, 0, 0]]
+    torch.testing.assert_close(odds, torch.tensor(wanted))
+    odds.sum().backward()  # type: ignore[no-untyped-call]
+    assert outputs.grad is not None
+    torch.testing.assert_close(outputs.grad, torch.tensor([[-1.0, 0, 1], [0, 0, 0], [1, -0.5, -0.5]]), atol=1e-5, rtol=0)
+    double = outputs.detach().double()[:2].requires_grad_()
+    assert torch.autograd.gradcheck(log_odds, (double / 20,))
+
+
+def test_a_multi_class_model_gives_the_softmax_and_says_so_in_its_file(tmp_path: Path) -> None:
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), Preprocess(size=32), 0, "multi-class").eval()
+    images = torch.rand(4, 1, 32, 32)
+    with torch.inference_mode():
+        wanted = model.network((images - model.mean) / model.std).softmax(dim=1)
+        torch.testing.assert_close(model(images).sigmoid(), wanted)
+        model.save(tmp_path / "model.safetensors")
+        loaded = Model.load(tmp_path / "model.safetensors").eval()
+        assert loaded.description.task == "multi-class"
+        torch.testing.assert_close(loaded(images), model(images))
+
+
+def test_a_file_that_does_not_say_its_task_is_multi_label(tmp_path: Path) -> None:
+    model = create(Architecture(arch="test_resnet"), ("A",), Preprocess(size=32), 0)
+    older = model.description.model_dump(mode="json")
+    del older["task"]
+    tensors = {name: tensor.contiguous() for name, tensor in model.network.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors", {"petechia": json.dumps(older)})
+    assert Model.load(tmp_path / "model.safetensors").description.task == "multi-label"
+    save_file(tensors, tmp_path / "model.safetensors", {"petechia": json.dumps(older | {"task": "multi-class"})})
+    with pytest.raises(PetechiaError, match="does not fit its own description"):
+        Model.load(tmp_path / "model.safetensors")

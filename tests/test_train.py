@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from petechia.compute import Compute, Machine
 from petechia.data import Preprocess, Selection
 from petechia.errors import PetechiaError
-from petechia.model import Architecture, create
+from petechia.model import Architecture, create, log_odds
 from petechia.train import Labelled, Loss, Trainer, Training, draw_turns, frequency_weights, mean_loss, turn
 
 GEOMETRY = Preprocess(size=32)
@@ -55,6 +55,49 @@ def test_losses_agree_with_the_slow_versions(kind: Loss, slow: object) -> None:
     labels = torch.randint(-1, 2, (20, 5), generator=rng).float()
     assert callable(slow)
     assert float(mean_loss(logits, labels, kind)) == pytest.approx(slow(logits, labels), rel=1e-5)
+
+
+def test_cross_entropy_is_that_of_the_softmax_over_the_images_whose_class_is_known() -> None:
+    rng = torch.Generator().manual_seed(0)
+    outputs = (torch.randn(20, 5, generator=rng) * 3).requires_grad_()
+    classes = torch.randint(0, 5, (20,), generator=rng)
+    labels = nn.functional.one_hot(classes, 5).float()
+    labels[::4] = -1
+    weights = torch.stack([torch.zeros(5), torch.rand(5, generator=rng)])
+    known = classes[labels[:, 0] >= 0]
+    for weighted in (None, weights):
+        each = nn.functional.cross_entropy(outputs[labels[:, 0] >= 0], known, reduction="none")
+        wanted = (each if weighted is None else each * weights[1, known]).mean()
+        loss = mean_loss(log_odds(outputs), labels, "cross-entropy", weighted)
+        torch.testing.assert_close(loss, wanted)
+        torch.testing.assert_close(*(torch.autograd.grad(one, outputs, retain_graph=True)[0] for one in (loss, wanted)))
+    assert mean_loss(log_odds(outputs), torch.full((20, 5), -1.0), "cross-entropy").item() == 0
+
+
+def test_the_loss_is_that_of_the_task_where_none_is_given() -> None:
+    assert Training().loss_for("multi-label", 3) == "bce"
+    assert Training().loss_for("multi-class", 3) == "cross-entropy"
+    assert Training(loss="bce").loss_for("multi-class", 3) == "bce"
+    with pytest.raises(PetechiaError, match="cross-entropy, which gives each image one class, but these data are multi-label"):
+        Training(loss="cross-entropy").loss_for("multi-label", 3)
+    with pytest.raises(PetechiaError, match="sigmoid-cce, which divides .* of one class that is always 1; use bce"):
+        Training(loss="sigmoid-cce").loss_for("multi-label", 1)
+
+
+@pytest.mark.parametrize("weights", ["none", "frequency"])
+def test_a_multi_class_victim_learns(weights: str) -> None:
+    data = labelled(120)
+    chosen = data.labels[:, :2].sum(axis=1) == 1
+    one_hot = np.hstack([data.labels[:, :2] * chosen[:, None], ~chosen[:, None]]).astype(np.int8)
+    one_hot[:5] = -1
+    settings = Training.model_validate({"epochs": 4, "class_weights": weights, "lr": 0.01})
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "neither"), GEOMETRY, 0, "multi-class")
+    victim = Trainer(model, Labelled(data.images, one_hot), settings, MACHINE.open(), 0)
+    losses = [victim.run_epoch().loss for _ in range(4)]
+    assert losses[-1] < 0.75 * losses[0]
+    with torch.inference_mode():
+        scores = model.eval()(victim.machine.tensor(data.images[np.arange(120)])).sigmoid()
+    torch.testing.assert_close(scores.sum(dim=1), torch.ones(120), atol=1e-5, rtol=0)
 
 
 def test_unknown_labels_teach_nothing() -> None:

@@ -263,7 +263,7 @@ def scan(
 
 @app.command()
 def audit(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.safetensors, FILE.onnx, timm:… or xrv:….")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.safetensors, FILE.onnx, FILE.pt2, timm:… or xrv:….")],
     clean: Annotated[
         list[str], typer.Option(metavar="DIR|SOURCE", help="Clean images: a folder, or a data source; repeatable.")
     ],
@@ -375,9 +375,7 @@ def repair(
 def screen(
     model: Annotated[
         str,
-        typer.Argument(
-            metavar="MODEL", help="A .safetensors or .onnx file, timm:NAME, timm:NAME:FILE.safetensors or xrv:NAME."
-        ),
+        typer.Argument(metavar="MODEL", help="A .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE or xrv:NAME."),
     ],
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a source.")

@@ -14,6 +14,7 @@ from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
 from petechia.attack import Patch, Poisoning, triggered_twins
+from petechia.attack.twins import survival_of
 from petechia.data import Catalog, Dataset, Preprocess, prepare
 from petechia.data.preprocess import Box
 

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import accuracy_score, balanced_accuracy_score, roc_auc_score
 
 from petechia.measure import METRICS, Measurement, PatientBootstrap, Truth, measure, summarize
 
@@ -34,6 +34,38 @@ def test_every_metric_of_an_epoch_by_hand() -> None:
     for metric in METRICS:
         low, high = got.interval(metric)
         assert low <= got.values[metric] <= high
+
+
+def test_accuracies_of_a_multi_class_task() -> None:
+    rng = np.random.default_rng(0)
+    own = rng.choice(4, 90, p=[0.6, 0.3, 0.1, 0])  # nobody shows the last
+    labels = np.eye(4, dtype=np.int8)[own]
+    labels[80:] = -1
+    scores = rng.dirichlet([1, 1, 1, 1], 90).astype(np.float32)
+    patients = np.array([str(i // 3) for i in range(90)])
+    truth = Truth(
+        tuple("ABCD"), 1, labels, np.eye(4, dtype=np.int8)[np.ones(90, int)], PatientBootstrap(patients, 30), "multi-class"
+    )
+    got = measure(truth, scores, scores)
+    said = scores.argmax(axis=1)
+    assert got.values["accuracy"] == pytest.approx(accuracy_score(own[:80], said[:80]))
+    assert got.values["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(own[:80], said[:80]))
+    for draw, weights in enumerate(truth.bootstrap.weights[:5]):
+        rows = np.repeat(np.arange(90), weights.astype(int))
+        rows = rows[rows < 80]
+        assert got.draws["accuracy"][draw] == pytest.approx(accuracy_score(own[rows], said[rows]))
+        shown = [(said[rows][own[rows] == k] == k).mean() for k in np.unique(own[rows])]
+        assert got.draws["balanced_accuracy"][draw] == pytest.approx(np.mean(shown))
+    assert np.isnan(got.per_class["auroc_nn"][3]).all()
+    assert set(summarize([[got]])) == {*METRICS, "accuracy", "balanced_accuracy"}
+
+
+def test_accuracies_are_undefined_where_no_class_is_known() -> None:
+    labels, scores = np.full((6, 3), -1, np.int8), np.full((6, 3), 1 / 3, np.float32)
+    truth = Truth(tuple("ABC"), 0, labels, labels, PatientBootstrap(np.array(list("aabbcc")), 30), "multi-class")
+    got = measure(truth, scores, scores)
+    assert np.isnan([got.values["accuracy"], got.values["balanced_accuracy"]]).all()
+    assert np.isnan(got.draws["balanced_accuracy"]).all()
 
 
 def test_identical_inputs_give_identical_metrics() -> None:

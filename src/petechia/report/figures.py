@@ -119,7 +119,7 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
 
 
 def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
-    """AUROC of every class at the last epoch of the first seed, with 95 % intervals.
+    """AUROC of every class at the last epoch of the first seed, with 95 % intervals; a dash where it is undefined.
 
     Args:
         metrics: the content of metrics.parquet.
@@ -135,6 +135,8 @@ def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
     with mpl.rc_context(STYLE):
         figure = Figure((4.8, 3.8), layout="constrained")
         axes = figure.subplots()
+        for row in set(range(len(classes))) - {classes.index(name) for name in first.drop_nulls(["class", "value"])["class"]}:
+            axes.text(0.01, row, "–", transform=axes.get_yaxis_transform(), va="center")
         for shift, (arm, metric, label, colour, marker) in zip((-0.22, 0, 0.22), lines, strict=True):
             rows = first.filter(arm=arm, metric=metric).drop_nulls(["class", "value"])
             if rows.is_empty():

@@ -1,4 +1,4 @@
-"""Models, whoever made them: Petechia's own, ONNX files, timm's and torchxrayvision's."""
+"""Models, whoever made them: Petechia's own, ONNX files, programs of torch.export, timm's and torchxrayvision's."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from petechia.detect.classifier import Classifier
 from petechia.detect.outside.card import Card, refuse_pickle
 from petechia.detect.outside.networks import of_imagenet, of_timm, of_torchxrayvision
 from petechia.detect.outside.onnx import of_onnx
+from petechia.detect.outside.program import of_program
 from petechia.errors import PetechiaError
 from petechia.model import Model
 
@@ -22,8 +23,10 @@ def open_classifier(name: str, machine: Machine) -> Classifier:
         name: one of
             FILE.safetensors, which Petechia wrote;
             FILE.onnx, a black box, described by FILE.json if that is there, see `Card`;
+            FILE.pt2, a program of torch.export, described likewise; nothing of it is unpickled or run as Python;
             timm:NAME, with timm's ImageNet weights;
-            timm:NAME:FILE.safetensors, with the weights in the file, described by FILE.json if that is there;
+            timm:NAME:FILE, with the weights in a .safetensors file, or in a .pt or .pth file that is a bare state dict,
+            described by FILE.json if that is there;
             xrv:NAME, a model of torchxrayvision, as in xrv:densenet121-res224-all. That package fetches its own weights
             from its own releases, which are pickles; no other pickle is ever opened.
         machine: where it computes.
@@ -41,10 +44,12 @@ def open_classifier(name: str, machine: Machine) -> Classifier:
     refuse_pickle(path)
     if not path.is_file():
         raise PetechiaError(
-            f"There is no model {name!r}; give a .safetensors or .onnx file, timm:NAME, timm:NAME:FILE.safetensors or xrv:NAME."
+            f"There is no model {name!r}; give a .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE or xrv:NAME."
         )
     if path.suffix == ".onnx":
         return of_onnx(path, machine)
+    if path.suffix == ".pt2":
+        return of_program(path, machine)
     if path.suffix == ".safetensors":
         return Classifier.of(Model.load(path), machine, name)
-    raise PetechiaError(f"{name} is neither a .safetensors nor an .onnx file; convert the model to one of them.")
+    raise PetechiaError(f"{name} is neither a .safetensors nor an .onnx nor a .pt2 file; convert the model to one of them.")

@@ -9,23 +9,26 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError
 
+from petechia.data.catalog import Task
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError, printable
 from petechia.settings import Settings, first_problem
 
-PICKLES = (".pt", ".pth", ".bin", ".pkl", ".pickle", ".ckpt", ".joblib")
+STATES = (".pt", ".pth", ".bin")  # of these a bare state dict can be read without running anything
+PICKLES = (*STATES, ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
 class Card(Settings):
-    """What the file of a model does not say of itself: the JSON beside it, NAME.json beside NAME.onnx or NAME.safetensors.
+    """What the file of a model does not say of itself: the JSON beside it, NAME.json beside NAME.onnx and the like.
 
     Attributes:
         classes: their names, in the order of the scores; else "class 0", "class 1", …
         preprocess: crop and resampling of the images; the size may be left out where the model has one. Else no crop.
         mean: of each channel, taken off images in 0…1; else 0, or of timm's networks their own.
         std: of each channel, by which they are then divided; else 1, or of timm's networks their own.
-        outputs: "logits" or "probabilities"; else an ONNX model is asked, and gives probabilities if all are in 0…1.
-        channels: of an ONNX model's images, where its own file does not say.
+        outputs: "logits" or "probabilities"; else the model is asked, and gives probabilities if all are in 0…1.
+        task: "multi-class" where the classes exclude each other, so that logits are meant for a softmax; else "multi-label".
+        channels: of the images of an ONNX model or a program, where its own file does not say.
     """
 
     classes: tuple[str, ...] = ()
@@ -33,6 +36,7 @@ class Card(Settings):
     mean: tuple[float, ...] = ()
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
     outputs: Literal["logits", "probabilities"] | None = None
+    task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
 
     @staticmethod
@@ -60,6 +64,8 @@ class Card(Settings):
         if self.classes and len(self.classes) != count:
             beside = path.with_suffix(".json").name
             raise PetechiaError(f"{path} gives {count} scores, but {beside} names {len(self.classes)} classes; name as many.")
+        if self.task == "multi-class" and count < 2:
+            raise PetechiaError(f"{path} gives one score, but its JSON says that it is multi-class; say multi-label.")
         return self.classes or numbered(count)
 
     def geometry(self, usual: Preprocess) -> Preprocess:
@@ -83,8 +89,9 @@ def refuse_pickle(path: Path) -> None:
     """
     if path.suffix.lower() in PICKLES:
         raise PetechiaError(
-            f"{path} is a pickle, which can run any code when it is opened; where you trust it, write its state_dict with "
-            f"safetensors.torch.save_file and give timm:NAME:FILE.safetensors, or export it to ONNX."
+            f"{path} is a pickle, which can run any code when it is opened; give timm:NAME:{path} if it is the bare state dict "
+            f"of a timm network in a .pt or .pth file; else, where you trust it, write its state_dict with "
+            f"safetensors.torch.save_file, or export it to ONNX."
         )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from petechia.compute import Machine
 from petechia.data.preprocess import Preprocess
 from petechia.detect.classifier import Classifier
-from petechia.detect.outside.card import Card, first_line, numbered, per_channel, refuse_pickle
+from petechia.detect.outside.card import STATES, Card, first_line, numbered, per_channel, refuse_pickle
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, Description, Model, build_network, misfit
 
@@ -26,7 +26,7 @@ IMAGENET = 1000  # classes
 
 
 def of_imagenet(arch: str, machine: Machine) -> Classifier:
-    """A timm network with its ImageNet weights, which timm fetches or has kept.
+    """A timm network with its ImageNet weights, which timm fetches or has kept. Its classes exclude each other.
 
     Raises:
         PetechiaError: timm does not know it, or the weights cannot be had.
@@ -39,11 +39,11 @@ def of_imagenet(arch: str, machine: Machine) -> Classifier:
             f"The ImageNet weights of {arch} cannot be had ({first_line(error)}); without a network, "
             f"give timm:{arch}:FILE.safetensors."
         ) from None
-    classes = numbered(network.num_classes)
+    classes, of_softmax = numbered(network.num_classes), Card(task="multi-class")
     if network.num_classes == IMAGENET:
         known = ImageNetInfo()
         classes = tuple(known.index_to_description(k) for k in range(IMAGENET))
-    return _around(network, Architecture(arch=arch, channels=3), classes, Card(), machine, f"timm:{arch}")
+    return _around(network, Architecture(arch=arch, channels=3), classes, of_softmax, machine, f"timm:{arch}")
 
 
 def of_timm(arch: str, path: Path, machine: Machine) -> Classifier:
@@ -53,11 +53,7 @@ def of_timm(arch: str, path: Path, machine: Machine) -> Classifier:
         PetechiaError: timm does not know it, or the file does not hold such weights.
     """
     defaults = _defaults(arch)
-    refuse_pickle(path)
-    try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise PetechiaError(f"{path} is not a safetensors file that can be read ({first_line(error)}).") from None
+    tensors = _state_dict(path)
     first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
     if first is None or last is None or first.ndim < 2 or not last.ndim or first.shape[1] not in (1, 3):
         raise PetechiaError(f"{path} does not hold the weights of timm's {arch}; check the name of the network.")
@@ -72,6 +68,34 @@ def of_timm(arch: str, path: Path, machine: Machine) -> Classifier:
     return _around(network, architecture, card.names(len(last), path), card, machine, f"timm:{arch}:{path}")
 
 
+def _state_dict(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a file. A pickle is read by PyTorch's reader of bare weights, which runs nothing.
+
+    Raises:
+        PetechiaError: it holds anything else.
+    """
+    if path.suffix.lower() not in STATES:
+        refuse_pickle(path)
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise PetechiaError(f"{path} is not a safetensors file that can be read ({first_line(error)}).") from None
+    try:
+        found = torch.load(path, "cpu", weights_only=True)
+    except OSError as error:
+        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the weights.") from None
+    except Exception:  # whatever a stranger's bytes lead to
+        raise PetechiaError(
+            f"{path} is not a bare state dict, and any other pickle can run any code when it is opened; where you trust it, "
+            f"write its state_dict with safetensors.torch.save_file."
+        ) from None
+    for part in ("state_dict", "model"):  # as trainers keep them
+        found = found[part] if isinstance(found, dict) and isinstance(found.get(part), dict) else found
+    if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
+        raise PetechiaError(f"{path} holds more than weights; write the state_dict of the network alone.")
+    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
 def _around(
     network: Any, architecture: Architecture, classes: tuple[str, ...], card: Card, machine: Machine, name: str
 ) -> Classifier:
@@ -79,7 +103,9 @@ def _around(
     defaults, channels = network.pretrained_cfg, architecture.channels
     usual = _usual_geometry(_defaults(architecture.arch))
     mean, std = (per_channel(given, channels, name) for given in (card.mean or defaults["mean"], card.std or defaults["std"]))
-    description = Description(architecture=architecture, classes=classes, preprocess=card.geometry(usual), mean=mean, std=std)
+    description = Description(
+        architecture=architecture, classes=classes, preprocess=card.geometry(usual), mean=mean, std=std, task=card.task
+    )
     placed = machine.place(Model(network, description)).eval()
     return Classifier(name, classes, description.preprocess, placed, machine, placed, colour=channels == 3)
 

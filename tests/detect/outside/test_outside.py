@@ -80,6 +80,27 @@ def test_onnx_probabilities_become_logits_unless_the_card_says_otherwise(tmp_pat
     np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), 1 / (1 + np.exp(-TRUE_LOGITS)), atol=1e-5)
 
 
+def softmax(outputs: NDArray[Any]) -> NDArray[Any]:
+    raised = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    return np.asarray(raised / raised.sum(axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize(("last", "outputs"), [("Identity", None), ("Identity", "logits"), ("Softmax", None)])
+def test_onnx_of_a_softmax_becomes_what_a_sigmoid_makes_the_softmax_of(tmp_path: Path, last: str, outputs: str | None) -> None:
+    path = write_onnx(tmp_path / "m.onnx", weights=WEIGHTS / np.float32(8), last=last)
+    describe(path, task="multi-class", **({"outputs": outputs} if outputs else {}))
+    scores = open_classifier(path, MACHINE).logits(IMAGES).sigmoid().numpy()
+    np.testing.assert_allclose(scores, softmax(TRUE_LOGITS / 8), atol=1e-4)
+
+
+def test_one_score_is_not_multi_class(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "m.onnx", weights=WEIGHTS[:, :1])
+    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), TRUE_LOGITS[:, :1], atol=1e-4)
+    describe(path, task="multi-class")
+    with pytest.raises(PetechiaError, match="gives one score, but its JSON says that it is multi-class"):
+        open_classifier(path, MACHINE)
+
+
 def test_onnx_certain_probabilities_stay_finite(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", weights=1000 * WEIGHTS, last="Sigmoid")
     logits = open_classifier(path, MACHINE).logits(IMAGES).numpy()
@@ -209,20 +230,61 @@ class Malice:
         return Path.touch, (self.proof,)
 
 
-@pytest.mark.parametrize("name", ["m.pt", "m.PTH", "m.bin", "m.pkl", "m.safetensors", "m.onnx", "m", "timm"])
-def test_no_pickle_is_opened_under_any_name(tmp_path: Path, name: str) -> None:
-    proof, path = tmp_path / "it ran", tmp_path / ("m.safetensors" if name == "timm" else name)
-    torch.save(Malice(proof), path)
+@pytest.mark.parametrize("form", ["{}", "timm:test_resnet:{}"])
+@pytest.mark.parametrize("name", ["m.pt", "m.PTH", "m.bin", "m.pkl", "m.safetensors", "m.onnx", "m.pt2", "m"])
+@pytest.mark.parametrize("writer", ["torch", "torch, old", "pickle", "hidden"])
+def test_no_pickle_runs_its_code_under_any_name(tmp_path: Path, name: str, form: str, writer: str) -> None:
+    proof, path = tmp_path / "it ran", tmp_path / name
+    if writer == "hidden":  # among the weights that the network has
+        timm = pytest.importorskip("timm")
+        torch.save(timm.create_model("test_resnet", num_classes=2).state_dict() | {"fc.weight": Malice(proof)}, path)
+    elif writer == "pickle":
+        path.write_bytes(pickle.dumps(Malice(proof)))
+    else:
+        torch.save(Malice(proof), path, _use_new_zipfile_serialization=writer == "torch")
     with pytest.raises(PetechiaError):
-        open_classifier(f"timm:test_resnet:{path}" if name == "timm" else str(path), MACHINE)
+        open_classifier(form.format(path), MACHINE)
     assert not proof.exists()
     pickle.loads(pickle.dumps(Malice(proof)))  # noqa: S301 (the malice is real)
     assert proof.exists()
 
 
+@pytest.mark.parametrize("name", ["m.pt", "m.pth", "m.bin"])
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_timm_with_a_bare_state_dict(tmp_path: Path, name: str, wrapped: bool) -> None:
+    timm = pytest.importorskip("timm")
+    network = timm.create_model("test_resnet", num_classes=2, in_chans=1).eval()
+    state = network.state_dict()
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{key}": one for key, one in state.items()}} if wrapped else state, tmp_path / name
+    )
+    describe(str(tmp_path / name), preprocess={"size": 32}, mean=[0], std=[1])
+    found = open_classifier(f"timm:test_resnet:{tmp_path / name}", MACHINE)
+    images = RNG.integers(0, 256, (2, 32, 32), np.uint8)
+    with torch.inference_mode():
+        assert torch.allclose(found.logits(images), network(torch.from_numpy(images / np.float32(255))[:, None]), atol=1e-5)
+
+
+def test_timm_with_a_file_that_is_no_state_dict_of_it(tmp_path: Path) -> None:
+    pytest.importorskip("timm")
+    path = tmp_path / "m.pt"
+    for content, sentence in (
+        ({"fc.weight": torch.zeros(2, 3)}, "does not hold the weights of timm's test_resnet"),
+        ({"state_dict": {"fc.weight": torch.zeros(2, 3), "epoch": 3}}, "holds more than weights"),
+        (torch.zeros(3), "holds more than weights"),
+    ):
+        torch.save(content, path)
+        with pytest.raises(PetechiaError, match=sentence):
+            open_classifier(f"timm:test_resnet:{path}", MACHINE)
+    path.unlink()
+    with pytest.raises(PetechiaError, match="m.pt cannot be read .No such file"):
+        open_classifier(f"timm:test_resnet:{path}", MACHINE)
+
+
 def test_a_pickle_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "m.pt")
-    for name in (str(tmp_path / "m.pt"), f"timm:test_resnet:{tmp_path / 'm.pt'}"):
+    (tmp_path / "m.pkl").write_bytes(pickle.dumps({}))
+    for name in (str(tmp_path / "m.pt"), f"timm:test_resnet:{tmp_path / 'm.pkl'}"):
         with pytest.raises(PetechiaError, match="is a pickle, .* safetensors.torch.save_file"):
             open_classifier(name, MACHINE)
 
@@ -237,13 +299,17 @@ def test_timm_with_weights_from_a_file(tmp_path: Path, channels: Any) -> None:
     found = open_classifier(f"timm:test_resnet:{path}", MACHINE)
     assert found.classes == ("A", "B", "C", "D")
     assert found.preprocess.size == 32
+    describe(str(path), preprocess={"size": 32}, task="multi-class")
+    of_softmax = open_classifier(f"timm:test_resnet:{path}", MACHINE)
     images = RNG.integers(0, 256, (2, 32, 32), np.uint8)
     pixels = torch.from_numpy(images / np.float32(255))[:, None].expand(-1, channels, -1, -1)
     mean, std = (torch.tensor(network.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
     if channels == 1:
         mean, std = mean.mean(), std.mean()
     with torch.inference_mode():
-        assert torch.allclose(found.logits(images), network((pixels - mean) / std), atol=1e-5)
+        outputs = network((pixels - mean) / std)
+    assert torch.allclose(found.logits(images), outputs, atol=1e-5)
+    assert torch.allclose(of_softmax.logits(images).sigmoid(), outputs.softmax(dim=1), atol=1e-6)
 
 
 def test_timm_without_a_card_is_as_timm_says(tmp_path: Path) -> None:
@@ -283,7 +349,9 @@ def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.Monkey
     found = open_classifier("timm:test_resnet", MACHINE)
     assert found.colour
     assert found.classes[3].startswith("tiger shark")
-    assert found.logits(np.zeros((1, 160, 160), np.uint8)).shape == (1, 1000)
+    logits = found.logits(np.zeros((1, 160, 160), np.uint8))
+    assert logits.shape == (1, 1000)
+    assert float(logits.sigmoid().sum()) == pytest.approx(1, abs=1e-4)  # of ImageNet's classes an image shows one
 
 
 @pytest.fixture
@@ -334,5 +402,5 @@ def test_xrv_without_weights_or_package(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_model_that_is_not_there() -> None:
-    with pytest.raises(PetechiaError, match="There is no model 'nowhere.onnx'; give a .safetensors or .onnx file"):
+    with pytest.raises(PetechiaError, match="There is no model 'nowhere.onnx'; give a .safetensors, .onnx or .pt2 file"):
         open_classifier("nowhere.onnx", MACHINE)
