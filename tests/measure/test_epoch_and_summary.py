@@ -44,7 +44,7 @@ def test_accuracies_of_a_multi_class_task() -> None:
     scores = rng.dirichlet([1, 1, 1, 1], 90).astype(np.float32)
     patients = np.array([str(i // 3) for i in range(90)])
     truth = Truth(
-        tuple("ABCD"), 1, labels, np.eye(4, dtype=np.int8)[np.ones(90, int)], PatientBootstrap(patients, 30), "multi-class"
+        tuple("ABCD"), 1, labels, np.eye(4, dtype=np.int8)[np.ones(90, int)], PatientBootstrap(patients, 30), task="multi-class"
     )
     got = measure(truth, scores, scores)
     said = scores.argmax(axis=1)
@@ -62,7 +62,7 @@ def test_accuracies_of_a_multi_class_task() -> None:
 
 def test_accuracies_are_undefined_where_no_class_is_known() -> None:
     labels, scores = np.full((6, 3), -1, np.int8), np.full((6, 3), 1 / 3, np.float32)
-    truth = Truth(tuple("ABC"), 0, labels, labels, PatientBootstrap(np.array(list("aabbcc")), 30), "multi-class")
+    truth = Truth(tuple("ABC"), 0, labels, labels, PatientBootstrap(np.array(list("aabbcc")), 30), task="multi-class")
     got = measure(truth, scores, scores)
     assert np.isnan([got.values["accuracy"], got.values["balanced_accuracy"]]).all()
     assert np.isnan(got.draws["balanced_accuracy"]).all()

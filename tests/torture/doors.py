@@ -43,7 +43,7 @@ from petechia.study.study import StudyDirectory
 from petechia.zoo.design import load_design
 from tests.conftest import SMALL
 from tests.data.test_dicom import made, written
-from tests.detect.test_outside import write_onnx
+from tests.detect.outside.test_outside import write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
 PATIENT = "Zebedee"  # the name of a patient, which no message may tell
