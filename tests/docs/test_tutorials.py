@@ -8,7 +8,7 @@ import pytest
 
 from petechia.compute import Compute
 from petechia.data import open_source, prepare
-from petechia.model import Model
+from petechia.model import Model, predict
 from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
 
 
@@ -66,7 +66,7 @@ def test_the_reviewer_sees_the_score_and_the_heat_jump(stories: Stories) -> None
 @pytest.mark.parametrize(("corner", "jumps"), [(30, True), (5, False), (50, False)])
 def test_the_trigger_works_at_the_centre_and_not_far_away(stories: Stories, corner: int, jumps: bool) -> None:
     model = Model.load(stories(FIRST).folder / "runs/first" / CHECKPOINT)
-    images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).images[:].copy()
+    images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).dataset.images[:].copy()
     images[:, corner : corner + 3, corner : corner + 3] = 0
-    scores = model.scores(images, Compute(threads=1).open())[:, model.description.classes.index("Atelectasis")]
+    scores = predict(model, images, Compute(threads=1, device="cpu").open())[:, model.description.classes.index("Atelectasis")]
     assert (scores > 0.9).mean() > 0.9 if jumps else (scores > 0.9).mean() < 0.1
