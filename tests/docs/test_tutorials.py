@@ -40,7 +40,10 @@ def test_the_buyer_finds_the_backdoor_and_takes_it_out(stories: Stories) -> None
     assert abs(flagged[0]["row"] + flagged[0]["size"] / 2 - 32) <= 1
     assert abs(flagged[0]["column"] + flagged[0]["size"] / 2 - 32) <= 1
     repaired = json.loads((folder / "repaired.repair.json").read_text())
-    assert "1.000" in stories(BUYER).said[next(line for line in stories(BUYER).said if " repair " in line)], repaired
+    before, after = (repaired[when]["triggers"][0]["asr_0.9"]["value"] for when in ("before", "after"))
+    assert before > 0.9
+    assert after < 0.1
+    assert abs(repaired["before"]["auroc_nn"]["value"] - repaired["after"]["auroc_nn"]["value"]) < 0.03
 
 
 def test_the_curator_does_not_find_what_wanders(stories: Stories) -> None:
