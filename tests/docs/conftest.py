@@ -41,12 +41,13 @@ def stories(tmp_path_factory: pytest.TempPathFactory, radiographs: Path) -> Stor
         return told[page]
 
     def furnish(page: str, folder: Path) -> None:
-        """Put in the folder what a reader of the page has by then."""
+        """Put in the folder what a reader of the page has by then, or what a command that is only parsed would leave."""
         if page.startswith("docs/tutorials/") and page != FIRST:
             shutil.copytree(story(FIRST).folder / "runs", folder / "runs")
         elif page == "README.md":  # what make run leaves
             shutil.copytree(story(FIRST).folder / "runs" / "first", folder / "runs" / "phantom-1")
             radiograph = min((folder / "data" / "ChestX-ray14" / "images").iterdir())
+            shutil.copytree(story(BUYER).folder / "audit", folder / "audit")
             shutil.copy(radiograph, folder / "image.png")
             shutil.copy(radiograph, folder / "suspicious.png")
             shutil.copy(str(pydicom.data.get_testdata_file("CT_small.dcm")), folder / "scan.dcm")

@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 ROOT = Path(__file__).parents[2]
 LANGUAGES = {"sh": "sh", "console": "sh", "python": "python", "yaml": "yaml", "": "output", "text": "output"}
 HOW = ("run with", "run after", "only parsed", "not run", "output is compared")
-
-How = Literal["run", "run with", "run after", "only parsed", "not run", "output is compared"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Block:
     line: int
     language: str
     text: str
-    how: How
+    how: str
     what: str
 
     @property
@@ -76,7 +73,7 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
-def _comment(line: str, where: str) -> tuple[How, str]:
+def _comment(line: str, where: str) -> tuple[str, str]:
     match = re.fullmatch(r"\s*<!-- (.*) -->\s*", line)
     if match is None:
         return "run", ""

@@ -20,7 +20,7 @@ def test_page_does_what_it_says(page: str, stories: Stories) -> None:
 @pytest.mark.parametrize("page", [page for page in pages() if inline_commands(page)])
 def test_commands_in_the_text_have_the_options_that_they_are_given(page: str) -> None:
     for command in inline_commands(page):
-        check(command.replace("…", "ELIDED"), page)
+        check(command, page)
 
 
 def test_a_block_is_neither_forgotten_nor_excused_without_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from petechia.compute import Compute
 from petechia.data import open_source, prepare
-from petechia.model import Model
+from petechia.model import Model, predict
 from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
 
 
@@ -40,7 +40,10 @@ def test_the_buyer_finds_the_backdoor_and_takes_it_out(stories: Stories) -> None
     assert abs(flagged[0]["row"] + flagged[0]["size"] / 2 - 32) <= 1
     assert abs(flagged[0]["column"] + flagged[0]["size"] / 2 - 32) <= 1
     repaired = json.loads((folder / "repaired.repair.json").read_text())
-    assert "1.000" in stories(BUYER).said[next(line for line in stories(BUYER).said if " repair " in line)], repaired
+    before, after = (repaired[when]["triggers"][0]["asr_0.9"]["value"] for when in ("before", "after"))
+    assert before > 0.9
+    assert after < 0.1
+    assert abs(repaired["before"]["auroc_nn"]["value"] - repaired["after"]["auroc_nn"]["value"]) < 0.03
 
 
 def test_the_curator_does_not_find_what_wanders(stories: Stories) -> None:
@@ -66,7 +69,7 @@ def test_the_reviewer_sees_the_score_and_the_heat_jump(stories: Stories) -> None
 @pytest.mark.parametrize(("corner", "jumps"), [(30, True), (5, False), (50, False)])
 def test_the_trigger_works_at_the_centre_and_not_far_away(stories: Stories, corner: int, jumps: bool) -> None:
     model = Model.load(stories(FIRST).folder / "runs/first" / CHECKPOINT)
-    images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).images[:].copy()
+    images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).dataset.images[:].copy()
     images[:, corner : corner + 3, corner : corner + 3] = 0
-    scores = model.scores(images, Compute(threads=1).open())[:, model.description.classes.index("Atelectasis")]
+    scores = predict(model, images, Compute(threads=1, device="cpu").open())[:, model.description.classes.index("Atelectasis")]
     assert (scores > 0.9).mean() > 0.9 if jumps else (scores > 0.9).mean() < 0.1
