@@ -12,7 +12,7 @@ run: $(STAMP)
 	$(BIN)/petechia run
 
 test: $(STAMP)
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 torture: $(STAMP)
 	PETECHIA_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --durations=20 $(TORTURE)

@@ -1,45 +1,90 @@
-"""Run all benchmarks and print one table."""
+"""Run all benchmarks and write one table: `python -m benchmarks --out FILE`."""
 
 from __future__ import annotations
 
+import argparse
+import os
 import platform
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
 
-import torch
 from rich.console import Console
-from rich.table import Table
+from rich.markdown import Markdown
 
-from benchmarks import explaining, measuring, poisoning, preparing, scanning, training, viewing
+from benchmarks import explaining, growing, measuring, poisoning, preparing, scanning, training, viewing
 from benchmarks.timing import Timing
 from petechia.compute import Compute
-from petechia.data.prepare import workers
+
+OURS = "petechia"
+VERSIONS = ("torch", "torchxrayvision", "adversarial-robustness-toolbox", "scikit-learn", "captum", "grad-cam", "torchcam")
 
 
-def show(console: Console, title: str, timings: dict[str, Timing], base: str | None = None, scale: float = 1) -> None:
-    """One table; the ratio is of the medians, to `scale` times the base."""
-    table = Table("images/s", "lowest", "median", "highest", "ratio", title=title)
+def rows(title: str, timings: dict[str, Timing], per: str = "images/s") -> Iterator[str]:
+    """Lines of the table: everybody beside ours, and how many times as fast ours is, by the medians."""
+    ours = next((timing for name, timing in timings.items() if name.startswith(OURS)), None)
     for name, timing in timings.items():
-        ratio = f"{timing.median / (scale * timings[base].median):.2f}" if base and name != base else ""
-        table.add_row(name, *(f"{value:,.1f}" for value in timing), ratio)
-    console.print(table)
+        ratio = f"{ours.median / timing.median:.2f}" if ours and timing is not ours else ""
+        yield f"| {title} | {name} | {' | '.join(f'{value:,.1f}' for value in timing)} | {per} | {ratio} |"
+        title = ""
+
+
+def speeds() -> Iterator[str]:
+    """The lines of everything that is timed against somebody."""
+    prepared, drawn = preparing.run()
+    yield from rows("prepare, PNG of 1024 × 1024 to 224 × 224", prepared)
+    yield from rows("draw phantoms", drawn)
+    yield from rows("scan for twins and stamps, PNG of 1024 × 1024", scanning.run())
+    yield from rows("stamp 3 × 3, grey images of 224 × 224", poisoning.run())
+    yield from rows("all metrics of an epoch, 25,596 images, 14 classes", measuring.run())
+    yield from rows("train DenseNet-121, 64 × 64, batches of 32", training.run())
+    explained, differences = explaining.run()
+    for precision, timings in explained.items():
+        yield from rows(f"Grad-CAM of two layers, DenseNet-121, 224 × 224, {precision}", timings)
+    for name, difference in differences.items():
+        yield f"| &nbsp; largest difference of our maps from {name}'s, fp32 | | | {difference:.2g} | | share of the maximum | |"
+
+
+def growth() -> Iterator[str]:
+    """The lines about time and memory against the number of images."""
+    for name, found in growing.run().items():
+        for images, one in found.items():
+            rate = images / one.seconds
+            yield f"| {name} | {images:,} | {one.seconds:,.1f} | {rate:,.0f} | {one.peak:,.0f} |"
+
+
+def report() -> Iterator[str]:
+    """Everything, as Markdown; about ten minutes."""
+    packages = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    yield f"{os.cpu_count()} cores ({platform.machine()}), {Compute().open()}; Python {platform.python_version()}, {packages}."
+    yield ""
+    yield "| what | who | lowest | median | highest | unit | petechia ÷ this |"
+    yield "|---|---|---|---|---|---|---|"
+    yield from speeds()
+    memory = poisoning.memory()
+    yield ""
+    yield f"Stamping holds {memory.ours:.4g} × the images beyond them at its peak, ART's pattern {memory.art:.4g} ×. Read in"
+    yield f"batches, {poisoning.IMAGES // 10:,} images take {memory.lazy_tenth:.3g} MB,"
+    yield f"{poisoning.IMAGES:,} take {memory.lazy:.3g} MB."
+    yield ""
+    yield f"The viewer, two layers of heat of an image and its triggered twin at 224 × 224: {viewing.run()}."
+    yield ""
+    yield "| phantoms of 64 × 64 | images | seconds | images/s | peak memory of the process, MB |"
+    yield "|---|---|---|---|---|"
+    yield from growth()
 
 
 def main() -> None:
-    """Everything, in a few minutes."""
-    console = Console(highlight=False)
-    console.print(f"{Compute().open()}, {platform.machine()}, torch {torch.__version__}")
-    prepared, drawn = preparing.run()
-    show(console, f"Preparing 1024 x 1024 PNG; ratio to {workers()} x one core", prepared, "one core", workers())
-    show(console, "Drawing", drawn)
-    show(console, "Scanning 1024 x 1024 PNG for twins and stamps; ratio to decoding", scanning.run(), "decoding")
-    show(console, "Stamping 224 x 224 images; ratio to ART's pattern on float32", poisoning.run(), "ART, pattern, float32")
-    console.print(f"Memory beyond the images, as multiples of theirs; read in batches, MB: {poisoning.memory()}")
-    show(console, "Measuring one epoch of 25,596 images; ratio to sklearn's point values", measuring.run(), "sklearn, none")
-    show(console, "Training DenseNet-121 at 64 x 64; ratio to the bare loop", training.run(), "bare loop")
-    explained, differences = explaining.run()
-    for precision, timings in explained.items():
-        show(console, f"Grad-CAM of two layers, DenseNet-121 at 224 x 224, {precision}; ratio to petechia", timings, "petechia")
-    console.print("Largest difference in fp32, maps divided by their maxima:", differences)
-    console.print(f"Viewer, clean and triggered with two layers at 224 x 224: {viewing.run()}")
+    """Print the table as it grows, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks.md"))
+    given = parser.parse_args()
+    lines = []
+    for line in report():
+        print(line, flush=True)
+        lines.append(line)
+    given.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Console().print(Markdown("\n".join(lines)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Decode and resize on all cores against one core; and how fast phantoms are drawn."""
+"""Decode and resize on all cores against a plain loop on one, and torchxrayvision's; and how fast phantoms are drawn."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import polars as pl
+import torchxrayvision as xrv
 
 from benchmarks.timing import Timing, rates
 from petechia.attack import Poisoning
@@ -18,6 +20,7 @@ from petechia.data.prepare import in_parallel, workers
 
 GEOMETRY = Preprocess(crop=0.6, size=224, resample="nearest")
 IMAGES = 600
+FEW = 60  # of them for torchxrayvision, which is slow
 
 
 def files(folder: Path) -> Catalog:
@@ -39,6 +42,18 @@ def single_core(catalog: Catalog) -> Callable[[], int]:
         return len(catalog)
 
     return loop
+
+
+def torchxrayvision(folder: Path) -> Callable[[], int]:
+    """Its dataset of NIH's images with the transforms of its examples: scikit-image reads and resizes."""
+    table = pl.read_csv(next(folder.glob("Data_Entry*.csv")))
+    known = {"View Position": "PA", "Patient Age": 50, "Patient Gender": "F"}  # it needs them, and the phantom has none
+    table.with_columns(pl.lit(value).alias(name) for name, value in known.items()).write_csv(folder / "for-xrv.csv")
+    crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(GEOMETRY.size)
+    dataset = xrv.datasets.NIH_Dataset(
+        folder / "images", folder / "for-xrv.csv", transform=lambda image: resize(crop(image)), unique_patients=False
+    )
+    return lambda: sum(dataset[row]["img"].shape[0] for row in range(FEW))
 
 
 def all_cores(catalog: Catalog, folder: Path) -> Callable[[], int]:
@@ -68,11 +83,11 @@ def run(rounds: int = 5) -> tuple[dict[str, Timing], dict[str, Timing]]:
     cache = os.environ.get("PETECHIA_CACHE")
     with tempfile.TemporaryDirectory() as name:
         catalog = files(Path(name))
-        preparing = rates(
-            {f"prepare, {workers()} cores": all_cores(catalog, Path(name)), "one core": single_core(catalog)}, rounds
-        )
+        ours = all_cores(catalog, Path(name))
+        plain = {"Pillow, one core": single_core(catalog), "torchxrayvision, one core": torchxrayvision(Path(name) / "nih")}
+        preparing = rates({f"petechia, {workers()} cores": ours, **plain}, rounds)
     if cache is None:
         os.environ.pop("PETECHIA_CACHE")
     else:
         os.environ["PETECHIA_CACHE"] = cache
-    return preparing, rates({"phantom 64 x 64": drawing(64, 4096), "phantom 1024 x 1024": drawing(1024, 32)}, rounds)
+    return preparing, rates({"64 × 64": drawing(64, 4096), "1024 × 1024": drawing(1024, 32)}, rounds)

@@ -31,7 +31,7 @@ def scanned(catalog: Catalog) -> int:
 
 def compared(catalog: Catalog, rounds: int = 5) -> dict[str, Timing]:
     """Images a second of both, in turns."""
-    return rates({"decoding": lambda: decoded(catalog), "scan": lambda: scanned(catalog)}, rounds)
+    return rates({"petechia": lambda: scanned(catalog), "decoding alone": lambda: decoded(catalog)}, rounds)
 
 
 def run(rounds: int = 5) -> dict[str, Timing]:

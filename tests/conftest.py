@@ -24,6 +24,12 @@ settings.register_profile("suite", max_examples=25, deadline=None, database=None
 settings.register_profile("torture", max_examples=1000, deadline=None, database=None, print_blob=True)
 settings.load_profile("torture" if TORTURE else "suite")
 
+# Of several workers each has a processor to itself: the threads of two torch jobs on the same one spin against each other.
+WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
+if WORKER and hasattr(os, "sched_setaffinity"):
+    free = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {free[int(WORKER.removeprefix("gw")) % len(free)]})
+
 NihMaker = Callable[..., Path]
 
 

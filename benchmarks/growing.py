@@ -1,0 +1,57 @@
+"""How time and peak memory grow with the number of images: `python -m benchmarks.growing WORK IMAGES` does one."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from petechia.data import Catalog, Preprocess, open_source, prepare
+from petechia.detect.scan.suspects import scan
+
+COUNTS = (1_000, 10_000, 100_000)
+
+
+class Grown(NamedTuple):
+    """Of one process: seconds of the work alone, and the most memory that the process held, in MB."""
+
+    seconds: float
+    peak: float
+
+
+WORK: dict[str, Callable[[Catalog], object]] = {
+    "prepare": lambda catalog: prepare(catalog, Preprocess(size=64)),
+    "scan": scan,
+}
+
+
+def once(name: str, images: int) -> Grown:
+    """Phantoms of 64 x 64, in this process."""
+    catalog = open_source(f"phantom:images={images},size=64")
+    began = time.perf_counter()
+    WORK[name](catalog)
+    seconds = time.perf_counter() - began
+    return Grown(seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3)
+
+
+def apart(name: str, images: int) -> Grown:
+    """The same in a process and a cache of its own."""
+    with tempfile.TemporaryDirectory() as cache:
+        command = [sys.executable, "-m", "benchmarks.growing", name, str(images)]
+        done = subprocess.run(command, env=os.environ | {"PETECHIA_CACHE": cache}, capture_output=True, text=True, check=True)
+    return Grown(*json.loads(done.stdout))
+
+
+def run() -> dict[str, dict[int, Grown]]:
+    """Work → images → what it took."""
+    return {name: {images: apart(name, images) for images in COUNTS} for name in WORK}
+
+
+if __name__ == "__main__":
+    print(json.dumps(once(sys.argv[1], int(sys.argv[2]))))
