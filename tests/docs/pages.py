@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-LANGUAGES = {"sh": "sh", "console": "sh", "python": "python", "yaml": "yaml", "": "output", "text": "output"}
+LANGUAGES = {"sh": "sh", "console": "sh", "python": "python", "yaml": "yaml", "json": "card", "": "output", "text": "output"}
 HOW = ("run with", "run after", "only parsed", "not run", "output is compared")
 
 

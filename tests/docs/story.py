@@ -21,6 +21,7 @@ import typer
 from typer.testing import CliRunner
 
 from petechia.cli import app
+from petechia.detect.outside.card import Card
 from petechia.study import load_config
 from tests.docs.pages import ROOT, Block, blocks
 
@@ -64,6 +65,9 @@ def tell(page: str, folder: Path) -> Story:
                 story.done[block] = "compared"
         elif block.how == "not run":
             story.done[block] = f"not run: {block.what}"
+        elif block.kind == "card":
+            Card.model_validate_json(block.text)
+            story.done[block] = "validated"
         elif block.kind == "python":
             printed = run_python(block, folder, names)
             story.done[block] = "run"
