@@ -21,7 +21,7 @@ SHARED = Path(__file__).parents[2] / "shared"
 TORTURE = bool(os.environ.get("PETECHIA_TORTURE"))  # make torture: the same tests, with far more of everything
 
 settings.register_profile("suite", max_examples=25, deadline=None, database=None, derandomize=True)
-settings.register_profile("torture", max_examples=1000, deadline=None, database=None, print_blob=True)
+settings.register_profile("torture", max_examples=500, deadline=None, database=None, print_blob=True)
 settings.load_profile("torture" if TORTURE else "suite")
 
 # Of several workers each has a processor to itself: the threads of two torch jobs on the same one spin against each other.

@@ -168,7 +168,7 @@ class InMemory:
         return InMemory(self.images[rows], self.number)
 
     def fingerprint(self) -> str:
-        return f"{self.number} {self.images.tobytes().hex()}"
+        return f"{self.number} {self.images.shape} {self.images.tobytes().hex()}"
 
 
 @given(

@@ -29,9 +29,9 @@ from petechia.errors import PetechiaError
 from tests.torture.doors import DOORS, OUTSIDE, PATIENT, Door, Plant
 
 MEMORY = 3 << 30  # bytes that the process may get beyond what it has at the beginning
-LONGEST = 20.0  # seconds for one input
+LONGEST = 20.0  # seconds of the processor for one input
 LONGEST_SENTENCE = 1500  # characters
-HANG = 60  # seconds after which the process gives up and says where it stood
+HANG = 300  # seconds by the clock after which the process gives up and says where it stood
 
 
 def main(inputs: int, seed: int, result: Path, only: str | None) -> None:
@@ -66,9 +66,9 @@ def _try(door: Door, base: Path, inputs: int, seed: int, failures: list[dict[str
         start = _kilobytes("VmRSS")
         faulthandler.dump_traceback_later(HANG, exit=True)
         print(f"{door.name}: {name}", file=sys.stderr, flush=True)
-        entered = time.perf_counter()
+        entered = time.process_time()
         problem = _enter(door, base / "given")
-        seconds = time.perf_counter() - entered
+        seconds = time.process_time() - entered
         faulthandler.cancel_dump_traceback_later()
         tried += 1
         refused += problem == ""
