@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from petechia.data.catalog import Catalog, listing, split_by_patient
 from petechia.data.export import Written, write_images
-from petechia.data.headers import check_header
 from petechia.data.images import FileReader
 from petechia.data.labelling import TEST_SHARE
 from petechia.data.locate import Missing, refuse_outside
 from petechia.data.prepare import Progress
-from petechia.data.tables import refuse_row
+from petechia.data.tables import check_header, refuse_row
 from petechia.errors import PetechiaError, printable
 
 CLASSES = (

@@ -19,7 +19,7 @@ from petechia.errors import PetechiaError, printable
 MOST_BYTES = 4 << 30  # of a table's text
 MOST_COLUMNS = 5_000
 MOST_ROWS = 100_000_000
-HEADER = 1 << 20  # characters of a header, at most
+HEADER = 1 << 20  # bytes of a header, at most
 SEPARATORS = ",;\t|"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -68,6 +68,24 @@ def refuse_row(path: Path, row: int, problem: str, shown: str | None, count: int
     cell = "" if shown is None else f" {printable(shown)!r}"
     more = f" ({count:,} such rows)" if count > 1 else ""
     raise PetechiaError(f"{path}, row {row}, {problem}{cell}{more}; correct the table.")
+
+
+def check_header(path: Path, separator: str = ",") -> None:
+    """Refuse a table of very many columns: polars takes kilobytes for each, and aborts the process where there is no memory.
+
+    Raises:
+        PetechiaError: it has more than `MOST_COLUMNS`, or a first row of more than `HEADER` bytes.
+    """
+    with path.open("rb") as file:
+        head = file.read(HEADER)
+    rows = csv.reader(io.StringIO(head.decode(errors="replace"), newline=""), delimiter=separator)
+    try:
+        columns = len(next(rows, []))
+        endless = len(head) == HEADER and next(rows, None) is None
+    except csv.Error:  # a field of more than 131,072 characters
+        endless = True
+    if endless or columns > MOST_COLUMNS:
+        raise PetechiaError(f"{path} has a first row that is longer than that of any table; restore the file.")
 
 
 def read_table(path: Path) -> Table:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from petechia.data.headers import LONGEST, MOST_COLUMNS, check_header
+from petechia.data.tables import HEADER, MOST_COLUMNS, check_header
 from petechia.errors import PetechiaError
 
 
@@ -19,12 +19,12 @@ def test_as_many_columns_as_are_allowed(tmp_path: Path, rows: str) -> None:
 
 
 def test_a_large_table_with_a_usual_header_is_fine(tmp_path: Path) -> None:
-    check_header(write(tmp_path, "a,b\n" + "1,2\n" * LONGEST))
+    check_header(write(tmp_path, "a,b\n" + "1,2\n" * HEADER))
     check_header(write(tmp_path, ""))
     check_header(write(tmp_path, "a;b\n1;2\n"), ";")
 
 
-@pytest.mark.parametrize("header", ["c" * (2 * LONGEST), '"' + "\n" * (2 * LONGEST), "a,\n".rstrip() + '"b\n' + "c," * LONGEST])
+@pytest.mark.parametrize("header", ["c" * (2 * HEADER), '"' + "\n" * (2 * HEADER), "a,\n".rstrip() + '"b\n' + "c," * HEADER])
 def test_a_first_row_without_an_end_is_refused(tmp_path: Path, header: str) -> None:
     with pytest.raises(PetechiaError, match="longer than that of any table"):
         check_header(write(tmp_path, header))
