@@ -1,6 +1,7 @@
 """Attackers who know the detectors: models whose trigger is wide and faint, rare, or keeps the labels; audited and screened.
 
-python -m benchmarks.adaptive DIR
+python -m benchmarks.adaptive DIR              trains what is not there yet
+python -m benchmarks.adaptive DIR --trained    audits and screens the models of any study, as of `benchmarks.attacks --out DIR`
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def main() -> None:
     """Train what is not there yet, then one row a model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--trained", action="store_true", help="take the models of the study as they are")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    threads = f"compute.threads={given.threads}"
-    runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
-    run_study(runs, StudyDirectory(given.folder), Progress())
+    if not given.trained:
+        threads = f"compute.threads={given.threads}"
+        runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
+        run_study(runs, StudyDirectory(given.folder), Progress())
     machine = Compute(threads=given.threads).open()
     print("| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |")
     print("|---|---|---|---|---|---|---|---|---|")
