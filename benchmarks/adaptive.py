@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from petechia.compute import Compute, Machine
+from petechia.compute import Compute
 from petechia.detect.audit.audit import audit
+from petechia.detect.classifier import Classifier
 from petechia.detect.screen import Screen
 from petechia.study.config import load_config
 from petechia.study.progress import Progress
@@ -37,11 +38,14 @@ ATTACKS = {
     "add-target-3": ("attack.rate=0.05", "attack.labels=add-target", "attack.mode=replace"),
 }
 JUDGED = 100  # images, each clean and triggered
+HEAD = (
+    "| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
 
 
-def row(specimen: Specimen, machine: Machine) -> str:
-    """One model, as a line of Markdown."""
-    classifier = specimen.classifier(machine)
+def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) -> str:
+    """One model, with the images of a specimen, as a line of Markdown."""
     images = specimen.clean[np.arange(len(specimen.clean))]
     found = audit(classifier, images)
     flagged = [finding.name for finding in found.findings if finding.flagged]
@@ -51,8 +55,8 @@ def row(specimen: Specimen, machine: Machine) -> str:
     truth = np.repeat([0, 1], [len(clean.suspicion), len(triggered.suspicion)])
     auroc = roc_auc_score(truth, np.concatenate([clean.suspicion, triggered.suspicion]))
     cells = (
-        specimen.name if specimen.arm == "attacked" else f"clean model, {specimen.name}",
-        f"{specimen.asr:.3f}",
+        name,
+        f"{asr:.3f}",
         ", ".join(flagged) or "nothing",
         *(f"{value:.2g}" for value in (first.p_value, first.stamp_p, first.trigger_p)),
         f"{auroc:.3f}",
@@ -74,10 +78,10 @@ def main() -> None:
         runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
         run_study(runs, StudyDirectory(given.folder), Progress())
     machine = Compute(threads=given.threads).open()
-    print("| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |")
-    print("|---|---|---|---|---|---|---|---|---|")
+    print(HEAD)
     for specimen in specimens(given.folder):
-        print(row(specimen, machine), flush=True)
+        name = specimen.name if specimen.arm == "attacked" else f"clean model, {specimen.name}"
+        print(judged(name, specimen.asr, specimen.classifier(machine), specimen), flush=True)
 
 
 if __name__ == "__main__":

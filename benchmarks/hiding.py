@@ -1,0 +1,101 @@
+"""An attacker who trains against the heat: a backdoored model of a zoo goes on training until Grad-CAM shuns the trigger.
+
+python -m benchmarks.hiding ZOO --model judge-01
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.adaptive import HEAD, judged
+from petechia.compute import Compute, Machine
+from petechia.detect.classifier import Classifier
+from petechia.explain import cam
+from petechia.explain.layers import find_layers
+from petechia.model import Model, predict
+from petechia.zoo.specimens import Specimen, specimens
+
+STEPS, BATCH, RATE = 300, 64, 5e-4
+WEIGHT = 10.0  # of the share of the heat that lies on the trigger, beside the loss
+SHOWN = 100  # triggered images on which that share is measured
+
+
+def share_at(maps: Tensor, places: Tensor, size: int) -> Tensor:
+    """Share of each map, float32 [B, h, w], in the cell that holds a place, int [B, 2], of an image of this size."""
+    rows, columns = (places * maps.shape[-1] // size).T
+    return maps[torch.arange(len(maps)), rows, columns] / maps.sum(dim=(1, 2)).clamp(min=1e-6)
+
+
+def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
+    """Logits, and Grad-CAM of the middle layer that can itself be differentiated."""
+    kept: list[Tensor] = []
+    middle = find_layers(model, ["middle"], images)["middle"]
+    handle = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    try:
+        logits = model(images)
+    finally:
+        handle.remove()
+    (slopes,) = torch.autograd.grad(logits[:, target].sum(), kept, create_graph=True)
+    return logits, (slopes.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()
+
+
+def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
+    """Train on the poisoned images with the heat on the trigger as a further loss; batch norm stays as it is."""
+    material, seed = specimen.material, specimen.config.seeds[0]
+    data, plan = material.training_set("attacked", seed), material.attacks[seed].plan
+    places = torch.from_numpy(plan.positions[plan.rows])
+    optimizer = torch.optim.Adam(model.parameters(), RATE)
+    rng = np.random.default_rng(0)
+    for _ in range(STEPS):
+        rows = rng.choice(len(data.images), BATCH, replace=False)
+        logits, maps = heat(model, machine.tensor(data.images[rows]), material.target)
+        labels = torch.from_numpy(data.labels[rows].astype(np.float32))
+        stamped = torch.from_numpy(plan.triggered[rows])
+        hot = share_at(maps[stamped], places[rows][stamped], specimen.config.preprocess.size)
+        loss = functional.binary_cross_entropy_with_logits(logits, labels) + WEIGHT * hot.mean()
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+
+
+def hot_share(model: Model, specimen: Specimen, machine: Machine) -> float:
+    """Mean share of the heat of the middle layer in the trigger's cell, by Petechia's own maps."""
+    material, seed = specimen.material, specimen.config.seeds[0]
+    _, triggered = specimen.judged(SHOWN)
+    images = machine.tensor(triggered[np.arange(len(triggered))])
+    places = torch.from_numpy(material.attacks[seed].plan.positions[triggered.rows])
+    maps = cam(model, images, material.target, ("middle",))["middle"]
+    return float(share_at(maps, places, specimen.config.preprocess.size).mean())
+
+
+def asr(model: Model, specimen: Specimen, machine: Machine) -> float:
+    """ASR(0.9) on the judged images."""
+    _, triggered = specimen.judged()
+    return float((predict(model, triggered, machine)[:, specimen.material.target] >= 0.9).mean())
+
+
+def main() -> None:
+    """A row before and a row after."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("zoo", type=Path)
+    parser.add_argument("--model", default="judge-01", help="the first backdoored model whose name begins so")
+    given = parser.parse_args()
+    machine = Compute(threads=1, precision="fp32").open()
+    specimen = next(one for one in specimens(given.zoo) if one.arm == "attacked" and one.name.startswith(given.model))
+    model = machine.place(Model.load(specimen.file)).eval()
+    print(HEAD, flush=True)
+    for name in (specimen.name, f"{specimen.name}, heat hidden"):
+        if name != specimen.name:
+            hide(model, specimen, machine)
+        print(judged(name, asr(model, specimen, machine), Classifier.of(model, machine), specimen), flush=True)
+        print(f"share of the heat at the trigger: {hot_share(model, specimen, machine):.3f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
