@@ -1,6 +1,6 @@
 """An attacker who trains against the heat: a backdoored model of a zoo goes on training until Grad-CAM shuns the trigger.
 
-python -m benchmarks.hiding ZOO --model judge-01
+python -m benchmarks.hiding ZOO --model judge-04
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
 
 def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
     """Train on the poisoned images with the heat on the trigger as a further loss; batch norm stays as it is."""
+    model.requires_grad_(True)  # which an audit has taken away
     material, seed = specimen.material, specimen.config.seeds[0]
     data, plan = material.training_set("attacked", seed), material.attacks[seed].plan
     places = torch.from_numpy(plan.positions[plan.rows])
@@ -84,7 +85,9 @@ def main() -> None:
     """A row before and a row after."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--model", default="judge-01", help="the first backdoored model whose name begins so")
+    parser.add_argument(
+        "--model", default="judge-04", help="the first whose name begins so; its trigger should not lie on the border of a cell"
+    )
     given = parser.parse_args()
     machine = Compute(threads=1, precision="fp32").open()
     specimen = next(one for one in specimens(given.zoo) if one.arm == "attacked" and one.name.startswith(given.model))
