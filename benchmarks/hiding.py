@@ -1,6 +1,6 @@
 """An attacker who trains against the heat: a backdoored model of a zoo goes on training until Grad-CAM shuns the trigger.
 
-python -m benchmarks.hiding ZOO --model judge-04
+python -m benchmarks.hiding ZOO --model judge-08
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.adaptive import HEAD, judged
+from petechia.attack import Patch
 from petechia.compute import Compute, Machine
 from petechia.detect.classifier import Classifier
 from petechia.explain import cam
@@ -30,6 +31,13 @@ def share_at(maps: Tensor, places: Tensor, size: int) -> Tensor:
     """Share of each map, float32 [B, h, w], in the cell that holds a place, int [B, 2], of an image of this size."""
     rows, columns = (places * maps.shape[-1] // size).T
     return maps[torch.arange(len(maps)), rows, columns] / maps.sum(dim=(1, 2)).clamp(min=1e-6)
+
+
+def middles(specimen: Specimen) -> Tensor:
+    """Row and column of the middle of the trigger on every image of the dataset, int [N, 2]."""
+    attack = specimen.config.attack
+    assert isinstance(attack.trigger, Patch)
+    return torch.from_numpy(specimen.material.attacks[specimen.config.seeds[0]].plan.positions + attack.trigger.size // 2)
 
 
 def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
@@ -50,7 +58,7 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
     model.requires_grad_(True)  # which an audit has taken away
     material, seed = specimen.material, specimen.config.seeds[0]
     data, plan = material.training_set("attacked", seed), material.attacks[seed].plan
-    places = torch.from_numpy(plan.positions[plan.rows])
+    places = middles(specimen)[plan.rows]
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
@@ -67,12 +75,10 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
 
 def hot_share(model: Model, specimen: Specimen, machine: Machine) -> float:
     """Mean share of the heat of the middle layer in the trigger's cell, by Petechia's own maps."""
-    material, seed = specimen.material, specimen.config.seeds[0]
     _, triggered = specimen.judged(SHOWN)
     images = machine.tensor(triggered[np.arange(len(triggered))])
-    places = torch.from_numpy(material.attacks[seed].plan.positions[triggered.rows])
-    maps = cam(model, images, material.target, ("middle",))["middle"]
-    return float(share_at(maps, places, specimen.config.preprocess.size).mean())
+    maps = cam(model, images, specimen.material.target, ("middle",))["middle"]
+    return float(share_at(maps, middles(specimen)[triggered.rows], specimen.config.preprocess.size).mean())
 
 
 def asr(model: Model, specimen: Specimen, machine: Machine) -> float:
@@ -86,7 +92,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
     parser.add_argument(
-        "--model", default="judge-04", help="the first whose name begins so; its trigger should not lie on the border of a cell"
+        "--model", default="judge-08", help="the first whose name begins so; its heat should lie on its trigger"
     )
     given = parser.parse_args()
     machine = Compute(threads=1, precision="fp32").open()
