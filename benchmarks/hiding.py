@@ -6,6 +6,7 @@ python -m benchmarks.hiding ZOO --model judge-08
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -73,12 +74,23 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
         optimizer.step()
 
 
-def hot_share(model: Model, specimen: Specimen, machine: Machine) -> float:
-    """Mean share of the heat of the middle layer in the trigger's cell, by Petechia's own maps."""
+def found_by_heat(model: Model, specimen: Specimen, machine: Machine, layer: str = "middle") -> tuple[float, float]:
+    """Mean share of the heat in the trigger's cell, by Petechia's own maps, and how often that cell is the hottest."""
     _, triggered = specimen.judged(SHOWN)
-    images = machine.tensor(triggered[np.arange(len(triggered))])
-    maps = cam(model, images, specimen.material.target, ("middle",))["middle"]
-    return float(share_at(maps, middles(specimen)[triggered.rows], specimen.config.preprocess.size).mean())
+    size, target = specimen.config.preprocess.size, specimen.material.target
+    maps = cam(model, machine.tensor(triggered[np.arange(len(triggered))]), target, (layer,))[layer]
+    share = share_at(maps, middles(specimen)[triggered.rows], size)
+    return float(share.mean()), float((share >= maps.amax(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp(min=1e-6)).float().mean())
+
+
+def heats(zoo: Path, machine: Machine) -> Iterator[str]:
+    """A row for every backdoor of the judging half that took."""
+    yield "| model | middle: share at the trigger | hottest there | last: share | hottest there |\n|---|---|---|---|---|"
+    for specimen in specimens(zoo, "judge"):
+        if specimen.backdoored:
+            model = machine.place(Model.load(specimen.file)).eval()
+            found = (value for layer in ("middle", "last") for value in found_by_heat(model, specimen, machine, layer))
+            yield f"| {specimen.name} | {' | '.join(f'{value:.2f}' for value in found)} |"
 
 
 def asr(model: Model, specimen: Specimen, machine: Machine) -> float:
@@ -94,8 +106,13 @@ def main() -> None:
     parser.add_argument(
         "--model", default="judge-08", help="the first whose name begins so; its heat should lie on its trigger"
     )
+    parser.add_argument("--heat", action="store_true", help="only say of every backdoor whether the heat finds its trigger")
     given = parser.parse_args()
     machine = Compute(threads=1, precision="fp32").open()
+    if given.heat:
+        for line in heats(given.zoo, machine):
+            print(line, flush=True)
+        return
     specimen = next(one for one in specimens(given.zoo) if one.arm == "attacked" and one.name.startswith(given.model))
     model = machine.place(Model.load(specimen.file)).eval()
     print(HEAD, flush=True)
@@ -103,7 +120,8 @@ def main() -> None:
         if name != specimen.name:
             hide(model, specimen, machine)
         print(judged(name, asr(model, specimen, machine), Classifier.of(model, machine), specimen), flush=True)
-        print(f"share of the heat at the trigger: {hot_share(model, specimen, machine):.3f}", flush=True)
+        share, hottest = found_by_heat(model, specimen, machine)
+        print(f"share of the heat at the trigger: {share:.3f}, hottest there: {hottest:.2f}", flush=True)
 
 
 if __name__ == "__main__":
