@@ -1,6 +1,6 @@
 """An attacker who trains against the heat: a backdoored model of a zoo goes on training until Grad-CAM shuns the trigger.
 
-python -m benchmarks.hiding ZOO --model judge-08
+python -m benchmarks.hiding ZOO --model judge-01
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ WEIGHT = 10.0  # of the share of the heat that lies on the trigger, beside the l
 SHOWN = 100  # triggered images on which that share is measured
 
 
-def share_at(maps: Tensor, places: Tensor, size: int) -> Tensor:
-    """Share of each map, float32 [B, h, w], in the cell that holds a place, int [B, 2], of an image of this size."""
-    rows, columns = (places * maps.shape[-1] // size).T
-    return maps[torch.arange(len(maps)), rows, columns] / maps.sum(dim=(1, 2)).clamp(min=1e-6)
-
-
-def middles(specimen: Specimen) -> Tensor:
-    """Row and column of the middle of the trigger on every image of the dataset, int [N, 2]."""
-    attack = specimen.config.attack
+def touched(specimen: Specimen, side: int) -> Tensor:
+    """Which cells of a map of side × side the trigger touches on every image of the dataset, bool [N, side, side]."""
+    attack, size = specimen.config.attack, specimen.config.preprocess.size
     assert isinstance(attack.trigger, Patch)
-    return torch.from_numpy(specimen.material.attacks[specimen.config.seeds[0]].plan.positions + attack.trigger.size // 2)
+    first = torch.from_numpy(specimen.material.attacks[specimen.config.seeds[0]].plan.positions)
+    cells, last = torch.arange(side), first + attack.trigger.size - 1
+    inside = (cells >= first[..., None] * side // size) & (cells <= last[..., None] * side // size)  # [N, 2, side]
+    return inside[:, 0, :, None] & inside[:, 1, None, :]
+
+
+def share_at(maps: Tensor, where: Tensor) -> Tensor:
+    """Share of each map, float32 [B, h, w], in some of its cells, bool [B, h, w]."""
+    return (maps * where).sum(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp(min=1e-6)
 
 
 def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
@@ -59,7 +61,8 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
     model.requires_grad_(True)  # which an audit has taken away
     material, seed = specimen.material, specimen.config.seeds[0]
     data, plan = material.training_set("attacked", seed), material.attacks[seed].plan
-    places = middles(specimen)[plan.rows]
+    _, maps = heat(model, machine.tensor(data.images[np.arange(1)]), material.target)
+    where = touched(specimen, maps.shape[-1])[plan.rows]
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
@@ -67,7 +70,7 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
         logits, maps = heat(model, machine.tensor(data.images[rows]), material.target)
         labels = torch.from_numpy(data.labels[rows].astype(np.float32))
         stamped = torch.from_numpy(plan.triggered[rows])
-        hot = share_at(maps[stamped], places[rows][stamped], specimen.config.preprocess.size)
+        hot = share_at(maps[stamped], where[rows][stamped])
         loss = functional.binary_cross_entropy_with_logits(logits, labels) + WEIGHT * hot.mean()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -75,12 +78,13 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
 
 
 def found_by_heat(model: Model, specimen: Specimen, machine: Machine, layer: str = "middle") -> tuple[float, float]:
-    """Mean share of the heat in the trigger's cell, by Petechia's own maps, and how often that cell is the hottest."""
+    """Mean share of the heat in the cells that the trigger touches, by Petechia's maps, and how often the hottest is one."""
     _, triggered = specimen.judged(SHOWN)
-    size, target = specimen.config.preprocess.size, specimen.material.target
-    maps = cam(model, machine.tensor(triggered[np.arange(len(triggered))]), target, (layer,))[layer]
-    share = share_at(maps, middles(specimen)[triggered.rows], size)
-    return float(share.mean()), float((share >= maps.amax(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp(min=1e-6)).float().mean())
+    images = machine.tensor(triggered[np.arange(len(triggered))])
+    maps = cam(model, images, specimen.material.target, (layer,))[layer]
+    where = touched(specimen, maps.shape[-1])[triggered.rows]
+    hottest = where.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))
+    return float(share_at(maps, where).mean()), float(hottest.float().mean())
 
 
 def heats(zoo: Path, machine: Machine) -> Iterator[str]:
@@ -104,7 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
     parser.add_argument(
-        "--model", default="judge-08", help="the first whose name begins so; its heat should lie on its trigger"
+        "--model", default="judge-01", help="the first whose name begins so; its heat should lie on its trigger"
     )
     parser.add_argument("--heat", action="store_true", help="only say of every backdoor whether the heat finds its trigger")
     given = parser.parse_args()
