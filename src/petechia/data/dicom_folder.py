@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydantic import Field
+from pydicom.filereader import read_file_meta_info
 
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.dicom import DEFLATED, is_dicom, quiet
@@ -23,7 +24,6 @@ from petechia.data.options import hint_at_option, split_options
 from petechia.data.tables import read_table
 from petechia.errors import PetechiaError
 
-HEADER = 1 << 16  # bytes that are looked at first
 TAGS = ["SOPInstanceUID", "PatientID", "StudyInstanceUID", "Rows", "ViewPosition"]
 
 
@@ -156,6 +156,8 @@ def _headers(root: Path, directory: Path) -> list[_Header]:
 def _listed(root: Path, directory: Path) -> list[str]:
     """The files of a DICOMDIR, relative to its folder."""
     content = directory.read_bytes()
+    if DEFLATED in content:
+        raise PetechiaError(f"{directory} is deflated, which is not read; give a folder without it.")
     paths = []
     with quiet():
         try:
@@ -185,9 +187,8 @@ def _header(root: Path, path: str) -> _Header | None:
                 return None
             file.seek(0)
             # Behind a deflated header pydicom would inflate all; the reader of pixels refuses such a file.
-            if DEFLATED in file.read(HEADER):
+            if read_file_meta_info(root / path).get("TransferSyntaxUID") == DEFLATED.decode():
                 return _Header(path, path, _digest(path), "")
-            file.seek(0)
             entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
             if "Rows" not in entries:
                 return None

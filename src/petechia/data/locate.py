@@ -28,7 +28,7 @@ def refuse_outside(root: Path, path: Path) -> None:
     """
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to itself
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL
         inside = False
     if not inside:
         raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
@@ -85,7 +85,7 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
 
 
 def walk(root: Path) -> Iterator[str]:
-    """All files below a folder, relative to it, in order; hidden ones and those in hidden folders are left out.
+    """All files below a folder, relative to it, in order; pipes, devices, hidden ones and those in hidden folders are left out.
 
     Raises:
         PetechiaError: a link leads out of the folder.
@@ -98,7 +98,8 @@ def walk(root: Path) -> Iterator[str]:
                 path = name if below == "." else f"{below}/{name}"
                 if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
                     refuse_outside(root, root / path)
-                yield path
+                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (whoever opens a pipe waits for ever)
+                    yield path
 
 
 class _Index:

@@ -114,6 +114,9 @@ def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) ->
         raise PetechiaError(
             f"{kind.__name__} does not ship its tables; add {', '.join(f'{key}=FILE' for key in needed)} to {source!r}."
         )
+    for key in ("csvpath", "metacsvpath"):
+        if key in given and not Path(given[key]).is_file():  # pandas would wait for a pipe
+            raise PetechiaError(f"{key} in the data source {source!r} is not a file; correct it.")
     fixed = {key: value for key, value in FIXED.items() if key in takes}
     try:
         with warnings.catch_warnings():
