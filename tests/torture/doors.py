@@ -1,6 +1,6 @@
 """Every way in for a stranger's files: something valid, how it is read, and traps set by hand.
 
-A new reader is one more `Door` in `DOORS`.
+A new reader is one more `Door` in `DOORS`, here or in `readers`.
 """
 
 from __future__ import annotations

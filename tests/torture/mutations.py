@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import re
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable
 
@@ -139,3 +142,28 @@ def mutated_tensors(rng: np.random.Generator, content: bytes) -> bytes:
     else:
         header = mutated(rng, header)
     return struct.pack("<Q", len(header)) + header + tensors
+
+
+def mutated_packed(rng: np.random.Generator, content: bytes) -> bytes:
+    """Half of the time what is packed is changed, and packed again with the right checksums; of Parquet the footer is."""
+    if rng.random() < 0.5:
+        return mutated(rng, content)
+    if content.startswith(b"PK"):
+        return _mutated_zip(rng, content)
+    if content.startswith(b"\x1f\x8b"):
+        return gzip.compress(mutated(rng, gzip.decompress(content)), mtime=0)
+    if content.startswith(b"PAR1"):
+        footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+        changed = mutated(rng, content[footer:-8])
+        return content[:footer] + changed + len(changed).to_bytes(4, "little") + b"PAR1"
+    return mutated(rng, content)
+
+
+def _mutated_zip(rng: np.random.Generator, content: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(buffer, "w") as new:
+        chosen = rng.integers(len(old.infolist()))
+        for number, info in enumerate(old.infolist()):
+            inside = old.read(info)
+            new.writestr(info, mutated(rng, inside) if number == chosen else inside)
+    return buffer.getvalue()

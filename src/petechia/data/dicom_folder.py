@@ -12,6 +12,7 @@ import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydantic import Field
+from pydicom.filereader import read_file_meta_info
 
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.dicom import DEFLATED, is_dicom, quiet
@@ -23,7 +24,6 @@ from petechia.data.options import hint_at_option, split_options
 from petechia.data.tables import read_table
 from petechia.errors import PetechiaError
 
-HEADER = 1 << 16  # bytes that are looked at first
 TAGS = ["SOPInstanceUID", "PatientID", "StudyInstanceUID", "Rows", "ViewPosition"]
 
 
@@ -159,11 +159,15 @@ def _listed(root: Path, directory: Path) -> list[str]:
     paths = []
     with quiet():
         try:
+            if is_dicom(content) and _is_deflated(directory):
+                raise PetechiaError(f"{directory} is deflated, which is not read; give a folder without it.")
             records = pydicom.dcmread(io.BytesIO(content)).DirectoryRecordSequence if is_dicom(content) else None
             for record in records or ():
                 if name := record.get("ReferencedFileID"):
                     parts = [name] if isinstance(name, str) else list(name)
                     paths.append("/".join(str(part) for part in parts))
+        except PetechiaError:
+            raise
         except Exception as error:  # whatever a damaged file makes pydicom say
             raise PetechiaError(f"{directory} is damaged and cannot be read ({type(error).__name__}); give a folder.") from None
     if not paths:
@@ -177,6 +181,11 @@ def _listed(root: Path, directory: Path) -> list[str]:
     return list(dict.fromkeys(paths))
 
 
+def _is_deflated(path: Path) -> bool:
+    """Whether pydicom would inflate all that follows the first entries, however large that is."""
+    return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED.decode())
+
+
 def _header(root: Path, path: str) -> _Header | None:
     """Of one image; None of what is no DICOM image."""
     try:
@@ -184,10 +193,8 @@ def _header(root: Path, path: str) -> _Header | None:
             if not is_dicom(file.read(132)):
                 return None
             file.seek(0)
-            # Behind a deflated header pydicom would inflate all; the reader of pixels refuses such a file.
-            if DEFLATED in file.read(HEADER):
+            if _is_deflated(root / path):  # the reader of pixels refuses such a file
                 return _Header(path, path, _digest(path), "")
-            file.seek(0)
             entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
             if "Rows" not in entries:
                 return None

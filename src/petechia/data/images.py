@@ -141,7 +141,7 @@ def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.I
         ) from None
     except UnidentifiedImageError:
         raise PetechiaError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
-    except (OSError, SyntaxError, ValueError, MemoryError) as error:
+    except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:
         raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
 
 

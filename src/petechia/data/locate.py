@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.data.catalog import listing
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 Missing = Literal["error", "skip"]
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # of image files
@@ -28,7 +28,7 @@ def refuse_outside(root: Path, path: Path) -> None:
     """
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError):  # a link to itself
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL
         inside = False
     if not inside:
         raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
@@ -74,7 +74,8 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
     """
     if not here.any():
         raise PetechiaError(
-            f"{root} has none of the {len(here):,} images that {table} lists, such as {names[0]!r}; give root=FOLDER."
+            f"{root} has none of the {len(here):,} images that {table} lists, such as "
+            f"{printable(str(names[0]))!r}; give root=FOLDER."
         )
     if not here.all() and missing == "error":
         absent = names[~here]
@@ -85,7 +86,7 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
 
 
 def walk(root: Path) -> Iterator[str]:
-    """All files below a folder, relative to it, in order; hidden ones and those in hidden folders are left out.
+    """All files below a folder, relative to it, in order; pipes, devices, hidden ones and those in hidden folders are left out.
 
     Raises:
         PetechiaError: a link leads out of the folder.
@@ -98,7 +99,8 @@ def walk(root: Path) -> Iterator[str]:
                 path = name if below == "." else f"{below}/{name}"
                 if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
                     refuse_outside(root, root / path)
-                yield path
+                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (whoever opens a pipe waits for ever)
+                    yield path
 
 
 class _Index:

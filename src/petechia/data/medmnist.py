@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import re
 import threading
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +31,9 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}  # in the file,
 MOST_BYTES = 64 << 30  # of one array; the largest of MedMNIST+ has 16 GB
 BOMB = 200  # times its compressed size, beyond which an array is refused; real images are packed 1 to 5 times
 SMALL = 64 << 20  # bytes that are harmless however well they are packed
-MOST_LABELS = 256 << 20  # bytes
+MOST_LABELS = 1 << 24  # values
+MOST_IMAGES = 4_000_000
+MOST_CELLS = 1 << 28  # images times classes
 CHUNK = 1 << 22
 NUMBERED = tuple("01234")
 ORGANS = (
@@ -175,8 +179,8 @@ class MedmnistReader:
 
         try:
             folder = cached("medmnist", {"file": self._file(), "keys": keys}, unpack)
-        except (zipfile.BadZipFile, EOFError, zipfile.zlib.error) as error:  # type: ignore[attr-defined]
-            raise PetechiaError(f"{self.path} is damaged ({error}); restore it.") from None
+        except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+            raise PetechiaError(f"{self.path} is damaged ({_short(error)}); restore it.") from None
         return [np.memmap(folder / one.key, np.uint8, "r", shape=one.shape) for one in self.members]
 
 
@@ -195,9 +199,17 @@ def _members(path: Path) -> dict[str, Member]:
                 size = int(np.prod(shape, dtype=object)) * dtype.itemsize
                 _refuse_member(path, key, dtype, size, info, began)
                 found[key] = Member(key, dtype, shape)
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, EOFError, OSError, RuntimeError) as error:
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
         raise PetechiaError(f"{path} is not a .npz file that can be read ({error}); give a MedMNIST file.") from None
-    except (ValueError, SyntaxError, TypeError) as error:  # from numpy, of a header
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:  # from numpy, of a header
         raise PetechiaError(f"{path} holds {key}.npy, which is no array ({_short(error)}); restore it.") from None
     return found
 
@@ -241,6 +253,8 @@ def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Memb
             f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3], "
             f"volumes are not read."
         )
+    if shape[0] > MOST_IMAGES:
+        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, and {MOST_IMAGES:,} is the most; split it.")
     if shape[0] != len(labels):
         raise PetechiaError(f"{path} has {shape[0]:,} {member.key} and {len(labels):,} labels of them; restore it.")
     return member
@@ -252,15 +266,15 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
     member = members.get(key)
     if member is None:
         raise PetechiaError(f"{path} has {split}_images but no {key}; restore it.")
-    size = int(np.prod(member.shape, dtype=object)) * member.dtype.itemsize
-    if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or size > MOST_LABELS or 0 in member.shape[1:]:
+    count = int(np.prod(member.shape, dtype=object))
+    if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or count > MOST_LABELS or 0 in member.shape[1:]:
         raise PetechiaError(
             f"{path} has {key} as {member.dtype} {list(member.shape)}; labels must be numbers [N, 1] or [N, K]."
         )
     try:
         with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as packed:
             values = npy.read_array(packed, allow_pickle=False)
-    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise PetechiaError(f"{path} is damaged in {key} ({_short(error)}); restore it.") from None
     numbers = np.asarray(values, np.float64).reshape(len(values), -1)
     bad = np.flatnonzero(~(numbers == numbers.round()).all(axis=1) | ~np.isfinite(numbers).all(axis=1))
@@ -283,7 +297,11 @@ def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) ->
         names = tuple(f"class {k}" for k in range(count))
     if names is None or len(names) < count or (wide and len(names) != count) or len(set(names)) < len(names):
         raise PetechiaError(f"{path} has {count} classes, but classes= names {len(names or ())}; name each once.")
-    one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int64)
+    if len(labels) * len(names) > MOST_CELLS:
+        raise PetechiaError(
+            f"{path} has {len(labels):,} images of {len(names):,} classes, which is too much; check its labels."
+        )
+    one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int8)
     task: Task = options.task or ("multi-label" if wide else "multi-class")
     if task == "multi-class" and (one_hot.sum(axis=1) != 1).any():
         row = int(np.flatnonzero(one_hot.sum(axis=1) != 1)[0])

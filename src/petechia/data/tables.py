@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,9 @@ from petechia.errors import PetechiaError, printable
 
 MOST_BYTES = 4 << 30  # of a table's text
 MOST_COLUMNS = 5_000
+BOMB = 200  # times its packed size, and what is harmless, in bytes, beyond which a text is refused
+SMALL = 64 << 20
+MOST_CELLS = 50_000_000  # of Parquet, in which equal cells take no space
 MOST_ROWS = 100_000_000
 HEADER = 1 << 20  # bytes of a header, at most
 SEPARATORS = ",;\t|"
@@ -104,7 +108,7 @@ def read_table(path: Path) -> Table:
         frame, first = (_read_parquet(path), 1) if start == b"PAR1" else (_read_text(path), 2)
     except pl.exceptions.PolarsError as error:
         raise PetechiaError(f"{path} cannot be read as a table ({_first_line(error)}); correct it.") from None
-    except (OSError, EOFError, MemoryError) as error:
+    except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise PetechiaError(f"{path} cannot be read ({_first_line(error)}); restore it.") from None
     if frame.is_empty():
         raise PetechiaError(f"{path} has a header but no rows; restore it.")
@@ -121,6 +125,8 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     _refuse_wide(path, len(schema))
     if (rows := lazy.select(pl.len()).collect().item()) > MOST_ROWS:
         raise PetechiaError(f"{path} has {rows:,} rows, and {MOST_ROWS:,} is the most that is read; split it.")
+    if rows * len(schema) > MOST_CELLS:
+        raise PetechiaError(f"{path} has {rows * len(schema):,} cells, and {MOST_CELLS:,} is the most; select columns.")
     kept = []
     for name, kind in schema.items():
         if isinstance(kind, pl.List):
@@ -160,8 +166,11 @@ class _Header(NamedTuple):
 def _content(path: Path) -> bytes:
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
+    most = min(MOST_BYTES, SMALL + BOMB * path.stat().st_size) if packed else MOST_BYTES
     with gzip.open(path) if packed else path.open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
+        content = file.read(most + 1)
+    if len(content) > most < MOST_BYTES:
+        raise PetechiaError(f"{path} unpacks to more than {BOMB} times its size, as no table does; check it.")
     if len(content) > MOST_BYTES:
         raise PetechiaError(f"{path} holds more than {MOST_BYTES >> 30} GiB of text, which is not read; split it.")
     return content

@@ -20,6 +20,7 @@ from petechia.data.images import Decoding, FileReader
 from petechia.data.labelling import PATIENTS, TEST_SHARE, plain
 from petechia.data.locate import Missing, locate, refuse_missing
 from petechia.data.options import hint_at_option, split_options
+from petechia.data.tables import check_header
 from petechia.errors import PetechiaError
 from petechia.settings import Settings
 
@@ -114,6 +115,11 @@ def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) ->
         raise PetechiaError(
             f"{kind.__name__} does not ship its tables; add {', '.join(f'{key}=FILE' for key in needed)} to {source!r}."
         )
+    for key in ("csvpath", "metacsvpath"):
+        if key in given and not Path(given[key]).is_file():  # pandas would wait for a pipe
+            raise PetechiaError(f"{key} in the data source {source!r} is not a file; correct it.")
+        if key in given and not str(given[key]).endswith(".gz"):
+            check_header(Path(given[key]))
     fixed = {key: value for key, value in FIXED.items() if key in takes}
     try:
         with warnings.catch_warnings():

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from petechia.attack.triggers.base import BaseTrigger
 from petechia.data.levels import MAX_PIXELS
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 BUILT_IN = ("checkerboard", "noise", "rings")
 CELLS = 8  # of the built-in pictures, a side; rings are drawn finer
@@ -113,10 +113,13 @@ def _drawn(image: str, seed: int) -> NDArray[np.uint8]:
 
 def _content(image: str) -> bytes:
     try:
+        if not Path(image).is_file() and Path(image).exists():  # a pipe or a device may never end
+            raise OSError(0, "it is not a file")
         return Path(image).read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
         raise PetechiaError(
-            f"{image} cannot be read ({error.strerror}); give a PNG file, or one of {', '.join(BUILT_IN)}."
+            f"{printable(image, 200)} cannot be read ({reason}); give a PNG file, or one of {', '.join(BUILT_IN)}."
         ) from None
 
 

@@ -20,6 +20,7 @@ from petechia.model import log_odds
 from petechia.randomness import stream
 
 Meaning = Literal["logits", "probabilities", "softmax"]  # softmax: outputs that are meant for one
+MOST_SIDE = 4096  # as of `Preprocess`
 CERTAIN = 1e-6  # a probability nearer to 0 or 1 is taken for this far from it: its logit must stay finite
 
 
@@ -51,6 +52,8 @@ class Takes:
             raise PetechiaError(f"{path} takes images of {channels} channels; 1 or 3, as its JSON says, can be given.")
         if height != width:
             raise PetechiaError(f"{path} takes images of {height} x {width} pixels; only squares can be given.")
+        if height is not None and not 1 <= height <= MOST_SIDE:
+            raise PetechiaError(f"{path} takes images of {height} pixels a side, and {MOST_SIDE} is the most; export it anew.")
         return Takes(batch, channels, height)
 
     def geometry(self, card: Card, path: Path) -> Preprocess:

@@ -15,6 +15,7 @@ from petechia.errors import PetechiaError, printable
 from petechia.settings import Settings, first_problem
 
 STATES = (".pt", ".pth", ".bin")  # of these a bare state dict can be read without running anything
+MOST_BYTES = 16_000_000  # of a card
 PICKLES = (*STATES, ".pkl", ".pickle", ".ckpt", ".joblib")
 
 
@@ -47,9 +48,11 @@ class Card(Settings):
             PetechiaError: it cannot be read.
         """
         beside = path.with_suffix(".json")
-        if not beside.exists():
-            return Card()
         try:
+            if not beside.exists() and not beside.is_symlink():
+                return Card()
+            if not beside.is_file() or beside.stat().st_size > MOST_BYTES:  # a pipe or a device may never end
+                raise OSError("it is not a file, or has more than 16 MB")
             return Card.model_validate_json(beside.read_bytes())
         except (OSError, ValidationError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -80,6 +81,7 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         except (OSError, SafetensorError) as error:
             raise PetechiaError(f"{path} is not a safetensors file that can be read ({first_line(error)}).") from None
+    refuse_compressed(path)
     try:
         found = torch.load(path, "cpu", weights_only=True)
     except OSError as error:
@@ -93,7 +95,26 @@ def _state_dict(path: Path) -> dict[str, Tensor]:
         found = found[part] if isinstance(found, dict) and isinstance(found.get(part), dict) else found
     if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
         raise PetechiaError(f"{path} holds more than weights; write the state_dict of the network alone.")
+    if any(one.is_complex() for one in found.values()):
+        raise PetechiaError(f"{path} holds complex numbers, which would lose their imaginary part; write real weights.")
     return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
+
+
+def refuse_compressed(path: Path) -> None:
+    """Refuse weights that would be unpacked to a multiple of their file: torch.save does not compress.
+
+    Raises:
+        PetechiaError: they are compressed, or are not in a file.
+    """
+    if not path.is_file():
+        raise PetechiaError(f"{path} is not a file; check the path of the weights.")
+    try:
+        with zipfile.ZipFile(path) as file:
+            compressed = any(one.compress_type != zipfile.ZIP_STORED for one in file.infolist())
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # as of old versions; PyTorch says what it is
+        return
+    if compressed:
+        raise PetechiaError(f"{path} is compressed, which torch.save does not do; save the weights again.")
 
 
 def _around(

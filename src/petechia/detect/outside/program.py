@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import operator
 import pickle
 import zipfile
@@ -26,6 +27,7 @@ from petechia.detect.outside.asking import Takes, classifier_of
 from petechia.detect.outside.card import Card, first_line
 from petechia.errors import PetechiaError
 
+SLACK = 64 << 20  # bytes that weights may have beyond four times their file, where they share memory
 MAJOR = 8  # version of the schema of programs that is read
 MODEL, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/", "data/constants/"
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError, zipfile.BadZipFile)
@@ -289,6 +291,7 @@ class Archive:
             raise PetechiaError(
                 f"{path} is of another version of torch.export; export the model with PyTorch {torch.__version__}."
             )
+        self._left = SLACK + 4 * path.stat().st_size
         self._about: dict[str, Any] = {}
         for folder in (CONSTANTS, WEIGHTS):
             self._about |= {name: (folder, about) for name, about in self._config(folder).items()}
@@ -313,6 +316,9 @@ class Archive:
             torch.frombuffer(content, dtype=NUMBERS[meta["dtype"]]) if content else torch.empty(0, dtype=NUMBERS[meta["dtype"]])
         )
         size, stride = ([side["as_int"] for side in meta[sides]] for sides in ("sizes", "strides"))
+        self._left -= math.prod(size) * flat.itemsize
+        if self._left < 0:
+            raise PetechiaError(f"{self.path} describes far more weights than it holds; export the model again.")
         return flat.as_strided(size, stride, meta["storage_offset"]["as_int"]).clone()
 
     def _config(self, folder: str) -> dict[str, Any]:
