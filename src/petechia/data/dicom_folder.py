@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections import defaultdict
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from petechia.data.labelling import TEST_SHARE, Labelling, LabelOptions, read_la
 from petechia.data.locate import SUFFIXES, Missing, refuse_missing, refuse_outside, walk
 from petechia.data.options import hint_at_option, split_options
 from petechia.data.tables import read_table
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 
 TAGS = ["SOPInstanceUID", "PatientID", "StudyInstanceUID", "Rows", "ViewPosition"]
 
@@ -176,8 +177,8 @@ def _listed(root: Path, directory: Path) -> list[str]:
         if path.startswith("/") or ".." in path.split("/"):
             raise PetechiaError(f"{directory} names a file outside of its folder; correct it.")
         refuse_outside(root, root / path)
-        if not (root / path).is_file():
-            raise PetechiaError(f"{directory} lists {path}, which is missing; restore it, or remove the DICOMDIR.")
+        if not os.path.isfile(root / path):  # noqa: PTH113 (pathlib raises where a name is too long)
+            raise PetechiaError(f"{directory} lists {printable(path)}, which is missing; restore it, or remove the DICOMDIR.")
     return list(dict.fromkeys(paths))
 
 
