@@ -62,6 +62,9 @@ def _try(door: Door, base: Path, inputs: int, seed: int, failures: list[dict[str
     slowest, most = (0.0, ""), (0.0, "")
     began = time.perf_counter()
     traps = door.traps()
+    _in_place(door, base)
+    if (problem := _enter(door, base / "given")) is not None:  # within the bounds; else nothing below says anything
+        failures.append({"door": door.name, "input": "the valid one", "problem": problem or "was refused"})
     for name in (*traps, *(f"{seed}/{number}" for number in range(round(inputs * door.share)))):
         _in_place(door, base, name, traps.get(name))
         before = _listing(base)

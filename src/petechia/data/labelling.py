@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from petechia.data.catalog import Task, listing, split_by_patient
 from petechia.data.tables import Table, columns_of
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, printable
 from petechia.settings import Settings
 
 # Usual names of columns, in small letters and digits alone; the first that is there is taken.
@@ -39,6 +39,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MOST_CLASSES = 1000
+LONGEST = 200  # characters of the name of a class
 TEST_SHARE = 0.22  # of the patients, where nothing is said: about as in NIH ChestX-ray14
 
 
@@ -308,6 +309,11 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     nothing = [name for name in distinct if (plain(name) in NOTHING if options.none is None else name == options.none.strip())]
     task: Task = options.task or ("multi-label" if separator or nothing else "multi-class")
     classes = _in_order(distinct if task == "multi-class" else [name for name in distinct if name not in nothing])
+    if longest := next((name for name in classes if len(name) > LONGEST), None):
+        raise PetechiaError(
+            f"{table.path} has a class of {len(longest):,} characters in {column!r}: {printable(longest)!r}; "
+            "name another column."
+        )
     if len(classes) > MOST_CLASSES:
         raise PetechiaError(
             f"{table.path} has {len(classes):,} different names in {column!r}, and {MOST_CLASSES:,} is the most; name "

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,8 +20,9 @@ from petechia.errors import PetechiaError, printable
 
 MOST_BYTES = 4 << 30  # of a table's text
 MOST_COLUMNS = 5_000
-BOMB = 200  # times its packed size, and what is harmless, in bytes, beyond which a text is refused
-SMALL = 64 << 20
+BOMB = 100  # times its packed size, and what is harmless, in bytes, beyond which a text is refused
+SMALL = 16 << 20
+CHUNK = 1 << 22  # bytes
 MOST_CELLS = 50_000_000  # of Parquet, in which equal cells take no space
 MOST_ROWS = 100_000_000
 HEADER = 1 << 20  # bytes of a header, at most
@@ -168,12 +170,20 @@ def _content(path: Path) -> bytes:
         packed = plain.read(2) == b"\x1f\x8b"
     most = min(MOST_BYTES, SMALL + BOMB * path.stat().st_size) if packed else MOST_BYTES
     with gzip.open(path) if packed else path.open("rb") as file:
-        content = file.read(most + 1)
+        content = _read(file, most + 1)
     if len(content) > most < MOST_BYTES:
         raise PetechiaError(f"{path} unpacks to more than {BOMB} times its size, as no table does; check it.")
     if len(content) > MOST_BYTES:
         raise PetechiaError(f"{path} holds more than {MOST_BYTES >> 30} GiB of text, which is not read; split it.")
     return content
+
+
+def _read(file: BufferedIOBase, most: int) -> bytes:
+    """At most so many bytes. Asked for all of them at once, Python would make room for that many first."""
+    content = bytearray()
+    while len(content) < most and (part := file.read(min(CHUNK, most - len(content)))):
+        content += part
+    return bytes(content)
 
 
 def _utf8(path: Path, content: bytes) -> bytes:
