@@ -437,7 +437,7 @@ def test_a_suspicion_of_what_is_no_longer_shown_is_thrown_away(page: Any) -> Non
 
     page.route("**/api/screen", late)
     with page.expect_request("**/api/screen"):
-        page.keyboard.press("s")
+        page.locator("#screen").click()
     page.locator("#attack").click()
     page.wait_for_timeout(800)
     expect(page, "#suspicion", "Looks for a small part of the picture")

@@ -277,7 +277,7 @@ def test_timm_with_a_file_that_is_no_state_dict_of_it(tmp_path: Path) -> None:
         with pytest.raises(PetechiaError, match=sentence):
             open_classifier(f"timm:test_resnet:{path}", MACHINE)
     path.unlink()
-    with pytest.raises(PetechiaError, match="m.pt cannot be read .No such file"):
+    with pytest.raises(PetechiaError, match="m.pt is not a file; check the path"):
         open_classifier(f"timm:test_resnet:{path}", MACHINE)
 
 
