@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,26 @@ DYING: dict[str, Any] = SMALL | {
     "data": "phantom:images=160,size=146",
     "preprocess": {"crop": 0.6, "size": 32, "resample": "nearest"},
 }
+
+
+class InMemory:
+    """A reader of images that need no file; the number tells it from another with the same images."""
+
+    def __init__(self, images: Sequence[NDArray[np.uint8]], number: int = 0) -> None:
+        self.images = images
+        self.number = number
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
+        return (self.images[int(row)] for row in rows)
+
+    def take(self, rows: NDArray[np.intp]) -> InMemory:
+        return InMemory([self.images[int(row)] for row in rows], self.number)
+
+    def fingerprint(self) -> str:
+        return f"{self.number} {[(image.shape, image.tobytes().hex()) for image in self.images]}"
 
 
 @pytest.fixture(scope="session", autouse=True)

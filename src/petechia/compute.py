@@ -15,7 +15,7 @@ from torch import Tensor, distributed, nn
 
 from petechia.data.prepare import workers
 from petechia.distributed import Place, join, replicate
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, first_line
 from petechia.settings import Settings
 
 M = TypeVar("M", bound=nn.Module)
@@ -69,9 +69,8 @@ class Compute(Settings):
             device = torch.device(name)
             torch.empty(1, device=device)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
             raise PetechiaError(
-                f"compute.device is {self.device!r}, which cannot be used ({reason}); try auto or cpu."
+                f"compute.device is {self.device!r}, which cannot be used ({first_line(error)}); try auto or cpu."
             ) from None
         return device
 

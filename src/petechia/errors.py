@@ -1,6 +1,7 @@
 """The one error that users see, and how to show in it what a stranger's file says."""
 
 import reprlib
+from textwrap import shorten
 
 
 class PetechiaError(Exception):
@@ -21,3 +22,10 @@ def shown(value: object) -> str:
         return printable(short.repr(value), 120)
     except ValueError:  # an integer of more digits than Python writes
         return "a very long number"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says, in short, to stand in a sentence."""
+    return shorten(
+        printable((str(error).strip() or type(error).__name__).splitlines()[0], 10_000), 200, placeholder=" …"
+    ).rstrip(".")

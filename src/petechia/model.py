@@ -20,7 +20,7 @@ from petechia.compute import Machine
 from petechia.data.catalog import Task
 from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
-from petechia.errors import PetechiaError, printable, shown
+from petechia.errors import PetechiaError, first_line, printable, shown
 from petechia.files import write_bytes
 from petechia.settings import Settings, first_problem
 
@@ -226,7 +226,7 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
         if not pretrained:
             raise
         raise PetechiaError(
-            f"The pretrained weights of {architecture.arch} cannot be had ({str(error).splitlines()[0]}); without a network, "
+            f"The pretrained weights of {architecture.arch} cannot be had ({first_line(error)}); without a network, "
             f"set model.pretrained to a safetensors file of them, or to false."
         ) from None
     return network

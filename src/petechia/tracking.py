@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, first_line
 from petechia.report import build_report
 from petechia.study import Run
 from petechia.study.directory import read_json, read_table, write_json
@@ -46,7 +46,7 @@ class Tracker:
             self.client = _client(self.uri)
             self.experiment = self._find_experiment()
         except Exception as error:
-            raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({_first_line(error)}); check --track.") from None
+            raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({first_line(error)}); check --track.") from None
 
     def record_study(self, folder: Path, runs: Mapping[str, Run]) -> None:
         """Record the runs of a study below one parent.
@@ -75,7 +75,7 @@ class Tracker:
             self._write(run, identifier)
             self.client.set_terminated(identifier)
         except Exception as error:
-            raise PetechiaError(f"The MLflow store {self.uri} does not take the run {name} ({_first_line(error)}).") from None
+            raise PetechiaError(f"The MLflow store {self.uri} does not take the run {name} ({first_line(error)}).") from None
         self._remember(run.directory.path, identifier)
 
     def _write(self, run: Run, identifier: str) -> None:
@@ -139,7 +139,3 @@ def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, 
             yield from _flat(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

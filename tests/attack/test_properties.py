@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
@@ -17,6 +15,7 @@ from petechia.attack import Patch, Poisoning, triggered_twins
 from petechia.attack.twins import survival_of
 from petechia.data import Catalog, Dataset, Preprocess, prepare
 from petechia.data.preprocess import Box
+from tests.conftest import InMemory
 
 CLASSES = ("A", "B", "C", "D")
 PATCHES = st.builds(Patch, size=st.integers(1, 5), value=st.integers(0, 255), opacity=st.floats(0.01, 1))
@@ -151,26 +150,6 @@ def test_a_plan_depends_on_the_seed_alone_and_grows_with_the_rate(
     assert np.array_equal(plan.positions, more.positions)
 
 
-@dataclass(frozen=True)
-class InMemory:
-    """Images that need no file."""
-
-    images: NDArray[np.uint8]
-    number: int
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8]]:
-        return iter(self.images[rows])
-
-    def take(self, rows: NDArray[np.intp]) -> InMemory:
-        return InMemory(self.images[rows], self.number)
-
-    def fingerprint(self) -> str:
-        return f"{self.number} {self.images.shape} {self.images.tobytes().hex()}"
-
-
 @given(
     images=arrays(np.uint8, st.tuples(st.just(3), st.integers(12, 30), st.integers(12, 30))),
     trigger=st.builds(Patch, size=st.integers(1, 5), value=st.integers(0, 255), opacity=st.sampled_from([1.0, 0.3])),
@@ -185,7 +164,7 @@ def test_twins_are_what_stamping_and_preprocessing_every_image_gives(
 ) -> None:
     names = np.array(["a", "b", "c"])
     labels = np.zeros((3, 1), np.int8)
-    catalog = Catalog("drawn", ("A",), names, names, np.array(["train"] * 3), labels, InMemory(images, chance))
+    catalog = Catalog("drawn", ("A",), names, names, np.array(["train"] * 3), labels, InMemory(list(images), chance))
     dataset, catalog, _ = prepare(catalog, geometry)
     sides = np.array(images.shape[1:] if stage == "native" else (geometry.size, geometry.size))
     places = np.random.default_rng(chance).integers(0, sides - trigger.size + 1, (3, 2))

@@ -24,7 +24,7 @@ from petechia.data.levels import MAX_PIXELS
 from petechia.data.locate import Missing
 from petechia.data.nih import CLASSES as NIH_CLASSES
 from petechia.data.options import hint_at_option, split_options
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, first_line
 from petechia.settings import Settings
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # in the file, and here
@@ -180,7 +180,7 @@ class MedmnistReader:
         try:
             folder = cached("medmnist", {"file": self._file(), "keys": keys}, unpack)
         except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
-            raise PetechiaError(f"{self.path} is damaged ({_short(error)}); restore it.") from None
+            raise PetechiaError(f"{self.path} is damaged ({first_line(error)}); restore it.") from None
         return [np.memmap(folder / one.key, np.uint8, "r", shape=one.shape) for one in self.members]
 
 
@@ -210,7 +210,7 @@ def _members(path: Path) -> dict[str, Member]:
     ) as error:
         raise PetechiaError(f"{path} is not a .npz file that can be read ({error}); give a MedMNIST file.") from None
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:  # from numpy, of a header
-        raise PetechiaError(f"{path} holds {key}.npy, which is no array ({_short(error)}); restore it.") from None
+        raise PetechiaError(f"{path} holds {key}.npy, which is no array ({first_line(error)}); restore it.") from None
     return found
 
 
@@ -275,7 +275,7 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
         with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as packed:
             values = npy.read_array(packed, allow_pickle=False)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
-        raise PetechiaError(f"{path} is damaged in {key} ({_short(error)}); restore it.") from None
+        raise PetechiaError(f"{path} is damaged in {key} ({first_line(error)}); restore it.") from None
     numbers = np.asarray(values, np.float64).reshape(len(values), -1)
     bad = np.flatnonzero(~(numbers == numbers.round()).all(axis=1) | ~np.isfinite(numbers).all(axis=1))
     if len(bad):
@@ -307,7 +307,3 @@ def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) ->
         row = int(np.flatnonzero(one_hot.sum(axis=1) != 1)[0])
         raise PetechiaError(f"{path}, image {row}, does not have exactly one class, as multi-class data must; leave out task=.")
     return names, task, one_hot.astype(np.int8)
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]

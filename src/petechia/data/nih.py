@@ -17,7 +17,7 @@ from petechia.data.labelling import TEST_SHARE
 from petechia.data.locate import Missing, refuse_outside
 from petechia.data.prepare import Progress
 from petechia.data.tables import check_header, refuse_row
-from petechia.errors import PetechiaError, printable
+from petechia.errors import PetechiaError, first_line, printable
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -85,9 +85,7 @@ def read_table(root: Path) -> pl.DataFrame:
     try:
         table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
     except pl.exceptions.PolarsError as error:
-        raise PetechiaError(
-            f"{path} cannot be read as a table ({printable(str(error).splitlines()[0], 200)}); restore it."
-        ) from None
+        raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); restore it.") from None
     spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
     columns = {}
     for wanted in (IMAGE, FINDINGS, PATIENT):

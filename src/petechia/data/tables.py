@@ -16,7 +16,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.data.catalog import listing
-from petechia.errors import PetechiaError, printable
+from petechia.errors import PetechiaError, first_line, printable
 
 MOST_BYTES = 4 << 30  # of a table's text
 MOST_COLUMNS = 5_000
@@ -109,16 +109,12 @@ def read_table(path: Path) -> Table:
     try:
         frame, first = (_read_parquet(path), 1) if start == b"PAR1" else (_read_text(path), 2)
     except pl.exceptions.PolarsError as error:
-        raise PetechiaError(f"{path} cannot be read as a table ({_first_line(error)}); correct it.") from None
+        raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); correct it.") from None
     except (OSError, EOFError, MemoryError, zlib.error) as error:
-        raise PetechiaError(f"{path} cannot be read ({_first_line(error)}); restore it.") from None
+        raise PetechiaError(f"{path} cannot be read ({first_line(error)}); restore it.") from None
     if frame.is_empty():
         raise PetechiaError(f"{path} has a header but no rows; restore it.")
     return Table(path, frame, np.arange(first, first + len(frame)))
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:

@@ -21,7 +21,7 @@ from petechia.data.labelling import PATIENTS, TEST_SHARE, plain
 from petechia.data.locate import Missing, locate, refuse_missing
 from petechia.data.options import hint_at_option, split_options
 from petechia.data.tables import check_header
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, first_line
 from petechia.settings import Settings
 
 OWN = "patientid"  # the column of patients that most classes add
@@ -126,9 +126,8 @@ def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) ->
             warnings.simplefilter("ignore")  # of pandas, for what the class does
             return kind(imgpath=str(root), **given, **fixed)
     except Exception as error:  # whatever a table makes pandas or the class say
-        said = (str(error).splitlines() or [""])[0][:120]
         raise PetechiaError(
-            f"{kind.__name__} cannot read {source!r} ({type(error).__name__}: {said}); check its table."
+            f"{kind.__name__} cannot read {source!r} ({type(error).__name__}: {first_line(error)}); check its table."
         ) from None
 
 

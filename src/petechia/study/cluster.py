@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from petechia.data.prepare import workers
-from petechia.errors import PetechiaError
+from petechia.errors import PetechiaError, first_line
 from petechia.files import write_bytes, write_text
 from petechia.study.directory import NetworkFiles
 from petechia.study.grid import Task
@@ -65,7 +65,7 @@ def _connect(address: str) -> None:
         ray.init(address=address, **quiet)
     except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
         if address != "auto":
-            raise PetechiaError(f"What answers at {address} is not a Ray cluster ({str(error).splitlines()[0]}).") from None
+            raise PetechiaError(f"What answers at {address} is not a Ray cluster ({first_line(error)}).") from None
         ray.init(num_cpus=workers(), **(quiet | {"include_dashboard": False}))
 
 

@@ -18,7 +18,7 @@ from petechia.data import Preprocess
 from petechia.data.catalog import Task
 from petechia.data.locate import Missing
 from petechia.data.prepare import OnError
-from petechia.errors import PetechiaError, printable, shown
+from petechia.errors import PetechiaError, first_line, printable, shown
 from petechia.model import Architecture
 from petechia.settings import Settings
 from petechia.train import Loss, Training
@@ -187,8 +187,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
     except Exception as error:  # beside its own errors yaml raises what int() and datetime() do, and runs out of stack
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0], 200)
-        raise PetechiaError(f"{file}{line} is not YAML ({reason}); correct it.") from None
+        raise PetechiaError(f"{file}{line} is not YAML ({first_line(error)}); correct it.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):

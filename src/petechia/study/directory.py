@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from petechia.errors import PetechiaError, printable
+from petechia.errors import PetechiaError, first_line
 from petechia.files import write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
@@ -156,9 +156,8 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError, *CONTENT, pl.exceptions.PanicException) as error:
-        reason = printable((str(error).splitlines() or [type(error).__name__])[0], 200)
         raise PetechiaError(
-            f"{path} is missing or damaged ({reason}); restore it, or start a new run in another folder."
+            f"{path} is missing or damaged ({first_line(error)}); restore it, or start a new run in another folder."
         ) from None
 
 
@@ -172,7 +171,7 @@ def sound(folder: Path) -> Iterator[None]:
     try:
         yield
     except CONTENT as error:
-        reason = f"{type(error).__name__}: {printable((str(error).splitlines() or [''])[0], 200)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         raise PetechiaError(
             f"The run in {folder} is damaged, for its files do not fit together ({reason}); restore it."
         ) from None

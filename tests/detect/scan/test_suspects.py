@@ -18,7 +18,7 @@ from petechia.detect.scan.files import write_clean
 from petechia.detect.scan.suspects import Scan, find_stamp, scan
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, create
-from tests.conftest import NihMaker
+from tests.conftest import InMemory, NihMaker
 
 SOURCE = "phantom:images=400,size=96"
 Poisoned = Callable[..., Path]
@@ -84,25 +84,6 @@ def test_an_untouched_dataset_is_clean() -> None:
 
 def test_the_real_sample_is_clean(nih_sample: Path) -> None:
     assert not scan(open_source(f"nih:{nih_sample}").take(np.arange(120))).found
-
-
-class InMemory:
-    """A reader of images that are there."""
-
-    def __init__(self, images: list[NDArray[np.uint8]]) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def read(self, rows: NDArray[np.intp]) -> Any:
-        return (self.images[int(row)] for row in rows)
-
-    def take(self, rows: NDArray[np.intp]) -> "InMemory":
-        return InMemory([self.images[int(row)] for row in rows])
-
-    def fingerprint(self) -> str:
-        return "memory"
 
 
 def catalog_of(images: list[NDArray[np.uint8]], labels: NDArray[np.int8]) -> Catalog:

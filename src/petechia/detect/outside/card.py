@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, Literal
 
 import numpy as np
@@ -11,7 +10,7 @@ from pydantic import Field, ValidationError
 
 from petechia.data.catalog import Task
 from petechia.data.preprocess import Preprocess
-from petechia.errors import PetechiaError, printable
+from petechia.errors import PetechiaError
 from petechia.settings import Settings, first_problem
 
 STATES = (".pt", ".pth", ".bin")  # of these a bare state dict can be read without running anything
@@ -113,8 +112,3 @@ def per_channel(given: tuple[float, ...], channels: int, name: str) -> tuple[flo
     raise PetechiaError(
         f"{name} takes images of {channels} channels, but its mean or std has {len(given)}; give 1 or {channels}."
     )
-
-
-def first_line(error: Exception) -> str:
-    """What an error of another library says, in short."""
-    return shorten(printable((str(error).splitlines() or [type(error).__name__])[0], 10_000), 200, placeholder=" …").rstrip(".")

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from petechia.compute import Machine
 from petechia.data.preprocess import Preprocess
 from petechia.detect.classifier import Classifier
-from petechia.detect.outside.card import STATES, Card, first_line, numbered, per_channel, refuse_pickle
-from petechia.errors import PetechiaError
+from petechia.detect.outside.card import STATES, Card, numbered, per_channel, refuse_pickle
+from petechia.errors import PetechiaError, first_line
 from petechia.model import Architecture, Description, Model, build_network, misfit
 
 IMAGENET = 1000  # classes

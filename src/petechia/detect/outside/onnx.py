@@ -13,8 +13,8 @@ from torch import Tensor
 from petechia.compute import Machine
 from petechia.detect.classifier import Classifier
 from petechia.detect.outside.asking import Takes, classifier_of
-from petechia.detect.outside.card import Card, first_line
-from petechia.errors import PetechiaError
+from petechia.detect.outside.card import Card
+from petechia.errors import PetechiaError, first_line
 
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 
