@@ -47,10 +47,8 @@ def speeds() -> Iterator[str]:
 
 def growth() -> Iterator[str]:
     """The lines about time and memory against the number of images."""
-    for name, found in growing.run().items():
-        for images, one in found.items():
-            rate = images / one.seconds
-            yield f"| {name} | {images:,} | {one.seconds:,.1f} | {rate:,.0f} | {one.peak:,.0f} |"
+    for name, images, one in growing.run():
+        yield f"| {name} | {images:,} | {one.seconds:,.1f} | {images / one.seconds:,.0f} | {one.peak:,.0f} |"
 
 
 def report() -> Iterator[str]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from petechia.data import Catalog, Preprocess, open_source, prepare
@@ -48,9 +48,11 @@ def apart(name: str, images: int) -> Grown:
     return Grown(*json.loads(done.stdout))
 
 
-def run() -> dict[str, dict[int, Grown]]:
-    """Work → images → what it took."""
-    return {name: {images: apart(name, images) for images in COUNTS} for name in WORK}
+def run() -> Iterator[tuple[str, int, Grown]]:
+    """Work, images, and what it took, as they are done."""
+    for name in WORK:
+        for images in COUNTS:
+            yield name, images, apart(name, images)
 
 
 if __name__ == "__main__":
