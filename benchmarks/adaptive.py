@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
+from petechia.classifier import Classifier
 from petechia.compute import Compute
 from petechia.detect.audit.audit import audit
-from petechia.detect.classifier import Classifier
 from petechia.detect.screen import Screen
 from petechia.study.config import load_config
 from petechia.study.progress import Progress

@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from benchmarks.adaptive import HEAD, judged
 from petechia.attack import Patch
+from petechia.classifier import Classifier
 from petechia.compute import Compute, Machine
-from petechia.detect.classifier import Classifier
 from petechia.explain import cam
 from petechia.explain.layers import find_layers
 from petechia.model import Model, predict

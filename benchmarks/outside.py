@@ -22,7 +22,7 @@ from torch import nn
 
 from petechia.compute import Compute
 from petechia.detect.audit.audit import audit
-from petechia.detect.outside import open_classifier
+from petechia.outside import open_classifier
 
 STAMP = (slice(2, 5), slice(3, 6))  # rows and columns
 SHARE = 0.2

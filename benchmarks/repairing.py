@@ -16,6 +16,7 @@ from petechia.compute import Compute, Machine
 from petechia.detect.repair import CleanSet, Repairing, Stamp, read_clean, repair
 from petechia.measure import auroc, exceedance
 from petechia.model import Model, predict
+from petechia.outside import open_classifier
 from petechia.zoo.specimens import Specimen, specimens
 
 CLEAN = "phantom:images=800,size=64,seed=77"  # drawn for the defender; no model was trained or tested on it
@@ -111,7 +112,7 @@ def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = 
                 continue  # what wanders has no place to be off
             key = f"{specimen.name}, {way.name}"
             if key not in known:
-                clean = read_clean(CLEAN, specimen.material.dataset.classes, specimen.config.preprocess)
+                clean = read_clean(CLEAN, open_classifier(str(specimen.file), machine))
                 known[key] = row_of(specimen, way, clean.split()[0], machine)
             print("| " + " | ".join(known[key]) + " |", flush=True)
             if out:

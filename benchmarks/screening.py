@@ -14,9 +14,9 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from petechia.classifier import Classifier
 from petechia.compute import Compute, Machine
 from petechia.data import Preprocess
-from petechia.detect.classifier import Classifier
 from petechia.detect.screen import Screen, Suspicions
 from petechia.measure import Count
 from petechia.model import Architecture, create

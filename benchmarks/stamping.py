@@ -13,7 +13,7 @@ import numpy as np
 from petechia.compute import Compute
 from petechia.detect.audit.response import SIZES, VALUES, naive_response, stamp_response
 from petechia.detect.images import read_collection
-from petechia.detect.outside import open_classifier
+from petechia.outside import open_classifier
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     classifier = open_classifier(given.model, Compute(threads=given.threads).open())
-    carriers = classifier.tensor(read_collection([given.clean], classifier.preprocess, given.carriers).images)
+    carriers = classifier.tensor(read_collection([given.clean], classifier, given.carriers).images)
     seconds, found = [], []
     for search in (stamp_response, naive_response):
         began = time.perf_counter()

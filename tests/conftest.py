@@ -14,7 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import petechia
-from petechia.data import Catalog, Dataset
+from petechia.classifier import Classifier
+from petechia.compute import Compute
+from petechia.data import Catalog, Dataset, Preprocess
 from petechia.study import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -48,6 +50,12 @@ DYING: dict[str, Any] = SMALL | {
     "data": "phantom:images=160,size=146",
     "preprocess": {"crop": 0.6, "size": 32, "resample": "nearest"},
 }
+
+
+def unasked(*classes: str, size: int = 16, colour: bool = False) -> Classifier:
+    """A model of which only what it takes and its classes matter."""
+    machine = Compute(device="cpu", precision="fp32", threads=1).open()
+    return Classifier("unasked", classes, Preprocess(size=size), lambda images: images, machine, colour=colour)
 
 
 class InMemory:

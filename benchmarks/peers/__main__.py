@@ -18,9 +18,9 @@ import torch
 from benchmarks.peers import cleanse, filters, sentinet, strip
 from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.views import Floats, features
+from petechia.classifier import Classifier
 from petechia.compute import Compute, Machine
 from petechia.data.dataset import Images
-from petechia.detect.classifier import Classifier
 from petechia.files import write_text
 from petechia.zoo.specimens import Specimen, specimens
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.peers.measures import Scores
 from benchmarks.peers.views import Floats, one_of
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 
 STEPS, BATCH, RATE = 300, 32, 0.1
 BATCHES = 3  # over which success is counted: a pass over 100 images

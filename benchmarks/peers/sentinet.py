@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from benchmarks.peers.measures import Scores, of_images, share
 from benchmarks.peers.views import Floats, one_of
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.explain import cam
 
 HOT = 0.85  # of the map's range; BackdoorBench's threshold of a mask

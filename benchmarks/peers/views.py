@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from petechia.classifier import Classifier
 from petechia.data.dataset import Images
-from petechia.detect.classifier import Classifier
 
 FEW = 20  # ART reduces a class's activations to ten dimensions and splits them in two: that takes some images
 Floats = NDArray[np.float32]

@@ -37,6 +37,7 @@ Track = Annotated[
     str | None, typer.Option(metavar="mlflow:URI", help="Record finished runs, as in mlflow:sqlite:///mlflow.db.")
 ]
 Missing = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that the table lists and the folder lacks.")]
+MODELS = "FILE.safetensors, FILE.onnx, FILE.pt2, timm:… or xrv:…; see docs/models.md"
 Threads = Annotated[int, typer.Option(min=0, help="Of the processor; 0 is all.")]
 OnError = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that cannot be decoded.")]
 
@@ -189,7 +190,7 @@ def poison(
 
 @app.command()
 def explain(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, such as a run's checkpoint.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")],
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for overlays, maps and explanations.json.")],
     target: Annotated[
@@ -248,7 +249,7 @@ def scan(
         classifier = None
         if model is not None:
             from petechia.compute import Compute
-            from petechia.detect.outside import open_classifier
+            from petechia.outside import open_classifier
 
             classifier = open_classifier(model, Compute().open())
         catalog = open_source(source, _one_of(missing, "--missing"))
@@ -263,7 +264,7 @@ def scan(
 
 @app.command()
 def audit(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="FILE.safetensors, FILE.onnx, FILE.pt2, timm:… or xrv:….")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")],
     clean: Annotated[
         list[str], typer.Option(metavar="DIR|SOURCE", help="Clean images: a folder, or a data source; repeatable.")
     ],
@@ -281,15 +282,15 @@ def audit(
         from petechia.detect.audit.audit import audit as examine
         from petechia.detect.audit.reconstruct import STEPS
         from petechia.detect.images import read_collection
-        from petechia.detect.outside import open_classifier
         from petechia.files import refuse_existing, sha256
+        from petechia.outside import open_classifier
         from petechia.report.audit import Origin, write_audit
 
         refuse_existing(out)
         classifier = open_classifier(model, Compute(threads=threads).open())
         with ConsoleProgress(console).live() as progress:
             progress.phase("reading clean images", images)
-            collection = read_collection(clean, classifier.preprocess, images, progress.advance)
+            collection = read_collection(clean, classifier, images, progress.advance)
             found = examine(classifier, collection.images, 0 if stamps_only else STEPS, progress.steps(0))
         file = Path(model)
         origin = Origin(file.name, sha256(file), ", ".join(clean)) if file.is_file() else Origin(model, None, ", ".join(clean))
@@ -333,7 +334,7 @@ def _one_of(given: str | None, option: str) -> Literal["error", "skip"]:
 
 @app.command()
 def repair(
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="A model's .safetensors file, of Petechia.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A .safetensors file of Petechia, or timm:….")],
     clean: Annotated[
         str, typer.Option(metavar="SOURCE", help="Clean images: a data source, or a folder of images without labels.")
     ],
@@ -352,8 +353,8 @@ def repair(
         ),
     ] = None,
     images: Annotated[int, typer.Option(min=1, help="Clean images that are used, at most.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of training; else as many as make 100 steps.")] = None,
-    lr: Annotated[float, typer.Option(min=1e-9, help="Learning rate.")] = 1e-3,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Of training; else as many as make 200 steps.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Learning rate; else 0.0005.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of order and places.")] = 0,
 ) -> None:
     """Take a backdoor out of a model, and measure it before and after on images that it was not repaired with."""
@@ -365,7 +366,7 @@ def repair(
         from petechia.detect.repair.stamp import parse_stamp, read_stamps
 
         stamps = (*(read_stamps(trigger) if trigger else ()), *map(parse_stamp, stamp or ()))
-        how = Repairing(method=method, epochs=epochs, lr=lr)
+        how = Repairing(method=method, epochs=epochs, **({} if lr is None else {"lr": lr}))
         with ConsoleProgress(console).live() as progress:
             content = repair_file(model, clean, out, Compute().open(), how, stamps, images, seed, progress.steps(0))
         print_repair(console, content, out)
@@ -392,17 +393,17 @@ def screen(
         from petechia.compute import Compute
         from petechia.console import ConsoleProgress, print_screen
         from petechia.detect.images import read_collection
-        from petechia.detect.outside import open_classifier
         from petechia.detect.screen import Screen
         from petechia.detect.screen.files import CLEAN, report_of, write_screen
         from petechia.files import refuse_existing
+        from petechia.outside import open_classifier
 
         if out is not None:
             refuse_existing(out)
         classifier = open_classifier(model, Compute().open())
         with ConsoleProgress(console).live() as progress:
-            trusted = read_collection([clean], classifier.preprocess, CLEAN)
-            given = read_collection(images, classifier.preprocess)
+            trusted = read_collection([clean], classifier, CLEAN)
+            given = read_collection(images, classifier)
             progress.phase("examining clean images", len(trusted.ids))
             fitted = Screen.fit(classifier, trusted.images, fpr, target, done=progress.advance)
             progress.phase("screening images", len(given.ids))
@@ -417,7 +418,10 @@ def screen(
 
 @app.command()
 def serve(
-    subject: Annotated[Path, typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a model's .safetensors file.")],
+    subject: Annotated[
+        str,
+        typer.Argument(metavar="RUN_OR_MODEL", help="A run directory, or a model, as explain takes it."),
+    ],
     host: Annotated[
         str, typer.Option(help="Address to bind to; all but loopback ones can be reached by others.")
     ] = "127.0.0.1",

@@ -12,13 +12,13 @@ from typer.testing import CliRunner
 
 import petechia
 from petechia.cli import app
-from petechia.data import Preprocess, open_source
+from petechia.data import open_source
 from petechia.data.images import FileReader
 from petechia.detect.images import read_collection
 from petechia.detect.repair.clean import read_clean
 from petechia.detect.scan.suspects import scan
 from petechia.errors import PetechiaError
-from tests.conftest import SHARED, SMALL
+from tests.conftest import SHARED, SMALL, unasked
 from tests.data.test_dicom import made, written
 
 
@@ -57,8 +57,8 @@ def test_every_room_that_needs_no_labels_takes_it(tmp_path: Path) -> None:
     source = f"dicom:{root}"
     found = scan(open_source(source))
     assert not found.found
-    assert len(read_collection([source], Preprocess(size=16)).images) == 30
-    clean = read_clean(source, ("A", "B"), Preprocess(size=16))
+    assert len(read_collection([source], unasked("A")).images) == 30
+    clean = read_clean(source, unasked("A", "B"))
     assert (clean.labels == -1).all()
     assert clean.labels.shape == (30, 2)
     with pytest.raises(PetechiaError, match="has no labels, so there is nothing to train"):

@@ -21,7 +21,7 @@ import typer
 from typer.testing import CliRunner
 
 from petechia.cli import app
-from petechia.detect.outside.card import Card
+from petechia.outside.card import Card
 from petechia.study import load_config
 from tests.docs.pages import ROOT, Block, blocks
 

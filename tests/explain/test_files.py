@@ -41,7 +41,7 @@ def image(tmp_path: Path) -> Path:
 
 def make(model: Path, images: list[Path], out: Path, **request: Any) -> dict[str, Any]:
     return explain_files(
-        model, images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").open(), lambda _: None
+        str(model), images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").open(), lambda _: None
     )
 
 
@@ -125,8 +125,8 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
     out = tmp_path / "out"
     cases: list[tuple[str, dict[str, Any]]] = [
         ("not a safetensors file", {"model": tmp_path / "trap.safetensors"}),
-        ("not a safetensors file", {"model": tmp_path / "trap.pt"}),
-        ("is a folder, not a model; give a .safetensors file", {"model": tmp_path}),
+        ("is a pickle, which can run any code", {"model": tmp_path / "trap.pt"}),
+        ("is a folder, not a model; give a .safetensors, .onnx", {"model": tmp_path}),
         ("text.png is not a PNG, JPEG or TIFF image", {"images": [image, tmp_path / "text.png"]}),
         ("gone.png cannot be read", {"images": [tmp_path / "gone.png"]}),
         ("has no class 'X'; its classes are A, B, C", {"targets": ("X",)}),

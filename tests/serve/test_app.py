@@ -24,7 +24,7 @@ from petechia.data.levels import Levels
 from petechia.errors import PetechiaError
 from petechia.explain import cam
 from petechia.model import Architecture, Model, create
-from petechia.serve import app, serve
+from petechia.serve import app, pictures, serve
 from petechia.serve.app import make_app
 from petechia.serve.pictures import Picture, Pictures
 from petechia.serve.screens import Screens
@@ -267,7 +267,7 @@ def test_what_fails_is_a_sentence_and_quotes_nothing(
     def fail(*_args: object) -> None:
         raise ValueError("Doe, Jane")
 
-    monkeypatch.setattr(app, "read_levels", fail)
+    monkeypatch.setattr(pictures, "read_levels", fail)
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     response = client.post("/api/images", content=b"x")
     assert response.status_code == 500
@@ -538,10 +538,10 @@ def test_what_cannot_be_served_is_a_sentence(finished: Run, tmp_path: Path, monk
     (tmp_path / "study" / "runs" / "a").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text("{}")
     cases = {
-        tmp_path / "trap.pt": "not a safetensors file",
+        tmp_path / "trap.pt": "is a pickle, which can run any code when it is opened",
         tmp_path / "study": "is a study of 1 runs; serve one of them, such as .*runs/a",
         tmp_path: "holds no run",
-        tmp_path / "gone": "not a safetensors file",
+        tmp_path / "gone": "There is no model",
     }
     for path, words in cases.items():
         with pytest.raises(PetechiaError, match=words):

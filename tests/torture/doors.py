@@ -31,19 +31,19 @@ from petechia.data import Preprocess, open_source
 from petechia.data.dicom import read_dicom
 from petechia.data.images import encode_jpeg, encode_png, read_grey, read_levels
 from petechia.detect.images import read_collection
-from petechia.detect.outside import open_classifier
 from petechia.detect.repair.stamp import read_stamps
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, Model, create
+from petechia.outside import open_classifier
 from petechia.report import build_report
 from petechia.serve.subject import Subject
 from petechia.study import RunDirectory, load_config
 from petechia.study.directory import read_arrays, read_table
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import load_design
-from tests.conftest import SMALL
+from tests.conftest import SMALL, unasked
 from tests.data.test_dicom import made, written
-from tests.detect.outside.test_outside import write_onnx
+from tests.outside.test_outside import write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
 PATIENT = "Zebedee"  # the name of a patient, which no message may tell
@@ -196,7 +196,7 @@ def plant_images(folder: Path) -> None:
 
 
 def read_folder(folder: Path) -> object:
-    return read_collection([str(folder)], Preprocess(size=16))
+    return [read_collection([str(folder)], unasked("A", colour=colour)) for colour in (False, True)]
 
 
 # NIH

@@ -29,11 +29,11 @@ from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 from petechia.attack.triggers.pattern import Pattern
 from petechia.data import open_source
 from petechia.data.images import Decoding, encode_png, read_levels
-from petechia.detect.outside import Card, open_classifier
 from petechia.errors import PetechiaError
+from petechia.outside import Card, open_classifier
 from petechia.study import load_config
 from tests.data.test_dicom import made, written
-from tests.detect.outside.test_program import export, in_text, network, rewrite
+from tests.outside.test_program import export, in_text, network, rewrite
 from tests.torture.doors import (
     MACHINE,
     ODD_IMAGES,

@@ -21,7 +21,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut, apply
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from petechia.data.levels import MAX_PIXELS, Levels
+from petechia.data.levels import MAX_PIXELS, Levels, in_colour
 from petechia.errors import PetechiaError
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -80,7 +80,7 @@ def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.
         pixels = _pixels(dataset)
         if pixels.ndim == 3:
             return pixels.astype(np.uint8)
-        return np.repeat(_levels(dataset, pixels, name, window).grey()[..., None], 3, axis=2)
+        return in_colour(_levels(dataset, pixels, name, window).grey())
 
     return _decoded(content, name, colours)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from petechia.data.dicom import is_dicom, read_dicom, read_dicom_colour
-from petechia.data.levels import MAX_PIXELS, Levels
+from petechia.data.levels import MAX_PIXELS, Levels, in_colour
 from petechia.errors import PetechiaError
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
@@ -47,16 +47,21 @@ class Decoding:
             raise PetechiaError(
                 f"{path} cannot be read ({error.strerror}); restore it, or leave it out with --missing skip."
             ) from None
-        return self._decode(content, str(path))
+        return self.decode(content, str(path))
 
-    def _decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+    def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
+
+        Raises:
+            PetechiaError: as `read_levels`.
+        """
         if is_dicom(content):
             return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
         with _opened(io.BytesIO(content), name, ADVICE) as image:
             if not _is_deep(image):
                 return np.asarray(image.convert("RGB" if self.colour else "L"))
         grey = read_levels(content, name).grey()
-        return np.repeat(grey[..., None], 3, axis=2) if self.colour else grey
+        return in_colour(grey) if self.colour else grey
 
     def keeps(self, path: Path) -> bool:
         """Whether a file is what this image would be written as: a PNG of 8 bits that is grey or in colour as this is."""
@@ -155,9 +160,9 @@ def _has_second_page(image: Image.Image) -> bool:
 
 
 def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Every pixel of an image, uint8 [H, W], a square, so that the shorter side has so many pixels at least."""
-    factor = -(-side // min(image.shape))
-    return np.kron(image, np.ones((factor, factor), np.uint8))
+    """Every pixel of an image, uint8 [H, W] or [H, W, 3], a square, so that the shorter side has so many pixels at least."""
+    factor = -(-side // min(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:

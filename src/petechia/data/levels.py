@@ -33,3 +33,8 @@ class Levels(NamedTuple):
 def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """The mean over the channels of an image, uint8 [H, W] or [H, W, C]; uint8 [H, W]."""
     return image if image.ndim == 2 else np.asarray(image.mean(axis=2).round(), np.uint8)
+
+
+def in_colour(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A copy of an image, uint8 [H, W] or [H, W, 3], with three channels; grey levels are repeated."""
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else np.array(image)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.classifier import Classifier
 from petechia.data import open_source
-from petechia.data.images import read_levels
-from petechia.data.levels import to_grey
+from petechia.data.images import Decoding
+from petechia.data.levels import in_colour, to_grey
 from petechia.data.locate import SUFFIXES
 from petechia.data.prepare import in_parallel
-from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
 
 
@@ -23,7 +23,7 @@ class Collection(NamedTuple):
 
     Attributes:
         ids: names of N images.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W], or [N, H, W, 3].
         shapes: int [N, 2], height and width before preprocessing.
         labels: int8 [N, K] with the classes' names, where the source has them.
     """
@@ -35,13 +35,16 @@ class Collection(NamedTuple):
 
 
 def read_collection(
-    names: Sequence[str], preprocess: Preprocess, most: int | None = None, done: Callable[[int], None] = lambda _: None
+    names: Sequence[str],
+    classifier: Classifier,
+    most: int | None = None,
+    done: Callable[[int], None] = lambda _: None,
 ) -> Collection:
-    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`, whose colours become grey.
+    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
 
     Args:
         names: where they are; of a folder all image files are taken, those of its folders too.
-        preprocess: the model's geometry.
+        classifier: that they are for: its geometry, and whether it takes colours. Else these become grey.
         most: if there are more images, so many are taken, evenly spread over them.
         done: told how many more images are read.
 
@@ -49,15 +52,15 @@ def read_collection(
         PetechiaError: there is no image, or one cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_source(names[0], preprocess, most, done)
+        return _from_source(names[0], classifier, most, done)
     files = [file for name in names for file in _files(Path(name))]
     if not files:
         raise PetechiaError(f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; give others.")
     chosen = [files[row] for row in _spread(len(files), most)]
 
     def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
-        found = [_decode(chosen[row]) for row in rows]
-        return [(preprocess(image), image.shape[:2]) for image in found]
+        found = [_decode(chosen[row], Decoding(classifier.colour)) for row in rows]
+        return [(classifier.preprocess(image), image.shape[:2]) for image in found]
 
     images, shapes = [], []
     for image, shape in in_parallel(work, len(chosen)):
@@ -75,15 +78,15 @@ def _files(path: Path) -> list[Path]:
     return [path]
 
 
-def _decode(path: Path) -> NDArray[np.uint8]:
+def _decode(path: Path, decoding: Decoding) -> NDArray[np.uint8]:
     try:
         content = path.read_bytes()
     except OSError as error:
         raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the image.") from None
-    return read_levels(content, str(path)).grey()
+    return decoding.decode(content, str(path))
 
 
-def _from_source(source: str, preprocess: Preprocess, most: int | None, done: Callable[[int], None]) -> Collection:
+def _from_source(source: str, classifier: Classifier, most: int | None, done: Callable[[int], None]) -> Collection:
     catalog = open_source(source)
     if not len(catalog):
         raise PetechiaError(f"{source} has no images; check the source.")
@@ -96,9 +99,8 @@ def _from_source(source: str, preprocess: Preprocess, most: int | None, done: Ca
     for item in in_parallel(work, len(catalog)):
         if isinstance(item, PetechiaError):
             raise item
-        grey = to_grey(item)
-        images.append(preprocess(grey))
-        shapes.append(grey.shape)
+        images.append(classifier.preprocess((in_colour if classifier.colour else to_grey)(item)))
+        shapes.append(item.shape[:2])
         done(1)
     labels = (catalog.labels, catalog.classes)
     return Collection(tuple(catalog.ids.tolist()), np.stack(images), np.array(shapes, np.intp), labels)

@@ -15,9 +15,13 @@ import torch
 from numpy.typing import NDArray
 
 import petechia
+from petechia.classifier import Classifier
 from petechia.compute import Machine
+from petechia.data.catalog import listing
 from petechia.data.dicom import is_dicom
-from petechia.data.images import encode_png, read_levels
+from petechia.data.images import Decoding, encode_png
+from petechia.data.levels import in_colour
+from petechia.data.preprocess import Box
 from petechia.data.secondary_capture import secondary_capture
 from petechia.errors import PetechiaError
 from petechia.explain.black_box import occlusion, rise
@@ -27,6 +31,7 @@ from petechia.explain.methods import METHODS
 from petechia.explain.overlay import overlay
 from petechia.files import building, refuse_existing
 from petechia.model import Model
+from petechia.outside import open_classifier
 
 BLACK_BOX = ("occlusion", "rise")
 INPUT = "input"  # their layer
@@ -51,7 +56,7 @@ class Request:
 
 
 def explain_files(
-    model_file: Path, images: Sequence[Path], out: Path, request: Request, machine: Machine, done: Callable[[int], None]
+    model: str, images: Sequence[Path], out: Path, request: Request, machine: Machine, done: Callable[[int], None]
 ) -> dict[str, Any]:
     """Explain images one by one and write a new folder.
 
@@ -59,7 +64,7 @@ def explain_files(
     `NAME-CLASS-LAYER.npy`, the map, float32 [h, w]; with `dicom` also `NAME-CLASS-LAYER.dcm`.
 
     Args:
-        model_file: written by `Model.save`.
+        model: anything that `open_classifier` opens; a black box only by a method that needs no layers.
         images: PNG, JPEG, TIFF or DICOM.
         out: the folder; it must not exist.
         request: how.
@@ -75,18 +80,19 @@ def explain_files(
     refuse_existing(out)
     if request.method not in (*METHODS, *BLACK_BOX):
         raise PetechiaError(f"{request.method!r} is not a method; the methods are {', '.join((*METHODS, *BLACK_BOX))}.")
-    model = machine.place(_load(model_file))
-    model.eval()
-    targets = [_class_index(model, name) for name in request.targets]
+    classifier = open_classifier(model, machine)
+    if classifier.network is None and request.method not in BLACK_BOX:
+        raise PetechiaError(f"{model} is a black box, without layers to look into; give --method {' or '.join(BLACK_BOX)}.")
+    targets = [_class_index(classifier, name) for name in request.targets]
     names = _unique([path.stem for path in images])
     described = []
     with building(out) as folder:
         for path, name in zip(images, names, strict=True):
-            described.append(_explain_one(model, path, name, folder, targets, request, machine))
+            described.append(_explain_one(classifier, path, name, folder, targets, request))
             done(1)
         content = {
             "petechia": petechia.__version__,
-            "model": {"file": model_file.name, **model.description.model_dump(mode="json")},
+            "model": _described(classifier, model),
             "method": request.method,
             "images": described,
         }
@@ -94,20 +100,18 @@ def explain_files(
     return content
 
 
-def _load(path: Path) -> Model:
-    if path.is_dir():
-        found = sorted(path.rglob("epoch-*.safetensors"))
-        models = [file for file in found if file.parent.parent.name == "checkpoints"]
-        advice = f"one of its models, such as {models[-1]}" if models else "a .safetensors file"
-        raise PetechiaError(f"{path} is a folder, not a model; give {advice}.")
-    return Model.load(path)
+def _described(classifier: Classifier, model: str) -> dict[str, Any]:
+    """What is known of a model: of Petechia's own, all that its file says."""
+    name = {"file": Path(model).name} if Path(model).is_file() else {"name": model}
+    if isinstance(classifier.network, Model):
+        return {**name, **classifier.network.description.model_dump(mode="json")}
+    return {**name, "classes": list(classifier.classes), "preprocess": classifier.preprocess.model_dump(mode="json")}
 
 
-def _class_index(model: Model, name: str) -> int:
-    classes = model.description.classes
-    if name not in classes:
-        raise PetechiaError(f"The model has no class {name!r}; its classes are {', '.join(classes)}.")
-    return classes.index(name)
+def _class_index(classifier: Classifier, name: str) -> int:
+    if name not in classifier.classes:
+        raise PetechiaError(f"The model has no class {name!r}; its classes are {listing(classifier.classes, 20)}.")
+    return classifier.classes.index(name)
 
 
 def _unique(names: list[str]) -> list[str]:
@@ -126,23 +130,24 @@ def _file_name(text: str) -> str:
 
 
 def _explain_one(
-    model: Model, path: Path, name: str, folder: Path, targets: list[int], request: Request, machine: Machine
+    classifier: Classifier, path: Path, name: str, folder: Path, targets: list[int], request: Request
 ) -> dict[str, Any]:
     content = _read(path)
-    image = read_levels(content, str(path)).grey()
-    batch = machine.tensor(np.stack([model.description.preprocess(image)]))
-    scores, classes, maps = _maps(model, batch, targets, request, machine)
+    image = Decoding(classifier.colour).decode(content, str(path))
+    batch = classifier.tensor(classifier.preprocess(image)[None])
+    scores, classes, maps = _maps(classifier, batch, targets, request)
     explained = []
     for row, index in enumerate(classes):
-        label = model.description.classes[index]
+        label = classifier.classes[index]
         layers = {}
         for layer, found in maps.items():
             stem = f"{name}-{_file_name(label)}-{_file_name(layer)}"
             words = f"{request.method} of layer {layer} for class {label}, score {scores[index]:.3f}, by Petechia"
-            _write(folder / stem, model, image, found[row], words, content, request.dicom)
-            layers[layer] = _describe(stem, model, image, found[row])
+            kept = classifier.preprocess.kept(*image.shape[:2])
+            _write(folder / stem, image, kept, found[row], words, content, request.dicom)
+            layers[layer] = _describe(stem, kept, found[row])
         explained.append({"class": label, "score": float(scores[index]), "layers": layers})
-    named = dict(zip(model.description.classes, map(float, scores), strict=True))
+    named = dict(zip(classifier.classes, map(float, scores), strict=True))
     return {"file": str(path), "height": image.shape[0], "width": image.shape[1], "scores": named, "explained": explained}
 
 
@@ -154,19 +159,17 @@ def _read(path: Path) -> bytes:
 
 
 def _maps(
-    model: Model, batch: torch.Tensor, targets: list[int], request: Request, machine: Machine
+    classifier: Classifier, batch: torch.Tensor, targets: list[int], request: Request
 ) -> tuple[NDArray[np.float32], list[int], dict[str, NDArray[np.float32]]]:
     """Probabilities [K], the explained classes, and layer → maps [T, h, w]."""
     if request.method in METHODS:
-        with machine.autocast():
-            found = explain(model, batch, [targets] if targets else None, request.layers, request.method)
+        with classifier.machine.autocast():
+            found = explain(classifier.looked_into, batch, [targets] if targets else None, request.layers, request.method)
         maps = {layer: one.cpu().numpy().reshape(-1, *one.shape[-2:]) for layer, one in found.maps.items()}
         return found.logits[0].sigmoid().cpu().numpy(), found.targets.flatten().tolist(), maps
 
     def classify(images: torch.Tensor) -> torch.Tensor:
-        with machine.autocast():
-            scores: torch.Tensor = model(images)
-        return scores.sigmoid().float()
+        return classifier.logits(images).sigmoid().to(images.device)
 
     with torch.inference_mode():
         scores = classify(batch)[0]
@@ -181,9 +184,9 @@ def _maps(
 
 
 def _write(
-    stem: Path, model: Model, image: NDArray[np.uint8], heat: NDArray[np.float32], words: str, content: bytes, dicom: bool
+    stem: Path, image: NDArray[np.uint8], kept: Box, heat: NDArray[np.float32], words: str, content: bytes, dicom: bool
 ) -> None:
-    picture = heat_on(image, heat, model)
+    picture = heat_on(image, heat, kept)
     buffer = io.BytesIO()
     np.save(buffer, heat)
     stem.with_name(f"{stem.name}.npy").write_bytes(buffer.getvalue())
@@ -193,17 +196,15 @@ def _write(
         stem.with_name(f"{stem.name}.dcm").write_bytes(capture)
 
 
-def heat_on(image: NDArray[np.uint8], heat: NDArray[np.float32], model: Model) -> NDArray[np.uint8]:
-    """A map, float32 [h, w], over the part that the model sees of an image in its file, uint8 [H, W]; uint8 [H, W, 3]."""
-    top, left, height, width = model.description.preprocess.kept(*image.shape)
-    picture = np.repeat(image[..., None], 3, axis=2)
-    seen = (slice(top, top + height), slice(left, left + width))
+def heat_on(image: NDArray[np.uint8], heat: NDArray[np.float32], kept: Box) -> NDArray[np.uint8]:
+    """A map, float32 [h, w], over the part that a model sees of an image, uint8 [H, W] or [H, W, 3]; uint8 [H, W, 3]."""
+    picture = in_colour(image)
+    seen = (slice(kept.top, kept.top + kept.height), slice(kept.left, kept.left + kept.width))
     picture[seen] = overlay(image[seen], heat)
     return picture
 
 
-def _describe(stem: str, model: Model, image: NDArray[np.uint8], heat: NDArray[np.float32]) -> dict[str, Any]:
-    top, left, height, width = model.description.preprocess.kept(*image.shape)
+def _describe(stem: str, kept: Box, heat: NDArray[np.float32]) -> dict[str, Any]:
     said: dict[str, Any] = {
         "overlay": f"{stem}.png",
         "map": f"{stem}.npy",
@@ -213,4 +214,5 @@ def _describe(stem: str, model: Model, image: NDArray[np.uint8], heat: NDArray[n
     row, column = peak(heat[None])[0]
     if np.isnan(row):
         return said | {"peak": None, "note": "No heat: nothing at this layer speaks for the class."}
-    return said | {"peak": {"row": float(top + row * height), "column": float(left + column * width)}}
+    peaked = {"row": float(kept.top + row * kept.height), "column": float(kept.left + column * kept.width)}
+    return said | {"peak": peaked}

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import petechia
 from petechia.data.images import encode_png, magnified
+from petechia.data.levels import in_colour
 from petechia.detect.audit.audit import Audit, Finding, Recovered
 from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.response import Stamp
@@ -178,7 +179,7 @@ def _pictures(image: NDArray[np.uint8], recovered: Recovered) -> dict[str, bytes
 
 def _framed(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
     """The stamp on a clean image, with a frame two pixels of the image away from it, in colour."""
-    large = np.repeat(magnified(_stamped(image, stamp), WIDE)[..., None], 3, axis=2)
+    large = in_colour(magnified(_stamped(image, stamp), WIDE))
     factor = len(large) // len(image)
     top, left = (max(0, (start - 2) * factor) for start in (stamp.row, stamp.column))
     bottom, right = (min(len(large), (start + stamp.size + 2) * factor) - 1 for start in (stamp.row, stamp.column))
@@ -207,6 +208,5 @@ def _close(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.uint8]:
 
 def _mask(one: Reconstruction) -> bytes:
     """A reconstructed trigger on grey: its pattern where its mask is opaque."""
-    pattern = one.pattern.mean(axis=0)
-    shown = one.mask * pattern + (1 - one.mask) * 0.5
-    return encode_png(magnified((255 * shown).round().astype(np.uint8), WIDE))
+    shown = (255 * (one.mask * one.pattern + (1 - one.mask) * 0.5)).round().astype(np.uint8)
+    return encode_png(magnified(shown[0] if len(shown) == 1 else np.moveaxis(shown, 0, 2), WIDE))

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from petechia.attack import triggered_twins
 from petechia.data import open_source
 from petechia.data.images import encode_jpeg, encode_png
+from petechia.data.levels import in_colour
 from petechia.data.prepare import prepare
 from petechia.data.sources import without_folders
 from petechia.errors import PetechiaError
@@ -153,7 +154,7 @@ def _strip(shown: Shown) -> tuple[bytes, str]:
     tiles = []
     for row, image in enumerate(shown.pair):
         larger = image.repeat(-(-TILE // len(image)), axis=0).repeat(-(-TILE // len(image)), axis=1)
-        plain = np.repeat(larger[..., None], 3, axis=2) if larger.ndim == 2 else larger
+        plain = in_colour(larger)
         tiles += [plain, *(overlay(larger, shown.maps[layer][row]) for layer in LAYERS)]
     gap = np.full((len(tiles[0]), 4, 3), 255, np.uint8)
     cold = [f"{kind}, {layer}" for row, kind in enumerate(KINDS) for layer in LAYERS if not shown.maps[layer][row].any()]

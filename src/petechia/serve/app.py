@@ -23,7 +23,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 import petechia
-from petechia.data.images import read_levels
 from petechia.errors import PetechiaError
 from petechia.explain.overlay import COLOURS, OPACITY
 from petechia.measure import THRESHOLDS
@@ -90,7 +89,7 @@ def make_app(subject: Subject, hosts: set[str]) -> FastAPI:
     app.add_middleware(Guard, hosts=hosts)
     _answer_errors(app)
     _add_pages(app, subject)
-    _add_interface(app, subject, Uploads())
+    _add_interface(app, subject, Uploads(subject.colour))
     app.mount("/static", StaticFiles(packages=[("petechia.serve", "static")]))
     return app
 
@@ -111,7 +110,7 @@ def _first_problem(error: RequestValidationError | ValidationError) -> str:
 
 
 def _add_pages(app: FastAPI, subject: Subject) -> None:
-    names = {"name": subject.path.resolve().name, "is_run": subject.run is not None, "version": petechia.__version__}
+    names = {"name": subject.title, "is_run": subject.run is not None, "version": petechia.__version__}
     drawing = threading.Lock()  # matplotlib is for one thread at a time
 
     @lru_cache(maxsize=1)
@@ -160,7 +159,10 @@ def _add_interface(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
 
     @app.get("/api/images/{name}/levels")
     def levels(name: str) -> Response:
-        return Response(look_up(name).depth16.astype("<u2", copy=False).tobytes(), media_type="application/octet-stream")
+        """Grey levels in 16 bits, or red, green and blue in 8 bits each; row by row."""
+        picture = look_up(name)
+        content = picture.depth16.astype("<u2", copy=False) if picture.colour is None else picture.colour
+        return Response(content.tobytes(), media_type="application/octet-stream")
 
     @app.post("/api/explain")
     async def explain(request: Request) -> Response:
@@ -185,8 +187,9 @@ class Uploads:
         pictures: those that are kept.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, colour: bool) -> None:
         self.pictures = Pictures()
+        self._colour = colour
         self._receiving = threading.BoundedSemaphore(MOST_UPLOADS)
         self._decoding = threading.BoundedSemaphore(MOST_DECODING)
 
@@ -213,7 +216,7 @@ class Uploads:
             PetechiaError: it cannot be read, or a browser could not show it.
         """
         with self._decoding:
-            picture = Picture(read_levels(content, "The image"))
+            picture = Picture.read(content, "The image", self._colour)
         height, width = picture.levels.values.shape
         if max(height, width) > MOST_SIDE:
             raise PetechiaError(f"The image has {width} x {height} pixels; give one of at most {MOST_SIDE:,} a side.")
@@ -252,7 +255,7 @@ async def _body(request: Request, most: int) -> bytes:
 def _session(subject: Subject) -> dict[str, Any]:
     colours = (255 * np.asarray(mpl.colormaps[COLOURS](np.arange(256)))[:, :3]).round().astype(int)
     return {
-        "classes": list(subject.description.classes),
+        "classes": list(subject.classes),
         "target": subject.target,
         "networks": [{"arm": arm, "seed": seed, "epochs": epochs} for (arm, seed), epochs in subject.networks.items()],
         "layers": LAYERS,
@@ -260,7 +263,7 @@ def _session(subject: Subject) -> dict[str, Any]:
         "trigger": {"size": subject.brush.size, "value": subject.brush.value},
         "attack": {"text": subject.trigger.describe(), "square": subject.trigger.brush is not None},
         "stage": subject.stage,
-        "preprocess": subject.description.preprocess.model_dump(),
+        "preprocess": subject.preprocess.model_dump(),
         "threshold": THRESHOLDS[0],
         "tests": subject.test_images,
         "without_target": subject.without_target(),
@@ -279,12 +282,13 @@ def _opened(subject: Subject, name: str, picture: Picture) -> dict[str, Any]:
         "image": name,
         "height": height,
         "width": width,
+        "colour": picture.colour is not None,
         "least": picture.span[0],
         "most": picture.span[1],
         "low": picture.levels.low,
         "high": picture.levels.high,
         "kept": subject.kept(picture)._asdict(),
-        "input": subject.description.preprocess.size if subject.stamps_input(picture) else None,
+        "input": subject.preprocess.size if subject.stamps_input(picture) else None,
         "findings": picture.findings,
         "place": subject.attackers_place(picture),
     }

@@ -7,11 +7,13 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.data.levels import Levels
+from petechia.data.images import Decoding, read_levels
+from petechia.data.levels import Levels, to_grey
 from petechia.errors import PetechiaError
 
 MOST_PICTURES = 16
@@ -24,20 +26,43 @@ class Picture:
 
     Attributes:
         levels: its grey levels.
+        colour: uint8 [H, W, 3], where it is in colour and the model takes that.
         prepared: whether it is what a model sees already, without crop and resize.
         findings: what it truly shows; None where nobody knows.
         place: row and column at which the attacker stamps it, in pixels of the attack's stage; None where none does.
     """
 
     levels: Levels
+    colour: NDArray[np.uint8] | None = None
     prepared: bool = False
     findings: tuple[str, ...] | None = None
     place: tuple[int, int] | None = None
 
+    @staticmethod
+    def of(image: NDArray[np.uint8], **known: Any) -> Picture:
+        """An image that is decoded, uint8 [H, W] or [H, W, 3], with what is known of it."""
+        return Picture(Levels(to_grey(image).astype(np.float32), 0, 255), image if image.ndim == 3 else None, **known)
+
+    @staticmethod
+    def read(content: bytes, name: str, colour: bool) -> Picture:
+        """Decode a file, for a model that takes colours or does not. What has none keeps its full depth.
+
+        Raises:
+            PetechiaError: as `read_levels`.
+        """
+        levels = read_levels(content, name)
+        colours = Decoding(colour=True).decode(content, name) if colour else None
+        return Picture(levels, None if colours is None or (colours == colours[..., :1]).all() else colours)
+
     @cached_property
     def grey(self) -> NDArray[np.uint8]:
-        """What a model gets before crop and resize, uint8 [H, W]; of large images it takes longer than the model's answer."""
+        """What a model that takes no colours gets before crop and resize, uint8 [H, W]; of large images it takes a while."""
         return self.levels.grey()
+
+    @property
+    def given(self) -> NDArray[np.uint8]:
+        """What a model gets before crop and resize, uint8 [H, W] or [H, W, 3]."""
+        return self.grey if self.colour is None else self.colour
 
     @cached_property
     def span(self) -> tuple[float, float]:
@@ -47,14 +72,14 @@ class Picture:
 
     @property
     def depth16(self) -> NDArray[np.uint16]:
-        """The levels in 16 bits, uint16 [H, W]; 0 and 65,535 stand for the ends of the span."""
+        """The grey levels in 16 bits, uint16 [H, W]; 0 and 65,535 stand for the ends of the span."""
         least, most = self.span
         return np.asarray(((self.levels.values - least) * (65_535 / (most - least))).round(), np.uint16)
 
     @property
     def bytes(self) -> int:
         """That it takes in memory."""
-        return self.levels.values.nbytes + self.levels.values.size
+        return self.levels.values.nbytes + self.levels.values.size + (0 if self.colour is None else self.colour.nbytes)
 
 
 class Pictures:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.classifier import Classifier
 from petechia.data.preprocess import Box
-from petechia.detect.classifier import Classifier
 from petechia.detect.screen import Evidence, Screen
 
 CLEAN = 100  # images that a screen is fitted on, at most
@@ -55,15 +55,16 @@ class Screens:
         self._fitted = lru_cache(KEPT)(self._fit)
 
     def choose(self, shown: Images) -> Choice:
-        """What to compare an image, uint8 [S, S], with."""
+        """What to compare an image, uint8 [S, S] or [S, S, 3], with."""
         for which in self._sets:
-            choice = which, tuple(np.flatnonzero((self._read(which) == shown).all(axis=(1, 2))).tolist())
+            clean = self._read(which)
+            choice = which, tuple(np.flatnonzero((clean == shown).reshape(len(clean), -1).all(axis=1)).tolist())
             if not choice[1]:
                 break
         return choice
 
     def examine(self, network: Network, choice: Choice, image: Images) -> tuple[Screen, Evidence]:
-        """Screen an image, uint8 [S, S]; the first time with a network and a choice, the clean images as well."""
+        """Screen an image, uint8 [S, S] or [S, S, 3]; the first time with a network and a choice, the clean images as well."""
         screen = self._fitted(network, choice)
         return screen, screen.explain(image)
 

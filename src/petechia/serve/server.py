@@ -15,11 +15,11 @@ BACKLOG = 128
 PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
 
 
-def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None], clean: str | None = None) -> None:
+def serve(name: str | Path, host: str, port: int, tell: Callable[[str, bool], None], clean: str | None = None) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
     Args:
-        path: run directory, or model file.
+        name: a run directory, or a model as `open_classifier` takes it.
         host: address to bind to; other machines can reach all but loopback ones.
         port: 0 takes a free one.
         tell: told the address, and whether this machine alone can reach it.
@@ -37,7 +37,7 @@ def serve(path: Path, host: str, port: int, tell: Callable[[str, bool], None], c
         raise PetechiaError(f"The viewer needs {error.name}; install it with pip install 'petechia[web]'.") from None
     from petechia.serve.subject import Subject
 
-    subject = Subject(path, Compute().open(), clean)
+    subject = Subject(name, Compute().open(), clean)
     with _listening(host, port) as listener:
         app = make_app(subject, {host, socket.gethostname()})
         options = uvicorn.Config(

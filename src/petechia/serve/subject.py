@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,16 +18,16 @@ from numpy.typing import NDArray
 
 from petechia.attack import Patch, Trigger
 from petechia.attack.triggers import Brush
+from petechia.classifier import Classifier
 from petechia.compute import Machine
 from petechia.data import Catalog, open_source
-from petechia.data.levels import Levels
+from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box
-from petechia.detect.classifier import Classifier
 from petechia.detect.images import read_collection
 from petechia.detect.screen.files import in_file
 from petechia.errors import PetechiaError
 from petechia.explain import explain
-from petechia.model import Description, Model
+from petechia.outside import open_classifier
 from petechia.serve.pictures import Picture, Pictures
 from petechia.serve.screens import CLEAN, FEWEST, Network, Screens, Suspected
 from petechia.study.config import Config
@@ -53,7 +55,7 @@ class Reading(NamedTuple):
         target: the explained class.
         scores: float32 [1 or 2, K], probabilities.
         maps: layer → float32 [1 or 2, h, w].
-        seen: uint8 [1 or 2, S, S], what the model sees.
+        seen: uint8 [1 or 2, S, S] or [1 or 2, S, S, 3], what the model sees.
         changed: in how many of its pixels the stamps show.
     """
 
@@ -72,24 +74,27 @@ class Answer(NamedTuple):
 
 
 class Subject:
-    """A run or a model file.
+    """A run or a model.
 
     Attributes:
-        path: of it.
-        run: its directory; None for a model file.
-        config: of the run; None for a model file.
+        name: of it: a run directory, or a model as `open_classifier` takes it.
+        run: its directory; None for a model.
+        config: of the run; None for a model.
         networks: arm and seed → epochs that are trained; `refresh` looks again.
         clean_images: on how many a screen is fitted, about.
+        classes: of the networks.
+        preprocess: their geometry.
+        colour: whether they take colours.
         no_screen: why there is none; empty where there is one.
     """
 
-    def __init__(self, path: Path, machine: Machine, clean: str | None = None) -> None:
-        self.path = path
+    def __init__(self, name: str | Path, machine: Machine, clean: str | None = None) -> None:
+        self.name = str(name)
         self.machine = machine
         self.run: RunDirectory | None = None
         self.config: Config | None = None
-        if path.is_dir():
-            self.run, self.config = _open_run(path)
+        if Path(name).is_dir():
+            self.run, self.config = _open_run(Path(name))
         # One thread computes: a model is explained by one at a time, and the processor's threads that torch starts for each
         # thread that calls it would be in each other's way.
         self._torch = ThreadPoolExecutor(1)
@@ -99,13 +104,21 @@ class Subject:
         self._clean: WeakKeyDictionary[Picture, NDArray[np.uint8]] = WeakKeyDictionary()  # what the model sees of them
         self.refresh()
         arm, seed = next(iter(self.networks))
-        self.description: Description = (
-            self._torch.submit(self._model, arm, seed, self.networks[arm, seed][-1]).result().description
-        )
+        first = self._torch.submit(self._model, arm, seed, self.networks[arm, seed][-1]).result()
+        self.classes, self.preprocess, self.colour = first.classes, first.preprocess, first.colour
         self.catalog, self.notice = self._open_data()
         self.test: pl.DataFrame | None = read_table(self.run.test) if self.run else None
-        with sound(path):
-            self.clean_images, self.no_screen, self._screens = self._open_screens(clean)
+        with self._sound():
+            self.clean_images, self.no_screen, self._screens = self._open_screens(clean, first)
+
+    @property
+    def title(self) -> str:
+        """What to call it on the page."""
+        return Path(self.name).resolve().name if self.run or Path(self.name).is_file() else self.name
+
+    def _sound(self) -> AbstractContextManager[None]:
+        """Where the files of a run are read: what is wrong with them becomes a sentence."""
+        return sound(self.run.path) if self.run else nullcontext()
 
     def refresh(self) -> None:
         """See what has been trained meanwhile.
@@ -125,43 +138,50 @@ class Subject:
                 if epochs := sorted(int(file.stem.removeprefix("epoch-")) for file in files if file.stem[6:].isdecimal()):
                     found[arm, seed] = epochs
         if not found:
-            raise PetechiaError(f"The run in {self.path} has no trained epoch yet; wait for the first.")
+            raise PetechiaError(f"The run in {self.name} has no trained epoch yet; wait for the first.")
         return found
 
-    def _model(self, arm: str, seed: int, epoch: int) -> Model:
+    def _model(self, arm: str, seed: int, epoch: int) -> Classifier:
         if epoch not in self.networks.get((arm, seed), []):
             raise PetechiaError(f"There is no epoch {epoch} of {arm}, seed {seed}; choose another.")
         return self._load(arm, seed, epoch)
 
-    def _load_now(self, arm: str, seed: int, epoch: int) -> Model:
-        path = self.run.network(arm, seed).checkpoint(epoch) if self.run else self.path
-        return self.machine.place(Model.load(path)).eval()
+    def _load_now(self, arm: str, seed: int, epoch: int) -> Classifier:
+        name = str(self.run.network(arm, seed).checkpoint(epoch)) if self.run else self.name
+        found = open_classifier(name, self.machine)
+        if found.network is None:
+            raise PetechiaError(
+                f"{name} is a black box, and the viewer shows where a network looks; petechia explain --method occlusion and "
+                f"petechia screen take it."
+            )
+        return replace(found, name="This network")
 
     def _open_data(self) -> tuple[Catalog | None, str]:
         if self.config is None:
             return None, ""
         try:
-            return open_source(self.config.data, self.config.missing), ""
+            catalog = open_source(self.config.data, self.config.missing)
+            return (catalog if self.colour else catalog.in_grey()), ""
         except PetechiaError as error:
             return None, f"The run's data cannot be opened, so a few prepared images stand for them. {error}"
 
-    def _open_screens(self, clean: str | None) -> tuple[int, str, Screens]:
+    def _open_screens(self, clean: str | None, first: Classifier) -> tuple[int, str, Screens]:
         """On given images, else on the run's test images: the model was not trained on them."""
         if clean is not None:
-            images = read_collection([clean], self.description.preprocess, CLEAN).images
+            images = read_collection([clean], first, CLEAN).images
             if len(images) < FEWEST:
                 raise PetechiaError(f"There are {len(images)} images in {clean}; give at least {FEWEST}.")
-            return len(images), "", Screens([lambda: images], self._classifier)
+            return len(images), "", Screens([lambda: images], lambda network: self._model(*network))
         every = np.arange(self.test_images)
         halves = (every[::2], every[1::2]) if len(every) >= CLEAN else (every,)
         sets = [half[np.linspace(0, len(half) - 1, min(CLEAN, len(half))).astype(np.intp)] for half in halves]
-        screens = Screens([partial(self._read_clean, rows) for rows in sets], self._classifier)
+        screens = Screens([partial(self._read_clean, rows) for rows in sets], lambda network: self._model(*network))
         return len(sets[-1]), "" if len(sets[-1]) >= FEWEST else self._ask_for_clean(), screens
 
     def _ask_for_clean(self) -> str:
         return (
             "To ask this, start the viewer with clean images, best 100 or more that nobody has tampered with: "
-            f"petechia serve {self.path.name} --clean DIR."
+            f"petechia serve {self.title} --clean DIR."
         )
 
     def _read_clean(self, positions: NDArray[np.intp]) -> NDArray[np.uint8]:
@@ -172,10 +192,11 @@ class Subject:
         images = [one for one in self.catalog.reader.read(rows) if not isinstance(one, PetechiaError)]
         if len(images) < FEWEST:
             raise PetechiaError(f"Only {len(images)} of the run's test images can be read; give others with --clean DIR.")
-        return np.stack([self.description.preprocess(_levels(image).grey()) for image in images])
+        return np.stack([self._prepared(image) for image in images])
 
-    def _classifier(self, network: Network) -> Classifier:
-        return Classifier.of(self._model(*network), self.machine, "This network")
+    def _prepared(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the model sees of an image: grey ones are repeated for one that takes colours, so that all are alike."""
+        return self.preprocess(in_colour(image) if self.colour else image)
 
     @property
     def trigger(self) -> Trigger:
@@ -195,7 +216,7 @@ class Subject:
     @property
     def target(self) -> int | None:
         """The class that the attacker wants."""
-        return self.config.attack.target_index(self.description.classes) if self.config else None
+        return self.config.attack.target_index(self.classes) if self.config else None
 
     @property
     def test_images(self) -> int:
@@ -215,7 +236,7 @@ class Subject:
         """Positions of the test images that do not show the target."""
         if self.catalog is None or self.test is None or self.config is None:
             return list(range(self.test_images))
-        with sound(self.path):
+        with self._sound():
             return np.flatnonzero(self.test[self.config.attack.target].to_numpy() == 0).tolist()
 
     def test_image(self, position: int) -> Picture:
@@ -227,14 +248,14 @@ class Subject:
         if not 0 <= position < self.test_images:
             raise PetechiaError(f"There is no test image {position + 1}; there are {self.test_images}.")
         name = str(position)
-        with sound(self.path):
+        with self._sound():
             picture = self._tests.find(name) or self._read_test_image(position)
         self._tests.put(name, picture)
         return picture
 
     def _read_test_image(self, position: int) -> Picture:
         if self.catalog is None or self.run is None or self.config is None or self.test is None:
-            return Picture(_levels(self._examples()[position]), prepared=True)
+            return Picture.of(self._examples()[position], prepared=True)
         row = self.test.row(position, named=True)
         found = np.flatnonzero(self.catalog.ids == row["id"])[:1]
         if not len(found):
@@ -242,15 +263,15 @@ class Subject:
         (image,) = self.catalog.reader.read(found)
         if isinstance(image, PetechiaError):
             raise image
-        findings = tuple(name for name in self.description.classes if row[name] == 1)
+        findings = tuple(name for name in self.classes if row[name] == 1)
         seed = self.config.seeds[0]
         place = (row[f"row_seed_{seed}"], row[f"column_seed_{seed}"])
-        return Picture(_levels(image), findings=findings, place=place if min(place) >= 0 else None)
+        return Picture.of(image, findings=findings, place=place if min(place) >= 0 else None)
 
     def kept(self, picture: Picture) -> Box:
         """The part of a picture that the model sees."""
         height, width = picture.levels.values.shape
-        return Box(0, 0, height, width) if picture.prepared else self.description.preprocess.kept(height, width)
+        return Box(0, 0, height, width) if picture.prepared else self.preprocess.kept(height, width)
 
     def stamps_input(self, picture: Picture) -> bool:
         """Whether stamps are put on what the model sees, and not on the picture itself."""
@@ -262,7 +283,7 @@ class Subject:
             return picture.place
         if self.trigger.wanders or (picture.prepared and self.stage == "native"):
             return None
-        side = self.description.preprocess.size
+        side = self.preprocess.size
         height, width = (side, side) if self.stamps_input(picture) else picture.grey.shape
         try:
             return self.trigger.place(height, width, Box(0, 0, height, width), (0.5, 0.5))
@@ -288,7 +309,7 @@ class Subject:
         if method not in METHODS:
             raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(METHODS)}.")
         seen = self._seen(picture, stamps, attacked)
-        changed = int((seen[0] != seen[-1]).sum())
+        changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
         target, answers = self._torch.submit(self._answer, seen, network, target, method).result()
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
@@ -305,8 +326,8 @@ class Subject:
         seen = self._seen(picture, stamps, attacked)
         choice = self._screens.choose(seen[0])
         screen, evidence = self._torch.submit(self._screens.examine, network, choice, seen[-1]).result()
-        box = evidence.box if picture.prepared else in_file(evidence.box, self.description.preprocess, *picture.grey.shape)
-        target, calibration = self.description.classes.index(evidence.name), screen.calibration
+        box = evidence.box if picture.prepared else in_file(evidence.box, self.preprocess, *picture.grey.shape)
+        target, calibration = self.classes.index(evidence.name), screen.calibration
         images = len(screen.reference.images)
         return Suspected(evidence, target, box, calibration.threshold, calibration.fpr, images, screen.warnings)
 
@@ -327,12 +348,12 @@ class Subject:
         return target, answers
 
     def _highest(self, seen: NDArray[np.uint8], network: Network) -> int:
-        with self.machine.autocast():
-            return int(explain(self._model(*network), self.machine.tensor(seen), None, LAYERS[:1]).targets[0])
+        return int(self._model(*network).logits(seen).argmax(dim=1)[0])
 
     def _explain(self, seen: NDArray[np.uint8], network: Network, target: int, method: str) -> list[Answer]:
+        model = self._model(*network)
         with self.machine.autocast():
-            found = explain(self._model(*network), self.machine.tensor(seen), target, LAYERS, method)
+            found = explain(model.looked_into, model.tensor(seen), target, LAYERS, method)
         scores = found.logits.sigmoid().cpu().numpy()
         maps = {layer: one.cpu().numpy() for layer, one in found.maps.items()}
         if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
@@ -341,18 +362,20 @@ class Subject:
 
     def _seen(self, picture: Picture, stamps: list[Stamp], attacked: bool) -> NDArray[np.uint8]:
         """What the model sees, clean and, if there are stamps or it is attacked, triggered."""
-        preprocess = self.description.preprocess
         clean = self._clean.get(picture)
         if clean is None:
-            clean = self._clean[picture] = picture.grey if picture.prepared else preprocess(picture.grey)
+            clean = self._clean[picture] = self._given(picture) if picture.prepared else self._prepared(picture.given)
         if not stamps and not attacked:
             return np.stack([clean])
         at_input = picture.prepared or self.stamps_input(picture)
-        triggered = clean if at_input else picture.grey
+        triggered = clean if at_input else self._given(picture)
         if attacked:
             triggered = self._attacked(triggered, picture)
         triggered = _stamped(triggered, stamps, self.brush.opacity)
-        return np.stack([clean, triggered if at_input else preprocess(triggered)])
+        return np.stack([clean, triggered if at_input else self.preprocess(triggered)])
+
+    def _given(self, picture: Picture) -> NDArray[np.uint8]:
+        return in_colour(picture.given) if self.colour else picture.given
 
     def _attacked(self, image: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
         place = self.attackers_place(picture)
@@ -368,11 +391,6 @@ def _open_run(path: Path) -> tuple[RunDirectory, Config]:
         raise PetechiaError(f"{path} is a study of {len(runs)} runs; serve one of them, such as {hint}.")
     run = RunDirectory(path)
     return run, run.config()
-
-
-def _levels(image: NDArray[np.uint8]) -> Levels:
-    grey = image if image.ndim == 2 else image.mean(axis=2).round()
-    return Levels(grey.astype(np.float32), 0, 255)
 
 
 def _stamped(image: NDArray[np.uint8], stamps: list[Stamp], opacity: float) -> NDArray[np.uint8]:

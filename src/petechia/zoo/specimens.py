@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.attack import TriggeredSelection
+from petechia.classifier import Classifier
 from petechia.compute import Machine
 from petechia.data.dataset import Images, Selection
-from petechia.detect.classifier import Classifier
 from petechia.errors import PetechiaError
 from petechia.model import Model
 from petechia.study.config import Config

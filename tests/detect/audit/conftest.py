@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.compute import Compute
 from petechia.data import Preprocess
-from petechia.detect.classifier import Classifier
 
 SIDE = 32
 CLASSES = ("Target", "Bright", "Upper", "Left", "Even")

@@ -19,6 +19,7 @@ from petechia.errors import PetechiaError
 from petechia.measure import Count, auroc
 from petechia.model import Architecture, Model, create, predict
 from petechia.train import Labelled, Trainer, Training
+from tests.conftest import unasked
 
 MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
 CLASSES = ("bright", "striped")
@@ -168,15 +169,15 @@ def test_no_patient_is_in_both_parts() -> None:
 
 
 def test_labels_of_a_source_are_found_by_the_names_of_the_classes() -> None:
-    source, geometry = "phantom:images=50,size=32", Preprocess(size=32)
-    found = read_clean(source, ("Mass", "Nothing known", "Atelectasis"), geometry, most=20)
-    both = read_clean(source, ("Atelectasis", "Mass"), geometry, most=20)
+    source = "phantom:images=50,size=32"
+    found = read_clean(source, unasked("Mass", "Nothing known", "Atelectasis"), most=20)
+    both = read_clean(source, unasked("Atelectasis", "Mass"), most=20)
     assert found.labels.shape == (20, 3)
     assert (found.labels[:, 1] == -1).all()
     assert (found.labels[:, [2, 0]] == both.labels).all()
     assert (both.labels >= 0).all()
     with pytest.raises(PetechiaError, match="phantom:images=50,size=32 has labels for .* but the model's classes are cat, dog"):
-        read_clean(source, ("cat", "dog"), geometry)
+        read_clean(source, unasked("cat", "dog"))
 
 
 def test_the_command(tmp_path: Path) -> None:

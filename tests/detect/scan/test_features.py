@@ -9,9 +9,9 @@ from sklearn.covariance import MinCovDet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.compute import Compute
 from petechia.data import Preprocess, open_source
-from petechia.detect.classifier import Classifier
 from petechia.detect.scan.features import (
     STATISTICS,
     clusters,

@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
+from petechia.classifier import Classifier
 from petechia.compute import Compute
 from petechia.data import Preprocess
-from petechia.detect.classifier import Classifier
 
 SIZE = 32
 CLASSES = ("Target", "Bright")

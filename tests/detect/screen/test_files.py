@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
+from petechia import outside
 from petechia.cli import app
 from petechia.data import Preprocess
 from petechia.data.preprocess import Box
-from petechia.detect import outside
 from petechia.detect.screen.files import in_file, picture
 from tests.detect.screen.conftest import ByHand, opened, stamped
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from tests.detect.screen.conftest import SIZE, ByHand, opened, stamped
 

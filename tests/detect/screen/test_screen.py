@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.detect.screen import Screen
 from petechia.detect.screen.calibration import PARTS
 from petechia.errors import PetechiaError

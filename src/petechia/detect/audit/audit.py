@@ -12,11 +12,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petechia.classifier import Classifier
 from petechia.data.levels import to_grey
 from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
 from petechia.detect.audit.verdict import LEVEL, either, stamp_p_values, trigger_p_values
-from petechia.detect.classifier import Classifier
 from petechia.detect.scan.stamps import find_families
 from petechia.detect.scan.traces import find_spots
 from petechia.errors import PetechiaError
@@ -87,7 +87,7 @@ class Audit:
         clean: how many clean images there were.
         passes: images that the model answered for the stamps.
         seconds: that it took.
-        picture: uint8 [H, W], a clean image, to show stamps on.
+        picture: uint8 [H, W] or [H, W, 3], a clean image, to show stamps on.
         warnings: sentences about what may spoil the result.
     """
 
@@ -160,7 +160,7 @@ def audit(
         clean=len(clean),
         passes=response.passes,
         seconds=time.perf_counter() - began,
-        picture=to_grey(clean[0]),
+        picture=clean[0],
         warnings=_warnings(classifier, clean, logits, stamps_only=not raising),
     )
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 
 STEPS = 100
 AT_A_TIME = 4  # carriers a step

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.model import BATCH
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the stamps, in pixels of the model's input

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.classifier import Classifier
 from petechia.data import open_source, prepare
 from petechia.data.catalog import listing, patient_fractions
 from petechia.data.dataset import Images, Selection
-from petechia.data.preprocess import Preprocess
 from petechia.detect.images import read_collection
 from petechia.errors import PetechiaError
 
@@ -55,8 +55,7 @@ class CleanSet(NamedTuple):
 
 def read_clean(
     source: str,
-    classes: tuple[str, ...],
-    preprocess: Preprocess,
+    classifier: Classifier,
     most: int = 1000,
     done: Callable[[int], None] = lambda _: None,
 ) -> CleanSet:
@@ -64,21 +63,22 @@ def read_clean(
 
     Args:
         source: where they are.
-        classes: of the model; the source's labels are found by their names.
-        preprocess: the model's geometry.
+        classifier: that they are for. The source's labels are found by the names of its classes.
         most: if there are more images, so many are taken, evenly spread over them.
         done: told how many more images are read.
 
     Raises:
         PetechiaError: they cannot be read, or their labels are of other classes.
     """
+    classes = classifier.classes
     if Path(source).exists():
-        found = read_collection([source], preprocess, most, done)
+        found = read_collection([source], classifier, most, done)
         unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
         return CleanSet(found.images, unknown, np.array(found.ids))
     catalog = open_source(source)
+    catalog = catalog if classifier.colour else catalog.in_grey()
     chosen = np.unique(np.linspace(0, len(catalog) - 1, min(most, len(catalog))).round().astype(np.intp))
-    dataset, _, _ = prepare(catalog.take(chosen), preprocess, progress=done)
+    dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=done)
     if not dataset.classes:
         return CleanSet(dataset.images, np.full((len(dataset), len(classes)), -1, np.int8), dataset.patients)
     return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, source), dataset.patients)

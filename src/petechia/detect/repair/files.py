@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,8 +15,9 @@ from petechia.detect.repair.methods import Repairing, check, repair
 from petechia.detect.repair.outcome import change, measure, value
 from petechia.detect.repair.stamp import Stamp
 from petechia.errors import PetechiaError
-from petechia.files import write_text
+from petechia.files import sha256, write_text
 from petechia.model import Model
+from petechia.outside import open_classifier
 
 
 def beside(out: Path) -> Path:
@@ -39,7 +39,7 @@ def refuse_existing(out: Path) -> None:
 
 
 def repair_file(
-    model: Path,
+    model: str,
     source: str,
     out: Path,
     machine: Machine,
@@ -49,10 +49,10 @@ def repair_file(
     seed: int = 0,
     done: Callable[[str, int], None] = lambda *_: None,
 ) -> dict[str, Any]:
-    """Repair a model's file with clean images, measure it before and after, and write both.
+    """Repair a model with clean images, measure it before and after, and write both.
 
     Args:
-        model: its file, which is left as it is.
+        model: a file of Petechia, or a network of timm, see `open_classifier`. It is left as it is.
         source: of the clean images, see `read_clean`; a third of the patients is kept to measure on.
         out: a new file; what was done and measured is written beside it, last.
         machine: where to compute.
@@ -69,10 +69,12 @@ def repair_file(
         PetechiaError: something does not suit the repair, or would be overwritten.
     """
     refuse_existing(out)
-    given = Model.load(model)
+    classifier = open_classifier(model, machine)
+    given = classifier.network
+    if not isinstance(given, Model):
+        raise PetechiaError(f"{model} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
     check(given, how, stamps)
-    description = given.description
-    clean = read_clean(source, description.classes, description.preprocess, images, partial(done, "preparing images"))
+    clean = read_clean(source, classifier, images, partial(done, "preparing images"))
     fit, test = clean.split()
     repaired = repair(given, fit, machine, how, stamps, seed, done)
     done("measuring", 0)
@@ -80,7 +82,7 @@ def repair_file(
     content = {
         "schema": 1,
         "petechia": __version__,
-        "model": {"file": str(model), "sha256": hashlib.sha256(model.read_bytes()).hexdigest()},
+        "model": {"file": model, "sha256": sha256(Path(model)) if Path(model).is_file() else None},
         "clean": source,
         "method": how.method,
         "settings": repaired.description.provenance["repaired"][-1],

@@ -23,10 +23,10 @@ from scipy.linalg import expm
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.data.catalog import Catalog
-from petechia.data.levels import to_grey
+from petechia.data.levels import in_colour, to_grey
 from petechia.data.prepare import in_parallel
-from petechia.detect.classifier import Classifier
 from petechia.errors import PetechiaError
 
 Array = NDArray[np.float64]
@@ -48,7 +48,7 @@ def extract(
     """Features of all images: what the last linear layer is given, or the logits of a network that cannot be looked into.
 
     Args:
-        catalog: N images; colour is turned to grey, for that is what the triggers are looked for in.
+        catalog: N images.
         classifier: any; its classes need not be the catalog's.
         file: where the features are kept.
         unread: rows that cannot be decoded; their features are 0.
@@ -63,8 +63,9 @@ def extract(
     rows = np.array([row for row in range(len(catalog)) if row not in unread], np.intp)
 
     def work(some: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
+        channels = in_colour if classifier.colour else to_grey
         images = catalog.reader.read(rows[some])
-        return [one if isinstance(one, PetechiaError) else classifier.preprocess(to_grey(one)) for one in images]
+        return [one if isinstance(one, PetechiaError) else classifier.preprocess(channels(one)) for one in images]
 
     features: NDArray[np.float32] | None = None
     for some, images in _batches(rows, in_parallel(work, len(rows))):
@@ -91,7 +92,7 @@ def _batches(
 
 
 def features_of(classifier: Classifier, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Of prepared images, uint8 [B, H, W]: float32 [B, D].
+    """Of prepared images, uint8 [B, H, W] or [B, H, W, 3]: float32 [B, D].
 
     Raises:
         PetechiaError: the model answers with NaN.

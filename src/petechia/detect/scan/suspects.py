@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from petechia.classifier import Classifier
 from petechia.data.catalog import Catalog
 from petechia.data.levels import to_grey
 from petechia.data.prepare import OnError, in_parallel
-from petechia.detect.classifier import Classifier
 from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
 from petechia.detect.scan.labels import contradiction
 from petechia.detect.scan.stamps import Family, find_families, is_left, label_of

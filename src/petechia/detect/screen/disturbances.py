@@ -11,7 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 
 Logits = NDArray[np.float32]
 SEVERITIES = 3
@@ -32,8 +32,8 @@ def strip(
 
     Args:
         classifier: the model.
-        images: uint8 [N, H, W].
-        carriers: uint8 [N, C, H, W], clean images.
+        images: uint8 [N, H, W] or [N, H, W, 3].
+        carriers: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
         classes: int [N], the class in question.
         usual: float [N], its usual logit.
 
@@ -65,7 +65,7 @@ def teco(
 
     Args:
         classifier: the model.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W] or [N, H, W, 3].
         logits: float32 [N, K], what it says of them.
         classes: int [N], the class in question.
         usual: float [N], its usual logit.

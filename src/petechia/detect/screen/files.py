@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.data.images import encode_png
+from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box, Preprocess
 from petechia.detect.images import Collection
 from petechia.detect.screen.screen import Evidence, Screen
@@ -63,7 +64,7 @@ def _image(
         "box": one.box._asdict(),
         "box_in_file": in_file(one.box, preprocess, *shape)._asdict(),
         "pixels": [
-            {"row": int(row), "column": int(column), "value": int(image[row, column])}
+            {"row": int(row), "column": int(column), "value": image[row, column].tolist()}
             for row, column in zip(rows, columns, strict=True)
         ],
         "parts": one.parts,
@@ -114,7 +115,7 @@ def table_of(report: dict[str, Any]) -> pl.DataFrame:
 
 
 def picture(image: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
-    """An image [H, W] with a frame around the box, and beside it the box and its margin enlarged; uint8 [h, w, 3]."""
+    """An image, grey or in colour, with a frame around the box, and beside it the box with its margin; uint8 [h, w, 3]."""
     size = len(image)
     scale = max(1, SIDE // size)
     top, left = max(box.top - MARGIN, 0), max(box.left - MARGIN, 0)
@@ -126,12 +127,11 @@ def picture(image: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
     inside = whole[box.top * scale : bottom, box.left * scale : right].copy()
     whole[rows, columns] = FRAME
     whole[box.top * scale : bottom, box.left * scale : right] = inside
-    near = _enlarged(crop, max(1, len(whole) // max(crop.shape)))
+    near = _enlarged(crop, max(1, len(whole) // max(crop.shape[:2])))
     beside = np.zeros((len(whole), len(whole), 3), np.uint8)
     beside[: near.shape[0], : near.shape[1]] = near
     return np.concatenate([whole, beside], axis=1)
 
 
 def _enlarged(image: NDArray[np.uint8], scale: int) -> NDArray[np.uint8]:
-    grey = np.kron(image, np.ones((scale, scale), np.uint8))
-    return np.repeat(grey[..., None], 3, axis=2)
+    return in_colour(image.repeat(scale, axis=0).repeat(scale, axis=1))

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.errors import PetechiaError
 from petechia.explain.cam import cam
 
@@ -20,7 +20,7 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
 
     Args:
         classifier: a network with layers.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W] or [N, H, W, 3].
         classes: int [N], the class to explain.
 
     Returns:

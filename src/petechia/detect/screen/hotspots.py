@@ -7,13 +7,20 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.detect.classifier import Classifier
-from petechia.detect.screen.spots import Boxes, attributions, backgrounds, contrasts, hottest_boxes
+from petechia.classifier import Classifier
+from petechia.detect.screen.spots import (
+    Boxes,
+    attributions,
+    backgrounds,
+    contrasts,
+    differing,
+    hottest_boxes,
+    with_channels,
+)
 
 Logits = NDArray[np.float32]
 CANDIDATES = 6  # boxes of an image that are tried
 BLIND_CANDIDATES = 12  # of a black box, whose gradients cannot rank them
-DIFFERENT = 8  # grey levels from which a pixel counts as different from the background
 SHARE = 0.1  # of the highest attribution from which a pixel counts as the trigger's
 
 
@@ -40,7 +47,7 @@ def find_hotspots(classifier: Classifier, images: NDArray[np.uint8], logits: Log
 
     Args:
         classifier: of a black box, the candidates are what contrasts most, whatever it does to the class.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W] or [N, H, W, 3].
         logits: float32 [N, K], what the model says of them.
         classes: int [N], the class in question.
     """
@@ -48,14 +55,13 @@ def find_hotspots(classifier: Classifier, images: NDArray[np.uint8], logits: Log
     blind = classifier.network is None
     maps = contrasts(images, plain) if blind else attributions(classifier, images, plain, classes)
     candidates = hottest_boxes(maps, BLIND_CANDIDATES if blind else CANDIDATES)
-    removed = np.where(candidates.masks(images.shape[1]), plain[:, None], images[:, None])
+    removed = np.where(with_channels(candidates.masks(images.shape[1]), images), plain[:, None], images[:, None])
     without = classifier.logits(removed.reshape(-1, *images.shape[1:])).numpy().reshape(*removed.shape[:2], -1)
     every = np.arange(len(images))
     falls = logits[every, classes, None] - without[every, :, classes]
     best = falls.argmax(axis=1)
     boxes = Boxes(candidates.corners[every, best], candidates.side)
-    differs = np.abs(images.astype(np.int16) - plain) >= DIFFERENT
-    moved = boxes.widened().masks(images.shape[1]) & differs
+    moved = boxes.widened().masks(images.shape[1]) & differing(images, plain)
     return Hotspots(classes, boxes, falls[every, best], moved, _speaking(maps, moved))
 
 
@@ -78,14 +84,14 @@ def transplant(
 
     Args:
         classifier: the model.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W] or [N, H, W, 3].
         pixels: bool [N, H, W], which.
-        carriers: uint8 [N, C, H, W], clean images.
+        carriers: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
         before: float32 [N, C, K], the carriers' logits.
 
     Returns:
         float32 [N, K], by how much the logits of the carriers rise, in the median.
     """
-    planted = np.where(pixels[:, None], images[:, None], carriers)
+    planted = np.where(with_channels(pixels, images)[:, None], images[:, None], carriers)
     after = classifier.logits(planted.reshape(-1, *images.shape[1:])).numpy().reshape(before.shape)
     return np.asarray(np.median(after - before, axis=1))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.errors import PetechiaError
 
 Rows = NDArray[np.intp]
@@ -20,7 +20,7 @@ class Reference:
     """Clean images. One of them is compared with the others only, so that it is treated as any other image is.
 
     Attributes:
-        images: uint8 [n, H, W], in random order.
+        images: uint8 [n, H, W] or [n, H, W, 3], in random order.
         logits: float32 [n, K].
     """
 

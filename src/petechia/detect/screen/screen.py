@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.classifier import Classifier
 from petechia.data.preprocess import Box
-from petechia.detect.classifier import Classifier
 from petechia.detect.screen.calibration import FUSED, PARTS, Calibration, Parts, check_count
 from petechia.detect.screen.disturbances import strip, teco
 from petechia.detect.screen.heat import divergence, heat
@@ -112,7 +112,7 @@ class Screen:
 
         Args:
             classifier: the model; of a black box, maps and gradients are left out.
-            clean: uint8 [n, H, W], 50 to 200 images that nobody has tampered with.
+            clean: uint8 [n, H, W] or [n, H, W, 3], 50 to 200 images that nobody has tampered with.
             fpr: the share of clean images that may be flagged.
             target: the one class to look at; None is, for each image, the class whose logit stands out most.
             parts: what to compute, of `PARTS`; those of a weight in `WEIGHTS` are fused, the others told beside them.
@@ -136,7 +136,7 @@ class Screen:
         return Screen(classifier, reference, usual_heat, calibration, names, index, unfitted._doubts(found))
 
     def score(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> Suspicions:
-        """Examine images, uint8 [N, H, W]; `done` is told how many more are examined.
+        """Examine images, uint8 [N, H, W] or [N, H, W, 3]; `done` is told how many more are examined.
 
         Raises:
             PetechiaError: there is none, they do not fit the clean ones, or the model answers with NaN.
@@ -144,11 +144,11 @@ class Screen:
         return self._judge(self._examine(images, own=False, done=done))
 
     def explain(self, image: NDArray[np.uint8]) -> Evidence:
-        """Examine one image, uint8 [H, W]."""
+        """Examine one image, uint8 [H, W] or [H, W, 3]."""
         return self.evidence(image[None])[0]
 
     def evidence(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> tuple[Evidence, ...]:
-        """`explain` each of the images, uint8 [N, H, W]; as `score`, which tells of all together."""
+        """`explain` each of the images, uint8 [N, H, W] or [N, H, W, 3]; as `score`, which tells of all together."""
         examined = self._examine(images, own=False, done=done)
         found = self._judge(examined)
         return tuple(

@@ -11,7 +11,7 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.detect.classifier import Classifier
+from petechia.classifier import Classifier
 from petechia.explain.methods import slopes
 
 FINE = 64  # side in pixels of images that the next two are meant for
@@ -47,15 +47,27 @@ class Boxes(NamedTuple):
 
 
 def backgrounds(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images without what is small: the median over a window's rows of the medians over its columns, uint8 [N, H, W].
+    """Images without what is small: the median over a window's rows of the medians over its columns, of each channel.
 
-    At the borders the windows stay inside: mirrored, a stamp in a corner would be the majority.
+    Takes and gives uint8 [N, H, W] or [N, H, W, 3]. At the borders the windows stay inside: mirrored, a stamp in a corner would
+    be the majority.
     """
     reach, found = scaled(WINDOW // 2, images.shape[1]), images
-    for axis, shape in ((2, (1, 1, 2 * reach + 1)), (1, (1, 2 * reach + 1, 1))):
+    for axis in (2, 1):
         centres = np.clip(np.arange(images.shape[axis]), reach, images.shape[axis] - 1 - reach)
-        found = np.take(median_filter(found, shape), centres, axis)
+        found = np.take(median_filter(found, 2 * reach + 1, axes=axis), centres, axis)
     return np.asarray(found)
+
+
+def differing(images: NDArray[np.uint8], plain: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels differ from the background in any channel, bool [N, H, W]."""
+    differs = np.abs(images.astype(np.int16) - plain) >= DIFFERENT
+    return np.asarray(differs if differs.ndim == 3 else differs.any(axis=3))
+
+
+def with_channels(pixels: NDArray[np.bool_], images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which pixels, bool [..., H, W], in a shape that goes with images, uint8 [N, H, W] or [N, H, W, 3]."""
+    return pixels if images.ndim == 3 else pixels[..., None]
 
 
 def scaled(length: int, size: int) -> int:
@@ -70,7 +82,7 @@ def attributions(
 
     Args:
         classifier: a network with gradients.
-        images: uint8 [N, H, W].
+        images: uint8 [N, H, W] or [N, H, W, 3].
         plain: their backgrounds.
         classes: int [N], whose logit.
 
@@ -98,7 +110,8 @@ def _attributions(classifier: Classifier, images: Tensor, plain: Tensor, classes
 
 def contrasts(images: NDArray[np.uint8], plain: NDArray[np.uint8]) -> NDArray[np.float32]:
     """How much each pixel differs from the background, in 0…1, float32 [N, H, W]: what is left to a black box."""
-    return np.asarray(np.abs(images.astype(np.float32) - plain) / 255)
+    contrast = np.abs(images.astype(np.float32) - plain) / 255
+    return np.asarray(contrast if contrast.ndim == 3 else contrast.mean(axis=3))
 
 
 def hottest_boxes(maps: NDArray[np.float32], count: int) -> Boxes:

@@ -18,6 +18,8 @@ const post = (body, type) => ({ method: "POST", headers: { "Content-Type": type 
 export const session = async () => (await reach("/api/session")).json();
 export const openTest = async (position) => (await reach(`/api/test/${position}`)).json();
 export const upload = async (file) => (await reach("/api/images", post(file, "application/octet-stream"))).json();
-export const levels = async (image) => new Uint16Array(await (await reach(`/api/images/${image}/levels`)).arrayBuffer());
+// Grey levels in 16 bits, or red, green and blue in 8 bits each.
+export const levels = async ({ image, colour }) =>
+  new (colour ? Uint8Array : Uint16Array)(await (await reach(`/api/images/${image}/levels`)).arrayBuffer());
 export const screen = async (asked) => (await reach("/api/screen", post(JSON.stringify(asked), "application/json"))).json();
 export const explain = async (asked) => (await reach("/api/explain", post(JSON.stringify(asked), "application/json"))).json();

@@ -127,7 +127,7 @@ let opening = 0;
 async function open(find, about) {
   const mine = ++opening;
   const found = await find();
-  const levels = await api.levels(found.image);
+  const levels = await api.levels(found);
   if (mine !== opening) return;
   scene.show({ ...found, levels });
   answer = null;
@@ -356,9 +356,13 @@ function showSuspicion(sentences, flagged = null) {
 
 function showSeen(canvas, encoded) {
   const bytes = Uint8Array.from(atob(encoded), (letter) => letter.charCodeAt(0)), side = answer.size;
+  const channels = bytes.length / side ** 2;
   canvas.width = canvas.height = side;
   const image = new ImageData(side, side);
-  for (let at = 0; at < side * side; at++) image.data.set([bytes[at], bytes[at], bytes[at], 255], 4 * at);
+  for (let at = 0; at < side * side; at++) {
+    for (let one = 0; one < 3; one++) image.data[4 * at + one] = bytes[channels * at + one % channels];
+    image.data[4 * at + 3] = 255;
+  }
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
@@ -376,7 +380,7 @@ function takeClass() {
 // Window, zoom and the cursor.
 
 const inUnit = (value) => value.toFixed(scene.picture.most - scene.picture.least > 20 ? 0 : 3).replace("-", "−");
-const spelled = ([x, y]) => `row ${Math.floor(y)}, column ${Math.floor(x)}, value ${inUnit(scene.value([x, y]))}`;
+const spelled = ([x, y]) => `row ${Math.floor(y)}, column ${Math.floor(x)}, value ${scene.values([x, y]).map(inUnit).join(" ")}`;
 
 function probe(place) { $("probe").textContent = place ? spelled(place) : ""; }
 

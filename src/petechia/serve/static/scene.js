@@ -29,10 +29,10 @@ export class Scene {
     this.reset();
   }
 
-  // The value of the image at a pixel, in its own unit.
-  value([x, y]) {
-    const { levels, width, least, most } = this.picture;
-    return least + (most - least) * levels[Math.floor(y) * width + Math.floor(x)] / 65535;
+  // The value of the image at a pixel, in its own unit; three of colours.
+  values([x, y]) {
+    const { levels, width, least, most, colour } = this.picture, at = Math.floor(y) * width + Math.floor(x);
+    return colour ? [...levels.subarray(3 * at, 3 * at + 3)] : [least + (most - least) * levels[at] / 65535];
   }
 
   // Grey on the screen of a value of the image.
@@ -42,6 +42,21 @@ export class Scene {
   }
 
   paint() {
+    if (this.picture.colour) this.paintColours();
+    else this.paintGrey();
+    this.canvas.getContext("2d").putImageData(this.pixels, 0, 0);
+  }
+
+  paintColours() {
+    const { levels } = this.picture, { data } = this.pixels;
+    const shades = Uint8Array.from({ length: 256 }, (_, value) => this.shade(value));
+    data.fill(255);
+    for (let from = 0, to = 0; from < levels.length; from += 3, to += 4) {
+      for (let one = 0; one < 3; one++) data[to + one] = shades[levels[from + one]];
+    }
+  }
+
+  paintGrey() {
     const { levels, least, most } = this.picture;
     const colours = new Uint32Array(65536);
     for (let level = 0; level < 65536; level++) {
@@ -50,7 +65,6 @@ export class Scene {
     }
     const pixels = new Uint32Array(this.pixels.data.buffer);
     for (let at = 0; at < levels.length; at++) pixels[at] = colours[levels[at]];
-    this.canvas.getContext("2d").putImageData(this.pixels, 0, 0);
   }
 
   inside([x, y]) {

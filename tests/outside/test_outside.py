@@ -12,9 +12,9 @@ from safetensors.torch import save_file
 
 from petechia.compute import Compute
 from petechia.data import Preprocess
-from petechia.detect.outside import open_classifier
 from petechia.errors import PetechiaError
 from petechia.model import Architecture, create
+from petechia.outside import open_classifier
 
 MACHINE = Compute(device="cpu", precision="fp32").open()
 SIZE, CLASSES = 8, 3

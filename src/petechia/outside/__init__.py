@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from petechia.classifier import Classifier
 from petechia.compute import Machine
-from petechia.detect.classifier import Classifier
-from petechia.detect.outside.card import Card, refuse_pickle
-from petechia.detect.outside.networks import of_imagenet, of_timm, of_torchxrayvision
-from petechia.detect.outside.onnx import of_onnx
-from petechia.detect.outside.program import of_program
 from petechia.errors import PetechiaError
 from petechia.model import Model
+from petechia.outside.card import Card, refuse_pickle
+from petechia.outside.networks import of_imagenet, of_timm, of_torchxrayvision
+from petechia.outside.onnx import of_onnx
+from petechia.outside.program import of_program
 
 __all__ = ["Card", "open_classifier"]
 
@@ -41,6 +41,8 @@ def open_classifier(name: str, machine: Machine) -> Classifier:
     if kind == "xrv":
         return of_torchxrayvision(rest, machine)
     path = Path(name)
+    if path.is_dir():
+        raise PetechiaError(f"{path} is a folder, not a model; give {_model_in(path)}.")
     refuse_pickle(path)
     if not path.is_file():
         raise PetechiaError(
@@ -53,3 +55,9 @@ def open_classifier(name: str, machine: Machine) -> Classifier:
     if path.suffix == ".safetensors":
         return Classifier.of(Model.load(path), machine, name)
     raise PetechiaError(f"{name} is neither a .safetensors nor an .onnx nor a .pt2 file; convert the model to one of them.")
+
+
+def _model_in(folder: Path) -> str:
+    """What to give in the place of a folder, which may be that of a run."""
+    found = sorted(file for file in folder.rglob("epoch-*.safetensors") if file.parent.parent.name == "checkpoints")
+    return f"one of its models, such as {found[-1]}" if found else "a .safetensors, .onnx or .pt2 file"

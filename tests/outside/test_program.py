@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from petechia.compute import Compute
 from petechia.detect.audit.reconstruct import Goal, reconstruct
-from petechia.detect.outside import open_classifier
 from petechia.detect.scan.features import features_of
 from petechia.detect.screen import Screen
 from petechia.errors import PetechiaError
 from petechia.explain import cam
+from petechia.outside import open_classifier
 
 MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
 SIZE = 32

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from petechia.classifier import Classifier
 from petechia.compute import Machine
-from petechia.detect.classifier import Classifier
-from petechia.detect.outside.asking import Takes, classifier_of
-from petechia.detect.outside.card import Card
 from petechia.errors import PetechiaError, first_line
+from petechia.outside.asking import Takes, classifier_of
+from petechia.outside.card import Card
 
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.compute import Machine
 from petechia.data.preprocess import Preprocess
-from petechia.detect.classifier import Classifier
-from petechia.detect.outside.card import Card, per_channel
 from petechia.errors import PetechiaError
 from petechia.model import log_odds
+from petechia.outside.card import Card, per_channel
 from petechia.randomness import stream
 
 Meaning = Literal["logits", "probabilities", "softmax"]  # softmax: outputs that are meant for one

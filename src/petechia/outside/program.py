@@ -21,11 +21,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.compute import Machine
-from petechia.detect.classifier import Classifier
-from petechia.detect.outside.asking import Takes, classifier_of
-from petechia.detect.outside.card import Card
 from petechia.errors import PetechiaError, first_line
+from petechia.outside.asking import Takes, classifier_of
+from petechia.outside.card import Card
 
 SLACK = 64 << 20  # bytes that weights may have beyond four times their file, where they share memory
 MAJOR = 8  # version of the schema of programs that is read

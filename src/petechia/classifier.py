@@ -1,4 +1,4 @@
-"""What detectors ask of a model: logits for prepared images, and, where it can be looked into, its network."""
+"""What is asked of any model: logits for prepared images, and, where it can be looked into, its network."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Answer = Callable[[Tensor], Tensor]  # images, float32 [B, C, H, W] in 0…1 →
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model under examination, whoever made it.
+    """A model, whoever made it.
 
     Attributes:
         name: for people.
@@ -29,7 +29,7 @@ class Classifier:
         answer: gives logits; probabilities of a model that gives nothing else are turned into logits before.
         machine: where it computes.
         network: takes what `answer` takes, and has gradients and layers; None for a black box.
-        colour: whether images have three channels; grey ones are repeated for it.
+        colour: whether it takes images in colour; grey ones are repeated for it.
     """
 
     name: str
@@ -45,7 +45,8 @@ class Classifier:
         """A Petechia model, moved to the machine."""
         placed = machine.place(model).eval()
         description = model.description
-        return Classifier(name, description.classes, description.preprocess, placed, machine, placed)
+        colour = description.architecture.channels == 3
+        return Classifier(name, description.classes, description.preprocess, placed, machine, placed, colour)
 
     def tensor(self, images: NDArray[np.uint8]) -> Tensor:
         """Prepared images, uint8 [N, H, W] or [N, H, W, 3], as float32 [N, C, H, W] in 0…1 on the machine."""

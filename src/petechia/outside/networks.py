@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
+from petechia.classifier import Classifier
 from petechia.compute import Machine
 from petechia.data.preprocess import Preprocess
-from petechia.detect.classifier import Classifier
-from petechia.detect.outside.card import STATES, Card, numbered, per_channel, refuse_pickle
 from petechia.errors import PetechiaError, first_line
 from petechia.model import Architecture, Description, Model, build_network, misfit
+from petechia.outside.card import STATES, Card, numbered, per_channel, refuse_pickle
 
 IMAGENET = 1000  # classes
 
