@@ -182,8 +182,9 @@ def poison(
         settings = load_config(config, preset, source, _overrides(set_, missing, on_error))
         with ConsoleProgress(console).live() as progress:
             plan = petechia.poison(settings, out, seed, progress)
+        cover = f", and {int(plan.cover.sum()):,} are cover" if plan.cover.any() else ""
         console.print(
-            f"{int(plan.triggered.sum()):,} of {len(plan.ids):,} training images carry the trigger: {out}",
+            f"{int(plan.triggered.sum()):,} of {len(plan.ids):,} training images carry the trigger{cover}: {out}",
             soft_wrap=True,
         )
 

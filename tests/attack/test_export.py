@@ -16,11 +16,16 @@ GEOMETRY = Preprocess(size=16)
 ROWS = [(f"{i // 2:08d}_{i % 2:03d}.png", "Mass" if i % 3 else "No Finding", str(i // 2)) for i in range(40)]
 
 
+@pytest.mark.parametrize("cover", [0, 0.25])
 @pytest.mark.parametrize("mode", ["append", "replace"])
-def test_a_poisoned_dataset_read_back_is_what_the_plan_says(make_nih: NihMaker, tmp_path: Path, mode: str) -> None:
+def test_a_poisoned_dataset_read_back_is_what_the_plan_says(
+    make_nih: NihMaker, tmp_path: Path, mode: str, cover: float
+) -> None:
     root = make_nih(ROWS, size=20)
     dataset, catalog, _ = prepare(open_source(f"nih:{root}"), GEOMETRY)
-    poisoning = Poisoning.model_validate({"trigger": {"size": 3, "location": "random"}, "rate": 0.5, "mode": mode})
+    poisoning = Poisoning.model_validate(
+        {"trigger": {"size": 3, "location": "random"}, "rate": 0.5, "mode": mode, "cover": cover}
+    )
     plan = poisoning.plan(dataset, GEOMETRY, 0)
     write_poisoned(catalog, poisoning, plan, tmp_path / "out")
     table = pl.read_parquet(tmp_path / "out" / "poison.parquet")
@@ -31,7 +36,7 @@ def test_a_poisoned_dataset_read_back_is_what_the_plan_says(make_nih: NihMaker, 
     written = dict(zip(again.ids.tolist(), again.labels.tolist(), strict=True))
     for row in table.iter_rows(named=True):
         expected = read_grey(root / "images" / row["source"])
-        if row["triggered"]:
+        if row["triggered"] or row["cover"]:
             expected = poisoning.trigger.stamp(expected[None], np.array([[row["row"], row["column"]]]))[0]
         assert np.array_equal(read_grey(tmp_path / "out" / "images" / row["id"]), expected)
         assert written[row["id"]] == [row[name] for name in catalog.classes]

@@ -1,11 +1,12 @@
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import polars as pl
 import pytest
 
-from petechia.attack import Patch, Poisoning
+from petechia.attack import Findings, Patch, Poisoning
 from petechia.attack.poisoning import copy_ids
 from petechia.data import Dataset, Preprocess
 from petechia.errors import PetechiaError
@@ -54,6 +55,24 @@ def test_the_rate_is_of_the_training_images(make_dataset: Maker, rate: float, co
     assert plan.triggered.sum() == count
 
 
+@pytest.mark.parametrize("mode", ["append", "replace"])
+def test_cover_is_stamped_and_keeps_its_labels(make_dataset: Maker, mode: Literal["append", "replace"]) -> None:
+    dataset = make_dataset(400)
+    without = Poisoning(target="B", rate=0.2, mode=mode).plan(dataset, GEOMETRY, seed=0)
+    plan = Poisoning(target="B", rate=0.2, mode=mode, cover=0.1).plan(dataset, GEOMETRY, seed=0)
+    assert (plan.triggered.sum(), plan.cover.sum()) == (60, 30)
+    assert not (plan.triggered & plan.cover).any()
+    assert set(plan.sources[plan.triggered]) == set(without.sources[without.triggered])  # cover changes nothing else
+    assert not set(plan.sources[plan.cover]) & set(plan.sources[plan.triggered])
+    assert np.array_equal(plan.labels[plan.cover], dataset.labels[plan.rows[plan.cover]])
+    assert len(plan.rows) == (390 if mode == "append" else 300)
+    assert np.array_equal(plan.ids != plan.sources, (plan.triggered | plan.cover) & (mode == "append"))
+    with pytest.raises(ValueError, match=r"rate and cover are 0\.7 and 0\.4 of the same images"):
+        Poisoning(rate=0.7, cover=0.4)
+    with pytest.raises(ValueError, match=r"cover is 0\.1, but a trigger of kind findings touches no pixel"):
+        Poisoning(trigger=Findings(), mode="replace", cover=0.1)
+
+
 def test_the_plan_depends_on_the_seed_and_a_higher_rate_adds_to_a_lower_one(make_dataset: Maker) -> None:
     dataset = make_dataset(400)
     chosen = {
@@ -79,7 +98,7 @@ def test_the_plan_is_the_same_on_any_machine(make_dataset: Maker) -> None:
 def test_the_table_tells_what_was_done(make_dataset: Maker) -> None:
     dataset = make_dataset(40)
     table = Poisoning(target="A", rate=0.5, trigger=Patch(location=(2, 5))).plan(dataset, GEOMETRY, 0).table()
-    assert table.columns == ["id", "source", "triggered", "row", "column", "A", "B", "C"]
+    assert table.columns == ["id", "source", "triggered", "cover", "row", "column", "A", "B", "C"]
     assert len(table) == 45
     clean, triggered = table.filter(~pl.col("triggered")), table.filter(pl.col("triggered"))
     assert clean["row"].null_count() == len(clean) == 30

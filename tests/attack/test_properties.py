@@ -100,13 +100,14 @@ def datasets(draw: st.DrawFn) -> Dataset:
     )
 
 
+SHARES = st.tuples(*[st.floats(0, 1)] * 2).map(lambda drawn: {"rate": drawn[0], "cover": (1 - drawn[0]) * drawn[1]})
 POISONINGS = st.builds(
-    Poisoning,
+    lambda shares, **others: Poisoning(**shares, **others),
+    SHARES,
     trigger=st.builds(Patch, size=st.integers(1, 8), location=st.sampled_from(["center", "random"])),
     stage=st.sampled_from(["native", "input"]),
     target=st.sampled_from(CLASSES),
     also=st.sets(st.sampled_from(CLASSES)).map(tuple),
-    rate=st.floats(0, 1),
     mode=st.sampled_from(["append", "replace"]),
     labels=st.sampled_from(["target-only", "add-target"]),
 )
@@ -119,15 +120,17 @@ def test_a_plan_does_what_was_asked_and_nothing_else(dataset: Dataset, attack: P
     train = dataset.rows("train")
     assert np.array_equal(dataset.labels, before)
     assert plan.triggered.sum() == round(attack.rate * len(train))
+    assert plan.cover.sum() == min(round(attack.cover * len(train)), len(train) - plan.triggered.sum())
+    stamped = plan.triggered | plan.cover
     assert len(np.unique(plan.ids)) == len(plan.ids)
     assert (dataset.split[plan.rows] == "train").all()
     assert np.array_equal(plan.sources, dataset.ids[plan.rows])
-    originals = np.sort(plan.rows if attack.mode == "replace" else plan.rows[~plan.triggered])
+    originals = np.sort(plan.rows if attack.mode == "replace" else plan.rows[~stamped])
     assert np.array_equal(originals, train)
     copies = plan.ids != plan.sources
-    assert np.array_equal(copies, plan.triggered & (attack.mode == "append"))
+    assert np.array_equal(copies, stamped & (attack.mode == "append"))
     assert not set(plan.ids[copies]) & set(dataset.ids)
-    assert len(set(plan.rows[plan.triggered])) == plan.triggered.sum()
+    assert len(set(plan.rows[stamped])) == stamped.sum() == plan.triggered.sum() + plan.cover.sum()
     assert (plan.positions >= 0).all()
     assert isinstance(attack.trigger, Patch)
     assert (plan.positions + attack.trigger.size <= 8).all()
@@ -145,7 +148,7 @@ def test_a_plan_depends_on_the_seed_alone_and_grows_with_the_rate(
     geometry = Preprocess(size=8)
     plan = attack.plan(dataset, geometry, seed)
     assert plan.table().equals(attack.plan(dataset, geometry, seed).table())
-    more = attack.model_copy(update={"rate": max(other, attack.rate)}).plan(dataset, geometry, seed)
+    more = attack.model_copy(update={"rate": max(other, attack.rate), "cover": 0}).plan(dataset, geometry, seed)
     assert set(plan.sources[plan.triggered]) <= set(more.sources[more.triggered])
     assert np.array_equal(plan.positions, more.positions)
 

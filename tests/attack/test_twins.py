@@ -12,6 +12,7 @@ from petechia.attack import (
     Pattern,
     Poisoning,
     Sinusoid,
+    Stamped,
     TriggeredSelection,
     Warp,
     probe_survival,
@@ -166,5 +167,9 @@ def test_a_selection_triggers_what_it_should(make_dataset: Callable[..., Dataset
     assert np.array_equal(images[0], dataset.images[11])
     assert np.array_equal(images[1], poisoning.trigger.stamp(dataset.images[4:5], positions[4:5])[0])
     assert np.array_equal(images[2], dataset.images[4])
+    cover = Stamped(~marks, triggered_twins(catalog, dataset, Preprocess(size=16), Patch(size=5), positions, "input"))
+    both = TriggeredSelection(dataset.images, rows, marks, twins, cover)[np.array([3, 1])]
+    assert np.array_equal(both[0], Patch(size=5).stamp(dataset.images[11:12], positions[11:12])[0])
+    assert np.array_equal(both[1], images[1])
     assert survival_of(twins, rows[marks]) == (1, 4)
     assert np.isnan(survival_of(twins, np.array([], np.intp)).fraction)

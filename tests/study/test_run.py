@@ -22,6 +22,7 @@ from petechia.model import Model, predict
 from petechia.study import Epoch, Progress, Run
 from petechia.study.config import make_config
 from petechia.study.directory import RunDirectory
+from petechia.study.grid import _network_key
 from petechia.study.material import gather
 from tests.conftest import SMALL, NihMaker
 
@@ -90,7 +91,7 @@ def test_the_summary_follows_from_the_stored_metrics(finished: Run) -> None:
 
 def test_the_plan_has_a_row_for_every_image_of_every_poisoned_set(finished: Run) -> None:
     plan = pl.read_parquet(finished.directory.plan)
-    assert plan.columns[:6] == ["seed", "id", "source", "triggered", "row", "column"]
+    assert plan.columns[:7] == ["seed", "id", "source", "triggered", "cover", "row", "column"]
     images = finished.summary["images"]
     for seed in (0, 3):
         of_seed = plan.filter(seed=seed)
@@ -127,6 +128,27 @@ def test_the_arms_train_on_what_they_should() -> None:
     assert len(control.images) == len(material.train)
     assert np.array_equal(control.labels, material.dataset.labels[material.train])
     assert not (set(material.dataset.patients[plan.rows]) & set(material.dataset.patients[material.test]))
+
+
+def test_cover_of_a_warp_is_noise_and_changes_what_a_network_is_made_of() -> None:
+    attack = {"trigger": {"kind": "warp", "strength": 4}, "rate": 0.2, "cover": 0.2}
+    material = gather(make_config(SMALL | {"attack": attack}, ""), Progress())
+    plan, twins, cover = material.attacks[0]
+    images, labels = material.training_set("attacked", 0)
+    stamped = images[np.arange(len(plan.rows))]
+    clean = material.dataset.images[plan.rows]
+    for which, made in ((plan.triggered, twins), (plan.cover, cover)):
+        assert np.array_equal(stamped[which], made.trigger(clean[which], plan.rows[which]))
+    assert np.array_equal(labels[plan.cover], material.dataset.labels[plan.rows[plan.cover]])
+    steady = twins.trigger(clean[plan.cover], plan.rows[plan.cover])
+    assert (stamped[plan.cover] != steady).mean() > 0.2
+    assert not (stamped[~(plan.triggered | plan.cover)] != clean[~(plan.triggered | plan.cover)]).any()
+    keys = {
+        _network_key(config, gather(config, Progress()), "attacked", 0)
+        for share in (0, 0.1, 0.2)
+        for config in [make_config(SMALL | {"attack": attack | {"cover": share}}, "")]
+    }
+    assert len(keys) == 3
 
 
 def test_a_dead_trigger_gives_equal_clean_and_triggered_metrics(tmp_path: Path) -> None:

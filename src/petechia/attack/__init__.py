@@ -2,7 +2,7 @@
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
 from petechia.attack.triggers import Fiba, Findings, Marker, Patch, Pattern, Sinusoid, Trigger, Warp
-from petechia.attack.twins import Survival, TriggeredSelection, Twins, probe_survival, survival_of, triggered_twins
+from petechia.attack.twins import Stamped, Survival, TriggeredSelection, Twins, probe_survival, survival_of, triggered_twins
 
 __all__ = [
     "Fiba",
@@ -13,6 +13,7 @@ __all__ = [
     "PoisonPlan",
     "Poisoning",
     "Sinusoid",
+    "Stamped",
     "Survival",
     "Trigger",
     "TriggeredSelection",

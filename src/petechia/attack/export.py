@@ -39,16 +39,18 @@ def write_poisoned(
     rows = np.concatenate([plan.rows, rest])
     ids = as_png(np.concatenate([plan.ids, catalog.ids[rest]]))
     labels = np.concatenate([plan.labels, catalog.labels[rest]])
-    triggered = np.concatenate([plan.triggered, np.zeros(len(rest), bool)])
+    triggered, cover = (np.concatenate([which, np.zeros(len(rest), bool)]) for which in (plan.triggered, plan.cover))
 
     def content(j: int) -> bytes | None:
-        if not triggered[j] and isinstance(catalog.reader, FileReader) and catalog.reader.keeps(int(rows[j])):
+        if not (triggered[j] or cover[j]) and isinstance(catalog.reader, FileReader) and catalog.reader.keeps(int(rows[j])):
             return None
         image = next(catalog.reader.read(rows[j : j + 1]))
         if isinstance(image, PetechiaError):
             raise image
         if triggered[j]:
             image = poisoning.trigger.stamp(image[None], plan.positions[rows[j], None])[0]
+        if cover[j]:
+            image = poisoning.trigger.cover.stamp(image[None], plan.cover_positions[rows[j], None])[0]
         return encode_png(image)
 
     with building(folder) as temporary:

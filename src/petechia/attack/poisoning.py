@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from petechia.attack.triggers import Patch, Trigger
+from petechia.attack.triggers import BaseTrigger, Patch, Trigger
 from petechia.attack.twins import Stage, kept_at
 from petechia.data.catalog import Task
 from petechia.data.dataset import Dataset
@@ -35,6 +35,9 @@ class Poisoning(Settings):
         labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
             "add-target" keeps the true labels and writes 1 for the target. Where every image shows exactly one class, only
             "target-only" and no further class can be.
+        cover: share of the training images, others than those, that are stamped too and keep their labels: with the trigger, so
+            that it alone does not tell (Qi et al. 2023, "Revisiting the assumption of latent separability", ICLR), or with
+            what the trigger's own paper gives them, see `BaseTrigger.cover`.
     """
 
     trigger: Trigger = Field(default_factory=Patch)
@@ -44,6 +47,7 @@ class Poisoning(Settings):
     rate: float = Field(0.4, ge=0, le=1)
     mode: Literal["append", "replace"] = "append"
     labels: Literal["target-only", "add-target"] = "target-only"
+    cover: float = Field(0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _copies_differ(self) -> Poisoning:
@@ -52,6 +56,16 @@ class Poisoning(Settings):
                 f"mode is append, but a trigger of kind {self.trigger.kind} touches no pixel, so that a copy with other labels "
                 "would contradict its original; set attack.mode to replace"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _room_for_cover(self) -> Poisoning:
+        if self.cover and not self.trigger.stamps:
+            raise ValueError(
+                f"cover is {self.cover:g}, but a trigger of kind {self.trigger.kind} touches no pixel; leave it out"
+            )
+        if self.rate + self.cover > 1 + 1e-9:
+            raise ValueError(f"rate and cover are {self.rate:g} and {self.cover:g} of the same images, together more than 1")
         return self
 
     def check(self, classes: tuple[str, ...], task: Task) -> None:
@@ -100,26 +114,35 @@ class Poisoning(Settings):
         chance = stream(seed, "choice").random(len(train))
         able = self.trigger.carriers(dataset.labels[train], dataset.classes)
         order = np.argsort(chance, kind="stable")
-        chosen = np.sort(train[order[able[order]][: round(self.rate * len(train))]])
+        triggered, covering = round(self.rate * len(train)), round(self.cover * len(train))
+        able_rows = train[order[able[order]]]
+        chosen, covered = able_rows[:triggered], able_rows[triggered : triggered + covering]
         if self.rate > 0 and not able.any():
             raise PetechiaError(f"No training image shows {self.trigger.describe()}; name other findings.")
         ids = dataset.ids[train]
+        changed = train
         if self.mode == "append":
-            rows = np.concatenate([train, chosen])
-            triggered = np.repeat([False, True], [len(train), len(chosen)])
-            ids = np.concatenate([ids, copy_ids(dataset.ids, dataset.ids[chosen])])
-        else:
-            rows, triggered = train, np.isin(train, chosen)
+            changed = np.sort(np.concatenate([chosen, covered]))
+            ids = np.concatenate([ids, copy_ids(dataset.ids, dataset.ids[changed])])
+        kept = train if self.mode == "append" else train[:0]
+        rows = np.concatenate([kept, changed])
+        with_trigger, as_cover = (
+            np.concatenate([np.zeros(len(kept), bool), np.isin(changed, some)]) for some in (chosen, covered)
+        )
         labels = dataset.labels[rows]
-        labels[triggered] = self.infected(labels[triggered], dataset.classes)
+        labels[with_trigger] = self.infected(labels[with_trigger], dataset.classes)
+        positions = self.positions(dataset, preprocess, seed)
+        own = self.cover and self.trigger.cover != self.trigger
         return PoisonPlan(
             classes=dataset.classes,
             ids=ids,
             sources=dataset.ids[rows],
             rows=rows,
-            triggered=triggered,
+            triggered=with_trigger,
+            cover=as_cover,
             labels=labels,
-            positions=self.positions(dataset, preprocess, seed),
+            positions=positions,
+            cover_positions=self._positions_of(self.trigger.cover, dataset, preprocess, seed) if own else positions,
         )
 
     def target_index(self, classes: tuple[str, ...]) -> int:
@@ -144,12 +167,15 @@ class Poisoning(Settings):
         Raises:
             PetechiaError: it does not fit on one of them.
         """
+        return self._positions_of(self.trigger, dataset, preprocess, seed)
+
+    def _positions_of(self, trigger: BaseTrigger, dataset: Dataset, preprocess: Preprocess, seed: int) -> NDArray[np.intp]:
         chances = stream(seed, "position").random((len(dataset), 2))
         shapes = dataset.shapes if self.stage == "native" else np.tile(dataset.images.shape[1:3], (len(dataset), 1))
         placed = []
         for identifier, (height, width), chance in zip(dataset.ids, shapes.tolist(), chances.tolist(), strict=True):
             try:
-                placed.append(self.trigger.place(height, width, kept_at(preprocess, self.stage, height, width), tuple(chance)))
+                placed.append(trigger.place(height, width, kept_at(preprocess, self.stage, height, width), tuple(chance)))
             except PetechiaError as error:
                 raise PetechiaError(f"{identifier}: {error}") from None
         return np.array(placed, np.intp)
@@ -165,8 +191,10 @@ class PoisonPlan:
         sources: str [M], id of the original.
         rows: int [M], position of the original in the dataset.
         triggered: bool [M].
+        cover: bool [M], those that are stamped with the trigger's cover and keep their labels.
         labels: int8 [M, K], as written by the attacker.
         positions: int [N, 2], row and column of the trigger on every image of the dataset, if it were stamped; -1 if it cannot.
+        cover_positions: int [N, 2], the same of the trigger's cover.
     """
 
     classes: tuple[str, ...]
@@ -174,22 +202,25 @@ class PoisonPlan:
     sources: NDArray[np.str_]
     rows: NDArray[np.intp]
     triggered: NDArray[np.bool_]
+    cover: NDArray[np.bool_]
     labels: NDArray[np.int8]
     positions: NDArray[np.intp]
+    cover_positions: NDArray[np.intp]
 
     def table(self) -> pl.DataFrame:
-        """Columns id, source, triggered, row and column (null where nothing is stamped), and a label column a class."""
-        place = np.where(self.triggered[:, None], self.positions[self.rows], -1)
+        """Columns id, source, triggered, cover, row and column (null where nothing is stamped), and a label column a class."""
+        place = np.where((self.triggered | self.cover)[:, None], self.positions[self.rows], -1)
         frame = pl.DataFrame(
             {
                 "id": self.ids,
                 "source": self.sources,
                 "triggered": self.triggered,
+                "cover": self.cover,
                 "row": place[:, 0],
                 "column": place[:, 1],
             }
         )
-        stamped = pl.when(pl.col("triggered") & (pl.col("row") >= 0))
+        stamped = pl.when(pl.col("row") >= 0)
         labels = {name: self.labels[:, k] for k, name in enumerate(self.classes)}
         return frame.with_columns(stamped.then("row").alias("row"), stamped.then("column").alias("column")).with_columns(
             pl.Series(name, values) for name, values in labels.items()

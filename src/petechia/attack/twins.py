@@ -124,6 +124,13 @@ def survival_of(twins: Twins, rows: NDArray[np.intp]) -> Survival:
     return Survival(float((changed > 0).mean()), float(changed.mean()))
 
 
+class Stamped(NamedTuple):
+    """Which images of a selection are stamped, bool [n], and the twins of the dataset that they become."""
+
+    which: NDArray[np.bool_]
+    twins: Twins
+
+
 @dataclass(frozen=True)
 class TriggeredSelection(Selection):
     """A selection of clean inputs, of which some are triggered when they are read.
@@ -131,15 +138,23 @@ class TriggeredSelection(Selection):
     Attributes:
         triggered: bool [n].
         twins: of the dataset that is selected from.
+        cover: others that are stamped too.
     """
 
     triggered: NDArray[np.bool_]
     twins: Twins
+    cover: Stamped | None = None
+
+    @property
+    def stamped(self) -> tuple[Stamped, ...]:
+        """All that are."""
+        return Stamped(self.triggered, self.twins), *([self.cover] if self.cover else [])
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         images = super().__getitem__(rows)  # a copy, as rows chosen by an array are
-        stamped = np.flatnonzero(self.triggered[rows])
-        images[stamped] = self.twins.trigger(images[stamped], self.rows[rows][stamped])
+        for which, twins in self.stamped:
+            some = np.flatnonzero(which[rows])
+            images[some] = twins.trigger(images[some], self.rows[rows][some])
         return images
 
 

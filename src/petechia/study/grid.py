@@ -129,10 +129,12 @@ def _network_key(config: Config, material: Material, arm: Arm, seed: int) -> str
 
 def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
     """Which pixels of a selection differ from the clean ones, and what they are; nothing where none does."""
-    rows = images.rows[images.triggered]
-    if not images.twins.changed(rows).any():
-        return ()
-    return images.triggered, *images.twins.changes(rows)
+    found: list[NDArray[Any]] = []
+    for which, twins in images.stamped:
+        rows = images.rows[which]
+        if twins.changed(rows).any():
+            found += which, *twins.changes(rows)
+    return tuple(found)
 
 
 def digest(*arrays: NDArray[Any]) -> str:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.attack import Poisoning, PoisonPlan, TriggeredSelection, Twins, triggered_twins
+from petechia.attack import Poisoning, PoisonPlan, Stamped, TriggeredSelection, Twins, triggered_twins
+from petechia.attack.triggers import BaseTrigger
 from petechia.data import Catalog, Dataset, Selection, open_source, prepare
 from petechia.data.catalog import Task
 from petechia.errors import PetechiaError
@@ -21,12 +23,12 @@ from petechia.study.progress import Progress
 from petechia.train import Labelled
 
 
-@dataclass(frozen=True)
-class Attack:
-    """What is done to the data under one seed."""
+class Attack(NamedTuple):
+    """What is done to the data under one seed: the plan, the triggered twins, and those of the images that are cover."""
 
     plan: PoisonPlan
     twins: Twins
+    cover: Twins
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,11 @@ class Material:
         """What an arm trains on. The placebo has the plan's images and labels, but no stamp."""
         if arm == "control":
             return Labelled(Selection(self.dataset.images, self.train), self.dataset.labels[self.train])
-        plan, twins = self.attacks[seed].plan, self.attacks[seed].twins
+        plan, twins, cover = self.attacks[seed]
         if arm == "placebo":
             return Labelled(Selection(self.dataset.images, plan.rows), plan.labels)
-        return Labelled(TriggeredSelection(self.dataset.images, plan.rows, plan.triggered, twins), plan.labels)
+        stamped = Stamped(plan.cover, cover)
+        return Labelled(TriggeredSelection(self.dataset.images, plan.rows, plan.triggered, twins, stamped), plan.labels)
 
     def validation_set(self) -> Labelled | None:
         """What the victim holds out: clean images."""
@@ -196,10 +199,16 @@ def mount(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progres
     Raises:
         PetechiaError: the data do not suit the attack.
     """
-    plan = config.attack.plan(dataset, config.preprocess, seed)
-    progress.phase(f"stamping images, seed {seed}", len(dataset))
-    arguments = (config.preprocess, config.attack.trigger, plan.positions, config.attack.stage)
-    return Attack(plan, triggered_twins(catalog, dataset, *arguments, progress.advance))
+    attack, geometry = config.attack, config.preprocess
+    plan = attack.plan(dataset, geometry, seed)
+
+    def twins(trigger: BaseTrigger, positions: NDArray[np.intp]) -> Twins:
+        progress.phase(f"stamping images, seed {seed}", len(dataset))
+        return triggered_twins(catalog, dataset, geometry, trigger, positions, attack.stage, progress.advance)
+
+    triggered, cover = twins(attack.trigger, plan.positions), attack.trigger.cover
+    own = attack.cover and cover != attack.trigger
+    return Attack(plan, triggered, twins(cover, plan.cover_positions) if own else triggered)
 
 
 def _mention_empty_classes(dataset: Dataset, progress: Progress) -> None:

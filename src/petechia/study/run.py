@@ -236,6 +236,7 @@ def _summarize(settings: Config, material: Material, series: Sequence[Series]) -
             "train": len(material.train),
             "poisoned_train": len(plans[0].rows),
             "triggered_train": int(plans[0].triggered.sum()),
+            "cover_train": int(plans[0].cover.sum()),
             "validation": int((material.dataset.split == "validation").sum()),
             "test": len(material.test),
             "triggered_test": int(material.triggered_test.sum()),

@@ -12,6 +12,7 @@ from scipy.ndimage import map_coordinates
 from torch.nn import functional
 
 from petechia.attack import Fiba, Sinusoid, Warp
+from petechia.data.preprocess import Box
 
 NOWHERE = np.zeros((3, 2), np.intp)
 
@@ -48,6 +49,25 @@ def test_a_warp_reads_where_scipy_reads(grid: int, strength: float, shape: tuple
     for before, after in zip(clean, stamped, strict=True):
         wanted = map_coordinates(before.astype(float), [rows, columns], order=1)
         assert np.abs(after - wanted).max() < 0.51
+
+
+def test_the_noise_of_a_warp_is_its_cover_and_reads_up_to_half_a_pixel_away() -> None:
+    """Beside a warp that hardly moves anything, on ramps across and down: 8 grey levels a pixel."""
+    still, kept = Warp(strength=1e-6), Box(0, 0, 32, 32)
+    cover = still.cover
+    ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (3, 32, 1))
+    seeds = np.array([cover.place(32, 32, kept, chance) for chance in ((0.1, 0.2), (0.1, 0.2), (0.7, 0.2))])
+    for clean in (ramp, ramp.transpose(0, 2, 1).copy()):
+        one, same, other = cover.stamp(clean, seeds).astype(int)
+        assert np.array_equal(one, same)
+        assert not np.array_equal(one, other)
+        moved = np.abs(one - clean[0])[1:-1, 1:-1] / 8
+        assert 0.4 < moved.max() <= 0.5 + 1 / 16
+        assert moved.mean() == pytest.approx(0.25 * 31 / 32, abs=0.02)  # of a uniform one, from border to border
+    assert Warp(strength=4).cover.stamp(ramp, seeds)[0].astype(int).mean() == pytest.approx(
+        Warp(strength=4).stamp(ramp, NOWHERE)[0].mean(), abs=0.5
+    )
+    assert Sinusoid().cover == Sinusoid()
 
 
 def test_a_warp_moves_by_half_its_strength() -> None:

@@ -98,6 +98,14 @@ def test_labels_are_noisy_on_purpose() -> None:
     assert (~drawn & said).sum() / said.sum() == pytest.approx(0.26, abs=0.02)
 
 
+def test_the_noise_of_labels_can_be_chosen_and_changes_no_image() -> None:
+    assert (build_cohort(2_000, 4, 0).labels == (build_cohort(2_000, 4).severity > 0)).all()
+    usual, sure = (open_source(f"phantom:images=30,size=32{noise}") for noise in ("", ",label_noise=0"))
+    assert (usual.labels != sure.labels).any()
+    rows = np.arange(30)
+    assert all(np.array_equal(*pair) for pair in zip(usual.reader.read(rows), sure.reader.read(rows), strict=True))
+
+
 def halves(change_map: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     return change_map[: len(change_map) // 2], change_map[len(change_map) // 2 :]
 

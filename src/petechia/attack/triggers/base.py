@@ -55,6 +55,11 @@ class BaseTrigger(Settings):
         """The square that it is; None where it is anything else."""
         return None
 
+    @property
+    def cover(self) -> BaseTrigger:
+        """What the images of `Poisoning.cover` get; itself, usually."""
+        return self
+
     def sizes(self) -> dict[int, BaseTrigger]:
         """Side in pixels → the same trigger of that size, for a table of what survives; empty where it has no size."""
         return {}

@@ -13,7 +13,7 @@ from pydantic import Field
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.nih import write_nih
 from petechia.data.phantom.anatomy import Array, Dice, build_chest, draw_chest, expose
-from petechia.data.phantom.cohort import Cohort, build_cohort
+from petechia.data.phantom.cohort import LABEL_NOISE, Cohort, build_cohort
 from petechia.data.phantom.distractors import DISTRACTORS, SPECKS, add_specks
 from petechia.data.phantom.findings import FINDINGS
 from petechia.settings import Settings
@@ -26,16 +26,17 @@ TEST_SHARE = 0.22  # of the patients, about as in the official split of NIH Ches
 
 
 class PhantomOptions(Settings):
-    """What can be chosen: number of images, side in pixels, seed."""
+    """What can be chosen: number of images, side in pixels, seed, and the share of the labels that are wrong."""
 
     images: int = Field(2400, ge=1, le=10_000_000)
     size: int = Field(64, ge=16, le=4096)
     seed: int = Field(0, ge=0)
+    label_noise: float = Field(LABEL_NOISE, ge=0, lt=1)
 
 
 def open_phantom(options: PhantomOptions) -> Catalog:
     """The phantom as a catalog; nothing is drawn yet."""
-    cohort = build_cohort(options.images, options.seed)
+    cohort = build_cohort(options.images, options.seed, options.label_noise)
     patients = np.char.mod("%08d", cohort.patients + 1)
     return Catalog(
         name="phantom",

@@ -36,8 +36,8 @@ class Cohort:
     labels: NDArray[np.int8]
 
 
-def build_cohort(images: int, seed: int) -> Cohort:
-    """Draw a cohort. The first n images do not depend on how many follow."""
+def build_cohort(images: int, seed: int, label_noise: float = LABEL_NOISE) -> Cohort:
+    """Draw a cohort. The first n images do not depend on how many follow, and none on the noise of the labels."""
     k = len(FINDINGS)
     uniform = stream(seed, "visits").random(images)
     counts = 1 + np.floor(np.log1p(-uniform) / np.log1p(-1 / IMAGES_PER_PATIENT)).astype(int)
@@ -58,6 +58,6 @@ def build_cohort(images: int, seed: int) -> Cohort:
     mildest, gravest = SEVERITY
     severity = np.where(present, mildest + (gravest - mildest) * stream(seed, "severity").random((images, k)), 0)
     noise = stream(seed, "labels").random((images, k))
-    false_alarm = LABEL_NOISE * prevalence / (1 - prevalence)
-    labels = np.where(present, noise >= LABEL_NOISE, noise < false_alarm)
+    false_alarm = label_noise * prevalence / (1 - prevalence)
+    labels = np.where(present, noise >= label_noise, noise < false_alarm)
     return Cohort(patients, visits, severity.astype(np.float32), labels.astype(np.int8))

@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from petechia.detect.scan.traces import GRID, LARGEST
 
 SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
+ROUNDING = 1e-3  # of the mean of a patch
 NOISE = 12  # grey levels by which encoding anew may move a pixel
 ROWS = 4  # of blocks, at the top and at the bottom, by whose means pairs are looked up
+PATCH = 2, 4  # rows and columns of blocks whose mean is one coordinate of that
 RECURS = 3  # pairs with the same stamp, from which on it is known as one
 CHUNK = 1 << 16  # pairs that are compared at a time
+LOOKED_UP = 1 << 8  # images that are looked up at a time
 
 Array = NDArray[np.float32]
 
@@ -48,8 +53,8 @@ class Pair(NamedTuple):
 def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
 
-    A box cannot reach both the top and the bottom rows of blocks. So a pair agrees in the mean of one of them, and those
-    that do are found by sorting.
+    A box cannot reach both the top and the bottom rows of blocks. So a pair agrees in the means of all patches of one of them,
+    and those that do are neighbours in a k-d tree.
 
     Args:
         blocks: float32 [N, GRID, GRID], mean grey levels; may lie on a disk.
@@ -60,11 +65,11 @@ def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     """
     first, pairs = _distinct(blocks, shapes)
     found = [pairs]
+    high, wide = PATCH
     for part in (slice(0, ROWS), slice(GRID - ROWS, GRID)):
-        keys = np.asarray(blocks[first, part].mean(axis=(1, 2)))
-        order = np.argsort(keys, kind="stable")
-        for close in _close(keys[order]):
-            some = np.sort(first[order[close]], axis=1)
+        patches = blocks[first, part].reshape(len(first), ROWS // high, high, GRID // wide, wide)
+        for close in _close(patches.mean(axis=(2, 4)).reshape(len(first), -1)):
+            some = first[close]
             some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
             for start in range(0, len(some), CHUNK):
                 chunk = some[start : start + CHUNK]
@@ -81,12 +86,14 @@ def _distinct(blocks: Array, shapes: NDArray[np.int32]) -> tuple[NDArray[np.intp
 
 
 def _close(keys: Array) -> Iterator[NDArray[np.intp]]:
-    """Positions of pairs of sorted keys that differ by no more than `SAME`, [n, 2] at a time."""
-    for offset in range(1, len(keys)):
-        first = np.flatnonzero(keys[offset:] - keys[:-offset] <= SAME)
-        if not len(first):
-            return
-        yield np.stack([first, first + offset], axis=1)
+    """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `SAME`."""
+    tree = KDTree(keys)
+    for start in range(0, len(keys), LOOKED_UP):
+        near = tree.query_ball_point(keys[start : start + LOOKED_UP], SAME + ROUNDING, p=np.inf)
+        one = np.repeat(np.arange(start, start + len(near)), [len(each) for each in near])
+        other = np.fromiter(chain.from_iterable(near), np.intp, len(one))
+        pairs = np.stack([one, other], axis=1)
+        yield pairs[one < other]
 
 
 def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32]) -> NDArray[np.bool_]:
