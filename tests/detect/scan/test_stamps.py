@@ -83,6 +83,24 @@ def test_a_place_recurs_whatever_the_grey_levels(labels: NDArray[np.int8]) -> No
     assert not family.exact
 
 
+@pytest.mark.parametrize("prominent", [False, True])
+def test_what_is_as_frequent_beside_its_place_is_anatomy(prominent: bool) -> None:
+    """The border of a fluid at one place on 20 images, and on 8 at each of the 24 places around it; or a stamp amid these."""
+    labels = np.zeros((800, 3), np.int8)
+    labels[:212, 1] = 1  # all that show it, and if it is a stamp, 40 more
+    labels[300:340, 1] = prominent
+    around = [(row, column) for row in range(8, 13) for column in range(6, 11) if (row, column) != (10, 8)]
+    border = [spots_at(np.arange(20 + 8 * n, 28 + 8 * n), *place, 1) for n, place in enumerate(around)]
+    here = spots_at(np.concatenate([np.arange(20), np.arange(300, 340 if prominent else 300)]), 10, 8, 1)
+    spots = np.concatenate([here, *border])
+    spots["pattern"] = np.arange(len(spots))  # of grey levels that are never the same
+    (family,) = [one for one in find_families(spots, labels) if one.rows[0] == 10 and one.columns[0] == 8]
+    assert family.odds > 20
+    assert family.prominent == prominent
+    assert family.suspicious == prominent
+    assert family.leaning != prominent
+
+
 def test_what_another_stamp_explains_is_no_second_one(labels: NDArray[np.int8]) -> None:
     labels[:60] = [1, 0, 0, 0, 0]
     fixed = spots_at(np.arange(60), 8, 9, 7)

@@ -12,10 +12,10 @@ from scipy import stats
 FEWEST = 3  # images in which a pattern recurs
 LEVEL = 0.01  # probability that any pattern of a clean dataset is found tied to a label
 ODDS = 20  # by how much a stamp raises the odds of its label; side markers and devices go with one too, but not so closely
-FEWER = (
-    3  # the same where the pattern goes, besides, with the label as the only finding, by these odds among those that have it:
-)
+FEWER = 3  # the same where, besides, the pattern raises the odds that the label is the only finding by those of `SINGLE`
 SINGLE = 5  # an attacker who overwrites labels leaves one finding, whereas a disease or a device comes with others as well
+NEAR = 2  # pixels from a place; a stamp has one, and anatomy lies a little elsewhere on every image
+PROMINENT = 3  # times as often a stamp is at its place, at least, as things of its size are at a place near it
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -39,6 +39,7 @@ class Family(NamedTuple):
         single: among the images with the class, ratio of the odds that it is the only finding with and without the pattern.
         single_p_value: of that tie, likewise.
         tests: how many those were.
+        prominent: False where it has a fixed place, beside which things of its size are as frequent, as those of anatomy are.
     """
 
     images: NDArray[np.intp]
@@ -57,11 +58,12 @@ class Family(NamedTuple):
     single: float
     single_p_value: float
     tests: int
+    prominent: bool = True
 
     @property
     def suspicious(self) -> bool:
         """Whether it comes with a label as only a stamp does."""
-        return self.p_value < LEVEL and self.odds >= self.enough
+        return self.p_value < LEVEL and self.odds >= self.enough and self.prominent
 
     @property
     def enough(self) -> float:
@@ -72,7 +74,7 @@ class Family(NamedTuple):
     @property
     def leaning(self) -> bool:
         """Whether it comes with a label more often than chance allows, but not as only a stamp does."""
-        return self.p_value < LEVEL and self.odds < self.enough
+        return self.p_value < LEVEL and not self.suspicious
 
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -109,6 +111,8 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Fam
     families: dict[bytes, Family] = {}
     for group in groups:
         family = _tested(group, sets, tests)
+        if family.suspicious and family.fixed:
+            family = family._replace(prominent=_is_prominent(table, family))
         families.setdefault(family.images.tobytes(), family)
     order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
     return _without_echoes(order, sets)
@@ -189,6 +193,20 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
         single_p_value=min(1.0, single_p_value * tests),
         tests=tests,
     )
+
+
+def _is_prominent(table: pl.DataFrame, family: Family) -> bool:
+    """Whether a family at a fixed place has many more images than things of its size have at the places around it."""
+    row, column = int(family.rows[0]), int(family.columns[0])
+    around = table.filter(
+        (pl.col("height") == family.height)
+        & (pl.col("width") == family.width)
+        & pl.col("row").is_between(row - NEAR, row + NEAR)
+        & pl.col("column").is_between(column - NEAR, column + NEAR)
+        & ((pl.col("row") != row) | (pl.col("column") != column))
+    )
+    places = (2 * NEAR + 1) ** 2 - 1
+    return len(family.images) * places >= PROMINENT * around.height
 
 
 def _single(sets: NDArray[np.bool_], shown: NDArray[np.bool_], label: int) -> tuple[float, float]:
