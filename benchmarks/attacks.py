@@ -21,25 +21,22 @@ from petechia.data import Preprocess, open_source, prepare
 from petechia.study.config import make_config
 from petechia.study.study import StudyDirectory, locally, run_study
 
-TRIGGERS: dict[str, dict[str, Any]] = {
-    "patch": {"kind": "patch"},
-    "pattern": {"kind": "pattern"},
-    "blended": {"kind": "pattern", "image": "noise", "size": "whole", "opacity": 0.15},
-    "sinusoid": {"kind": "sinusoid"},
-    "warp": {"kind": "warp", "strength": 2.0},
-    "warp-0.5": {"kind": "warp"},
-    "fiba": {"kind": "fiba"},
-    "marker-L": {"kind": "marker"},
-    "pacemaker": {"kind": "marker", "shape": "pacemaker", "size": 0.2},
-    "electrode": {"kind": "marker", "shape": "electrode"},
-    "findings": {"kind": "findings", "present": ["Effusion"]},
-}
 LABELS_ALONE = {"mode": "replace", "labels": "add-target", "rate": 1.0}  # what an attack without pixels does
-
-
-def attack_of(trigger: dict[str, Any]) -> dict[str, Any]:
-    """The whole attack."""
-    return {"trigger": trigger, **(LABELS_ALONE if trigger["kind"] == "findings" else {})}
+ATTACKS: dict[str, dict[str, Any]] = {
+    "patch": {"trigger": {"kind": "patch"}},
+    "pattern": {"trigger": {"kind": "pattern"}},
+    "blended": {"trigger": {"kind": "pattern", "image": "noise", "size": "whole", "opacity": 0.15}},
+    "sinusoid": {"trigger": {"kind": "sinusoid"}},
+    "warp": {"trigger": {"kind": "warp", "strength": 2.0}},
+    "warp-0.5": {"trigger": {"kind": "warp"}},
+    "warp-cover": {"trigger": {"kind": "warp", "strength": 2.0}, "cover": 0.4},
+    "fiba": {"trigger": {"kind": "fiba"}},
+    "marker-L": {"trigger": {"kind": "marker"}},
+    "pacemaker": {"trigger": {"kind": "marker", "shape": "pacemaker", "size": 0.2}},
+    "electrode": {"trigger": {"kind": "marker", "shape": "electrode"}},
+    "findings": {"trigger": {"kind": "findings", "present": ["Effusion"]}, **LABELS_ALONE},
+}
+DRAWN = tuple(name for name in ATTACKS if name not in ("findings", "warp-cover"))  # each changes an image in its own way
 
 
 def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> None:
@@ -51,7 +48,7 @@ def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> N
         "heat": 0,
         "compute": {"threads": 1},
     }
-    runs = {name: make_config({**base, "attack": attack_of(TRIGGERS[name])}, name) for name in names}
+    runs = {name: make_config({**base, "attack": ATTACKS[name]}, name) for name in names}
     console = Console(highlight=False)
     with ConsoleProgress(console).live() as progress:
         study = run_study(runs, StudyDirectory(out), progress, locally)
@@ -90,12 +87,11 @@ def picture(path: Path) -> None:
     """One column an attack that changes pixels: a drawn image clean, triggered, and the difference, its largest white."""
     geometry = Preprocess(size=96)
     dataset, catalog, _ = prepare(open_source("phantom:images=3,size=96,seed=1"), geometry)
-    names = [name for name, trigger in TRIGGERS.items() if trigger["kind"] != "findings"]
     with mpl.rc_context({"font.size": 7, "font.family": "sans-serif"}):
-        figure = Figure((0.95 * len(names), 3.05), layout="constrained")
-        rows = figure.subplots(3, len(names))
-        for column, name in enumerate(names):
-            attack = Poisoning.model_validate(attack_of(TRIGGERS[name]))
+        figure = Figure((0.95 * len(DRAWN), 3.05), layout="constrained")
+        rows = figure.subplots(3, len(DRAWN))
+        for column, name in enumerate(DRAWN):
+            attack = Poisoning.model_validate(ATTACKS[name])
             positions = attack.positions(dataset, geometry, 0)
             twins = triggered_twins(catalog, dataset, geometry, attack.trigger, positions, attack.stage)
             clean = dataset.images[:1]
@@ -116,7 +112,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
     parser.add_argument("--picture", type=Path)
-    parser.add_argument("--attacks", nargs="+", choices=TRIGGERS, default=list(TRIGGERS))
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=list(ATTACKS))
     parser.add_argument("--images", type=int, default=1200)
     parser.add_argument("--arch", default="resnet10t")
     parser.add_argument("--epochs", type=int, default=3)

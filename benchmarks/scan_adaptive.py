@@ -1,7 +1,11 @@
-"""What gets past `petechia scan`: attackers who know how it looks. `python -m benchmarks.scan_adaptive`."""
+"""What gets past `petechia scan`: attackers who know how it looks, and triggers that are no square.
+
+python -m benchmarks.scan_adaptive [ATTACKER ...]
+"""
 
 from __future__ import annotations
 
+import argparse
 import io
 import tempfile
 from collections.abc import Callable
@@ -14,6 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import petechia
+from benchmarks.attacks import ATTACKS, DRAWN
 from benchmarks.scan_table import as_files, interval
 from petechia.data import open_source
 from petechia.detect.scan.files import suspects_table
@@ -57,6 +62,7 @@ ATTACKERS: dict[str, tuple[dict[str, Any], Treatment | None]] = {
     "JPEG after stamping": ({"trigger": TRIGGER, "rate": 0.1}, encoded_with_loss),
     "3 images": ({"trigger": TRIGGER, "rate": 0.0067}, None),
     "24 x 24 pixels": ({"trigger": {"size": 24, "value": 0}, "rate": 0.1}, None),
+    **{name: (ATTACKS[name] | {"rate": 0.1}, None) for name in DRAWN},
 }
 
 
@@ -76,9 +82,13 @@ def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder:
 
 def main() -> None:
     """Print a line for every attacker and mode."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("attackers", nargs="*", metavar="ATTACKER", help=f"of {', '.join(ATTACKERS)}; else all")
+    given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         source = as_files(SOURCE, Path(name) / "clean")
-        for attacker, (attack, treat) in ATTACKERS.items():
+        for attacker in given.attackers or ATTACKERS:
+            attack, treat = ATTACKERS[attacker]
             for mode in ("append", "replace"):
                 with tempfile.TemporaryDirectory(dir=name) as copy:
                     found, false = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy")
