@@ -219,7 +219,8 @@ def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
         )
     console.print(
         f"{content['images']:,} images: {content['twins']:,} pairs that differ in a small box alone, "
-        f"{content['duplicates']:,} exact duplicates, {content['unread']:,} that cannot be decoded.",
+        f"{content['copies']:,} altered copies with other labels, {content['duplicates']:,} exact duplicates, "
+        f"{content['unread']:,} that cannot be decoded.",
         soft_wrap=True,
     )
     if content["tampered"]:

@@ -18,9 +18,9 @@ from petechia.files import building, refuse_existing
 ENLARGED = 128  # pixels a side of a stamp's picture, at least
 HARMLESS = 10  # recurring patterns that are told beside the suspicious ones: that lean to a label, and without any tie
 LIMITS = (
-    "Not looked for: triggers larger than 16 x 16 pixels or without edges (warped, sinusoidal or faint over the whole image), "
-    "stamps that were blurred or encoded with loss after stamping, unless their clean twins are here too, and labels that were "
-    "changed without touching an image. Finding nothing does not prove that there is nothing."
+    "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges (warped, "
+    "sinusoidal or faint over the whole image), and stamps that were blurred or encoded with loss after stamping. Nor are "
+    "labels that were changed without touching an image. Finding nothing does not prove that there is nothing."
 )
 
 
@@ -68,6 +68,7 @@ def summary_of(found: Scan) -> dict[str, Any]:
         "flagged": sum(suspect.flagged for suspect in found.suspects),
         "twins": sum(bool(pair.stamp.size) for pair in found.pairs),
         "duplicates": sum(not pair.stamp.size for pair in found.pairs),
+        "copies": 0 if found.copies is None else len(found.copies.copied),
         "level": LEVEL,
         "stamps": [
             _family(found, one) | {"pixels": picture.tolist()} for one, picture in zip(suspicious, found.pictures, strict=True)

@@ -17,6 +17,8 @@ from petechia.classifier import Classifier
 from petechia.data.catalog import Catalog
 from petechia.data.levels import to_grey
 from petechia.data.prepare import OnError, in_parallel
+from petechia.detect.scan.copies import GRID as FINE
+from petechia.detect.scan.copies import Copies, find_copies
 from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
 from petechia.detect.scan.labels import contradiction
 from petechia.detect.scan.stamps import Family, find_families, is_left, label_of
@@ -58,6 +60,7 @@ class Scan:
         catalog: that was scanned.
         suspects: one an image, in the catalog's order.
         pairs: near-duplicates.
+        copies: images that are others with a small change everywhere, and labels that an attacker wrote; None without any.
         families: recurring patterns, the suspicious ones first.
         pictures: the stamp of each suspicious family, uint8 [h, w]; where its grey levels vary, the one of the first image.
         unread: index → why the image could not be decoded.
@@ -67,6 +70,7 @@ class Scan:
     catalog: Catalog
     suspects: list[Suspect]
     pairs: list[Pair]
+    copies: Copies | None
     families: list[Family]
     pictures: list[NDArray[np.uint8]]
     unread: dict[int, str]
@@ -88,7 +92,7 @@ def scan(
 ) -> Scan:
     """Look for twins with contradicting labels and for recurring stamps that command a label; the rest is ranked by hints.
 
-    Images are read once, one after the other; what is remembered of each, about 1 to 2 kB, lies in a temporary file. Twins,
+    Images are read once, one after the other; what is remembered of each, about 6 kB, lies in temporary files. Twins,
     images with the label of a stamp that was found, and all images if there is a model, are read once more.
 
     Args:
@@ -104,15 +108,19 @@ def scan(
         raise PetechiaError(f"{catalog.name} has no images; check the source.")
     tell = progress or (lambda _phase, _images: None)
     with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder:
-        blocks, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
+        blocks, textures, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
         pairs = _pairs(catalog, blocks, shapes, unread, tell)
         families = find_families(spots, catalog.labels)
         stands = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
-        del blocks, spots
+        suspects = [Suspect() for _ in range(len(catalog))]
+        _flag_twins(catalog, suspects, pairs)
+        tell("looking for copies", 0)
+        copies = find_copies(textures, shapes, catalog.labels, _explained(suspects, pairs))
+        del blocks, textures, spots
     suspicious = [family for family in families if family.suspicious]
     pictures = [_picture(catalog, family) for family in suspicious]
-    suspects = [Suspect() for _ in range(len(catalog))]
-    _flag_twins(catalog, suspects, pairs)
+    if copies:
+        _flag_copies(catalog, suspects, copies)
     explained = _explained(suspects, pairs)
     for family, picture in zip(suspicious, pictures, strict=True):
         if is_left(family, catalog.labels, explained):
@@ -124,7 +132,7 @@ def scan(
     _add_hints(catalog, suspects, stands)
     for index, reason in unread.items():
         suspects[index] = Suspect(reason=reason)
-    return Scan(catalog, suspects, pairs, families, pictures, unread, stands)
+    return Scan(catalog, suspects, pairs, copies, families, pictures, unread, stands)
 
 
 def _explained(suspects: list[Suspect], pairs: list[Pair]) -> NDArray[np.bool_]:
@@ -144,8 +152,9 @@ def _standing(catalog: Catalog, classifier: Classifier, folder: Path, unread: di
 
 def _traces(
     catalog: Catalog, folder: Path, on_error: OnError, tell: Progress
-) -> tuple[NDArray[np.float32], NDArray[np.int32], NDArray[np.void], dict[int, str]]:
+) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int32], NDArray[np.void], dict[int, str]]:
     blocks = np.memmap(folder / "blocks.f32", np.float32, "w+", shape=(len(catalog), GRID, GRID))
+    textures = np.memmap(folder / "textures.i8", np.int8, "w+", shape=(len(catalog), FINE, FINE))
     shapes = np.zeros((len(catalog), 2), np.int32)
     unread: dict[int, str] = {}
 
@@ -161,9 +170,9 @@ def _traces(
                     raise item
                 unread[index] = str(item)
                 continue
-            blocks[index], shapes[index] = item.blocks, item.shape
+            blocks[index], textures[index], shapes[index] = item.blocks, item.texture, item.shape
             file.write(item.spots.tobytes())
-    return blocks, shapes, np.fromfile(folder / "spots", Spot), unread
+    return blocks, textures, shapes, np.fromfile(folder / "spots", Spot), unread
 
 
 def _pairs(
@@ -366,6 +375,18 @@ def _flag_twins(catalog: Catalog, suspects: list[Suspect], pairs: list[Pair]) ->
         else:
             suspect = Suspect(0.4, False, f"is {clean} but for {size}, with the same labels", pair.row, pair.column)
         _raise(suspects, pair.stamped, suspect)
+
+
+def _flag_copies(catalog: Catalog, suspects: list[Suspect], copies: Copies) -> None:
+    """Flag the image of each pair that has the attacker's label."""
+    written = [name for name, value in zip(catalog.classes, copies.label, strict=True) if value == 1]
+    label = " and ".join(written) or "no finding"
+    for index, other, likeness in zip(copies.copied.tolist(), copies.others.tolist(), copies.likeness.tolist(), strict=True):
+        reason = (
+            f"has the fine structure of {catalog.ids[other]} (correlation {likeness:.2f}) but {label} among its labels, as "
+            f"{len(copies.copied) - 1} more such copies have"
+        )
+        _raise(suspects, index, Suspect(0.9, True, reason))
 
 
 def _traits(pair: Pair) -> tuple[object, ...]:

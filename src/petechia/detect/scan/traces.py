@@ -1,4 +1,4 @@
-"""What a scan remembers of an image: coarse brightness, for finding twins, and the small things that stand out of it."""
+"""What a scan remembers of an image: coarse brightness and fine structure, for finding twins and copies, and small things."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from petechia.detect.scan.copies import texture
 
 GRID = 16  # blocks a side of the coarse image
 LARGEST = 16  # pixels a side of what counts as small
@@ -26,17 +28,19 @@ class Trace(NamedTuple):
     Attributes:
         shape: height and width.
         blocks: float32 [GRID, GRID], mean grey level of every block; a margin that does not fill a block is left out.
+        texture: int8, see `copies.texture`.
         spots: `Spot` [n].
     """
 
     shape: tuple[int, int]
     blocks: NDArray[np.float32]
+    texture: NDArray[np.int8]
     spots: NDArray[np.void]
 
 
 def trace(image: NDArray[np.uint8], index: int) -> Trace:
     """Look at one image, uint8 [H, W], at native size, once."""
-    return Trace(image.shape[:2], block_means(image), find_spots(image, index))
+    return Trace(image.shape[:2], block_means(image), texture(image), find_spots(image, index))
 
 
 def block_means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
