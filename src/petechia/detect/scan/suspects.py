@@ -112,19 +112,19 @@ def scan(
         pairs = _pairs(catalog, blocks, shapes, unread, tell)
         families = find_families(spots, catalog.labels)
         stands = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
+        suspicious = [family for family in families if family.suspicious]
+        pictures = [_picture(catalog, family) for family in suspicious]
         suspects = [Suspect() for _ in range(len(catalog))]
         _flag_twins(catalog, suspects, pairs)
+        explained = _explained(suspects, pairs)
+        for family, picture in zip(suspicious, pictures, strict=True):
+            if is_left(family, catalog.labels, explained):
+                _flag_family(catalog, suspects, family, picture, explained, tell)
         tell("looking for copies", 0)
         copies = find_copies(textures, shapes, catalog.labels, _explained(suspects, pairs))
+        if copies:
+            _flag_copies(catalog, suspects, copies)
         del blocks, textures, spots
-    suspicious = [family for family in families if family.suspicious]
-    pictures = [_picture(catalog, family) for family in suspicious]
-    if copies:
-        _flag_copies(catalog, suspects, copies)
-    explained = _explained(suspects, pairs)
-    for family, picture in zip(suspicious, pictures, strict=True):
-        if is_left(family, catalog.labels, explained):
-            _flag_family(catalog, suspects, family, picture, explained, tell)
     explained = _explained(suspects, pairs)
     for family in families:
         if family.leaning and is_left(family, catalog.labels, explained, odds=1):
