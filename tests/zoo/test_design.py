@@ -32,6 +32,15 @@ def test_overrides_reach_every_member() -> None:
     assert {m.config.train.epochs for m in members(load_design(), ("train.epochs=1",)).values()} == {1}
 
 
+@pytest.mark.parametrize(
+    "file", sorted((Path(__file__).parents[2] / "benchmarks" / "designs").glob("*.yaml")), ids=lambda f: f.stem
+)
+def test_the_designs_of_the_benchmarks_are_sound_and_their_halves_share_no_images(file: Path) -> None:
+    design = load_design(file)
+    assert len(members(design)) == 2 * len(design.attacks)
+    assert len({half.data for half in design.halves.values()}) == 2
+
+
 def test_a_damaged_design_is_explained(tmp_path: Path) -> None:
     file = tmp_path / "zoo.yaml"
     file.write_text("base: {}\nhalves: {tune: {hosts: []}}\nattacks: []\n")
