@@ -42,8 +42,8 @@ class Null(NamedTuple):
         return Null(float(np.mean(strongest)), max(least, float(np.std(strongest, ddof=1))), len(strongest))
 
 
-# Measured on the clean models of the half for tuning (`python -m benchmarks.auditing ZOO --half tune`): of the zoo of 14 classes
-# and, for strength, which alone decides where classes are few, of the zoos of 1 and of 3 classes in benchmarks/designs.
+# Measured on the clean models of the half for tuning (`python -m benchmarks.auditing ZOO --half tune`) of the zoo of 14
+# classes and, for strength, which alone decides where classes are few, of the zoos of 1 and of 3 in benchmarks/designs.
 STRENGTH = Null(1.37, 0.234, 12)
 CONTRAST = Null(0.81, 0.103, 7)
 TRIGGER = Null(-4.45, 0.664, 7)
