@@ -6,6 +6,7 @@ a pixel or a change of low frequencies leaves most of it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -59,7 +60,11 @@ def texture(image: NDArray[np.uint8]) -> NDArray[np.int8]:
 
 
 def find_copies(
-    textures: NDArray[np.int8], shapes: NDArray[np.int32], labels: NDArray[np.int8], explained: NDArray[np.bool_]
+    textures: NDArray[np.int8],
+    shapes: NDArray[np.int32],
+    labels: NDArray[np.int8],
+    explained: NDArray[np.bool_],
+    done: Callable[[int], None] = lambda _: None,
 ) -> Copies | None:
     """Look for copies with other labels, among which one label recurs as chance does not explain.
 
@@ -71,6 +76,7 @@ def find_copies(
         shapes: int [N, 2].
         labels: int8 [N, K].
         explained: bool [N], images of which other evidence says what they are.
+        done: told how many more images are compared with all others.
 
     Returns:
         None where there are none.
@@ -79,7 +85,7 @@ def find_copies(
     codes = codes.reshape(-1)
     if len(vectors) < 2:
         return None
-    pairs = _nearest(textures, codes)
+    pairs = _nearest(textures, codes, done)
     likeness = _likeness(textures, pairs)
     close = (likeness >= LIKE) & (shapes[pairs[:, 0]] == shapes[pairs[:, 1]]).all(axis=1) & ~explained[pairs].any(axis=1)
     pairs, likeness = pairs[close], likeness[close]
@@ -117,7 +123,7 @@ def _least(likeness: Array) -> float:
     return middle - APART * float(np.median(np.abs(likeness - middle)))
 
 
-def _nearest(textures: NDArray[np.int8], codes: NDArray[np.intp]) -> NDArray[np.intp]:
+def _nearest(textures: NDArray[np.int8], codes: NDArray[np.intp], done: Callable[[int], None]) -> NDArray[np.intp]:
     """Pairs of each image and the nearest with another code, int [n, 2]; the smaller index first, and none twice."""
     project = np.random.default_rng(0).standard_normal((GRID * GRID, SHORT)).astype(np.float32)
     short = np.concatenate([_unit(_flat(textures, rows) @ project) for rows in _chunks(len(textures))])
@@ -127,6 +133,7 @@ def _nearest(textures: NDArray[np.int8], codes: NDArray[np.intp]) -> NDArray[np.
         alike[codes[rows, None] == codes] = -2
         nearest = alike.argmax(axis=1)
         pairs.append(np.stack([rows, nearest], axis=1)[alike[np.arange(len(rows)), nearest] > 0])
+        done(len(rows))
     return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 

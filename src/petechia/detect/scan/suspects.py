@@ -120,8 +120,8 @@ def scan(
         for family, picture in zip(suspicious, pictures, strict=True):
             if is_left(family, catalog.labels, explained):
                 _flag_family(catalog, suspects, family, picture, explained, tell)
-        tell("looking for copies", 0)
-        copies = find_copies(textures, shapes, catalog.labels, _explained(suspects, pairs))
+        explained = _explained(suspects, pairs)
+        copies = find_copies(textures, shapes, catalog.labels, explained, lambda n: tell("looking for copies", n))
         if copies:
             _flag_copies(catalog, suspects, copies)
         del blocks, textures, spots
