@@ -147,7 +147,7 @@ def test_the_viewer_refuses_a_black_box(tmp_path: Path) -> None:
 
 
 def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
-    images = np.random.default_rng(1).integers(0, 256, (70, 32, 32, 3), np.uint8)
+    images = np.random.default_rng(1).integers(0, 256, (160, 32, 32, 3), np.uint8)
     clean, out = folder_of(tmp_path / "clean", images), tmp_path / "repaired.safetensors"
     stamp = "class=B,row=3,column=4,size=3,value=0"
     command = ["repair", of_timm, "--clean", str(clean), "--stamp", stamp, "--epochs", "1", "--out", str(out)]

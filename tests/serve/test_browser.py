@@ -408,9 +408,9 @@ def test_a_picture_is_screened_and_what_was_said_is_forgotten_with_it(page: Any)
 
     def found(route: Any) -> None:
         assert len(route.request.post_data_json["stamps"]) == 1
-        answer = route.fetch().json() | {"flagged": True, "suspicion": 9.5, "threshold": 2.25, "rate": 0.01, "target": 4}
+        answer = {"flagged": True, "suspicion": 9.5, "threshold": 2.25, "rate": 0.01, "images": 100, "target": 4, "pixels": 9}
         box = {"top": 2, "left": 3, "height": 4, "width": 5}
-        route.fulfill(json=answer | {"box": box, "pixels": 9, "warnings": ["<img src=x onerror=alert(4)>"]})
+        route.fulfill(json=answer | {"box": box, "warnings": ["<img src=x onerror=alert(4)>"]})
 
     page.route("**/api/screen", found)
     page.keyboard.press("s")
