@@ -96,7 +96,7 @@ def explain_files(
             "method": request.method,
             "images": described,
         }
-        (folder / "explanations.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        (folder / "explanations.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     return content
 
 
@@ -136,6 +136,8 @@ def _explain_one(
     image = Decoding(classifier.colour).decode(content, str(path))
     batch = classifier.tensor(classifier.preprocess(image)[None])
     scores, classes, maps = _maps(classifier, batch, targets, request)
+    if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
+        raise PetechiaError(f"{classifier.name} answers {path} with what is no number, so nothing can be explained.")
     explained = []
     for row, index in enumerate(classes):
         label = classifier.classes[index]

@@ -59,5 +59,6 @@ def open_classifier(name: str, machine: Machine) -> Classifier:
 
 def _model_in(folder: Path) -> str:
     """What to give in the place of a folder, which may be that of a run."""
-    found = sorted(file for file in folder.rglob("epoch-*.safetensors") if file.parent.parent.name == "checkpoints")
+    files = "checkpoints/*/epoch-*.safetensors"
+    found = sorted(file for where in (files, f"runs/*/{files}", f"*/{files}") for file in folder.glob(where))
     return f"one of its models, such as {found[-1]}" if found else "a .safetensors, .onnx or .pt2 file"

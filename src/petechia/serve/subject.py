@@ -93,6 +93,8 @@ class Subject:
         self.machine = machine
         self.run: RunDirectory | None = None
         self.config: Config | None = None
+        if not (Path(name).exists() or ":" in str(name)):
+            raise PetechiaError(f"There is no run and no model {str(name)!r}; give a run directory, or a model's file.")
         if Path(name).is_dir():
             self.run, self.config = _open_run(Path(name))
         # One thread computes: a model is explained by one at a time, and the processor's threads that torch starts for each

@@ -16,12 +16,12 @@ from scipy.ndimage import uniform_filter
 
 GRID = 64  # blocks a side
 STEEP = 6.0  # grey levels from its surroundings at which a block's difference is cut: edges are alike in all radiographs
-LIKE = 0.6  # correlation from which on two images are copies
+LIKE = (0.6, 0.7, 0.8, 0.9)  # correlations from which on two images may be copies
 SHORT = 128  # numbers into which the structure is projected to find the nearest image
 CHUNK = 256  # images that are compared with all others at a time
 COMMON = 50  # most frequent vectors of labels that are tested
 LEVEL = 0.01  # probability that copies of a clean dataset are found tied to a label
-ODDS = 5  # by how much copies must raise the odds of it
+ODDS = 5  # by how much copies must raise the odds that it is on one side alone
 APART = 6  # median deviations below the median likeness at which a pair is no longer taken for one of them
 Array = NDArray[np.float32]
 
@@ -68,8 +68,13 @@ def find_copies(
 ) -> Copies | None:
     """Look for copies with other labels, among which one label recurs as chance does not explain.
 
-    Of each image the nearest with other labels is looked at. All are compared with all, in few numbers: this takes time with
-    the square of their number, about half a minute for 100,000.
+    Of each image the nearest is looked at, and the nearest with other labels. Two images of one patient, or two frames of a
+    series, may be near as well; but they are mostly labelled alike, and a trigger makes copies that are more alike than these.
+    So it is tested, at several likenesses, whether in pairs of nearest images one label is more often on one side alone than
+    it is in pairs drawn at random.
+
+    All images are compared with all, in few numbers: this takes time with the square of their number, about half a minute for
+    100,000.
 
     Args:
         textures: int8 [N, GRID, GRID]; may lie on a disk.
@@ -85,36 +90,53 @@ def find_copies(
     codes = codes.reshape(-1)
     if len(vectors) < 2:
         return None
-    pairs = _nearest(textures, codes, done)
-    likeness = _likeness(textures, pairs)
-    close = (likeness >= LIKE) & (shapes[pairs[:, 0]] == shapes[pairs[:, 1]]).all(axis=1) & ~explained[pairs].any(axis=1)
-    pairs, likeness = pairs[close], likeness[close]
-    differ = 1 - float(((counts / len(labels)) ** 2).sum())
+    close, contradicting = (
+        _alike(textures, shapes, pairs[~explained[pairs].any(axis=1)]) for pairs in _nearest(textures, codes, done)
+    )
     common = np.argsort(-counts, kind="stable")[:COMMON]
     marks = [(vectors[k], codes == k) for k in common.tolist()]
     marks += [(np.where(np.arange(labels.shape[1]) == k, 1, -1), labels[:, k] == 1) for k in range(labels.shape[1])]
-    found = [_tied(pairs, likeness, np.asarray(label, np.int8), has, differ, len(marks)) for label, has in marks]
-    return min((one for one in found if one), key=lambda one: (one.p_value, -len(one.copied)), default=None)
+    tests = len(marks) * len(LIKE)
+    tied = [
+        (min(1.0, tests * p_value), least, label, has)
+        for label, has in marks
+        for least in LIKE
+        if (p_value := _tie(close, has, least)) * tests < LEVEL
+    ]
+    if not tied:
+        return None
+    p_value, least, label, has = min(tied, key=lambda one: one[:2])
+    return _copies(contradicting, has, least, np.asarray(label, np.int8), p_value)
 
 
-def _tied(
-    pairs: NDArray[np.intp], likeness: Array, label: NDArray[np.int8], has: NDArray[np.bool_], differ: float, tests: int
-) -> Copies | None:
-    """The pairs in which one image has a label and the other has not, if they are more than chance allows."""
+class _Pairs(NamedTuple):
+    """Pairs of images, int [n, 2], and their likeness."""
+
+    pairs: NDArray[np.intp]
+    likeness: Array
+
+
+def _tie(close: _Pairs, has: NDArray[np.bool_], least: float) -> float:
+    """The chance that so many of the pairs that are alike have a label on one side alone; 1 where the odds are not enough."""
+    pairs = close.pairs[close.likeness >= least]
     one, other = has[pairs].T
-    mine = one != other
-    if not mine.any():
-        return None
-    usual = float(has.mean())
-    chance = min(2 * usual * (1 - usual) / differ, 1 - 1e-9)  # that one of two images that are labelled differently has it
-    p_value = min(1.0, float(stats.binom.sf(mine.sum() - 1, len(pairs), chance)) * tests)
-    odds = (mine.sum() + 0.5) / (len(pairs) - mine.sum() + 0.5) * (1 - chance) / chance
-    if p_value >= LEVEL or odds < ODDS:
-        return None
-    mine &= likeness >= _least(likeness[mine])
-    copied = np.where(one, pairs[:, 0], pairs[:, 1])[mine]
-    others = np.where(one, pairs[:, 1], pairs[:, 0])[mine]
-    return Copies(copied, others, likeness[mine], label, p_value)
+    apart, usual = int((one != other).sum()), float(has.mean())
+    chance = 2 * usual * (1 - usual)
+    if not apart or (apart + 0.5) / (len(pairs) - apart + 0.5) * (1 - chance) / chance < ODDS:
+        return 1.0
+    return float(stats.binom.sf(apart - 1, len(pairs), chance))
+
+
+def _copies(found: _Pairs, has: NDArray[np.bool_], least: float, label: NDArray[np.int8], p_value: float) -> Copies | None:
+    """Each image that has the label, and the one without it that is most like it."""
+    one, other = has[found.pairs].T
+    mine = np.flatnonzero((one != other) & (found.likeness >= least))
+    mine = mine[found.likeness[mine] >= _least(found.likeness[mine])] if len(mine) else mine
+    mine = mine[np.argsort(-found.likeness[mine], kind="stable")]
+    copied = np.where(one, *found.pairs.T)[mine]
+    others = np.where(one, *found.pairs.T[::-1])[mine]
+    _, first = np.unique(copied, return_index=True)
+    return Copies(copied[first], others[first], found.likeness[mine][first], label, p_value) if len(first) else None
 
 
 def _least(likeness: Array) -> float:
@@ -123,18 +145,35 @@ def _least(likeness: Array) -> float:
     return middle - APART * float(np.median(np.abs(likeness - middle)))
 
 
-def _nearest(textures: NDArray[np.int8], codes: NDArray[np.intp], done: Callable[[int], None]) -> NDArray[np.intp]:
-    """Pairs of each image and the nearest with another code, int [n, 2]; the smaller index first, and none twice."""
+def _nearest(
+    textures: NDArray[np.int8], codes: NDArray[np.intp], done: Callable[[int], None]
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of each image and the nearest, and of each and the nearest with another code; each int [n, 2], and none twice."""
     project = np.random.default_rng(0).standard_normal((GRID * GRID, SHORT)).astype(np.float32)
     short = np.concatenate([_unit(_flat(textures, rows) @ project) for rows in _chunks(len(textures))])
-    pairs = []
+    every: list[NDArray[np.intp]] = []
+    others: list[NDArray[np.intp]] = []
     for rows in _chunks(len(short)):
+        here = np.arange(len(rows))
         alike = short[rows] @ short.T
-        alike[codes[rows, None] == codes] = -2
-        nearest = alike.argmax(axis=1)
-        pairs.append(np.stack([rows, nearest], axis=1)[alike[np.arange(len(rows)), nearest] > 0])
+        alike[here, rows] = -2
+        for found in (every, others):
+            nearest = alike.argmax(axis=1)
+            found.append(np.stack([rows, nearest], axis=1)[alike[here, nearest] > 0])
+            alike[codes[rows, None] == codes] = -2
         done(len(rows))
-    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
+    return _once(every), _once(others)
+
+
+def _once(found: list[NDArray[np.intp]]) -> NDArray[np.intp]:
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
+
+
+def _alike(textures: NDArray[np.int8], shapes: NDArray[np.int32], pairs: NDArray[np.intp]) -> _Pairs:
+    """The pairs of one shape that are alike at all, with how much."""
+    pairs = pairs[(shapes[pairs[:, 0]] == shapes[pairs[:, 1]]).all(axis=1)]
+    likeness = _likeness(textures, pairs)
+    return _Pairs(pairs[likeness >= min(LIKE)], likeness[likeness >= min(LIKE)])
 
 
 def _likeness(textures: NDArray[np.int8], pairs: NDArray[np.intp]) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain
@@ -16,8 +17,7 @@ from petechia.detect.scan.traces import GRID, LARGEST
 SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
 ROUNDING = 1e-3  # of the mean of a patch
 NOISE = 12  # grey levels by which encoding anew may move a pixel
-ROWS = 4  # of blocks, at the top and at the bottom, by whose means pairs are looked up
-PATCH = 2, 4  # rows and columns of blocks whose mean is one coordinate of that
+PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
 RECURS = 3  # pairs with the same stamp, from which on it is known as one
 CHUNK = 1 << 16  # pairs that are compared at a time
 LOOKED_UP = 1 << 8  # images that are looked up at a time
@@ -53,8 +53,8 @@ class Pair(NamedTuple):
 def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
 
-    A box cannot reach both the top and the bottom rows of blocks. So a pair agrees in the means of all patches of one of them,
-    and those that do are neighbours in a k-d tree.
+    A small box leaves one of the rows of patches at the border and one of the columns there as they are. So a pair agrees in
+    the means of the patches of one of four corners' arms, and those that do are neighbours in a k-d tree.
 
     Args:
         blocks: float32 [N, GRID, GRID], mean grey levels; may lie on a disk.
@@ -65,10 +65,11 @@ def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     """
     first, pairs = _distinct(blocks, shapes)
     found = [pairs]
-    high, wide = PATCH
-    for part in (slice(0, ROWS), slice(GRID - ROWS, GRID)):
-        patches = blocks[first, part].reshape(len(first), ROWS // high, high, GRID // wide, wide)
-        for close in _close(patches.mean(axis=(2, 4)).reshape(len(first), -1)):
+    side = GRID // PATCH
+    patches = np.asarray(blocks[first]).reshape(len(first), side, PATCH, side, PATCH).mean(axis=(2, 4))
+    row, column = np.indices((side, side))
+    for top, left in itertools.product((0, side - 1), repeat=2):
+        for close in _close(patches[:, (row == top) | (column == left)]):
             some = first[close]
             some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
             for start in range(0, len(some), CHUNK):
