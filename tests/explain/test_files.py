@@ -109,6 +109,16 @@ def test_an_image_without_heat_has_a_note_and_a_map_of_0(image: Path, tmp_path: 
     assert "NaN" not in (tmp_path / "out" / "explanations.json").read_text()
 
 
+def test_a_network_that_answers_nan_is_not_explained(image: Path, tmp_path: Path) -> None:
+    model = create(Architecture(arch="test_resnet"), CLASSES, Preprocess(size=64), 0)
+    torch.nn.init.constant_(model.network.get_parameter("fc.weight"), float("nan"))
+    model.save(tmp_path / "m.safetensors")
+    for method in ("gradcam", "occlusion"):
+        with pytest.raises(PetechiaError, match="NaN or infinity|what is no number"):
+            make(tmp_path / "m.safetensors", [image], tmp_path / "out", method=method)
+    assert not (tmp_path / "out").exists()
+
+
 class Trap:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("sprung"),)

@@ -66,6 +66,23 @@ def test_copies_with_the_attackers_label_are_told_from_their_originals(mode: str
     assert found.likeness.min() > 0.9
 
 
+def test_one_class_does() -> None:
+    images, labels = drawn(100), np.asarray(np.arange(100)[:, None] >= 70, np.int8)
+    found = found_in(np.concatenate([images, waved(images[:30])]), np.concatenate([labels, np.ones((30, 1), np.int8)]))
+    assert found is not None
+    assert sorted(found.copied) == list(range(100, 130))
+
+
+def test_frames_of_a_series_in_which_a_finding_appears_are_no_copies() -> None:
+    """Of 20 patients 8 frames each, all alike; the finding is there from the fifth on."""
+    rng = np.random.default_rng(3)
+    frames = np.repeat(drawn(20), 8, axis=0)
+    images = np.asarray(np.clip(frames + rng.normal(0, 2, frames.shape), 0, 255), np.uint8)
+    labels = np.repeat(labelled(20), 8, axis=0)
+    labels[:, 2] = np.arange(160) % 8 >= 4
+    assert found_in(images, labels) is None
+
+
 def test_explained_copies_are_left_out() -> None:
     images, labels = drawn(60), labelled(60)
     labels[:20, 2] = 0

@@ -98,14 +98,15 @@ def find_copies(
     marks += [(np.where(np.arange(labels.shape[1]) == k, 1, -1), labels[:, k] == 1) for k in range(labels.shape[1])]
     tests = len(marks) * len(LIKE)
     tied = [
-        (min(1.0, tests * p_value), least, label, has)
+        (min(1.0, tests * p_value), least, has.mean(), label, has)
         for label, has in marks
         for least in LIKE
         if (p_value := _tie(close, has, least)) * tests < LEVEL
     ]
     if not tied:
         return None
-    p_value, least, label, has = min(tied, key=lambda one: one[:2])
+    # Of two labels that exclude each other the rarer one was written: else the originals would hardly differ from the copies.
+    p_value, least, _, label, has = min(tied, key=lambda one: one[:3])
     return _copies(contradicting, has, least, np.asarray(label, np.int8), p_value)
 
 
