@@ -402,17 +402,16 @@ def test_the_view_follows_the_cursor(page: Any) -> None:
 
 
 def test_a_picture_is_screened_and_what_was_said_is_forgotten_with_it(page: Any) -> None:
-    page.locator("#attack").click()
-    stamped(page)
-    before = picture(page, "#triggered")
-
     def found(route: Any) -> None:
         assert len(route.request.post_data_json["stamps"]) == 1
         answer = {"flagged": True, "suspicion": 9.5, "threshold": 2.25, "rate": 0.01, "images": 100, "target": 4, "pixels": 9}
         box = {"top": 2, "left": 3, "height": 4, "width": 5}
         route.fulfill(json=answer | {"box": box, "warnings": ["<img src=x onerror=alert(4)>"]})
 
-    page.route("**/api/screen", found)
+    page.route("**/api/screen", found)  # long before it is asked: Chromium lets pass what is sent just after this
+    page.locator("#attack").click()
+    stamped(page)
+    before = picture(page, "#triggered")
     page.keyboard.press("s")
     expect(page, "#suspicion .verdict", "Suspicious: 9.50 is above the threshold of 2.25.")
     expect(page, "#suspicion", "Mass, as a trigger does: 4 × 5 pixels at row 2, column 3.")
