@@ -82,7 +82,7 @@ def repair_file(
     content = {
         "schema": 1,
         "petechia": __version__,
-        "model": {"file": model, "sha256": sha256(Path(model)) if Path(model).is_file() else None},
+        "model": {"file": model, "sha256": _digest(model)},
         "clean": source,
         "method": how.method,
         "settings": repaired.description.provenance["repaired"][-1],
@@ -94,3 +94,9 @@ def repair_file(
     repaired.save(out)
     write_text(beside(out), json.dumps(content, indent=1, allow_nan=False) + "\n")
     return content
+
+
+def _digest(model: str) -> str | None:
+    """Of the file that a model was opened from, the weights' of timm:NAME:FILE; None where there is none."""
+    files = (Path(model), Path(model.rpartition(":")[2]))
+    return next((sha256(file) for file in files if file.is_file()), None)
