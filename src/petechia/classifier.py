@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petechia.compute import Machine
+from petechia.data.levels import in_colour, to_grey
 from petechia.data.preprocess import Preprocess
 from petechia.errors import PetechiaError
 from petechia.model import BATCH, Model
@@ -47,6 +48,10 @@ class Classifier:
         description = model.description
         colour = description.architecture.channels == 3
         return Classifier(name, description.classes, description.preprocess, placed, machine, placed, colour)
+
+    def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What the model sees of an image, uint8 [H, W] or [H, W, 3]: in colour or in grey, in its geometry."""
+        return self.preprocess((in_colour if self.colour else to_grey)(image))
 
     def tensor(self, images: NDArray[np.uint8]) -> Tensor:
         """Prepared images, uint8 [N, H, W] or [N, H, W, 3], as float32 [N, C, H, W] in 0…1 on the machine."""

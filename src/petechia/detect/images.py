@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from petechia.classifier import Classifier
 from petechia.data import open_source
 from petechia.data.images import Decoding
-from petechia.data.levels import in_colour, to_grey
 from petechia.data.locate import SUFFIXES
 from petechia.data.prepare import in_parallel
 from petechia.errors import PetechiaError
@@ -60,7 +59,7 @@ def read_collection(
 
     def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
         found = [_decode(chosen[row], Decoding(classifier.colour)) for row in rows]
-        return [(classifier.preprocess(image), image.shape[:2]) for image in found]
+        return [(classifier.prepare(image), image.shape[:2]) for image in found]
 
     images, shapes = [], []
     for image, shape in in_parallel(work, len(chosen)):
@@ -99,7 +98,7 @@ def _from_source(source: str, classifier: Classifier, most: int | None, done: Ca
     for item in in_parallel(work, len(catalog)):
         if isinstance(item, PetechiaError):
             raise item
-        images.append(classifier.preprocess((in_colour if classifier.colour else to_grey)(item)))
+        images.append(classifier.prepare(item))
         shapes.append(item.shape[:2])
         done(1)
     labels = (catalog.labels, catalog.classes)

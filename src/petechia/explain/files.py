@@ -134,7 +134,7 @@ def _explain_one(
 ) -> dict[str, Any]:
     content = _read(path)
     image = Decoding(classifier.colour).decode(content, str(path))
-    batch = classifier.tensor(classifier.preprocess(image)[None])
+    batch = classifier.tensor(classifier.prepare(image)[None])
     scores, classes, maps = _maps(classifier, batch, targets, request)
     if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
         raise PetechiaError(f"{classifier.name} answers {path} with what is no number, so nothing can be explained.")

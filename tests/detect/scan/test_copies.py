@@ -8,10 +8,11 @@ from scipy.ndimage import gaussian_filter
 
 import petechia
 from petechia.data import open_source
-from petechia.detect.scan.copies import GRID, Copies, find_copies, texture
+from petechia.detect.scan.copies import Copies, find_copies
 from petechia.detect.scan.suspects import scan
+from petechia.detect.scan.traces import FINE, texture
 
-SIDE = 2 * GRID
+SIDE = 2 * FINE
 Images = NDArray[np.uint8]
 
 
@@ -40,8 +41,8 @@ def found_in(images: Images, labels: NDArray[np.int8], explained: tuple[int, ...
 @pytest.mark.parametrize(("height", "width"), [(64, 64), (200, 130), (1000, 64)])
 def test_a_texture_is_how_far_each_block_is_from_its_neighbours(height: int, width: int) -> None:
     image = np.random.default_rng(0).integers(0, 256, (height, width), dtype=np.uint8)
-    tall, wide = height // GRID, width // GRID
-    means = np.array([[image[i * tall :][:tall, j * wide :][:, :wide].mean() for j in range(GRID)] for i in range(GRID)])
+    tall, wide = height // FINE, width // FINE
+    means = np.array([[image[i * tall :][:tall, j * wide :][:, :wide].mean() for j in range(FINE)] for i in range(FINE)])
     near = np.pad(means, 1, mode="edge")
     for i, j in ((0, 0), (5, 63), (40, 7)):
         apart = float(np.clip(means[i, j] - near[i : i + 3, j : j + 3].mean(), -6, 6))

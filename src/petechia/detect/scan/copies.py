@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
-from scipy.ndimage import uniform_filter
 
-GRID = 64  # blocks a side
-STEEP = 6.0  # grey levels from its surroundings at which a block's difference is cut: edges are alike in all radiographs
+from petechia.detect.scan.traces import FINE
+
 LIKE = (0.6, 0.7, 0.8, 0.9)  # correlations from which on two images may be copies
 SHORT = 128  # numbers into which the structure is projected to find the nearest image
 CHUNK = 256  # images that are compared with all others at a time
@@ -44,21 +43,6 @@ class Copies(NamedTuple):
     p_value: float
 
 
-def texture(image: NDArray[np.uint8]) -> NDArray[np.int8]:
-    """The fine structure of an image, uint8 [H, W]: what sets each block off from its neighbours, int8 [GRID, GRID].
-
-    Of an image with fewer pixels a side than `GRID` it is 0.
-    """
-    height, width = (side // GRID for side in image.shape)
-    if not height or not width:
-        return np.zeros((GRID, GRID), np.int8)
-    cut = image[: height * GRID, : width * GRID].reshape(GRID, height, GRID, width)
-    columns = cut.sum(axis=1, dtype=np.uint16 if height <= 256 else np.uint32)  # the narrow type is ten times faster
-    blocks = columns.sum(axis=2, dtype=np.uint32) / np.float32(height * width)
-    apart = np.clip(blocks - uniform_filter(blocks, 3, mode="nearest"), -STEEP, STEEP)
-    return np.asarray((apart * (127 / STEEP)).round(), np.int8)
-
-
 def find_copies(
     textures: NDArray[np.int8],
     shapes: NDArray[np.int32],
@@ -73,11 +57,11 @@ def find_copies(
     So it is tested, at several likenesses, whether in pairs of nearest images one label is more often on one side alone than
     it is in pairs drawn at random.
 
-    All images are compared with all, in few numbers: this takes time with the square of their number, about half a minute for
+    All images are compared with all, in few numbers: this takes time with the square of their number, a minute or two for
     100,000.
 
     Args:
-        textures: int8 [N, GRID, GRID]; may lie on a disk.
+        textures: int8 [N, FINE, FINE]; may lie on a disk.
         shapes: int [N, 2].
         labels: int8 [N, K].
         explained: bool [N], images of which other evidence says what they are.
@@ -150,7 +134,7 @@ def _nearest(
     textures: NDArray[np.int8], codes: NDArray[np.intp], done: Callable[[int], None]
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of each image and the nearest, and of each and the nearest with another code; each int [n, 2], and none twice."""
-    project = np.random.default_rng(0).standard_normal((GRID * GRID, SHORT)).astype(np.float32)
+    project = np.random.default_rng(0).standard_normal((FINE * FINE, SHORT)).astype(np.float32)
     short = np.concatenate([_unit(_flat(textures, rows) @ project) for rows in _chunks(len(textures))])
     every: list[NDArray[np.intp]] = []
     others: list[NDArray[np.intp]] = []

@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from petechia.classifier import Classifier
 from petechia.data.catalog import Catalog
-from petechia.data.levels import in_colour, to_grey
 from petechia.data.prepare import in_parallel
 from petechia.errors import PetechiaError
 
@@ -63,9 +62,8 @@ def extract(
     rows = np.array([row for row in range(len(catalog)) if row not in unread], np.intp)
 
     def work(some: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
-        channels = in_colour if classifier.colour else to_grey
         images = catalog.reader.read(rows[some])
-        return [one if isinstance(one, PetechiaError) else classifier.preprocess(channels(one)) for one in images]
+        return [one if isinstance(one, PetechiaError) else classifier.prepare(one) for one in images]
 
     features: NDArray[np.float32] | None = None
     for some, images in _batches(rows, in_parallel(work, len(rows))):

@@ -17,12 +17,11 @@ from petechia.classifier import Classifier
 from petechia.data.catalog import Catalog
 from petechia.data.levels import to_grey
 from petechia.data.prepare import OnError, in_parallel
-from petechia.detect.scan.copies import GRID as FINE
 from petechia.detect.scan.copies import Copies, find_copies
 from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
 from petechia.detect.scan.labels import contradiction
 from petechia.detect.scan.stamps import Family, find_families, is_left, label_of
-from petechia.detect.scan.traces import GRID, Spot, Trace, trace
+from petechia.detect.scan.traces import FINE, GRID, Spot, Trace, trace
 from petechia.detect.scan.twins import Pair, assign, candidates, compare
 from petechia.errors import PetechiaError
 

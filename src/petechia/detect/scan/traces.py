@@ -8,10 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-
-from petechia.detect.scan.copies import texture
+from scipy.ndimage import uniform_filter
 
 GRID = 16  # blocks a side of the coarse image
+FINE = 64  # blocks a side of the fine structure
+STEEP = 6.0  # grey levels from its surroundings at which a block's difference is cut: edges are alike in all radiographs
 LARGEST = 16  # pixels a side of what counts as small
 JUMP = 20  # grey levels between neighbouring pixels that make an edge
 DENSE = 20_000  # corners of edges in one image; with more, nothing can be said of it
@@ -28,7 +29,7 @@ class Trace(NamedTuple):
     Attributes:
         shape: height and width.
         blocks: float32 [GRID, GRID], mean grey level of every block; a margin that does not fill a block is left out.
-        texture: int8, see `copies.texture`.
+        texture: int8 [FINE, FINE], see `texture`.
         spots: `Spot` [n].
     """
 
@@ -43,15 +44,27 @@ def trace(image: NDArray[np.uint8], index: int) -> Trace:
     return Trace(image.shape[:2], block_means(image), texture(image), find_spots(image, index))
 
 
-def block_means(image: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Mean grey level of every block, float32 [GRID, GRID]; of an image that is smaller than the grid, the image repeated."""
-    height, width = (max(side // GRID, 1) for side in image.shape)
-    if min(image.shape) < GRID:
-        image = np.resize(image, (GRID, GRID))
+def block_means(image: NDArray[np.uint8], blocks: int = GRID) -> NDArray[np.float32]:
+    """Mean grey level of every block, float32 [blocks, blocks]; of an image that is smaller than that, the image repeated."""
+    height, width = (max(side // blocks, 1) for side in image.shape)
+    if min(image.shape) < blocks:
+        image = np.resize(image, (blocks, blocks))
         height = width = 1
-    cut = image[: height * GRID, : width * GRID].reshape(GRID, height, GRID, width)
+    cut = image[: height * blocks, : width * blocks].reshape(blocks, height, blocks, width)
     columns = cut.sum(axis=1, dtype=np.uint16 if height <= 256 else np.uint32)  # the narrow type is ten times faster
     return np.asarray(columns.sum(axis=2, dtype=np.uint32) / np.float32(height * width), np.float32)
+
+
+def texture(image: NDArray[np.uint8]) -> NDArray[np.int8]:
+    """The fine structure of an image, uint8 [H, W]: what sets each block off from its neighbours, int8 [FINE, FINE].
+
+    Of an image with fewer pixels a side than `FINE` it is 0.
+    """
+    if min(image.shape) < FINE:
+        return np.zeros((FINE, FINE), np.int8)
+    means = block_means(image, FINE)
+    apart = np.clip(means - uniform_filter(means, 3, mode="nearest"), -STEEP, STEEP)
+    return np.asarray((apart * (127 / STEEP)).round(), np.int8)
 
 
 def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:

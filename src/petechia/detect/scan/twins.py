@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import chain
+from itertools import chain, product
 from typing import NamedTuple
 
 import numpy as np
@@ -68,7 +67,7 @@ def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     side = GRID // PATCH
     patches = np.asarray(blocks[first]).reshape(len(first), side, PATCH, side, PATCH).mean(axis=(2, 4))
     row, column = np.indices((side, side))
-    for top, left in itertools.product((0, side - 1), repeat=2):
+    for top, left in product((0, side - 1), repeat=2):
         for close in _close(patches[:, (row == top) | (column == left)]):
             some = first[close]
             some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
