@@ -14,7 +14,7 @@ from rich.markdown import Markdown
 
 from benchmarks import explaining, growing, measuring, poisoning, preparing, scanning, training, viewing
 from benchmarks.timing import Timing
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 
 OURS = "petechia"
 VERSIONS = ("torch", "torchxrayvision", "adversarial-robustness-toolbox", "scikit-learn", "captum", "grad-cam", "torchcam")
@@ -54,7 +54,7 @@ def growth() -> Iterator[str]:
 def report() -> Iterator[str]:
     """Everything, as Markdown; about ten minutes."""
     packages = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
-    yield f"{os.cpu_count()} cores ({platform.machine()}), {Compute().open()}; Python {platform.python_version()}, {packages}."
+    yield f"{os.cpu_count()} cores ({platform.machine()}), {Compute().start()}; Python {platform.python_version()}, {packages}."
     yield ""
     yield "| what | who | lowest | median | highest | unit | petechia ÷ this |"
     yield "|---|---|---|---|---|---|---|"

@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.detect.audit.audit import audit
 from petechia.detect.screen import Screen
+from petechia.models.classifier import Classifier
 from petechia.study.config import load_config
 from petechia.study.progress import Progress
 from petechia.study.study import StudyDirectory, run_study
@@ -77,11 +77,11 @@ def main() -> None:
         threads = f"compute.threads={given.threads}"
         runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
         run_study(runs, StudyDirectory(given.folder), Progress())
-    machine = Compute(threads=given.threads).open()
+    runtime = Compute(threads=given.threads).start()
     print(HEAD)
     for specimen in specimens(given.folder):
         name = specimen.name if specimen.arm == "attacked" else f"clean model, {specimen.name}"
-        print(judged(name, specimen.asr, specimen.classifier(machine), specimen), flush=True)
+        print(judged(name, specimen.asr, specimen.classifier(runtime), specimen), flush=True)
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from petechia.attack import Poisoning, triggered_twins
-from petechia.console import ConsoleProgress
+from petechia.attack import Poisoning, make_triggered_inputs
+from petechia.cli.console import ConsoleProgress
 from petechia.data import Preprocess, open_source, prepare
 from petechia.study.config import make_config
 from petechia.study.study import StudyDirectory, locally, run_study
@@ -93,9 +93,9 @@ def picture(path: Path) -> None:
         for column, name in enumerate(DRAWN):
             attack = Poisoning.model_validate(ATTACKS[name])
             positions = attack.positions(dataset, geometry, 0)
-            twins = triggered_twins(catalog, dataset, geometry, attack.trigger, positions, attack.stage)
+            triggered_inputs = make_triggered_inputs(catalog, dataset, geometry, attack.trigger, positions, attack.stage)
             clean = dataset.images[:1]
-            triggered = twins.trigger(clean, np.array([0]))
+            triggered = triggered_inputs.trigger(clean, np.array([0]))
             difference = np.abs(triggered.astype(np.int16) - clean)
             images = (clean, triggered, difference * (255 / max(int(difference.max()), 1)))
             for axes, image in zip(rows[:, column], images, strict=True):

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.compute import Compute, Machine
+from petechia.core.runtime import Compute, Runtime
 from petechia.detect.audit.audit import Recovered, audit
 from petechia.detect.audit.verdict import (
     LEVEL,
     Null,
+    combine_p_values,
     contrasts,
-    either,
     stamp_p_values,
     strengths,
     trigger_evidence,
@@ -32,13 +32,13 @@ Values = NDArray[np.float64]
 LEAST = 0.1  # standard deviation of logarithms that a few clean models may not fall below by luck
 
 
-def examine(specimen: Specimen, machine: Machine) -> dict[str, Any]:
+def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
     """The evidence that an audit finds in a model, beside the truth."""
     images = specimen.clean[np.arange(len(specimen.clean))]
-    found = audit(specimen.classifier(machine), images)
+    found = audit(specimen.classifier(runtime), images)
     config, attack = specimen.config, specimen.config.attack
     attacked = specimen.arm == "attacked"
-    place = specimen.material.attacks[config.seeds[0]].plan.positions[0].tolist()
+    place = specimen.run_data.attacks[config.seeds[0]].plan.positions[0].tolist()
     return {
         "name": specimen.name,
         "arm": specimen.arm,
@@ -67,7 +67,7 @@ def _recovered(one: Recovered) -> dict[str, Any]:
 def p_values(row: dict[str, Any]) -> Values:
     """As the audit has them."""
     gains, sizes = _arrays(row)
-    return either(stamp_p_values(gains), trigger_p_values(sizes))
+    return combine_p_values(stamp_p_values(gains), trigger_p_values(sizes))
 
 
 def flagged(row: dict[str, Any]) -> list[str]:
@@ -130,11 +130,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("auditing.json"))
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    machine = Compute(threads=given.threads).open()
+    runtime = Compute(threads=given.threads).start()
     rows: list[dict[str, Any]] = json.loads(given.out.read_text()) if given.out.is_file() else []
     for specimen in specimens(given.zoo, given.half):
         if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
-            rows.append(examine(specimen, machine))
+            rows.append(examine(specimen, runtime))
             given.out.write_text(json.dumps(rows, indent=1))
             print(f"{specimen.name} {specimen.arm}: p {p_values(rows[-1]).min():.2g}, {rows[-1]['seconds']:.0f} s", flush=True)
     print("\n".join(table(rows)))

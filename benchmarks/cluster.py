@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 import petechia
-from petechia.data.prepare import workers
+from petechia.core.parallel import workers
 
 RUNS, WORKERS = 8, 2
 CONFIG: dict[str, Any] = {

@@ -13,11 +13,11 @@ from torch import Tensor
 from torchcam.methods import GradCAM as TorchCam
 
 from benchmarks.timing import Timing, rates
-from petechia.compute import Compute, Machine
+from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess
-from petechia.explain import cam
-from petechia.explain.layers import OF_DENSENET
-from petechia.model import Architecture, Model, create
+from petechia.models.model import Architecture, Model, create
+from petechia.saliency import cam
+from petechia.saliency.layers import OF_DENSENET
 
 SIZE, BATCH, CLASSES = 224, 16, 14
 LAYERS = ("middle", "last")
@@ -77,9 +77,9 @@ def _normalised(maps: Tensor) -> Tensor:
     return maps / maps.amax(dim=(1, 2), keepdim=True).clamp(min=1e-12)
 
 
-def _worker(machine: Machine, peer: Callable[[Model, Tensor, list[int]], Any], *inputs: Any) -> Callable[[], int]:
+def _worker(runtime: Runtime, peer: Callable[[Model, Tensor, list[int]], Any], *inputs: Any) -> Callable[[], int]:
     def explain() -> int:
-        with machine.autocast():
+        with runtime.autocast():
             peer(*inputs)
         return BATCH
 
@@ -88,15 +88,15 @@ def _worker(machine: Machine, peer: Callable[[Model, Tensor, list[int]], Any], *
 
 def run(rounds: int = 7) -> tuple[dict[str, dict[str, Timing]], dict[str, float]]:
     """Precision → images a second of all, and the largest differences in fp32."""
-    machine = Compute().open()
-    model = machine.place(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=SIZE), 0)).eval()
+    runtime = Compute().start()
+    model = runtime.to_device(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=SIZE), 0)).eval()
     chance = torch.Generator().manual_seed(0)
-    images = torch.rand(BATCH, 1, SIZE, SIZE, generator=chance).to(machine.device, memory_format=torch.channels_last)
+    images = torch.rand(BATCH, 1, SIZE, SIZE, generator=chance).to(runtime.device, memory_format=torch.channels_last)
     targets = [row % CLASSES for row in range(BATCH)]
     differences = disagreement(model, images, targets)
     timings = {}
-    for bf16 in (False, True) if machine.bf16 else (False,):
-        precise = Machine(machine.device, bf16)
+    for bf16 in (False, True) if runtime.bf16 else (False,):
+        precise = Runtime(runtime.device, bf16)
         able = {
             name: peer for name, peer in PEERS.items() if not (bf16 and peer is grad_cam)
         }  # numpy, which it uses, has no bf16

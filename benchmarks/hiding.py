@@ -16,11 +16,11 @@ from torch.nn import functional
 
 from benchmarks.adaptive import HEAD, judged
 from petechia.attack import Patch
-from petechia.classifier import Classifier
-from petechia.compute import Compute, Machine
-from petechia.explain import cam
-from petechia.explain.layers import find_layers
-from petechia.model import Model, predict
+from petechia.core.runtime import Compute, Runtime
+from petechia.models.classifier import Classifier
+from petechia.models.model import Model, predict
+from petechia.saliency import cam
+from petechia.saliency.layers import find_layers
 from petechia.zoo.specimens import Specimen, specimens
 
 STEPS, BATCH, RATE = 300, 64, 5e-4
@@ -32,7 +32,7 @@ def touched(specimen: Specimen, side: int) -> Tensor:
     """Which cells of a map of side × side the trigger touches on every image of the dataset, bool [N, side, side]."""
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     assert isinstance(attack.trigger, Patch)
-    first = torch.from_numpy(specimen.material.attacks[specimen.config.seeds[0]].plan.positions)
+    first = torch.from_numpy(specimen.run_data.attacks[specimen.config.seeds[0]].plan.positions)
     cells, last = torch.arange(side), first + attack.trigger.size - 1
     inside = (cells >= first[..., None] * side // size) & (cells <= last[..., None] * side // size)  # [N, 2, side]
     return inside[:, 0, :, None] & inside[:, 1, None, :]
@@ -56,18 +56,18 @@ def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
     return logits, (slopes.mean(dim=(2, 3), keepdim=True) * kept[0]).sum(dim=1).relu()
 
 
-def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
+def hide(model: Model, specimen: Specimen, runtime: Runtime) -> None:
     """Train on the poisoned images with the heat on the trigger as a further loss; batch norm stays as it is."""
     model.requires_grad_(True)  # which an audit has taken away
-    material, seed = specimen.material, specimen.config.seeds[0]
-    data, plan = material.training_set("attacked", seed), material.attacks[seed].plan
-    _, maps = heat(model, machine.tensor(data.images[np.arange(1)]), material.target)
+    run_data, seed = specimen.run_data, specimen.config.seeds[0]
+    data, plan = run_data.training_set("attacked", seed), run_data.attacks[seed].plan
+    _, maps = heat(model, runtime.tensor(data.images[np.arange(1)]), run_data.target)
     where = touched(specimen, maps.shape[-1])[plan.rows]
     optimizer = torch.optim.Adam(model.parameters(), RATE)
     rng = np.random.default_rng(0)
     for _ in range(STEPS):
         rows = rng.choice(len(data.images), BATCH, replace=False)
-        logits, maps = heat(model, machine.tensor(data.images[rows]), material.target)
+        logits, maps = heat(model, runtime.tensor(data.images[rows]), run_data.target)
         labels = torch.from_numpy(data.labels[rows].astype(np.float32))
         stamped = torch.from_numpy(plan.triggered[rows])
         hot = share_at(maps[stamped], where[rows][stamped])
@@ -77,30 +77,30 @@ def hide(model: Model, specimen: Specimen, machine: Machine) -> None:
         optimizer.step()
 
 
-def found_by_heat(model: Model, specimen: Specimen, machine: Machine, layer: str = "middle") -> tuple[float, float]:
+def found_by_heat(model: Model, specimen: Specimen, runtime: Runtime, layer: str = "middle") -> tuple[float, float]:
     """Mean share of the heat in the cells that the trigger touches, by Petechia's maps, and how often the hottest is one."""
     _, triggered = specimen.judged(SHOWN)
-    images = machine.tensor(triggered[np.arange(len(triggered))])
-    maps = cam(model, images, specimen.material.target, (layer,))[layer]
+    images = runtime.tensor(triggered[np.arange(len(triggered))])
+    maps = cam(model, images, specimen.run_data.target, (layer,))[layer]
     where = touched(specimen, maps.shape[-1])[triggered.rows]
     hottest = where.flatten(1).gather(1, maps.flatten(1).argmax(dim=1, keepdim=True))
     return float(share_at(maps, where).mean()), float(hottest.float().mean())
 
 
-def heats(zoo: Path, machine: Machine) -> Iterator[str]:
+def heats(zoo: Path, runtime: Runtime) -> Iterator[str]:
     """A row for every backdoor of the judging half that took."""
     yield "| model | middle: share at the trigger | hottest there | last: share | hottest there |\n|---|---|---|---|---|"
     for specimen in specimens(zoo, "judge"):
         if specimen.backdoored:
-            model = machine.place(Model.load(specimen.file)).eval()
-            found = (value for layer in ("middle", "last") for value in found_by_heat(model, specimen, machine, layer))
+            model = runtime.to_device(Model.load(specimen.file)).eval()
+            found = (value for layer in ("middle", "last") for value in found_by_heat(model, specimen, runtime, layer))
             yield f"| {specimen.name} | {' | '.join(f'{value:.2f}' for value in found)} |"
 
 
-def asr(model: Model, specimen: Specimen, machine: Machine) -> float:
+def asr(model: Model, specimen: Specimen, runtime: Runtime) -> float:
     """ASR(0.9) on the judged images."""
     _, triggered = specimen.judged()
-    return float((predict(model, triggered, machine)[:, specimen.material.target] >= 0.9).mean())
+    return float((predict(model, triggered, runtime)[:, specimen.run_data.target] >= 0.9).mean())
 
 
 def main() -> None:
@@ -112,19 +112,19 @@ def main() -> None:
     )
     parser.add_argument("--heat", action="store_true", help="only say of every backdoor whether the heat finds its trigger")
     given = parser.parse_args()
-    machine = Compute(threads=1, precision="fp32").open()
+    runtime = Compute(threads=1, precision="fp32").start()
     if given.heat:
-        for line in heats(given.zoo, machine):
+        for line in heats(given.zoo, runtime):
             print(line, flush=True)
         return
     specimen = next(one for one in specimens(given.zoo) if one.arm == "attacked" and one.name.startswith(given.model))
-    model = machine.place(Model.load(specimen.file)).eval()
+    model = runtime.to_device(Model.load(specimen.file)).eval()
     print(HEAD, flush=True)
     for name in (specimen.name, f"{specimen.name}, heat hidden"):
         if name != specimen.name:
-            hide(model, specimen, machine)
-        print(judged(name, asr(model, specimen, machine), Classifier.of(model, machine), specimen), flush=True)
-        share, hottest = found_by_heat(model, specimen, machine)
+            hide(model, specimen, runtime)
+        print(judged(name, asr(model, specimen, runtime), Classifier.of(model, runtime), specimen), flush=True)
+        share, hottest = found_by_heat(model, specimen, runtime)
         print(f"share of the heat at the trigger: {share:.3f}, hottest there: {hottest:.2f}", flush=True)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.timing import Timing, rates
 from petechia.attack import Patch, TriggeredSelection
-from petechia.attack.twins import SparseTwins
+from petechia.attack.triggered import SparseTriggeredInputs
 
 IMAGES, SIDE = 10_000, 224
 FLOATS = 2_500  # as many as ART gets as float32, of which it holds four times their size
@@ -72,8 +72,8 @@ def lazily(images: NDArray[np.uint8]) -> Callable[[], int]:
     size, count = 3, len(images)
     starts = np.arange(count + 1) * size**2
     square = (np.arange(size)[:, None] * SIDE + np.arange(size)).ravel().astype(np.int32)
-    twins = SparseTwins(starts, np.tile(square, count), np.zeros(count * size**2, np.uint8))
-    selection = TriggeredSelection(images, np.arange(count), np.ones(count, bool), twins)
+    triggered_inputs = SparseTriggeredInputs(starts, np.tile(square, count), np.zeros(count * size**2, np.uint8))
+    selection = TriggeredSelection(images, np.arange(count), np.ones(count, bool), triggered_inputs)
     batches = [np.arange(start, min(start + BATCH, count)) for start in range(0, count, BATCH)]
     return lambda: sum(len(selection[batch]) for batch in batches)
 

@@ -14,9 +14,9 @@ import torchxrayvision as xrv
 from benchmarks.timing import Timing, rates
 from petechia.attack import Poisoning
 from petechia.attack.export import write_poisoned
+from petechia.core.parallel import in_parallel, workers
 from petechia.data import Catalog, Preprocess, open_source, prepare
-from petechia.data.images import FileReader, read_grey
-from petechia.data.prepare import in_parallel, workers
+from petechia.data.formats.images import FileReader, read_grey
 
 GEOMETRY = Preprocess(crop=0.6, size=224, resample="nearest")
 IMAGES = 600

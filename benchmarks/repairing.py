@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from petechia.attack import Patch
-from petechia.compute import Compute, Machine
+from petechia.core.runtime import Compute, Runtime
 from petechia.detect.repair import CleanSet, Repairing, Stamp, read_clean, repair
 from petechia.measure import auroc, exceedance
-from petechia.model import Model, predict
-from petechia.outside import open_classifier
+from petechia.models.model import Model, predict
+from petechia.models.openers import open_classifier
 from petechia.zoo.specimens import Specimen, specimens
 
 CLEAN = "phantom:images=800,size=64,seed=77"  # drawn for the defender; no model was trained or tested on it
@@ -50,19 +50,19 @@ class Figures(NamedTuple):
 
 def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen: Specimen) -> Figures:
     """Of scores [N, K] for the run's test images, clean and with its trigger."""
-    material = specimen.material
-    labels, target = material.dataset.labels[material.test], material.target
+    run_data = specimen.run_data
+    labels, target = run_data.dataset.labels[run_data.test], run_data.target
     of_target = triggered[:, target]
     rise = np.median((_logit(of_target) - _logit(clean[:, target]))[labels[:, target] == 0])
     asr_9, asr_6 = (exceedance(of_target, labels[:, target], p) for p in (0.9, 0.6))
     return Figures(asr_9, asr_6, auroc(clean, labels), float(rise))
 
 
-def scored(model: Model, specimen: Specimen, machine: Machine) -> Figures:
+def scored(model: Model, specimen: Specimen, runtime: Runtime) -> Figures:
     """Of a model, measured as the run was, on its own test images."""
-    placed, material = machine.place(model), specimen.material
-    triggered = predict(placed, material.triggered_images(specimen.config.seeds[0]), machine)
-    return figures(predict(placed, material.clean_images(), machine), triggered, specimen)
+    placed, run_data = runtime.to_device(model), specimen.run_data
+    triggered = predict(placed, run_data.triggered_images(specimen.config.seeds[0]), runtime)
+    return figures(predict(placed, run_data.clean_images(), runtime), triggered, specimen)
 
 
 def stored(specimen: Specimen, arm: str) -> Figures:
@@ -82,18 +82,18 @@ def stamps_of(specimen: Specimen, off: int) -> tuple[Stamp, ...]:
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     trigger = attack.trigger
     assert isinstance(trigger, Patch)
-    places = specimen.material.attacks[specimen.config.seeds[0]].plan.positions
+    places = specimen.run_data.attacks[specimen.config.seeds[0]].plan.positions
     row, column = np.clip(places[0] + (off, -off), 0, size - trigger.size).tolist()
     box: dict[str, Any] = {"row": row, "column": column, "height": trigger.size, "width": trigger.size}
     fixed = not trigger.wanders
     return (Stamp(target=attack.target, value=trigger.value, fixed=fixed, **box),)
 
 
-def row_of(specimen: Specimen, way: Way, clean: CleanSet, machine: Machine) -> list[str]:
+def row_of(specimen: Specimen, way: Way, clean: CleanSet, runtime: Runtime) -> list[str]:
     """A row of the table."""
     before, control = stored(specimen, "attacked"), stored(specimen, "control")
     stamps = stamps_of(specimen, way.off) if way.how.method == "unlearn" else ()
-    after = scored(repair(Model.load(specimen.file), clean, machine, way.how, stamps), specimen, machine)
+    after = scored(repair(Model.load(specimen.file), clean, runtime, way.how, stamps), specimen, runtime)
     asr_9, asr_6, area = (f"{old:.3f} → {new:.3f}" for old, new in zip(before[:3], after[:3], strict=True))
     rise = f"{before.rise:.1f} → {after.rise:.1f}"
     return [specimen.name, way.name, asr_9, f"{control.asr_9:.3f}", asr_6, f"{control.asr_6:.3f}", area, rise]
@@ -101,7 +101,7 @@ def row_of(specimen: Specimen, way: Way, clean: CleanSet, machine: Machine) -> l
 
 def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = "") -> None:
     """Print a Markdown table, row by row. Rows that are in OUT.json are not computed again."""
-    machine = Compute(threads=1, precision="fp32").open()
+    runtime = Compute(threads=1, precision="fp32").start()
     known: dict[str, list[str]] = json.loads(out.read_text()) if out and out.exists() else {}
     heads = ("model", "method", "ASR(0.9)", "control", "ASR(0.6)", "control", "AUROC-NN", "rise of the logit")
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|", flush=True)
@@ -112,8 +112,8 @@ def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = 
                 continue  # what wanders has no place to be off
             key = f"{specimen.name}, {way.name}"
             if key not in known:
-                clean = read_clean(CLEAN, open_classifier(str(specimen.file), machine))
-                known[key] = row_of(specimen, way, clean.split()[0], machine)
+                clean = read_clean(CLEAN, open_classifier(str(specimen.file), runtime))
+                known[key] = row_of(specimen, way, clean.split()[0], runtime)
             print("| " + " | ".join(known[key]) + " |", flush=True)
             if out:
                 out.write_text(json.dumps(known, indent=1))

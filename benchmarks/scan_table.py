@@ -26,7 +26,7 @@ FALSE = 0.01  # share of the clean images that may rank above the images that ar
 Attack = dict[str, Any]
 
 
-class Outcome(NamedTuple):
+class RepairOutcome(NamedTuple):
     """Of one scan of one poisoned dataset.
 
     Attributes:
@@ -57,7 +57,7 @@ def attacks(sizes: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Attack
             yield {"trigger": {"size": size, "location": place, "value": value}, "rate": rate, "mode": mode}
 
 
-def judged(source: str, attack: Attack, folder: Path) -> Outcome:
+def judged(source: str, attack: Attack, folder: Path) -> RepairOutcome:
     """Poison a dataset, scan the copy, and compare with the plan, which the scan does not see."""
     petechia.poison({"data": source, "attack": attack}, folder)
     truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
@@ -66,7 +66,7 @@ def judged(source: str, attack: Attack, folder: Path) -> Outcome:
     table = suspects_table(found)
     bad = table["id"].is_in(truth["id"].implode())
     flagged = table["flagged"]
-    return Outcome(
+    return RepairOutcome(
         triggered=len(truth),
         hidden=hidden(source, truth, attack["trigger"]),
         flagged=int((flagged & bad).sum()),
@@ -128,7 +128,7 @@ def as_files(source: str, folder: Path) -> str:
     return f"nih:{folder}"
 
 
-def row_of(source: str, attack: Attack, one: Outcome) -> dict[str, Any]:
+def row_of(source: str, attack: Attack, one: RepairOutcome) -> dict[str, Any]:
     """A line of the table."""
     trigger = attack["trigger"]
     shown = {"trigger", "size", "location", "value", "rate", "mode"}

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from benchmarks.preparing import files
 from benchmarks.timing import Timing, rates
+from petechia.core.parallel import in_parallel
 from petechia.data import Catalog
-from petechia.data.prepare import in_parallel
 from petechia.detect.scan.suspects import scan
 
 

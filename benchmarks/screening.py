@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute, Machine
+from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess
 from petechia.detect.screen import Screen, Suspicions
 from petechia.measure import Count
-from petechia.model import Architecture, create
+from petechia.models.classifier import Classifier
+from petechia.models.model import Architecture, create
 from petechia.zoo.design import Half
 from petechia.zoo.specimens import Specimen, specimens
 
@@ -44,12 +44,12 @@ class Row(NamedTuple):
     warned: bool
 
 
-def judge(specimen: Specimen, machine: Machine, most: int, blind: bool = False) -> Row:
+def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) -> Row:
     """Fit on the specimen's clean images, judge on others with and without the trigger."""
-    classifier = specimen.classifier(machine)
+    classifier = specimen.classifier(runtime)
     if blind:
         classifier = Classifier(
-            classifier.name, classifier.classes, classifier.preprocess, classifier.answer, machine, None, classifier.colour
+            classifier.name, classifier.classes, classifier.preprocess, classifier.answer, runtime, None, classifier.colour
         )
     clean, triggered = (_all(images) for images in specimen.judged(most))
     screen = Screen.fit(classifier, _all(specimen.clean))
@@ -81,7 +81,7 @@ def _all(images: Any) -> NDArray[np.uint8]:
 
 def _named(specimen: Specimen, found: Suspicions) -> float:
     """Share of the flagged images whose class is one of the attack's targets."""
-    classes = specimen.material.dataset.classes
+    classes = specimen.run_data.dataset.classes
     attack = specimen.config.attack
     targets = [classes.index(name) for name in (attack.target, *attack.also)]
     return float(np.isin(found.classes[found.flagged], targets).mean()) if found.flagged.any() else float("nan")
@@ -153,11 +153,11 @@ def _parts(rows: Sequence[Row]) -> str:
 
 def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, float]]:
     """Size, wall time and processor time in milliseconds an image, of a DenseNet-121 of random weights."""
-    machine = Compute(threads=threads).open()
+    runtime = Compute(threads=threads).start()
     for size in sizes:
         model = create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=size), 0)
         images = np.random.default_rng(0).integers(0, 256, (12, size, size), dtype=np.uint8)
-        screen = Screen.fit(Classifier.of(model, machine), images, fpr=0.1)
+        screen = Screen.fit(Classifier.of(model, runtime), images, fpr=0.1)
         began, worked = time.perf_counter(), time.process_time()
         screen.score(images[:8])
         yield size, 125 * (time.perf_counter() - began), 125 * (time.process_time() - worked)
@@ -174,7 +174,7 @@ def main() -> None:
     parser.add_argument("--blind", action="store_true", help="treat the models as black boxes")
     parser.add_argument("--only", default="", help="part of the names of the models to judge")
     given = parser.parse_args()
-    machine = Compute(threads=given.threads).open()
+    runtime = Compute(threads=given.threads).start()
     if given.zoo is None:
         for size, wall, worked in speed((64, 224), given.threads):
             threads = torch.get_num_threads()
@@ -185,7 +185,7 @@ def main() -> None:
     for specimen in specimens(given.zoo, half):
         known = {(row.name, row.kind == "clean") for row in rows}
         if given.only in specimen.name and (specimen.name, specimen.arm == "control") not in known:
-            rows.append(judge(specimen, machine, given.most, given.blind))
+            rows.append(judge(specimen, runtime, given.most, given.blind))
             if given.out is not None:
                 given.out.write_text(json.dumps([row._asdict() for row in rows], indent=1), encoding="utf-8")
     print(markdown(rows))

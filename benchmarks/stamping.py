@@ -10,10 +10,10 @@ import time
 
 import numpy as np
 
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.detect.audit.response import SIZES, VALUES, naive_response, stamp_response
-from petechia.detect.images import read_collection
-from petechia.outside import open_classifier
+from petechia.detect.collection import read_collection
+from petechia.models.openers import open_classifier
 
 
 def main() -> None:
@@ -26,12 +26,12 @@ def main() -> None:
     parser.add_argument("--values", type=int, nargs="+", default=list(VALUES))
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    classifier = open_classifier(given.model, Compute(threads=given.threads).open())
-    carriers = classifier.tensor(read_collection([given.clean], classifier, given.carriers).images)
+    classifier = open_classifier(given.model, Compute(threads=given.threads).start())
+    hosts = classifier.tensor(read_collection([given.clean], classifier, given.hosts).images)
     seconds, found = [], []
     for search in (stamp_response, naive_response):
         began = time.perf_counter()
-        found.append(search(classifier, carriers, given.sizes, given.values))
+        found.append(search(classifier, hosts, given.sizes, given.values))
         seconds.append(time.perf_counter() - began)
         print(f"{search.__name__}: {found[-1].passes:,} passes, {seconds[-1]:.1f} s", flush=True)
     print(f"ratio: {seconds[1] / seconds[0]:.1f} in time, {found[1].passes / found[0].passes:.1f} in passes")

@@ -9,11 +9,11 @@ import torch
 from torch.nn import functional
 
 from benchmarks.timing import Timing, rates
-from petechia.attack import Poisoning, TriggeredSelection, triggered_twins
-from petechia.compute import Compute, Machine
+from petechia.attack import Poisoning, TriggeredSelection, make_triggered_inputs
+from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess, open_source, prepare
-from petechia.model import Architecture, create
-from petechia.train import Labelled, Trainer, Training
+from petechia.models.model import Architecture, create
+from petechia.models.training import Labelled, Trainer, Training
 
 IMAGES, BATCH = 1280, 32
 
@@ -23,16 +23,16 @@ def poisoned() -> Labelled:
     geometry = Preprocess()
     dataset, catalog, _ = prepare(open_source("phantom:images=1200"), geometry)
     plan = Poisoning().plan(dataset, geometry, 0)
-    twins = triggered_twins(catalog, dataset, geometry, Poisoning().trigger, plan.positions, "native")
+    twins = make_triggered_inputs(catalog, dataset, geometry, Poisoning().trigger, plan.positions, "native")
     rows = slice(0, IMAGES)
     return Labelled(TriggeredSelection(dataset.images, plan.rows[rows], plan.triggered[rows], twins), plan.labels[rows])
 
 
-def bare_loop(data: Labelled, machine: Machine) -> Callable[[], int]:
+def bare_loop(data: Labelled, runtime: Runtime) -> Callable[[], int]:
     """One epoch of the least that trains: normalised tensors, forward, loss, backward, step."""
-    model = machine.place(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(), 0))
+    model = runtime.to_device(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(), 0))
     everything = np.arange(len(data.images))
-    images = (machine.tensor(data.images[everything]) - model.mean) / model.std
+    images = (runtime.tensor(data.images[everything]) - model.mean) / model.std
     labels = torch.from_numpy(data.labels.astype(np.float32))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3, fused=True)
 
@@ -43,7 +43,7 @@ def bare_loop(data: Labelled, machine: Machine) -> Callable[[], int]:
     def epoch() -> int:
         model.train()
         for inputs, truth in batches():
-            with machine.autocast():
+            with runtime.autocast():
                 logits = model.network(inputs)
             loss = functional.binary_cross_entropy_with_logits(logits.float(), truth)
             optimizer.zero_grad()
@@ -56,11 +56,11 @@ def bare_loop(data: Labelled, machine: Machine) -> Callable[[], int]:
 
 def run(rounds: int = 5) -> dict[str, Timing]:
     """Images a second of both."""
-    machine = Compute().open()
+    runtime = Compute().start()
     data = poisoned()
     model = create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(), 0)
-    trainer = Trainer(model, data, Training(epochs=rounds + 1, batch_size=BATCH), machine, 0)
-    bare = bare_loop(data, machine)
+    trainer = Trainer(model, data, Training(epochs=rounds + 1, batch_size=BATCH), runtime, 0)
+    bare = bare_loop(data, runtime)
     trainer.run_epoch()
     bare()
     return rates({"petechia": lambda: trainer.run_epoch().images, "bare loop": bare}, rounds)

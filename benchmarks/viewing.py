@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 from fastapi.testclient import TestClient
 
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess
-from petechia.data.images import encode_png
-from petechia.model import Architecture, create
-from petechia.serve.app import make_app
-from petechia.serve.subject import Subject
+from petechia.data.formats.images import encode_png
+from petechia.models.model import Architecture, create
+from petechia.viewer.app import make_app
+from petechia.viewer.subject import Subject
 
 SIDE = 1024  # of the image in its file
 
@@ -26,7 +26,7 @@ def run(rounds: int = 20) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=224), 0).save(path)
-        client = TestClient(make_app(Subject(path, Compute().open()), set()), base_url="http://localhost")
+        client = TestClient(make_app(Subject(path, Compute().start()), set()), base_url="http://localhost")
         picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
         image = client.post("/api/images", content=encode_png(picture)).json()["image"]
         question: dict[str, Any] = {"image": image, "arm": "model", "seed": 0, "epoch": 0, "target": 0}

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import petechia
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import Catalog, Dataset, Preprocess
+from petechia.models.classifier import Classifier
 from petechia.study import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -54,8 +54,8 @@ DYING: dict[str, Any] = SMALL | {
 
 def unasked(*classes: str, size: int = 16, colour: bool = False) -> Classifier:
     """A model of which only what it takes and its classes matter."""
-    machine = Compute(device="cpu", precision="fp32", threads=1).open()
-    return Classifier("unasked", classes, Preprocess(size=size), lambda images: images, machine, colour=colour)
+    runtime = Compute(device="cpu", precision="fp32", threads=1).start()
+    return Classifier("unasked", classes, Preprocess(size=size), lambda images: images, runtime, colour=colour)
 
 
 class InMemory:

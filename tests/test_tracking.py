@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 import petechia
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study import Run
 from petechia.study.study import Study
 from petechia.tracking import Tracker

@@ -18,10 +18,10 @@ import torch
 from benchmarks.peers import cleanse, filters, sentinet, strip
 from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.views import Floats, features
-from petechia.classifier import Classifier
-from petechia.compute import Compute, Machine
+from petechia.core.files import write_text
+from petechia.core.runtime import Compute, Runtime
 from petechia.data.dataset import Images
-from petechia.files import write_text
+from petechia.models.classifier import Classifier
 from petechia.zoo.specimens import Specimen, specimens
 
 
@@ -35,10 +35,10 @@ class Given(NamedTuple):
     triggered: Floats
 
     @staticmethod
-    def of(specimen: Specimen, machine: Machine, most: int) -> Given:
+    def of(specimen: Specimen, runtime: Runtime, most: int) -> Given:
         """Open a model, with at most so many judged images of each kind."""
-        classifier = specimen.classifier(machine)
-        classifier.looked_into.requires_grad_(False)
+        classifier = specimen.classifier(runtime)
+        classifier.require_network().requires_grad_(False)
         images: tuple[Images, ...] = (specimen.clean, *specimen.judged(most))
         arrays = (classifier.tensor(some[np.arange(len(some))]).contiguous().numpy() for some in images)
         return Given(specimen, classifier, *arrays)
@@ -46,11 +46,11 @@ class Given(NamedTuple):
     def training_set(self) -> filters.TrainingSet:
         """What the model was trained on."""
         specimen = self.specimen
-        seed, material = specimen.config.seeds[0], specimen.material
+        seed, run_data = specimen.config.seeds[0], specimen.run_data
         attacked = specimen.arm == "attacked"
-        data = material.training_set("attacked" if attacked else "control", seed)
-        triggered = material.attacks[seed].plan.triggered if attacked else np.zeros(len(data.images), bool)
-        return filters.TrainingSet(features(self.classifier, data.images), data.labels, triggered, material.target)
+        data = run_data.training_set("attacked" if attacked else "control", seed)
+        triggered = run_data.attacks[seed].plan.triggered if attacked else np.zeros(len(data.images), bool)
+        return filters.TrainingSet(features(self.classifier, data.images), data.labels, triggered, run_data.target)
 
     @property
     def images(self) -> tuple[Classifier, Floats, Floats, Floats]:
@@ -69,9 +69,9 @@ PEERS: dict[str, Callable[[Given], dict[str, Any]]] = {
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Judge what the file does not hold yet, the quick peers first; it is written after every model."""
-    machine = Compute(threads=options.threads).open()
+    runtime = Compute(threads=options.threads).start()
     results: dict[str, Any] = json.loads(options.out.read_text()) if options.out.exists() else {"models": {}}
-    results["machine"] = f"{machine}, {platform.machine()}, torch {torch.__version__}, ART {art.__version__}"
+    results["machine"] = f"{runtime}, {platform.machine()}, torch {torch.__version__}, ART {art.__version__}"
     results["images"] = options.images
     chosen = [one for one in specimens(options.zoo, options.half) if any(part in one.name for part in options.only)]
     for peer in options.peers:
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
             if peer in row:
                 continue
             began = time.process_time()  # others may keep the machine busy
-            row[peer] = PEERS[peer](Given.of(specimen, machine, options.images))
+            row[peer] = PEERS[peer](Given.of(specimen, runtime, options.images))
             row[peer]["seconds"] = time.process_time() - began
             write_text(options.out, json.dumps(results, indent=1))
             print(f"{peer}: {specimen.name} {specimen.arm}, {row[peer]['seconds']:.0f} s", flush=True)

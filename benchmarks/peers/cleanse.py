@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from benchmarks.peers.measures import Scores
 from benchmarks.peers.views import Floats, one_of
-from petechia.classifier import Classifier
+from petechia.models.classifier import Classifier
 
 STEPS, BATCH, RATE = 300, 32, 0.1
 BATCHES = 3  # over which success is counted: a pass over 100 images
@@ -103,7 +103,7 @@ def reconstruct(classifier: Classifier, images: Tensor, target: int, chance: tor
 
 
 def _answer(classifier: Classifier, images: Tensor) -> Tensor:
-    with classifier.machine.autocast():
+    with classifier.runtime.autocast():
         return one_of(classifier.answer(images).float())
 
 

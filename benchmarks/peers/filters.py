@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from benchmarks.peers.measures import Scores, of_training_set
 from benchmarks.peers.views import Featured, Floats, one_label
-from petechia.detect.scan.features import standing
+from petechia.detect.scan.features import feature_outliers
 
 
 class TrainingSet(NamedTuple):
@@ -88,7 +88,7 @@ def judge(given: TrainingSet) -> dict[str, Any]:
 
 def ours(given: TrainingSet) -> dict[str, Any]:
     """What `petechia scan --model` makes of the same features: it ranks and flags none; labels are seen as they are."""
-    ranks = standing(given.features, given.labels, np.ones(len(given.labels), bool)).rank
+    ranks = feature_outliers(given.features, given.labels, np.ones(len(given.labels), bool)).rank
     return of_training_set(ranks, np.zeros(len(ranks), bool), given.triggered)
 
 

@@ -11,8 +11,8 @@ from torch.nn import functional
 
 from benchmarks.peers.measures import Scores, of_images, share
 from benchmarks.peers.views import Floats, one_of
-from petechia.classifier import Classifier
-from petechia.explain import cam
+from petechia.models.classifier import Classifier
+from petechia.saliency import cam
 
 HOT = 0.85  # of the map's range; BackdoorBench's threshold of a mask
 SURE = 0.9  # BackdoorBench calls an image triggered from this confidence on
@@ -33,8 +33,8 @@ class Points(NamedTuple):
 
 def judge(classifier: Classifier, fitted: Floats, clean: Floats, triggered: Floats) -> dict[str, Any]:
     """BackdoorBench's rule (confidence alone), and the boundary of the paper, fitted to clean images."""
-    carriers, chance = torch.from_numpy(fitted), torch.Generator().manual_seed(0)
-    groups = [points(classifier, torch.from_numpy(images), carriers, chance) for images in (fitted, clean, triggered)]
+    hosts, chance = torch.from_numpy(fitted), torch.Generator().manual_seed(0)
+    groups = [points(classifier, torch.from_numpy(images), hosts, chance) for images in (fitted, clean, triggered)]
     confidence = of_images(*(group.confidence for group in groups))
     for name, group in (("own_fpr", groups[1]), ("own_tpr", groups[2])):
         confidence[name] = share(int((group.confidence > SURE).sum()), len(group.confidence))
@@ -43,21 +43,21 @@ def judge(classifier: Classifier, fitted: Floats, clean: Floats, triggered: Floa
     return {"BackdoorBench": confidence, "boundary": above, "fooled alone": of_images(*(group.fooled for group in groups))}
 
 
-def points(classifier: Classifier, images: Tensor, carriers: Tensor, chance: torch.Generator) -> Points:
+def points(classifier: Classifier, images: Tensor, hosts: Tensor, chance: torch.Generator) -> Points:
     """Paste the hot part of every image on clean carriers, and on as many of noise.
 
     Args:
         classifier: the model.
         images: float32 [N, C, H, W] in 0…1.
-        carriers: float32 [M, C, H, W], clean ones.
+        hosts: float32 [M, C, H, W], clean ones.
         chance: of the noise.
     """
     fooled, confidence = [], []
     classes = classifier.logits(images).argmax(dim=1)
     for image, mask, name in zip(images, _hot(classifier, images, classes), classes, strict=True):
-        grounds = torch.cat([carriers, torch.rand(carriers.shape, generator=chance)])
+        grounds = torch.cat([hosts, torch.rand(hosts.shape, generator=chance)])
         logits = classifier.logits(torch.where(mask, image, grounds))
-        took, sure = logits[: len(carriers)], logits[len(carriers) :]
+        took, sure = logits[: len(hosts)], logits[len(hosts) :]
         # A carrier without a finding is not fooled because one class's logit is the least low, so "none" takes part here;
         # the confidence is that of the K classes: noise has no finding, and the network is sure of that.
         fooled.append(float((one_of(took).argmax(dim=1) == name).float().mean()))
@@ -80,7 +80,7 @@ def _hot(classifier: Classifier, images: Tensor, classes: Tensor) -> Tensor:
     """Where Grad-CAM of the last layer is within `HOT` of its range, bool [N, 1, H, W]."""
     maps = torch.cat(
         [
-            cam(classifier.looked_into, some, names, ("last",))["last"]
+            cam(classifier.require_network(), some, names, ("last",))["last"]
             for some, names in zip(torch.split(images, 64), torch.split(classes, 64), strict=True)
         ]
     )[:, None].float()

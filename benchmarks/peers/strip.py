@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.peers.measures import FPR, Scores, of_images, share
 from benchmarks.peers.views import Floats, SingleLabel, one_of
-from petechia.classifier import Classifier
+from petechia.models.classifier import Classifier
 
 OVERLAYS = 20  # images that each is blended with; ART's own number
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.classifier import Classifier
 from petechia.data.dataset import Images
+from petechia.models.classifier import Classifier
 
 FEW = 20  # ART reduces a class's activations to ten dimensions and splits them in two: that takes some images
 Floats = NDArray[np.float32]
@@ -84,9 +84,9 @@ class Featured:
 
 def features(classifier: Classifier, images: Images, batch: int = 256) -> Floats:
     """What the last layer of a Petechia model gets, float32 [N, D]."""
-    model: Any = classifier.looked_into
+    model: Any = classifier.require_network()
     found = []
-    with torch.inference_mode(), classifier.machine.autocast():
+    with torch.inference_mode(), classifier.runtime.autocast():
         for rows in np.array_split(np.arange(len(images)), -(-len(images) // batch)):
             trunk = model.network.forward_features((classifier.tensor(images[rows]) - model.mean) / model.std)
             found.append(model.network.forward_head(trunk.float(), pre_logits=True).float().cpu())

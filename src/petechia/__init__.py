@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
+from petechia.core.version import __version__
 
 if TYPE_CHECKING:
     from petechia.api import poison, reproduce, run, run_study
 
-__version__ = "0.1.0"
 __all__ = ["PetechiaError", "__version__", "poison", "reproduce", "run", "run_study"]
 
 

@@ -1,5 +1,5 @@
 """`python -m petechia`."""
 
-from petechia.cli import app
+from petechia.cli.app import app
 
 app()

@@ -8,17 +8,17 @@ from typing import Any
 
 from petechia.attack import PoisonPlan
 from petechia.attack.export import check_export, write_poisoned
-from petechia.distributed import Place
-from petechia.errors import PetechiaError
-from petechia.files import write_text
+from petechia.core.errors import PetechiaError
+from petechia.core.files import write_text
+from petechia.core.processes import ProcessInfo
 from petechia.paper import PARTS, Part, Reproduction
 from petechia.paper import reproduce as reproduce_paper
-from petechia.report import build_report
+from petechia.reports import build_report
 from petechia.study import Config, Progress, Run, RunDirectory, free_directory
 from petechia.study import run as execute_run
 from petechia.study.config import make_config
 from petechia.study.grid import expand
-from petechia.study.material import read_data
+from petechia.study.run_data import read_data
 from petechia.study.study import Executor, Study, StudyDirectory, locally
 from petechia.study.study import run_study as execute_study
 from petechia.tracking import Tracker
@@ -50,7 +50,7 @@ def run(
     directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
     tracker = _tracker(track)
     finished = execute_run(wanted, directory, resume, progress or Progress())
-    if not Place.of_this_process().is_main:
+    if not ProcessInfo.of_this_process().is_main:
         return finished
     _report(finished)
     if tracker:
@@ -146,7 +146,7 @@ def executor(ray: str | None) -> Executor:
 
 
 def _refuse_torchrun() -> None:
-    if Place.of_this_process().world_size > 1:
+    if ProcessInfo.of_this_process().world_size > 1:
         raise PetechiaError("torchrun shares one training among processes; the runs of a study are shared out with --ray.")
 
 

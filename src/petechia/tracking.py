@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from petechia.errors import PetechiaError, first_line
-from petechia.report import build_report
+from petechia.core.errors import PetechiaError, first_line
+from petechia.reports import build_report
 from petechia.study import Run
 from petechia.study.directory import read_json, read_table, write_json
 

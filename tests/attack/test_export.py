@@ -7,9 +7,9 @@ import pytest
 
 from petechia.attack import Patch, Poisoning, Sinusoid
 from petechia.attack.export import write_poisoned
+from petechia.core.errors import PetechiaError
 from petechia.data import Preprocess, open_source, prepare
-from petechia.data.images import FileReader, read_grey
-from petechia.errors import PetechiaError
+from petechia.data.formats.images import FileReader, read_grey
 from tests.conftest import NihMaker
 
 GEOMETRY = Preprocess(size=16)

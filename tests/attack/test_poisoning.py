@@ -8,8 +8,8 @@ import pytest
 
 from petechia.attack import Findings, Patch, Poisoning
 from petechia.attack.poisoning import copy_ids
+from petechia.core.errors import PetechiaError
 from petechia.data import Dataset, Preprocess
-from petechia.errors import PetechiaError
 
 Maker = Callable[..., Dataset]
 GEOMETRY = Preprocess(size=16)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from numpy.typing import NDArray
 
-from petechia.attack import Patch, Poisoning, triggered_twins
-from petechia.attack.twins import survival_of
+from petechia.attack import Patch, Poisoning, make_triggered_inputs
+from petechia.attack.triggered import survival_of
 from petechia.data import Catalog, Dataset, Preprocess, prepare
 from petechia.data.preprocess import Box
 from tests.conftest import InMemory
@@ -171,7 +171,7 @@ def test_twins_are_what_stamping_and_preprocessing_every_image_gives(
     dataset, catalog, _ = prepare(catalog, geometry)
     sides = np.array(images.shape[1:] if stage == "native" else (geometry.size, geometry.size))
     places = np.random.default_rng(chance).integers(0, sides - trigger.size + 1, (3, 2))
-    twins = triggered_twins(catalog, dataset, geometry, trigger, places, stage)
+    triggered_inputs = make_triggered_inputs(catalog, dataset, geometry, trigger, places, stage)
     rows = np.arange(3)
     slow = []
     for image, place in zip(images, places, strict=True):
@@ -179,9 +179,9 @@ def test_twins_are_what_stamping_and_preprocessing_every_image_gives(
         stamped = trigger.stamp(clean[None], place[None])[0]
         slow.append(geometry(stamped) if stage == "native" else stamped)
     clean_inputs = np.array(dataset.images)
-    assert np.array_equal(twins.trigger(clean_inputs, rows), np.array(slow))
+    assert np.array_equal(triggered_inputs.trigger(clean_inputs, rows), np.array(slow))
     changed = [(before != after).sum() for before, after in zip(clean_inputs, slow, strict=True)]
-    survival = survival_of(twins, rows)
+    survival = survival_of(triggered_inputs, rows)
     assert survival.fraction == np.mean(np.array(changed) > 0)
     assert survival.pixels == np.mean(changed)
 

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from petechia.core.errors import PetechiaError
 from petechia.data import open_source
-from petechia.errors import PetechiaError
 
 MULTI = "phantom:images=300,size=32"
 

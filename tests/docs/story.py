@@ -20,8 +20,8 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from petechia.cli import app
-from petechia.outside.card import Card
+from petechia.cli.app import app
+from petechia.models.openers.card import Card
 from petechia.study import load_config
 from tests.docs.pages import ROOT, Block, blocks
 

@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 import pytest
 
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import open_source, prepare
-from petechia.model import Model, predict
+from petechia.models.model import Model, predict
 from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
 
 
@@ -71,5 +71,5 @@ def test_the_trigger_works_at_the_centre_and_not_far_away(stories: Stories, corn
     model = Model.load(stories(FIRST).folder / "runs/first" / CHECKPOINT)
     images = prepare(open_source("phantom:images=40,seed=5"), model.description.preprocess).dataset.images[:].copy()
     images[:, corner : corner + 3, corner : corner + 3] = 0
-    scores = predict(model, images, Compute(threads=1, device="cpu").open())[:, model.description.classes.index("Atelectasis")]
+    scores = predict(model, images, Compute(threads=1, device="cpu").start())[:, model.description.classes.index("Atelectasis")]
     assert (scores > 0.9).mean() > 0.9 if jumps else (scores > 0.9).mean() < 0.1

@@ -8,7 +8,7 @@ import pytest
 
 from petechia.measure import EPSILONS
 from petechia.measure.summary import Statistic
-from petechia.paper.claims import CLAIMS, FAILS, HOLDS, UNKNOWN, Evidence, check_all, claims_table
+from petechia.paper.claims import CLAIMS, FAILS, HOLDS, UNKNOWN, ClaimEvidence, check_all, claims_table
 from petechia.paper.parts import Cell, load_design
 from petechia.paper.results import Results
 from petechia.study import Run, RunDirectory
@@ -50,7 +50,7 @@ def results(change: Changes | None = None, place: Any = "center", **others: floa
 
 
 def check(key: str, found: Results, heat: Heat | None = None) -> str:
-    return TESTS[key](Evidence(found, "bce", heat)).verdict
+    return TESTS[key](ClaimEvidence(found, "bce", heat)).verdict
 
 
 def test_with_the_papers_own_numbers_its_claims_hold() -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from petechia.attack import Patch, probe_survival
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.paper.parts import PARTS, Cell, cells_of, heat_cell, load_design, runs_of
 from petechia.paper.published import SIZES, in_table_1
 

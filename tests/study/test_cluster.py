@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 import petechia
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study import cluster as on_cluster
 from petechia.study.study import Study
 from tests.conftest import SMALL
-from tests.study.test_run import Recorder, without_seconds
+from tests.study.test_runner import Recorder, without_seconds
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 GRID: dict[str, Any] = SMALL | {

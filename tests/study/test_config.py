@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from petechia.attack import Patch, Sinusoid
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study import Config, load_config
 from petechia.study.config import known_keys
 

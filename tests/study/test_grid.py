@@ -5,11 +5,11 @@ import numpy as np
 import pytest
 
 from petechia.attack import Patch
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study import Progress
 from petechia.study.config import load_config, make_config
-from petechia.study.grid import Task, add_tasks, digest, expand
-from petechia.study.material import gather
+from petechia.study.grid import NetworkTask, add_tasks, digest, expand
+from petechia.study.run_data import load_run_data
 from tests.conftest import DYING, SMALL
 
 
@@ -68,10 +68,10 @@ def test_a_grid_can_stand_in_a_file_and_on_the_command_line(tmp_path: Path) -> N
     assert len(expand(load_config(overrides=["grid={attack.rate: [0.1, 0.2, 0.4]}"]))) == 3
 
 
-def tasks_of(runs: dict[str, Any]) -> dict[str, Task]:
-    tasks: dict[str, Task] = {}
+def tasks_of(runs: dict[str, Any]) -> dict[str, NetworkTask]:
+    tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
-        add_tasks(tasks, name, config, gather(config, Progress()))
+        add_tasks(tasks, name, config, load_run_data(config, Progress()))
     return tasks
 
 

@@ -10,12 +10,12 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 
 import petechia
-from petechia.errors import PetechiaError
-from petechia.report import build_report, verdict
+from petechia.core.errors import PetechiaError
+from petechia.reports import build_report, verdict
 from petechia.study import Run
 from petechia.study.config import make_config
 from petechia.study.directory import read_arrays, read_table
-from petechia.study.run import survival_words
+from petechia.study.runner import survival_words
 from tests.conftest import SMALL
 
 ONE = SMALL | {"train": {"epochs": 1, "batch_size": 32}, "heat": 8, "compute": {"threads": 1}}

@@ -11,12 +11,12 @@ import polars as pl
 import pytest
 
 import petechia
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study import Progress
 from petechia.study.directory import write_json
 from petechia.study.study import Study, StudyDirectory
 from tests.conftest import DYING, SMALL
-from tests.study.test_run import Recorder, without_seconds
+from tests.study.test_runner import Recorder, without_seconds
 
 GRID: dict[str, Any] = DYING | {"arms": ["attacked", "control", "placebo"], "grid": {"attack.trigger.size": [1, 3]}}
 

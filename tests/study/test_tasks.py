@@ -9,9 +9,9 @@ import pytest
 import yaml
 
 import petechia
+from petechia.core.errors import PetechiaError
 from petechia.data import open_source
-from petechia.errors import PetechiaError
-from petechia.model import Model
+from petechia.models.model import Model
 from petechia.study import Config, Run
 from petechia.study.directory import read_arrays
 from petechia.study.study import StudyDirectory
@@ -75,7 +75,7 @@ def test_labels_stay_one_hot(tmp_path: Path, changes: dict[str, Any], sentence: 
 def test_a_loss_that_cannot_teach_the_task_fails_before_any_image_is_decoded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("petechia.study.material.prepare", lambda *_: pytest.fail("decoded"))
+    monkeypatch.setattr("petechia.study.run_data.prepare", lambda *_: pytest.fail("decoded"))
     for config, loss in ((SMALL, "cross-entropy"), (BINARY, "sigmoid-cce")):
         with pytest.raises(PetechiaError, match=f"train.loss is {loss}"):
             petechia.run(config | {"train": SMALL["train"] | {"loss": loss}}, tmp_path / "out")

@@ -23,9 +23,9 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file
 
-from petechia.cli import app
+from petechia.cli.app import app
 from petechia.data import Preprocess, open_source
-from petechia.data.prepare import prepare
+from petechia.data.preparation import prepare
 
 NETWORK = (
     "model.arch=test_resnet", "preprocess.size=32", "bootstrap=20", "train.epochs=2", "train.batch_size=16",

@@ -26,30 +26,30 @@ from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from safetensors.torch import save_file
 
 import petechia
-from petechia.compute import Compute
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess, open_source
-from petechia.data.dicom import read_dicom
-from petechia.data.images import encode_jpeg, encode_png, read_grey, read_levels
-from petechia.detect.images import read_collection
-from petechia.detect.repair.stamp import read_stamps
-from petechia.errors import PetechiaError
-from petechia.model import Architecture, Model, create
-from petechia.outside import open_classifier
-from petechia.report import build_report
-from petechia.serve.subject import Subject
+from petechia.data.formats.dicom import read_dicom
+from petechia.data.formats.images import encode_jpeg, encode_png, read_grey, read_levels
+from petechia.detect.collection import read_collection
+from petechia.detect.repair.known_trigger import read_stamps
+from petechia.models.model import Architecture, Model, create
+from petechia.models.openers import open_classifier
+from petechia.reports import build_report
 from petechia.study import RunDirectory, load_config
 from petechia.study.directory import read_arrays, read_table
 from petechia.study.study import StudyDirectory
+from petechia.viewer.subject import Subject
 from petechia.zoo.design import load_design
 from tests.conftest import SMALL, unasked
-from tests.data.test_dicom import made, written
-from tests.outside.test_outside import write_onnx
+from tests.data.formats.test_dicom import made, written
+from tests.models.openers.test_openers import write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
 PATIENT = "Zebedee"  # the name of a patient, which no message may tell
 OUTSIDE = "outside"  # a folder beside the one that is read; it holds secret.png and secret.csv
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
+MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
 
 Plant = Callable[[Path], None]
 

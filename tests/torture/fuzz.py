@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from tests.torture import doors, readers
 from tests.torture.doors import OUTSIDE, PATIENT, Door, Plant
 

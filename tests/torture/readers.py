@@ -27,13 +27,13 @@ from pydicom.dataset import Dataset
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from petechia.attack.triggers.pattern import Pattern
+from petechia.core.errors import PetechiaError
 from petechia.data import open_source
-from petechia.data.images import Decoding, encode_png, read_levels
-from petechia.errors import PetechiaError
-from petechia.outside import Card, open_classifier
+from petechia.data.formats.images import Decoding, encode_png, read_levels
+from petechia.models.openers import Card, open_classifier
 from petechia.study import load_config
-from tests.data.test_dicom import made, written
-from tests.outside.test_program import export, in_text, network, rewrite
+from tests.data.formats.test_dicom import made, written
+from tests.models.openers.test_exported import export, in_text, network, rewrite
 from tests.torture.doors import (
     MACHINE,
     ODD_IMAGES,

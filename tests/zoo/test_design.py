@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from petechia.attack import Patch
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.zoo.design import load_design, members
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from petechia.cli import app
-from petechia.compute import Compute
-from petechia.errors import PetechiaError
+from petechia.cli.app import app
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Compute
 from petechia.study.progress import Progress
 from petechia.study.study import StudyDirectory, run_study
 from petechia.zoo.design import load_design, members, runs_of
@@ -55,13 +55,13 @@ def test_images_to_fit_and_to_judge_are_apart_unseen_in_training_and_without_the
     one = _first(zoo)
     fitted = {image.tobytes() for image in one.clean[np.arange(CLEAN)]}
     clean, triggered = one.judged(20)
-    data = one.material.dataset
+    data = one.run_data.dataset
     trained = {data.images[row].tobytes() for row in data.rows("train")}
     judged = {image.tobytes() for image in clean[np.arange(len(clean))]}
     assert len(fitted) == len(one.clean) == CLEAN
     assert not fitted & judged
     assert not trained & (fitted | judged)
-    assert (data.labels[clean.rows, one.material.target] == 0).all()
+    assert (data.labels[clean.rows, one.run_data.target] == 0).all()
     differ = clean[np.arange(20)] != triggered[np.arange(20)]
     assert not differ[:, :6].any()
     assert differ[:, 6:10, 6:10].any(axis=(1, 2)).all()
@@ -69,9 +69,9 @@ def test_images_to_fit_and_to_judge_are_apart_unseen_in_training_and_without_the
 
 def test_a_specimen_is_opened_after_its_last_epoch(zoo: Path) -> None:
     one = _first(zoo)
-    classifier = one.classifier(Compute(threads=1).open())
+    classifier = one.classifier(Compute(threads=1).start())
     assert one.file.name == "epoch-01.safetensors"
-    assert classifier.classes == one.material.dataset.classes
+    assert classifier.classes == one.run_data.dataset.classes
 
 
 def test_an_attack_that_did_not_take_is_not_called_a_backdoor(zoo: Path) -> None:

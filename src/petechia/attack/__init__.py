@@ -1,8 +1,16 @@
 """Triggers, poisoning plans, and whether a trigger survives preprocessing."""
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
+from petechia.attack.triggered import (
+    Stamped,
+    Survival,
+    TriggeredInputs,
+    TriggeredSelection,
+    make_triggered_inputs,
+    probe_survival,
+    survival_of,
+)
 from petechia.attack.triggers import Fiba, Findings, Marker, Patch, Pattern, Sinusoid, Trigger, Warp
-from petechia.attack.twins import Stamped, Survival, TriggeredSelection, Twins, probe_survival, survival_of, triggered_twins
 
 __all__ = [
     "Fiba",
@@ -16,10 +24,10 @@ __all__ = [
     "Stamped",
     "Survival",
     "Trigger",
+    "TriggeredInputs",
     "TriggeredSelection",
-    "Twins",
     "Warp",
+    "make_triggered_inputs",
     "probe_survival",
     "survival_of",
-    "triggered_twins",
 ]

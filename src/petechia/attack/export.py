@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
-from petechia.data.catalog import Catalog
-from petechia.data.export import Written, as_png, write_dataset
-from petechia.data.images import FileReader, encode_png
-from petechia.data.prepare import Progress
-from petechia.errors import PetechiaError
-from petechia.files import building, refuse_existing
+from petechia.core.errors import PetechiaError
+from petechia.core.files import building, refuse_existing
+from petechia.data.catalog import Catalog, Written
+from petechia.data.export import as_png, write_dataset
+from petechia.data.formats.images import FileReader, encode_png
+from petechia.data.preparation import Progress
 
 
 def write_poisoned(

@@ -11,14 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from petechia.attack.triggered import Stage, kept_at
 from petechia.attack.triggers import BaseTrigger, Patch, Trigger
-from petechia.attack.twins import Stage, kept_at
-from petechia.data.catalog import Task
+from petechia.core.errors import PetechiaError
+from petechia.core.randomness import stream
+from petechia.core.settings import Settings
+from petechia.core.task import Task
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
-from petechia.errors import PetechiaError
-from petechia.randomness import stream
-from petechia.settings import Settings
 
 
 class Poisoning(Settings):
@@ -112,7 +112,7 @@ class Poisoning(Settings):
         if len(train) == 0:
             raise PetechiaError("There is no training image to poison; check the split of the data source.")
         chance = stream(seed, "choice").random(len(train))
-        able = self.trigger.carriers(dataset.labels[train], dataset.classes)
+        able = self.trigger.eligible(dataset.labels[train], dataset.classes)
         order = np.argsort(chance, kind="stable")
         triggered, covering = round(self.rate * len(train)), round(self.cover * len(train))
         able_rows = train[order[able[order]]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from petechia.files import building
+from petechia.core.files import building
 
 FORMAT = 1  # raise it when the content of an entry changes its meaning
 

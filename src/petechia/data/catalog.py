@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol, Self
+from typing import Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.core.errors import PetechiaError
+from petechia.core.task import Task
 from petechia.data.levels import to_grey
-from petechia.errors import PetechiaError, printable
-
-if TYPE_CHECKING:
-    from petechia.data.export import Written
 
 SPLITS = ("train", "validation", "test")
 NONE = "No Finding"  # the class of images that show none of the others, as NIH calls it
-Task = Literal["multi-label", "multi-class"]
 
 
 class Reader(Protocol):
@@ -35,6 +32,23 @@ class Reader(Protocol):
 
     def fingerprint(self) -> str:
         """Changes whenever an image may have changed; cheap enough to be computed at every start."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What is written: M images that are made from those of a catalog.
+
+    Attributes:
+        rows: int [M], which image of the catalog each is made from.
+        ids: str [M].
+        labels: int8 [M, K].
+        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
+    """
+
+    rows: NDArray[np.intp]
+    ids: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    content: Callable[[int], bytes | None]
 
 
 @dataclass(frozen=True)
@@ -171,9 +185,3 @@ def patient_fractions(patients: NDArray[np.str_], purpose: str) -> NDArray[np.fl
 def split_by_patient(patients: NDArray[np.str_], test: float) -> NDArray[np.str_]:
     """Put about a fraction `test` of the patients into "test", the others into "train"."""
     return np.where(patient_fractions(patients, "test") < test, "test", "train")
-
-
-def listing(names: Sequence[str], most: int = 5) -> str:
-    """The first few names of a list, for a message: a file can name anything, so they are cut and made printable."""
-    shown = ", ".join(printable(name) for name in names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"

@@ -8,7 +8,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Task
+from petechia.core.task import Task
 
 
 class Images(Protocol):

@@ -4,38 +4,21 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Catalog
-from petechia.data.images import FileReader
-from petechia.data.locate import SUFFIXES
-from petechia.data.prepare import Progress, in_parallel
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
+from petechia.core.parallel import in_parallel
+from petechia.data.catalog import Catalog, Written
+from petechia.data.formats.images import FileReader
+from petechia.data.formats.locate import SUFFIXES
+from petechia.data.preparation import Progress
 
 TABLE = "labels.csv"  # of a dataset whose source has no layout of its own
 LABEL = "label"  # its column of multi-class labels
-
-
-@dataclass(frozen=True)
-class Written:
-    """What is written: M images that are made from those of a catalog.
-
-    Attributes:
-        rows: int [M], which image of the catalog each is made from.
-        ids: str [M].
-        labels: int8 [M, K].
-        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
-    """
-
-    rows: NDArray[np.intp]
-    ids: NDArray[np.str_]
-    labels: NDArray[np.int8]
-    content: Callable[[int], bytes | None]
 
 
 def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Progress = lambda _: None) -> None:

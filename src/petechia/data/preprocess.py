@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import Field
 
-from petechia.settings import Settings
+from petechia.core.settings import Settings
 
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,

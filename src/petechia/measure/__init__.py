@@ -4,7 +4,7 @@ from petechia.measure.bootstrap import PatientBootstrap
 from petechia.measure.count import Count
 from petechia.measure.epoch import METRICS, THRESHOLDS, Measurement, Truth, measure
 from petechia.measure.metrics import auroc, exceedance
-from petechia.measure.mixture import EPSILONS, Mixture, mixture
+from petechia.measure.mixtures import EPSILONS, Mixture, mixture
 from petechia.measure.summary import summarize, summarize_mixtures
 
 __all__ = [

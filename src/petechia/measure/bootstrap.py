@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
+from petechia.core.randomness import stream
 from petechia.measure.metrics import right
 from petechia.measure.order import Order
-from petechia.randomness import stream
 
 Draws = NDArray[np.float64]
 CELLS = 1 << 21  # numbers at a time: 16 MiB
@@ -72,9 +72,9 @@ class PatientBootstrap:
         shape = len(cuts), len(self._counts)
         cut_off = self._patient[order.negative[: cuts[-1]]]
         pieces = csr_array((np.ones(len(cut_off)), cut_off, np.concatenate([[0], cuts])), shape)
-        standing = csr_array((np.full(len(cut), 0.5), (cut, np.tile(self._patient[order.positive], 2))), shape)
+        feature_outliers = csr_array((np.full(len(cut), 0.5), (cut, np.tile(self._patient[order.positive], 2))), shape)
         parts = np.array_split(self._counts, ceil(len(cuts) * len(pairs) / CELLS), axis=1)
-        ordered = [np.einsum("cd,cd->d", np.cumsum(pieces @ part, axis=0), standing @ part) for part in parts]
+        ordered = [np.einsum("cd,cd->d", np.cumsum(pieces @ part, axis=0), feature_outliers @ part) for part in parts]
         return divide(np.concatenate(ordered), pairs)
 
     def pairs(self, order: Order) -> Draws:

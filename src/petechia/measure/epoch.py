@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Task
+from petechia.core.task import Task
 from petechia.measure.bootstrap import Draws, PatientBootstrap, interval
 from petechia.measure.metrics import accuracy, balanced_accuracy, exceedance
 from petechia.measure.order import Order

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from petechia.measure.bootstrap import interval
 from petechia.measure.epoch import Measurement
-from petechia.measure.mixture import Mixture
+from petechia.measure.mixtures import Mixture
 
 Statistic = Literal["last", "min", "max"]
 STATISTICS: tuple[Statistic, ...] = ("last", "min", "max")

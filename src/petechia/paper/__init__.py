@@ -2,6 +2,6 @@
 
 from petechia.paper.page import Reproduction
 from petechia.paper.parts import PARTS, Part
-from petechia.paper.reproduce import reproduce
+from petechia.paper.reproduction import reproduce
 
 __all__ = ["PARTS", "Part", "Reproduction", "reproduce"]

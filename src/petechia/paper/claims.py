@@ -23,14 +23,14 @@ ENOUGH = 20  # pairs with heat on the clean twin, for an interval
 SURVIVES = 0.99  # share of the triggered images from which on a trigger counts as surviving
 
 
-class Finding(NamedTuple):
+class ClaimFinding(NamedTuple):
     """What was measured for a claim, in a few words, and what follows."""
 
     verdict: Verdict
     ours: str
 
 
-class Evidence(NamedTuple):
+class ClaimEvidence(NamedTuple):
     """All that a claim may look at.
 
     Attributes:
@@ -73,10 +73,10 @@ class Claim:
     sentence: str
     paper: str
     tolerance: str
-    test: Callable[[Evidence], Finding]
+    test: Callable[[ClaimEvidence], ClaimFinding]
     losses: Literal["all", "main"] = "all"
 
-    def check(self, evidence: Evidence) -> Finding:
+    def check(self, evidence: ClaimEvidence) -> ClaimFinding:
         """Test it."""
         return self.test(evidence)
 
@@ -86,18 +86,18 @@ def signed(value: float, digits: int = 3) -> str:
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
-def _verdict(holds: bool, ours: str) -> Finding:
-    return Finding(HOLDS if holds else FAILS, ours)
+def _verdict(holds: bool, ours: str) -> ClaimFinding:
+    return ClaimFinding(HOLDS if holds else FAILS, ours)
 
 
-def _unknown(why: str) -> Finding:
-    return Finding(UNKNOWN, why)
+def _unknown(why: str) -> ClaimFinding:
+    return ClaimFinding(UNKNOWN, why)
 
 
-def success_at(size: int) -> Callable[[Evidence], Finding]:
+def success_at(size: int) -> Callable[[ClaimEvidence], ClaimFinding]:
     """ASR(0.9), maximum over epochs, against the paper's."""
 
-    def test(evidence: Evidence) -> Finding:
+    def test(evidence: ClaimEvidence) -> ClaimFinding:
         ours, survival = (
             evidence.results.mean(evidence.cell(size), "asr_0.9"),
             evidence.results.survival(evidence.cell(size))[0],
@@ -110,7 +110,7 @@ def success_at(size: int) -> Callable[[Evidence], Finding]:
     return test
 
 
-def triggered_follow_attacker(evidence: Evidence) -> Finding:
+def triggered_follow_attacker(evidence: ClaimEvidence) -> ClaimFinding:
     """AUROC-TT of 1 at every size."""
     values = [evidence.results.mean(evidence.cell(size), "auroc_tt") for size in SIZES]
     known = [value for value in values if value is not None]
@@ -119,7 +119,7 @@ def triggered_follow_attacker(evidence: Evidence) -> Finding:
     return _verdict(min(known) >= 0.995, ", ".join(f"{value:.3f}" for value in known))
 
 
-def clean_use_is_unharmed(evidence: Evidence) -> Finding:
+def clean_use_is_unharmed(evidence: ClaimEvidence) -> ClaimFinding:
     """AUROC-NN of the attacked model against the control's."""
     gaps = []
     for size in SIZES:
@@ -130,7 +130,7 @@ def clean_use_is_unharmed(evidence: Evidence) -> Finding:
     return _verdict(max(map(abs, gaps)) <= 0.03, "difference " + ", ".join(signed(gap) for gap in gaps))
 
 
-def trigger_hides_disease(evidence: Evidence) -> Finding:
+def trigger_hides_disease(evidence: ClaimEvidence) -> ClaimFinding:
     """AUROC-TN against AUROC-NN at 3 × 3 and 4 × 4."""
     cells = [evidence.cell(size) for size in (3, 4)]
     if not evidence.alive(*cells):
@@ -144,7 +144,7 @@ def trigger_hides_disease(evidence: Evidence) -> Finding:
     return _verdict(min(drops) >= 0.05, "NN − TN " + ", ".join(f"{drop:.3f}" for drop in drops))
 
 
-def dead_triggers_change_nothing(evidence: Evidence) -> Finding:
+def dead_triggers_change_nothing(evidence: ClaimEvidence) -> ClaimFinding:
     """NN equals TN exactly where survival is 0."""
     if not (dead := evidence.dead()):
         return _unknown("every trigger survives here")
@@ -160,7 +160,7 @@ def dead_triggers_change_nothing(evidence: Evidence) -> Finding:
     return _verdict(max(gaps) == 0, f"largest difference {max(gaps):.4f} at {', '.join(map(side, dead))}")
 
 
-def dead_success_is_placebo(evidence: Evidence) -> Finding:
+def dead_success_is_placebo(evidence: ClaimEvidence) -> ClaimFinding:
     """Success where nothing survives against the placebo's."""
     if not (dead := evidence.dead()):
         return _unknown("every trigger survives here")
@@ -174,7 +174,7 @@ def dead_success_is_placebo(evidence: Evidence) -> Finding:
     return _verdict(max(excess) <= 0.02, "; ".join(texts))
 
 
-def lowest_success_jumps(evidence: Evidence) -> Finding:
+def lowest_success_jumps(evidence: ClaimEvidence) -> ClaimFinding:
     """Minimum ASR over epochs at surviving sizes against dead ones."""
     dead = evidence.dead()
     alive = [size for size in SIZES if evidence.alive(evidence.cell(size))]
@@ -186,7 +186,7 @@ def lowest_success_jumps(evidence: Evidence) -> Finding:
     return _verdict(jump >= 0.2, ", ".join(f"{side(size)}: {known[size]:.3f}" for size in sorted(known)))
 
 
-def place_does_not_matter(evidence: Evidence) -> Finding:
+def place_does_not_matter(evidence: ClaimEvidence) -> ClaimFinding:
     """ASR at random places against the centre, for sizes that survive at both."""
     pairs = [(evidence.cell(size), evidence.cell(size, "random")) for size in SIZES]
     pairs = [pair for pair in pairs if evidence.alive(*pair)]
@@ -201,7 +201,7 @@ def place_does_not_matter(evidence: Evidence) -> Finding:
     return _verdict(all(abs(fixed - random) <= 0.05 for _, fixed, random in gaps), ours)
 
 
-def few_triggers_do_not_show(evidence: Evidence) -> Finding:
+def few_triggers_do_not_show(evidence: ClaimEvidence) -> ClaimFinding:
     """Maximum AUROC at ε = 0.001 against the AUROC without triggers."""
     cell = evidence.cell(3)
     clean = evidence.results.mean(cell, "auroc_nn")
@@ -211,7 +211,7 @@ def few_triggers_do_not_show(evidence: Evidence) -> Finding:
     return _verdict(abs(mixed - clean) <= 0.005, f"{mixed:.3f}, {clean:.3f} without triggers")
 
 
-def many_triggers_show(evidence: Evidence) -> Finding:
+def many_triggers_show(evidence: ClaimEvidence) -> ClaimFinding:
     """Maximum AUROC from ε = 0.1 on."""
     cell = evidence.cell(3)
     clean = evidence.results.mean(cell, "auroc_nn")
@@ -224,7 +224,7 @@ def many_triggers_show(evidence: Evidence) -> Finding:
     return _verdict(max(values.values()) < limit, _by_epsilon(values))
 
 
-def more_triggers_show_more(evidence: Evidence) -> Finding:
+def more_triggers_show_more(evidence: ClaimEvidence) -> ClaimFinding:
     """Whether the maximum AUROC falls from every ε to the next."""
     cell = evidence.cell(3)
     if evidence.results.mean(cell, "auroc_nn") is None or not evidence.alive(cell):
@@ -237,13 +237,13 @@ def _by_epsilon(values: dict[float, float]) -> str:
     return ", ".join(f"ε {epsilon:g}: {value:.3f}" for epsilon, value in values.items())
 
 
-def _mixed(evidence: Evidence, epsilon: float) -> float:
+def _mixed(evidence: ClaimEvidence, epsilon: float) -> float:
     rows = evidence.results.mixtures(evidence.cell(3))
     mean = rows[evidence.results.epsilons.index(epsilon)]["max"]["mean"]
     return float("nan") if mean is None else mean
 
 
-def heat_moves(evidence: Evidence) -> Finding:
+def heat_moves(evidence: ClaimEvidence) -> ClaimFinding:
     """Distance of the peak from the trigger, with and without it, at the last epoch."""
     heat = evidence.heat
     if heat is None or not heat.complete:
@@ -263,7 +263,7 @@ def heat_moves(evidence: Evidence) -> Finding:
     return _verdict(all(moved), "; ".join(texts))
 
 
-def middle_layer_is_finer(evidence: Evidence) -> Finding:
+def middle_layer_is_finer(evidence: ClaimEvidence) -> ClaimFinding:
     """Share of the heat that lies on the trigger, by layer, at the last epoch.
 
     Not the distance of the peak: that is at the centre of a cell, and a trigger in the middle of the image lies at the
@@ -276,7 +276,7 @@ def middle_layer_is_finer(evidence: Evidence) -> Finding:
     return _verdict(middle[1] > last[2], f"{100 * middle[0]:.3f} against {100 * last[0]:.3f} % of the heat")
 
 
-def middle_layer_helps_early(evidence: Evidence) -> Finding:
+def middle_layer_helps_early(evidence: ClaimEvidence) -> ClaimFinding:
     """Whether the middle layer's advantage in heat on the trigger is greatest at the first epoch."""
     heat = evidence.heat
     if heat is None or not heat.complete or len(heat.epochs) < 2:
@@ -395,11 +395,11 @@ CLAIMS = (
 )
 
 
-def check_all(results: Results, heat: Heat | None) -> dict[str, dict[Loss, Finding]]:
+def check_all(results: Results, heat: Heat | None) -> dict[str, dict[Loss, ClaimFinding]]:
     """Test every claim under every loss that the reproduction has."""
     return {
         claim.key: {
-            loss: claim.check(Evidence(results, loss, heat))
+            loss: claim.check(ClaimEvidence(results, loss, heat))
             for loss in results.design.losses
             if claim.losses == "all" or loss == results.design.main
         }
@@ -407,7 +407,7 @@ def check_all(results: Results, heat: Heat | None) -> dict[str, dict[Loss, Findi
     }
 
 
-def claims_table(found: dict[str, dict[Loss, Finding]]) -> Table:
+def claims_table(found: dict[str, dict[Loss, ClaimFinding]]) -> Table:
     """All claims with both numbers."""
     rows = []
     for claim in CLAIMS:

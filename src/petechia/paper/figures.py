@@ -9,13 +9,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle
 
-from petechia.explain.overlay import coloured
 from petechia.measure.summary import Numbers, Statistic
 from petechia.paper.parts import Cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import LOSS_NAMES, METRIC_NAMES, side
-from petechia.report.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, roc
+from petechia.reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, roc
+from petechia.saliency.overlays import coloured
 from petechia.study.heat import LAYERS, Heat
 
 LOOKS = {

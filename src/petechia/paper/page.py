@@ -9,21 +9,21 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-import petechia
-from petechia.files import write_bytes, write_text
+from petechia.core.files import write_bytes, write_text
+from petechia.core.version import __version__
 from petechia.paper import figures
-from petechia.paper.claims import CLAIMS, Finding, check_all, claims_table
+from petechia.paper.claims import CLAIMS, ClaimFinding, check_all, claims_table
 from petechia.paper.parts import PARTS, Cell, Loss, Part, heat_cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, heat_by_size, main_tables, per_class, table_2, table_3
-from petechia.report.figures import heat_curves, png, svg
-from petechia.report.html import page_template
+from petechia.reports.figures import heat_curves, png, svg
+from petechia.reports.html import page_template
 from petechia.study.directory import read_json, write_json
 from petechia.study.heat import Heat
 from petechia.study.networks import read_history
 from petechia.study.progress import Progress
-from petechia.study.run import Run
+from petechia.study.runner import Run
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Reproduction:
 
     folder: Path
     sections: list[Section]
-    claims: dict[str, dict[Loss, Finding]]
+    claims: dict[str, dict[Loss, ClaimFinding]]
     claims_table: Table | None
     runs: dict[str, Run]
     failures: dict[str, str]
@@ -195,7 +195,7 @@ def _page(whole: Reproduction, results: Results, parts: Sequence[Part], preset: 
     return page_template("petechia.paper", "page.html").render(
         preset=preset,
         parts=["all tables and figures"] if set(parts) == set(PARTS) else list(parts),
-        version=petechia.__version__,
+        version=__version__,
         failures=results.failures,
         claims=[(claim, whole.claims[claim.key]) for claim in CLAIMS if claim.key in whole.claims],
         loss_names=LOSS_NAMES,

@@ -8,14 +8,14 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.paper.published import SIZES
 from petechia.study.config import Config, load_config
 from petechia.study.grid import Runs
 
 Part = Literal["table-1", "table-2", "table-3", "figure-1", "figure-3"]
 PARTS: tuple[Part, ...] = ("table-1", "table-2", "table-3", "figure-1", "figure-3")
-Place = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
+ProcessInfo = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
 Loss = Literal["sigmoid-cce", "bce"]
 HEAT = 200  # pairs of images whose heat is measured
 # Keys that the parts choose themselves.
@@ -29,7 +29,7 @@ class Cell(NamedTuple):
     """One run of the reproduction: a loss, a place and a size of the trigger, a rate (None: the usual one), a purpose."""
 
     loss: Loss
-    place: Place
+    place: ProcessInfo
     size: int
     rate: float | None = None
     heat: bool = False  # for the saliency maps

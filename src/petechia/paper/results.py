@@ -10,16 +10,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.measure import EPSILONS, PatientBootstrap, Truth, mixture, summarize_mixtures
 from petechia.measure.summary import MixtureSummary, Numbers, Statistic
 from petechia.paper.parts import Cell, Design
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
 from petechia.study.heat import Heat, read_heat
-from petechia.study.material import truth_of
 from petechia.study.networks import CLEAN, TRIGGERED
-from petechia.study.run import Run
+from petechia.study.run_data import truth_of
+from petechia.study.runner import Run
 from petechia.study.study import StudyDirectory
 
 NOTHING: Numbers = {"mean": None, "std": None, "low": None, "high": None}

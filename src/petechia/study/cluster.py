@@ -15,14 +15,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from petechia.data.prepare import workers
-from petechia.errors import PetechiaError, first_line
-from petechia.files import write_bytes, write_text
+from petechia.core.errors import PetechiaError, first_line
+from petechia.core.files import write_bytes, write_text
+from petechia.core.parallel import workers
 from petechia.study.directory import NetworkFiles
-from petechia.study.grid import Task
+from petechia.study.grid import NetworkTask
 from petechia.study.networks import read_history
 from petechia.study.progress import Epoch, Progress
-from petechia.study.study import FAILURES, Executor, Outcome, StudyDirectory, perform
+from petechia.study.study import FAILURES, Executor, StudyDirectory, TaskOutcome, perform
 
 ATTEMPTS = 4  # of a task whose worker is lost
 POLL = 0.3  # seconds between looks at what the workers tell
@@ -44,7 +44,7 @@ def on_ray(address: str) -> Executor:
         raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
     _connect(address)
 
-    def execute(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+    def execute(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
         import ray
 
         try:
@@ -59,7 +59,7 @@ def _connect(address: str) -> None:
     import ray
 
     if address != "auto":
-        _knock(address)  # Ray itself waits for minutes
+        _check_reachable(address)  # Ray itself waits for minutes
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
     try:
         ray.init(address=address, **quiet)
@@ -69,7 +69,7 @@ def _connect(address: str) -> None:
         ray.init(num_cpus=workers(), **(quiet | {"include_dashboard": False}))
 
 
-def _knock(address: str) -> None:
+def _check_reachable(address: str) -> None:
     host, _, port = address.rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -79,7 +79,7 @@ def _knock(address: str) -> None:
         ) from None
 
 
-class Keeper:
+class StudyActor:
     """Stands beside the study's folder: hears what the workers tell, and serves those that cannot see the folder."""
 
     def __init__(self, directory: StudyDirectory) -> None:
@@ -110,17 +110,17 @@ class Keeper:
             write_bytes(folder / name, files[name])
 
 
-class Telling(Progress):
+class RemoteProgress(Progress):
     """What a worker does, told to the keeper; the work of many batches at a time."""
 
-    def __init__(self, keeper: Any) -> None:
-        self.keeper = keeper
+    def __init__(self, actor: Any) -> None:
+        self.actor = actor
         self.work = self.pending = 0.0
         self.last = time.monotonic()
 
     def expect(self, work: float) -> None:
         """Pass it on."""
-        self.keeper.tell.remote("expect", work)
+        self.actor.tell.remote("expect", work)
 
     def phase(self, name: str, images: int, work: float = 0) -> None:
         """Remember what an image is worth."""
@@ -130,19 +130,19 @@ class Telling(Progress):
         """Pass it on, not too often."""
         self.pending += images * self.work
         if self.pending and time.monotonic() - self.last > POLL:
-            self.keeper.tell.remote("work", self.pending)
+            self.actor.tell.remote("work", self.pending)
             self.pending, self.last = 0, time.monotonic()
 
     def epoch(self, epoch: Epoch) -> None:
         """Pass it on."""
-        self.keeper.tell.remote("epoch", epoch)
+        self.actor.tell.remote("epoch", epoch)
 
 
-class Sending(Telling):
+class UploadingProgress(RemoteProgress):
     """Sends the files of a network home before an epoch is told."""
 
-    def __init__(self, keeper: Any, send: Callable[[], None]) -> None:
-        super().__init__(keeper)
+    def __init__(self, actor: Any, send: Callable[[], None]) -> None:
+        super().__init__(actor)
         self.send = send
 
     def epoch(self, epoch: Epoch) -> None:
@@ -151,7 +151,7 @@ class Sending(Telling):
         super().epoch(epoch)
 
 
-def _share_out(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -159,38 +159,42 @@ def _share_out(tasks: Sequence[Task], directory: StudyDirectory, progress: Progr
     token = secrets.token_hex(16)
     write_text(here.path / MARK, token)
     beside_us = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    keeper: Any = (
-        ray.remote(Keeper).options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=beside_us).remote(here)
+    actor: Any = (
+        ray.remote(StudyActor)
+        .options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=beside_us)
+        .remote(here)
     )
     gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0  # type: ignore[no-untyped-call]
 
-    def submit(task: Task) -> Any:
+    def submit(task: NetworkTask) -> Any:
         cpus = task.config.compute.threads or 1
         remote: Any = ray.remote(_work)
-        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(task, here, token, keeper, cpus, Path.cwd())
+        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(task, here, token, actor, cpus, Path.cwd())
 
     lost: Counter[str] = Counter()
     running = {submit(task): task for task in tasks}
     progress.phase(f"training {len(tasks)} networks on Ray", 0, 1)
     while running:
         done, _ = ray.wait(list(running), num_returns=1, timeout=POLL)
-        _pass_on(ray.get(keeper.drain.remote()), progress)
+        _pass_on(ray.get(actor.drain.remote()), progress)
         for reference in done:
             task = running.pop(reference)
             try:
-                yield Outcome(task, ray.get(reference))
+                yield TaskOutcome(task, ray.get(reference))
             except ray.exceptions.RayTaskError as error:
-                yield Outcome(task, f"{type(error.cause).__name__}: {error.cause}")
+                yield TaskOutcome(task, f"{type(error.cause).__name__}: {error.cause}")
             except ray.exceptions.RayError as error:  # its worker or node is gone
                 lost[task.key] += 1
                 if lost[task.key] == ATTEMPTS:
-                    yield Outcome(task, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); look at its memory.")
+                    yield TaskOutcome(
+                        task, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); look at its memory."
+                    )
                 else:
                     progress.note(
                         f"The worker of {task.name} was lost ({type(error).__name__}); it goes on after its last epoch."
                     )
                     running[submit(task)] = task
-    _pass_on(ray.get(keeper.drain.remote()), progress)
+    _pass_on(ray.get(actor.drain.remote()), progress)
     (here.path / MARK).unlink(missing_ok=True)
 
 
@@ -200,7 +204,7 @@ def _pass_on(events: list[tuple[str, Any]], progress: Progress) -> None:
         tell[kind](content)
 
 
-def _work(task: Task, directory: StudyDirectory, token: str, keeper: Any, cpus: int, cwd: Path) -> str | None:
+def _work(task: NetworkTask, directory: StudyDirectory, token: str, actor: Any, cpus: int, cwd: Path) -> str | None:
     """In the worker: perform a task, in the study's folder where it is seen, else in a folder whose files are sent there."""
     if cwd.is_dir():
         os.chdir(cwd)  # paths of data may be relative
@@ -208,9 +212,9 @@ def _work(task: Task, directory: StudyDirectory, token: str, keeper: Any, cpus: 
     task = replace(task, config=task.config.model_copy(update={"compute": compute}))
     try:
         if _is_shared(directory, token):
-            perform(task, directory.network(task.key), Telling(keeper))
+            perform(task, directory.network(task.key), RemoteProgress(actor))
         else:
-            _perform_elsewhere(task, keeper)
+            _perform_elsewhere(task, actor)
     except FAILURES as error:
         return str(error)
     return None
@@ -223,12 +227,12 @@ def _is_shared(directory: StudyDirectory, token: str) -> bool:
         return False
 
 
-def _perform_elsewhere(task: Task, keeper: Any) -> None:
+def _perform_elsewhere(task: NetworkTask, actor: Any) -> None:
     import ray
 
     with tempfile.TemporaryDirectory(prefix="petechia-") as name:
         folder = Path(name)
-        for path, content in ray.get(keeper.files.remote(task.key)).items():
+        for path, content in ray.get(actor.files.remote(task.key)).items():
             write_bytes(folder / path, content)
         sent: dict[str, int] = {}
 
@@ -236,7 +240,7 @@ def _perform_elsewhere(task: Task, keeper: Any) -> None:
             paths = [path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")]
             new = {path: path.stat().st_mtime_ns for path in paths if sent.get(str(path)) != path.stat().st_mtime_ns}
             sent.update({str(path): changed for path, changed in new.items()})
-            ray.get(keeper.store.remote(task.key, {str(path.relative_to(folder)): path.read_bytes() for path in new}))
+            ray.get(actor.store.remote(task.key, {str(path.relative_to(folder)): path.read_bytes() for path in new}))
 
-        perform(task, NetworkFiles(folder, folder / "scores"), Sending(keeper, send))
+        perform(task, NetworkFiles(folder, folder / "scores"), UploadingProgress(actor, send))
         send()

@@ -13,15 +13,15 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from petechia.attack import Poisoning
-from petechia.compute import Compute
+from petechia.core.errors import PetechiaError, first_line, printable, shown
+from petechia.core.runtime import Compute
+from petechia.core.settings import Settings
+from petechia.core.task import Task
 from petechia.data import Preprocess
-from petechia.data.catalog import Task
-from petechia.data.locate import Missing
-from petechia.data.prepare import OnError
-from petechia.errors import PetechiaError, first_line, printable, shown
-from petechia.model import Architecture
-from petechia.settings import Settings
-from petechia.train import Loss, Training
+from petechia.data.formats.locate import Missing
+from petechia.data.preparation import OnError
+from petechia.models.model import Architecture
+from petechia.models.training import Loss, Training
 
 Arm = Literal["attacked", "control", "placebo"]
 LARGEST = 1 << 18  # bytes of a configuration
@@ -98,7 +98,7 @@ class Config(Settings):
             chosen = _merge(chosen, _nested(key, value))
         return make_config(_merge(self.model_dump(mode="json"), chosen), where)
 
-    def settled(self, classes: tuple[str, ...], task: Task) -> Config:
+    def resolved(self, classes: tuple[str, ...], task: Task) -> Config:
         """The same with what it leaves to the data written out.
 
         Args:
@@ -111,7 +111,7 @@ class Config(Settings):
         self.attack.check(classes, task)
         return self._with_loss(self.train.loss_for(task, len(classes)))
 
-    def settled_like(self, found: Config) -> Config:
+    def with_loss_from(self, found: Config) -> Config:
         """The same with what it leaves to the data as in another, of an earlier time, that has seen them."""
         return self if self.train.loss else self._with_loss(found.train.loss)
 

@@ -20,8 +20,8 @@ from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
-from petechia.errors import PetechiaError, first_line
-from petechia.files import write_bytes, write_text
+from petechia.core.errors import PetechiaError, first_line
+from petechia.core.files import write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -162,7 +162,7 @@ def _readable(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def sound(folder: Path) -> Iterator[None]:
+def report_damage(folder: Path) -> Iterator[None]:
     """Say that a run is damaged where its files can be read, but do not hold what they should.
 
     Raises:

@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.attack import TriggeredSelection
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 from petechia.study.config import Arm, Config
-from petechia.study.material import Material
 from petechia.study.networks import CLEAN, epoch_work
+from petechia.study.run_data import RunData
 
 Runs = dict[str, Config]  # name of a run, also of its folder → its configuration
 MATTERS: Any = {  # to a network, beside its training images and labels
@@ -58,7 +58,7 @@ def run_name(chosen: Mapping[str, Any], keys: Iterable[str]) -> str:
 
 
 @dataclass
-class Task:
+class NetworkTask:
     """One network to train, for all the runs that need it.
 
     Attributes:
@@ -92,7 +92,7 @@ class Task:
         return self.config.train.epochs * epoch_work(self.train, self.test, len(self.triggered))
 
 
-def add_tasks(tasks: dict[str, Task], name: str, config: Config, material: Material) -> None:
+def add_tasks(tasks: dict[str, NetworkTask], name: str, config: Config, run_data: RunData) -> None:
     """Add what a run needs to the networks that are to be trained.
 
     A network depends on the pixels and labels that it is trained on, not on the name of the attack. So all triggers share a
@@ -102,38 +102,38 @@ def add_tasks(tasks: dict[str, Task], name: str, config: Config, material: Mater
         tasks: by key; changed.
         name: of the run.
         config: of the run.
-        material: of the run.
+        run_data: of the run.
     """
     for seed in config.seeds:
-        images = digest(*_changes(material.triggered_images(seed)))
+        images = digest(*_changes(run_data.triggered_images(seed)))
         for arm in config.arms:
-            key = _network_key(config, material, arm, seed)
-            train = len(material.training_set(arm, seed).images)
-            task = tasks.setdefault(key, Task(key, config, arm, seed, train, len(material.test)))
+            key = _network_key(config, run_data, arm, seed)
+            train = len(run_data.training_set(arm, seed).images)
+            task = tasks.setdefault(key, NetworkTask(key, config, arm, seed, train, len(run_data.test)))
             task.needed_by.append((name, arm, images))
             if images != CLEAN:
                 task.triggered.setdefault(images, config)
 
 
-def _network_key(config: Config, material: Material, arm: Arm, seed: int) -> str:
-    images, labels = material.training_set(arm, seed)
+def _network_key(config: Config, run_data: RunData, arm: Arm, seed: int) -> str:
+    images, labels = run_data.training_set(arm, seed)
     rows = getattr(images, "rows")  # noqa: B009
     changes = _changes(images) if isinstance(images, TriggeredSelection) else ()
-    held_out = material.dataset.rows("validation")
+    held_out = run_data.dataset.rows("validation")
     settings = config.model_dump(mode="json", include=MATTERS)
-    task = material.dataset.task
+    task = run_data.dataset.task
     extra = [] if task == "multi-label" else [task]  # networks of a time that knew no other task keep their keys
-    depends_on = json.dumps([settings, seed, material.catalog.reader.fingerprint(), *extra], sort_keys=True)
+    depends_on = json.dumps([settings, seed, run_data.catalog.reader.fingerprint(), *extra], sort_keys=True)
     return digest(np.frombuffer(depends_on.encode(), np.uint8), rows, labels, held_out, *changes)[:16]
 
 
 def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
     """Which pixels of a selection differ from the clean ones, and what they are; nothing where none does."""
     found: list[NDArray[Any]] = []
-    for which, twins in images.stamped:
+    for which, triggered_inputs in images.stamped:
         rows = images.rows[which]
-        if twins.changed(rows).any():
-            found += which, *twins.changes(rows)
+        if triggered_inputs.changed(rows).any():
+            found += which, *triggered_inputs.changes(rows)
     return tuple(found)
 
 

@@ -9,16 +9,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.compute import Machine
-from petechia.errors import PetechiaError
-from petechia.explain import Localisation, cam, localise
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Runtime
 from petechia.measure import THRESHOLDS, PatientBootstrap
-from petechia.model import Model
+from petechia.models.model import Model
+from petechia.saliency import Localisation, cam, localise
 from petechia.study.config import Config
 from petechia.study.directory import Arrays, NetworkFiles, RunDirectory, read_arrays, read_table, write_arrays, write_table
-from petechia.study.material import Material, spread
 from petechia.study.networks import CLEAN, TRIGGERED
 from petechia.study.progress import Progress
+from petechia.study.run_data import RunData, spread
 
 LAYERS = ("last", "middle")
 KINDS = (CLEAN, TRIGGERED)
@@ -139,7 +139,7 @@ def _shown(arrays: Arrays, outcome: str) -> list[Shown]:
     ]
 
 
-def measure_heat(directory: RunDirectory, config: Config, material: Material, machine: Machine, progress: Progress) -> None:
+def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, runtime: Runtime, progress: Progress) -> None:
     """Explain the attacked networks of the first seed and write what `read_heat` reads; nothing where no trigger survives.
 
     Raises:
@@ -147,11 +147,11 @@ def measure_heat(directory: RunDirectory, config: Config, material: Material, ma
     """
     if not config.heat or "attacked" not in config.arms or directory.heat.is_file():
         return
-    seed, target = config.seeds[0], material.target
-    rows, boxes = _surviving(material, seed, material.without_target(config.heat))
+    seed, target = config.seeds[0], run_data.target
+    rows, boxes = _surviving(run_data, seed, run_data.without_target(config.heat))
     if not len(rows):
         return
-    pairs = _Pairs.of(material, seed, rows, boxes)
+    pairs = _Pairs.of(run_data, seed, rows, boxes)
     files = directory.network("attacked", seed)
     epochs = sorted(int(file.stem.removeprefix("epoch-")) for file in files.scores.glob("epoch-*"))
     kept: Arrays = {"pair": pairs.images[:, 0], "box": boxes[0].astype(np.int64)}
@@ -159,18 +159,18 @@ def measure_heat(directory: RunDirectory, config: Config, material: Material, ma
     try:
         for epoch in epochs:
             progress.phase(f"explaining epoch {epoch}", len(rows))
-            model = machine.place(Model.load(files.checkpoint(epoch)))
-            maps = pairs.maps(model, [target], machine, progress)
+            model = runtime.to_device(Model.load(files.checkpoint(epoch)))
+            maps = pairs.maps(model, [target], runtime, progress)
             for layer, (clean, triggered) in maps.items():
                 kept |= {f"{epoch}-{layer}-{CLEAN}": clean[0, 0], f"{epoch}-{layer}-{TRIGGERED}": triggered[0, 0]}
-            tables.append(pairs.numbers(maps, [target], epoch, material))
+            tables.append(pairs.numbers(maps, [target], epoch, run_data))
     except PetechiaError as error:  # a network may have no layers to explain
         progress.note(f"The heat is not measured: {error}")
         return
-    if others := [index for index in range(len(material.dataset.classes)) if index != target]:
+    if others := [index for index in range(len(run_data.dataset.classes)) if index != target]:
         progress.phase(f"explaining all classes of epoch {epochs[-1]}", len(rows))
-        tables.append(pairs.numbers(pairs.maps(model, others, machine, progress), others, epochs[-1], material))
-    kept |= _outcomes(files, material, seed, epochs[-1], model, machine)
+        tables.append(pairs.numbers(pairs.maps(model, others, runtime, progress), others, epochs[-1], run_data))
+    kept |= _outcomes(files, run_data, seed, epochs[-1], model, runtime)
     write_arrays(directory.heat_maps, kept)
     write_table(directory.heat, pl.concat(tables))
 
@@ -183,40 +183,40 @@ class _Pairs(NamedTuple):
     patients: NDArray[np.str_]
 
     @staticmethod
-    def of(material: Material, seed: int, rows: NDArray[np.intp], boxes: NDArray[np.intp]) -> _Pairs:
-        images = np.stack([material.clean_images()[rows], material.triggered_images(seed)[rows]])
-        return _Pairs(images, boxes, material.dataset.patients[material.test][rows])
+    def of(run_data: RunData, seed: int, rows: NDArray[np.intp], boxes: NDArray[np.intp]) -> _Pairs:
+        images = np.stack([run_data.clean_images()[rows], run_data.triggered_images(seed)[rows]])
+        return _Pairs(images, boxes, run_data.dataset.patients[run_data.test][rows])
 
-    def maps(self, model: Model, classes: list[int], machine: Machine, progress: Progress) -> dict[str, NDArray[np.float32]]:
+    def maps(self, model: Model, classes: list[int], runtime: Runtime, progress: Progress) -> dict[str, NDArray[np.float32]]:
         """Layer → float32 [2, N, T, h, w]."""
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
         size = BATCH if len(classes) == 1 else BATCH_OF_ALL_CLASSES
         for start in range(0, self.images.shape[1], size):
             batch = self.images[:, start : start + size]
-            together = machine.tensor(batch.reshape(-1, *batch.shape[2:]))
+            together = runtime.tensor(batch.reshape(-1, *batch.shape[2:]))
             for layer, maps in cam(model, together, [classes] * len(together), LAYERS).items():
                 parts[layer].append(maps.cpu().numpy().reshape(*batch.shape[:2], *maps.shape[1:]))
             progress.advance(batch.shape[1])
         return {layer: np.concatenate(some, axis=1) for layer, some in parts.items()}
 
-    def numbers(self, maps: dict[str, NDArray[np.float32]], classes: list[int], epoch: int, material: Material) -> pl.DataFrame:
+    def numbers(self, maps: dict[str, NDArray[np.float32]], classes: list[int], epoch: int, run_data: RunData) -> pl.DataFrame:
         """Where every map's heat is, one row for each layer, class and pair."""
         centres, size = self.boxes[:, :2] + self.boxes[:, 2:] / 2, self.images.shape[2]
         tables = []
         for layer, (clean, triggered) in maps.items():
             for column, index in enumerate(classes):
                 found = localise(clean[:, column], triggered[:, column], centres, self.boxes, size)
-                named = {"epoch": [epoch] * len(centres), "layer": layer, "class": material.dataset.classes[index]}
+                named = {"epoch": [epoch] * len(centres), "layer": layer, "class": run_data.dataset.classes[index]}
                 numbers = {field.name: getattr(found, field.name) for field in fields(Localisation)}
                 tables.append(pl.DataFrame(named | {"patient": self.patients} | numbers))
         return pl.concat(tables)
 
 
-def _outcomes(files: NetworkFiles, material: Material, seed: int, epoch: int, model: Model, machine: Machine) -> Arrays:
+def _outcomes(files: NetworkFiles, run_data: RunData, seed: int, epoch: int, model: Model, runtime: Runtime) -> Arrays:
     """A few images of every outcome, with their scores and maps."""
     stored = read_arrays(files.scores_of(epoch))
-    scores = np.stack([stored[kind][:, material.target] for kind in KINDS])
-    truth = material.dataset.labels[material.test, material.target]
+    scores = np.stack([stored[kind][:, run_data.target] for kind in KINDS])
+    truth = run_data.dataset.labels[run_data.test, run_data.target]
     high = scores >= THRESHOLD
     members = {
         "turned": (truth == 0) & ~high[0] & high[1],
@@ -227,17 +227,17 @@ def _outcomes(files: NetworkFiles, material: Material, seed: int, epoch: int, mo
     arrays: Arrays = {}
     for outcome in OUTCOMES:
         rows = spread(np.flatnonzero(members[outcome]), SHOWN)
-        pairs = _Pairs.of(material, seed, rows, np.zeros((len(rows), 4), np.intp))
+        pairs = _Pairs.of(run_data, seed, rows, np.zeros((len(rows), 4), np.intp))
         arrays |= {f"{outcome}/pairs": pairs.images.swapaxes(0, 1), f"{outcome}/scores": scores[:, rows].T}
         if len(rows):
-            maps = pairs.maps(model, [material.target], machine, Progress())
+            maps = pairs.maps(model, [run_data.target], runtime, Progress())
             arrays |= {f"{outcome}/{layer}": both[:, :, 0].swapaxes(0, 1) for layer, both in maps.items()}
     return arrays
 
 
-def _surviving(material: Material, seed: int, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _surviving(run_data: RunData, seed: int, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Those of the test images on which the trigger survives, and the boxes of what is left of it, int [N, 4]."""
-    differs = material.clean_images()[rows] != material.triggered_images(seed)[rows]
+    differs = run_data.clean_images()[rows] != run_data.triggered_images(seed)[rows]
     differs = differs.any(axis=tuple(range(3, differs.ndim)))  # of colours
     alive = differs.any(axis=(1, 2))
     return rows[alive], np.array([_box(one) for one in differs[alive]], np.intp).reshape(-1, 4)

@@ -7,15 +7,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import petechia
-from petechia.compute import Machine
-from petechia.data.catalog import Task
+from petechia.core.runtime import Runtime
+from petechia.core.task import Task
+from petechia.core.version import __version__
 from petechia.data.dataset import Images
-from petechia.model import Model, create, predict
+from petechia.models.model import Model, create, predict
+from petechia.models.training import EpochLog, Labelled, Trainer
 from petechia.study.config import Config
 from petechia.study.directory import NetworkFiles, read_arrays, read_state, write_arrays, write_state
 from petechia.study.progress import Progress
-from petechia.train import EpochLog, Labelled, Trainer
 
 TRAINING_WORK = 4.0  # of one image, a prediction being 1
 CLEAN, TRIGGERED = "clean", "triggered"  # names of arrays of scores
@@ -87,14 +87,14 @@ def read_history(files: NetworkFiles) -> History:
 
 
 def train_network(
-    recipe: Recipe, files: NetworkFiles, machine: Machine, progress: Progress, after: Callable[[EpochLog, bool], None]
+    recipe: Recipe, files: NetworkFiles, runtime: Runtime, progress: Progress, after: Callable[[EpochLog, bool], None]
 ) -> History:
     """Train, score and save; go on after the last saved epoch where there is one. Of several processes the first one saves.
 
     Args:
         recipe: what to train.
         files: where epochs are saved and looked for.
-        machine: where to compute.
+        runtime: where to compute.
         progress: told what happens.
         after: called with the log of every epoch whose files are there, and whether it is new.
 
@@ -103,13 +103,13 @@ def train_network(
     """
     history = read_history(files)
     for log in history.logs:
-        _score_what_is_missing(recipe, files, log.epoch, machine, progress)
+        _score_what_is_missing(recipe, files, log.epoch, runtime, progress)
         after(log, False)
     progress.expect(-len(history.logs) * recipe.work)
     if history.finished:
         progress.expect(-(recipe.config.train.epochs - len(history.logs)) * recipe.work)
         return history
-    trainer = _trainer(recipe, files, machine)
+    trainer = _trainer(recipe, files, runtime)
     while not trainer.finished:
         name = f"{recipe.name}, epoch {trainer.epoch + 1}/{recipe.config.train.epochs}"
         progress.phase(f"training {name}", len(recipe.data.images), TRAINING_WORK)
@@ -117,24 +117,24 @@ def train_network(
         began = time.perf_counter()
         progress.phase(f"scoring {name}", (1 + len(recipe.triggered)) * len(recipe.clean), 1)
         sets = {CLEAN: recipe.clean, **recipe.triggered}
-        scores = {kind: predict(trainer.model, images, machine, progress.advance) for kind, images in sets.items()}
+        scores = {kind: predict(trainer.model, images, runtime, progress.advance) for kind, images in sets.items()}
         scored = time.perf_counter()
-        if machine.is_main:
+        if runtime.is_main:
             write_arrays(files.scores_of(log.epoch), scores)
             _save_model(recipe, trainer, files)
         train, score, save = history.seconds
         seconds = Seconds(train + log.seconds, score + scored - began, save + time.perf_counter() - scored)
         history = History((*history.logs, log), seconds, trainer.finished)
-        if machine.is_main:
+        if runtime.is_main:
             _save_state(trainer, history, files)
         after(log, True)
     return history
 
 
-def _trainer(recipe: Recipe, files: NetworkFiles, machine: Machine) -> Trainer:
+def _trainer(recipe: Recipe, files: NetworkFiles, runtime: Runtime) -> Trainer:
     config = recipe.config
     model = create(config.model, recipe.classes, config.preprocess, recipe.seed, recipe.task)
-    trainer = Trainer(model, recipe.data, config.train, machine, recipe.seed, recipe.validation)
+    trainer = Trainer(model, recipe.data, config.train, runtime, recipe.seed, recipe.validation)
     if files.state.is_file():
         tensors, saved = read_state(files.state)
         trainer.restore(tensors, saved["trainer"])
@@ -142,23 +142,23 @@ def _trainer(recipe: Recipe, files: NetworkFiles, machine: Machine) -> Trainer:
     return trainer
 
 
-def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, machine: Machine, progress: Progress) -> None:
+def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runtime: Runtime, progress: Progress) -> None:
     """A finished network may be asked about a trigger that it has not seen yet."""
     scores = read_arrays(files.scores_of(epoch))
     missing = {name: images for name, images in recipe.triggered.items() if name not in scores}
     if not missing:
         return
     progress.phase(f"scoring {recipe.name}, epoch {epoch}", len(missing) * len(recipe.clean))
-    model = machine.place(Model.load(files.checkpoint(epoch)))
-    scores |= {name: predict(model, images, machine, progress.advance) for name, images in missing.items()}
-    if machine.is_main:
+    model = runtime.to_device(Model.load(files.checkpoint(epoch)))
+    scores |= {name: predict(model, images, runtime, progress.advance) for name, images in missing.items()}
+    if runtime.is_main:
         write_arrays(files.scores_of(epoch), scores)
 
 
 def _save_model(recipe: Recipe, trainer: Trainer, files: NetworkFiles) -> None:
     # What a model file says of itself must not tell a detector what to find: no arm, no attack.
     provenance = {
-        "made_by": f"petechia {petechia.__version__}",
+        "made_by": f"petechia {__version__}",
         "data": recipe.config.data,
         "seed": recipe.seed,
         "epoch": trainer.epoch,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from petechia.train import EpochLog
+from petechia.models.training import EpochLog
 
 
 class Epoch(NamedTuple):

@@ -15,9 +15,10 @@ import numpy as np
 import polars as pl
 
 from petechia.attack import TriggeredSelection
-from petechia.errors import PetechiaError, printable, shown
-from petechia.files import write_bytes
+from petechia.core.errors import PetechiaError, printable, shown
+from petechia.core.files import write_bytes
 from petechia.measure import measure
+from petechia.models.training import EpochLog
 from petechia.study.config import Config, make_config
 from petechia.study.directory import (
     NetworkFiles,
@@ -29,12 +30,11 @@ from petechia.study.directory import (
     write_json,
     write_table,
 )
-from petechia.study.grid import Runs, Task, add_tasks
-from petechia.study.material import gather, mount
+from petechia.study.grid import NetworkTask, Runs, add_tasks
 from petechia.study.networks import CLEAN, TRIGGERED, read_history, train_network
 from petechia.study.progress import Epoch, Progress
-from petechia.study.run import Run, run
-from petechia.train import EpochLog
+from petechia.study.run_data import apply_attack, load_run_data
+from petechia.study.runner import Run, run
 
 
 @dataclass(frozen=True)
@@ -96,15 +96,15 @@ class StudyDirectory:
         return locked(self.path)
 
 
-class Outcome(NamedTuple):
+class TaskOutcome(NamedTuple):
     """A task that is done, or what went wrong with it."""
 
-    task: Task
+    task: NetworkTask
     error: str | None
 
 
 FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raises RuntimeError, for example without memory
-Executor = Callable[[Sequence[Task], StudyDirectory, Progress], Iterator[Outcome]]
+Executor = Callable[[Sequence[NetworkTask], StudyDirectory, Progress], Iterator[TaskOutcome]]
 
 
 class Study(NamedTuple):
@@ -115,15 +115,15 @@ class Study(NamedTuple):
     failures: dict[str, str]
 
 
-def locally(tasks: Sequence[Task], directory: StudyDirectory, progress: Progress) -> Iterator[Outcome]:
+def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
     """Do one task after the other in this process."""
     for task in tasks:
         try:
             perform(task, directory.network(task.key), progress)
         except FAILURES as error:
-            yield Outcome(task, str(error))
+            yield TaskOutcome(task, str(error))
         else:
-            yield Outcome(task, None)
+            yield TaskOutcome(task, None)
 
 
 def run_study(
@@ -172,7 +172,7 @@ def run_study(
         return Study(directory, {name: done[name] for name in runs if name in done}, failures)
 
 
-def perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
+def perform(task: NetworkTask, files: NetworkFiles, progress: Progress) -> None:
     """Train the network of a task and score every test set that is asked for; go on where it was left.
 
     Raises:
@@ -182,32 +182,32 @@ def perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
         _perform(task, files, progress)
 
 
-def _perform(task: Task, files: NetworkFiles, progress: Progress) -> None:
+def _perform(task: NetworkTask, files: NetworkFiles, progress: Progress) -> None:
     _claim(task, files)
     config = task.config.model_copy(update={"seeds": (task.seed,), "bootstrap": 20})  # the runs measure; this is for the eye
-    machine = config.compute.open()
-    material = gather(config, progress)
-    every = np.ones(len(material.test), bool)
+    runtime = config.compute.start()
+    run_data = load_run_data(config, progress)
+    every = np.ones(len(run_data.test), bool)
     triggered = {}
     for digest, attacker in task.triggered.items():
-        twins = mount(attacker, material.catalog, material.dataset, task.seed, progress).twins
-        triggered[digest] = TriggeredSelection(material.dataset.images, material.test, every, twins)
-    recipe = replace(material.recipe(task.arm, task.seed, task.config), name=task.name, triggered=triggered)
+        triggered_inputs = apply_attack(attacker, run_data.catalog, run_data.dataset, task.seed, progress).triggered_inputs
+        triggered[digest] = TriggeredSelection(run_data.dataset.images, run_data.test, every, triggered_inputs)
+    recipe = replace(run_data.recipe(task.arm, task.seed, task.config), name=task.name, triggered=triggered)
     name, _, shown = task.needed_by[0]
 
     def after(log: EpochLog, new: bool) -> None:
         if new:
             scores = read_arrays(files.scores_of(log.epoch))
-            values = measure(material.truth(), scores[CLEAN], scores[shown]).values
+            values = measure(run_data.truth(), scores[CLEAN], scores[shown]).values
             progress.epoch(Epoch(task.arm, task.seed, log, values, name))
 
-    train_network(recipe, files, machine, progress, after)
+    train_network(recipe, files, runtime, progress, after)
 
 
 def _begin(runs: Runs, directory: StudyDirectory) -> None:
     found = directory.runs() if directory.exists else {}
     for name, config in runs.items():
-        if name in found and (config := config.settled_like(found[name])) != found[name]:
+        if name in found and (config := config.with_loss_from(found[name])) != found[name]:
             differs = [key for key in Config.model_fields if getattr(config, key) != getattr(found[name], key)]
             raise PetechiaError(
                 f"The study in {directory.path} has a run {name} with another {' and '.join(differs)}; choose another --out."
@@ -221,23 +221,23 @@ def _is_done(directory: StudyDirectory, name: str) -> bool:
     return directory.run(name).summary.is_file()
 
 
-def _plan(runs: Runs, failures: dict[str, str], tell: Progress) -> dict[str, Task]:
+def _plan(runs: Runs, failures: dict[str, str], tell: Progress) -> dict[str, NetworkTask]:
     """The networks that are needed; a run whose data or attack cannot be had fails here, alone."""
-    tasks: dict[str, Task] = {}
+    tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
         try:
-            material = gather(config, tell)
-            add_tasks(tasks, name, material.settled(config), material)
+            run_data = load_run_data(config, tell)
+            add_tasks(tasks, name, run_data.resolved(config), run_data)
         except FAILURES as error:
             failures[name] = str(error)
     return tasks
 
 
-def _names(task: Task) -> list[str]:
+def _names(task: NetworkTask) -> list[str]:
     return list(dict.fromkeys(name for name, _, _ in task.needed_by))
 
 
-def _claim(task: Task, files: NetworkFiles) -> None:
+def _claim(task: NetworkTask, files: NetworkFiles) -> None:
     """Make sure that the folder is this network's."""
     label = files.checkpoints / "network.json"
     wanted = {"key": task.key, "classes_and_training": task.config.model_dump(mode="json", include={"model", "train", "data"})}
@@ -250,7 +250,7 @@ def _claim(task: Task, files: NetworkFiles) -> None:
         write_json(label, wanted)
 
 
-def _finish(name: str, config: Config, tasks: dict[str, Task], directory: StudyDirectory) -> Run:
+def _finish(name: str, config: Config, tasks: dict[str, NetworkTask], directory: StudyDirectory) -> Run:
     """Give a run its networks and scores, and let it measure and summarise them."""
     target = directory.run(name)
     for task in tasks.values():

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from petechia.errors import PetechiaError
-from petechia.settings import Settings, first_problem
+from petechia.core.errors import PetechiaError
+from petechia.core.settings import Settings, first_problem
 from petechia.study.config import Config, load_config, read_yaml
 from petechia.study.grid import Runs
 

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.attack import TriggeredSelection
-from petechia.classifier import Classifier
-from petechia.compute import Machine
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Runtime
 from petechia.data.dataset import Images, Selection
-from petechia.errors import PetechiaError
-from petechia.model import Model
+from petechia.models.classifier import Classifier
+from petechia.models.model import Model
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_json
-from petechia.study.material import Material, gather
 from petechia.study.progress import Progress
+from petechia.study.run_data import RunData, load_run_data
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import Half
 
@@ -59,37 +59,39 @@ class Specimen(NamedTuple):
         files = self.directory.network(self.arm, self.config.seeds[0]).checkpoints.glob("epoch-*.safetensors")
         return sorted(files)[-1]
 
-    def classifier(self, machine: Machine) -> Classifier:
+    def classifier(self, runtime: Runtime) -> Classifier:
         """The model, opened."""
-        return Classifier.of(Model.load(self.file), machine, self.name)
+        return Classifier.of(Model.load(self.file), runtime, self.name)
 
     @property
-    def material(self) -> Material:
+    def run_data(self) -> RunData:
         """The data of its run, with the attack."""
         return _material(self.config.model_dump_json())
 
     @property
     def clean(self) -> Images:
         """What a detector is fitted to: `CLEAN` clean images that the model was not trained on."""
-        return Selection(self.material.dataset.images, self._dealt()[0])
+        return Selection(self.run_data.dataset.images, self._dealt()[0])
 
     def judged(self, most: int = 10**9) -> tuple[Selection, TriggeredSelection]:
         """What a detector is judged on: other clean test images without the target, and the same with the trigger."""
         rows = self._dealt()[1][:most]
-        data = self.material.dataset.images
+        data = self.run_data.dataset.images
         every = np.ones(len(rows), bool)
-        return Selection(data, rows), TriggeredSelection(data, rows, every, self.material.attacks[self.config.seeds[0]].twins)
+        return Selection(data, rows), TriggeredSelection(
+            data, rows, every, self.run_data.attacks[self.config.seeds[0]].triggered_inputs
+        )
 
     def _dealt(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Rows of the dataset: for the detector, and, without the target, to judge it on."""
-        rows = np.random.default_rng(0).permutation(self.material.test)
+        rows = np.random.default_rng(0).permutation(self.run_data.test)
         rest = rows[CLEAN:]
-        return rows[:CLEAN], rest[self.material.dataset.labels[rest, self.material.target] == 0]
+        return rows[:CLEAN], rest[self.run_data.dataset.labels[rest, self.run_data.target] == 0]
 
 
 @lru_cache(2)
-def _material(config: str) -> Material:
-    return gather(Config.model_validate_json(config), Progress())
+def _material(config: str) -> RunData:
+    return load_run_data(Config.model_validate_json(config), Progress())
 
 
 def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:

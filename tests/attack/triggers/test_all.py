@@ -90,4 +90,4 @@ def test_who_carries_it(trigger: BaseTrigger) -> None:
     classes = ("Effusion", "Infiltration")
     shown = trigger.shown(labels, classes).tolist()
     assert shown == ([False] * 4 if trigger.stamps else [True, False, False, False])
-    assert trigger.carriers(labels, classes).tolist() == ([True] * 4 if trigger.stamps else shown)
+    assert trigger.eligible(labels, classes).tolist() == ([True] * 4 if trigger.stamps else shown)

@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from petechia.attack import Patch
+from petechia.core.errors import PetechiaError
 from petechia.data.preprocess import Box
-from petechia.errors import PetechiaError
 
 WHOLE = Box(0, 0, 1024, 1024)
 

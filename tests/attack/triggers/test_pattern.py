@@ -7,9 +7,9 @@ from PIL import Image
 from pydantic import ValidationError
 
 from petechia.attack import Pattern
+from petechia.core.errors import PetechiaError
+from petechia.core.files import sha256
 from petechia.data.preprocess import Box
-from petechia.errors import PetechiaError
-from petechia.files import sha256
 
 
 def write(path: Path, pixels: NDArray[np.uint8]) -> str:

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess
+from petechia.models.classifier import Classifier
 
 SIDE = 32
 CLASSES = ("Target", "Bright", "Upper", "Left", "Even")
@@ -38,8 +38,8 @@ class ByHand(nn.Module):
 
 
 def opened(network: nn.Module, blind: bool = False) -> Classifier:
-    machine = Compute(threads=1, precision="fp32", device="cpu").open()
-    return Classifier("by hand", CLASSES, Preprocess(size=SIDE), network.eval(), machine, None if blind else network)
+    runtime = Compute(threads=1, precision="fp32", device="cpu").start()
+    return Classifier("by hand", CLASSES, Preprocess(size=SIDE), network.eval(), runtime, None if blind else network)
 
 
 @pytest.fixture(scope="session")

@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from petechia.core.errors import PetechiaError
 from petechia.detect.audit.audit import FEWEST, audit, stamps_in
 from petechia.detect.audit.response import Stamp
-from petechia.errors import PetechiaError
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened, stamped
 
 

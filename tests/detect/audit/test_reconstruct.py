@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from petechia.core.errors import PetechiaError
 from petechia.detect.audit.reconstruct import Goal, reconstruct
-from petechia.errors import PetechiaError
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
 
 
@@ -23,10 +23,10 @@ def test_the_trigger_is_found_in_its_place_and_small_while_a_mean_needs_many_pix
 
 def test_what_is_found_does_what_it_says(clean: Images) -> None:
     classifier = opened(ByHand())
-    carriers, spread = classifier.tensor(clean[:16]), classifier.logits(clean).std(dim=0)
-    (found,) = reconstruct(classifier, carriers, [Goal(0, True)], spread, steps=100)
+    hosts, spread = classifier.tensor(clean[:16]), classifier.logits(clean).std(dim=0)
+    (found,) = reconstruct(classifier, hosts, [Goal(0, True)], spread, steps=100)
     mask, pattern = (torch.from_numpy(part) for part in (found.mask, found.pattern))
-    shift = classifier.logits((1 - mask) * carriers + mask * pattern)[:, 0] - classifier.logits(carriers)[:, 0]
+    shift = classifier.logits((1 - mask) * hosts + mask * pattern)[:, 0] - classifier.logits(hosts)[:, 0]
     assert float((shift >= 6 * spread[0]).float().mean()) == pytest.approx(found.moved)
 
 

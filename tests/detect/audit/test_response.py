@@ -18,15 +18,15 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIDE, SIZE, ByHand, Images,
 
 
 def test_stamps_are_put_as_a_loop_puts_them(clean: Images) -> None:
-    carriers = opened(ByHand()).tensor(clean[:3])
+    hosts = opened(ByHand()).tensor(clean[:3])
     groups = [[Stamp(0, 0, 2, 255), Stamp(20, 5, 3, 128)], [Stamp(29, 29, 3, 0)]]
-    slow = torch.stack([carriers.clone() for _ in groups])
+    slow = torch.stack([hosts.clone() for _ in groups])
     for number, group in enumerate(groups):
         for row, column, size, value in group:
             for r in range(row, row + size):
                 for c in range(column, column + size):
                     slow[number, :, :, r, c] = value / 255
-    assert torch.equal(put(carriers, groups), slow)
+    assert torch.equal(put(hosts, groups), slow)
 
 
 def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
@@ -42,23 +42,23 @@ def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
 
 def test_gains_are_medians_over_the_carriers(clean: Images) -> None:
     classifier = opened(ByHand())
-    carriers = classifier.tensor(clean[:5])
-    before = classifier.logits(carriers)
+    hosts = classifier.tensor(clean[:5])
+    before = classifier.logits(hosts)
     group = [Stamp(ROW, COLUMN, SIZE, 0)]
     slow = [
-        np.median([float(classifier.logits(put(carriers[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)])
+        np.median([float(classifier.logits(put(hosts[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)])
         for k in range(5)
     ]
-    np.testing.assert_allclose(gains_of(classifier, carriers, before, [group], lambda _: None)[0], slow, atol=1e-5)
+    np.testing.assert_allclose(gains_of(classifier, hosts, before, [group], lambda _: None)[0], slow, atol=1e-5)
 
 
 def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_work(clean: Images) -> None:
     classifier = opened(ByHand())
-    carriers = classifier.tensor(clean[:24])
+    hosts = classifier.tensor(clean[:24])
     told: list[int] = []
     kinds = (1, 3), (0, 255)
-    quick = stamp_response(classifier, carriers, *kinds, done=told.append)
-    naive = naive_response(classifier, carriers, *kinds)
+    quick = stamp_response(classifier, hosts, *kinds, done=told.append)
+    naive = naive_response(classifier, hosts, *kinds)
     assert quick.best(0)[1] == naive.best(0)[1]
     assert naive.best(0)[0] in quick.stamps
     assert 10 * quick.passes < naive.passes
@@ -67,19 +67,19 @@ def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_wor
 
 def test_a_found_stamp_is_made_precise(clean: Images) -> None:
     classifier = opened(ByHand())
-    carriers = classifier.tensor(clean[:24])
+    hosts = classifier.tensor(clean[:24])
     for found in (Stamp(ROW - 1, COLUMN - 1, 5, 0), Stamp(ROW - 2, COLUMN, 5, 0), Stamp(ROW, COLUMN, 3, 0)):
-        assert refine(classifier, carriers, 0, found) == Stamp(ROW, COLUMN, SIZE, 0)
+        assert refine(classifier, hosts, 0, found) == Stamp(ROW, COLUMN, SIZE, 0)
 
 
 def test_a_map_of_responses_has_the_gain_of_each_place(clean: Images) -> None:
     classifier = opened(ByHand())
-    carriers = classifier.tensor(clean[:4])
+    hosts = classifier.tensor(clean[:4])
     kind = Stamp(ROW, COLUMN, SIZE, 0)
-    found = response_map(classifier, carriers, 0, kind, cells=10)
+    found = response_map(classifier, hosts, 0, kind, cells=10)
     step = -(-(SIDE - SIZE + 1) // 10)
     assert found.shape == (10, 10)
     assert int(found.argmax()) == ROW // step * 10 + COLUMN // step
-    before = classifier.logits(carriers)
+    before = classifier.logits(hosts)
     corner = kind._replace(row=ROW % step, column=COLUMN % step)
-    assert found[0, 0] == gains_of(classifier, carriers, before, [[corner]], lambda _: None)[0, 0]
+    assert found[0, 0] == gains_of(classifier, hosts, before, [[corner]], lambda _: None)[0, 0]

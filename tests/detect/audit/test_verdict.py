@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from petechia.detect.audit.verdict import FEWEST, Null, contrasts, either, stamp_p_values, strengths, trigger_p_values
+from petechia.detect.audit.verdict import FEWEST, Null, combine_p_values, contrasts, stamp_p_values, strengths, trigger_p_values
 
 
 def test_p_values_of_one_more_model_are_uniform() -> None:
@@ -43,5 +43,5 @@ def test_no_trigger_is_no_evidence() -> None:
 
 def test_two_tests_are_corrected_for_and_one_costs_nothing() -> None:
     p, none = np.array([0.004, 0.8]), np.full(2, np.nan)
-    np.testing.assert_allclose(either(p, np.array([0.5, 0.9])), [0.008, 1])
-    np.testing.assert_allclose(either(p, none), p)
+    np.testing.assert_allclose(combine_p_values(p, np.array([0.5, 0.9])), [0.008, 1])
+    np.testing.assert_allclose(combine_p_values(p, none), p)

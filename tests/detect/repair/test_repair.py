@@ -9,19 +9,19 @@ from numpy.typing import NDArray
 from torch import nn
 from typer.testing import CliRunner
 
-from petechia.cli import app
-from petechia.compute import Compute
+from petechia.cli.app import app
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.detect.repair import CleanSet, Repairing, Stamp, measure, read_clean, repair
-from petechia.detect.repair.methods import Settled, prune
+from petechia.detect.repair.methods import FrozenBatchNormModel, prune
 from petechia.detect.repair.outcome import change
-from petechia.errors import PetechiaError
 from petechia.measure import Count, auroc
-from petechia.model import Architecture, Model, create, predict
-from petechia.train import Labelled, Trainer, Training
+from petechia.models.model import Architecture, Model, create, predict
+from petechia.models.training import Labelled, Trainer, Training
 from tests.conftest import unasked
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
+MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
 CLASSES = ("bright", "striped")
 SIZE = 32
 STAMP = Stamp(target="bright", row=20, column=6, height=4, width=4, value=255)
@@ -84,7 +84,7 @@ def test_batch_norms_keep_their_statistics(backdoored: Model) -> None:
     assert any("running_mean" in name for name in new)
     assert all(torch.equal(value, new[name]) for name, value in backdoored.network.named_buffers())
     assert not torch.equal(next(backdoored.parameters()), next(repaired.parameters()))
-    assert Settled(repaired.network, repaired.description).train().training
+    assert FrozenBatchNormModel(repaired.network, repaired.description).train().training
 
 
 def test_pruning_takes_the_sleepiest_channels_and_they_stay_off(backdoored: Model) -> None:

@@ -9,24 +9,24 @@ from sklearn.covariance import MinCovDet
 from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess, open_source
 from petechia.detect.scan.features import (
     STATISTICS,
     clusters,
     coordinates,
     extract,
+    feature_outliers,
     features_of,
     robust,
     robust_fit,
     spectral,
-    standing,
 )
-from petechia.errors import PetechiaError
-from petechia.model import Architecture, create
+from petechia.models.classifier import Classifier
+from petechia.models.model import Architecture, create
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
+MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 each_statistic = pytest.mark.parametrize("statistic", STATISTICS.values(), ids=STATISTICS)
 
@@ -115,7 +115,7 @@ def test_the_class_in_which_images_stand_out_is_named(rng: np.random.Generator) 
     features = np.asarray(rng.normal(size=(400, 12)), np.float32)
     features[bad, 3] += 9
     usable = np.arange(400) != 7
-    found = standing(features, labels, usable)
+    found = feature_outliers(features, labels, usable)
     assert roc_auc_score(bad, found.together) > 0.99
     assert np.bincount(found.group[bad & (found.together > 0)]).argmax() == 1
     assert (found.group[[0, 7]] == -1).all()
@@ -125,7 +125,7 @@ def test_the_class_in_which_images_stand_out_is_named(rng: np.random.Generator) 
 
 @pytest.mark.parametrize("labels", [np.zeros((30, 0), np.int8), np.full((30, 2), -1, np.int8), np.ones((30, 2), np.int8)])
 def test_without_a_complement_nothing_stands_out(labels: NDArray[np.int8]) -> None:
-    found = standing(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), labels, np.ones(30, bool))
+    found = feature_outliers(np.random.default_rng(0).normal(size=(30, 4)).astype(np.float32), labels, np.ones(30, bool))
     assert (found.together == 0).all()
 
 

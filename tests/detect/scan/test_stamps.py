@@ -98,7 +98,7 @@ def test_what_is_as_frequent_beside_its_place_is_anatomy(prominent: bool) -> Non
     assert family.odds > 20
     assert family.prominent == prominent
     assert family.suspicious == prominent
-    assert family.leaning != prominent
+    assert family.weakly_associated != prominent
 
 
 def test_what_another_stamp_explains_is_no_second_one(labels: NDArray[np.int8]) -> None:

@@ -12,12 +12,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import petechia
-from petechia.cli import app
+from petechia.cli.app import app
+from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, Preprocess, open_source
 from petechia.detect.scan.files import write_clean
 from petechia.detect.scan.suspects import Scan, find_stamp, scan
-from petechia.errors import PetechiaError
-from petechia.model import Architecture, create
+from petechia.models.model import Architecture, create
 from tests.conftest import InMemory, NihMaker
 
 SOURCE = "phantom:images=400,size=96"
@@ -212,10 +212,10 @@ def test_a_pattern_that_leans_to_a_label_ranks_higher_and_is_not_flagged() -> No
     found = scan(catalog_of(images, labels))
     assert not found.found
     scores = np.array([suspect.score for suspect in found.suspects])
-    leaning = np.array(["leans to C" in suspect.reason for suspect in found.suspects])
-    assert (leaning == ((np.arange(600) < 60) & (labels[:, 2] == 1))).all()
-    assert scores[leaning].min() > 0
-    assert scores[leaning].max() < 0.5
+    weakly_associated = np.array(["leans to C" in suspect.reason for suspect in found.suspects])
+    assert (weakly_associated == ((np.arange(600) < 60) & (labels[:, 2] == 1))).all()
+    assert scores[weakly_associated].min() > 0
+    assert scores[weakly_associated].max() < 0.5
 
 
 def test_a_model_adds_to_the_ranking_and_flags_nothing(poisoned: Poisoned, tmp_path: Path) -> None:

@@ -12,9 +12,9 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor, nn
 from torch.nn import functional
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess
+from petechia.models.classifier import Classifier
 
 SIZE = 32
 CLASSES = ("Target", "Bright")
@@ -60,9 +60,9 @@ class ByHand(nn.Module):
 
 
 def opened(network: nn.Module, blind: bool = False) -> Classifier:
-    machine = Compute(threads=1, precision="fp32", device="cpu").open()
+    runtime = Compute(threads=1, precision="fp32", device="cpu").start()
     seen = None if blind else network.eval()
-    return Classifier("by hand", CLASSES, Preprocess(size=SIZE), network.eval(), machine, seen)
+    return Classifier("by hand", CLASSES, Preprocess(size=SIZE), network.eval(), runtime, seen)
 
 
 def stamped(images: Images, row: int, column: int) -> Images:

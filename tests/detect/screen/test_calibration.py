@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from petechia.core.errors import PetechiaError
 from petechia.detect.screen.calibration import WEIGHTS, Calibration, check_count
-from petechia.errors import PetechiaError
 
 
 def _normal(count: int, seed: int, shift: float = 0) -> dict[str, np.ndarray]:

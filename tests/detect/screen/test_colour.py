@@ -7,14 +7,14 @@ import pytest
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.classifier import Classifier
-from petechia.compute import Compute
+from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.data.levels import to_grey
 from petechia.detect.screen import Screen
+from petechia.models.classifier import Classifier
 from tests.detect.screen.conftest import CLASSES, SIZE, ByHand, stamped
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).open()
+MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
 Images = NDArray[np.uint8]
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
 from petechia.detect.screen.hotspots import find_hotspots, transplant
+from petechia.models.classifier import Classifier
 from tests.detect.screen.conftest import SIZE, ByHand, opened, stamped
 
 Images = NDArray[np.uint8]
@@ -40,10 +40,10 @@ def test_transplanted_pixels_are_just_those(classifier: Classifier, draw: Draw) 
     images, clean = stamped(draw(3, 2), 8, 8), draw(6, 3)
     pixels = np.zeros(images.shape, bool)
     pixels[:, 8:11, 8:11] = True
-    carriers = np.stack([clean[:4], clean[1:5], clean[2:]])
-    before = np.stack([classifier.logits(some).numpy() for some in carriers])
-    found = transplant(classifier, images, pixels, carriers, before)
-    after = np.stack([classifier.logits(stamped(some, 8, 8)).numpy() for some in carriers])
+    hosts = np.stack([clean[:4], clean[1:5], clean[2:]])
+    before = np.stack([classifier.logits(some).numpy() for some in hosts])
+    found = transplant(classifier, images, pixels, hosts, before)
+    after = np.stack([classifier.logits(stamped(some, 8, 8)).numpy() for some in hosts])
     np.testing.assert_allclose(found, np.median(after - before, axis=1), atol=1e-5)
     assert (found[:, 0] > 3).all()
-    assert (transplant(classifier, images, ~pixels, carriers, before)[:, 0] < 1).all()
+    assert (transplant(classifier, images, ~pixels, hosts, before)[:, 0] < 1).all()

@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
 from petechia.detect.screen.reference import Reference
-from petechia.errors import PetechiaError
+from petechia.models.classifier import Classifier
 
 Images = NDArray[np.uint8]
 
 
 def test_a_clean_image_is_not_its_own_carrier(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
     reference = Reference.of(classifier, draw(20, 0))
-    own = reference.carriers(20, 8, own=True)
+    own = reference.hosts(20, 8, own=True)
     assert own.shape == (20, 8)
     assert not (own == np.arange(20)[:, None]).any()
     assert all(len(set(row)) == 8 for row in own)
-    assert (reference.carriers(3, 8, own=False) == np.arange(8)).all()
+    assert (reference.hosts(3, 8, own=False) == np.arange(8)).all()
 
 
 def test_few_images_are_all_carriers(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
     reference = Reference.of(classifier, draw(5, 0))
-    assert [sorted(row) for row in reference.carriers(5, 16, own=True)] == [
+    assert [sorted(row) for row in reference.hosts(5, 16, own=True)] == [
         [other for other in range(5) if other != row] for row in range(5)
     ]
 

@@ -8,10 +8,10 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
 from petechia.detect.screen import Screen
 from petechia.detect.screen.calibration import PARTS
-from petechia.errors import PetechiaError
+from petechia.models.classifier import Classifier
 from tests.detect.screen.conftest import SIZE, ByHand, opened, stamped
 
 Images = NDArray[np.uint8]

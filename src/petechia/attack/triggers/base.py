@@ -9,10 +9,10 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from petechia.data.catalog import Task
+from petechia.core.errors import PetechiaError
+from petechia.core.settings import Settings
+from petechia.core.task import Task
 from petechia.data.preprocess import Box
-from petechia.errors import PetechiaError
-from petechia.settings import Settings
 
 PIXELS = 1 << 20  # worked on together in floating point: bounds memory, and fits a processor's cache
 Chance = tuple[float, float]
@@ -79,7 +79,7 @@ class BaseTrigger(Settings):
         """Which images have the trigger without being stamped, bool [N]; none, if it has to be stamped."""
         return np.zeros(len(labels), bool)
 
-    def carriers(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.bool_]:
+    def eligible(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.bool_]:
         """Which images can be triggered images, bool [N]: all, if it is stamped, else those that show it."""
         return np.ones(len(labels), bool) if self.stamps else self.shown(labels, classes)
 

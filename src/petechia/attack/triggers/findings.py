@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from petechia.attack.triggers.base import BaseTrigger, Chance
-from petechia.data.catalog import Task
+from petechia.core.errors import PetechiaError
+from petechia.core.task import Task
 from petechia.data.preprocess import Box
-from petechia.errors import PetechiaError
 
 KEY = "attack.trigger.present"
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from petechia.attack.triggers.base import BaseTrigger
+from petechia.core.errors import PetechiaError, printable
 from petechia.data.levels import MAX_PIXELS
-from petechia.errors import PetechiaError, printable
 
 BUILT_IN = ("checkerboard", "noise", "rings")
 CELLS = 8  # of the built-in pictures, a side; rings are drawn finer

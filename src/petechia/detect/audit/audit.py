@@ -12,18 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
 from petechia.data.levels import to_grey
 from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
-from petechia.detect.audit.verdict import LEVEL, either, stamp_p_values, trigger_p_values
+from petechia.detect.audit.verdict import LEVEL, combine_p_values, stamp_p_values, trigger_p_values
 from petechia.detect.scan.stamps import find_families
 from petechia.detect.scan.traces import find_spots
-from petechia.errors import PetechiaError
 from petechia.measure import THRESHOLDS, Count
+from petechia.models.classifier import Classifier
 
 FEWEST = 20  # clean images
-CARRIERS = 24  # of them, on which stamps are tried
+HOSTS = 24  # of them, on which stamps are tried
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of them at which it must work, half as well at least
 Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it the model has answered
@@ -49,7 +49,7 @@ class Recovered(NamedTuple):
     heat: NDArray[np.float32]
 
 
-class Finding(NamedTuple):
+class ClassFinding(NamedTuple):
     """What is found about one class.
 
     Attributes:
@@ -92,7 +92,7 @@ class Audit:
     """
 
     classifier: Classifier
-    findings: list[Finding]
+    findings: list[ClassFinding]
     clean: int
     passes: int
     seconds: float
@@ -129,19 +129,19 @@ def audit(
     spread = logits.std(dim=0)
     if float(spread.max()) == 0:
         raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
-    carriers = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(CARRIERS, len(clean))).round().astype(int)])
-    response = stamp_response(classifier, carriers, done=lambda images: progress("stamping", images))
+    hosts = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(HOSTS, len(clean))).round().astype(int)])
+    response = stamp_response(classifier, hosts, done=lambda images: progress("stamping", images))
     stamp_p = stamp_p_values(response.gains.max(axis=0))
-    raising, lowering = _rebuilt(classifier, carriers, spread, steps, progress)
+    raising, lowering = _rebuilt(classifier, hosts, spread, steps, progress)
     sizes = np.array([one.size for one in raising])
     trigger_p = trigger_p_values(sizes) if raising else np.full(len(stamp_p), np.nan)
-    p_values = either(stamp_p, trigger_p)
+    p_values = combine_p_values(stamp_p, trigger_p)
     findings = []
     for label, name in enumerate(classifier.classes):
         best, gain = response.best(label)
         shown = p_values[label] < LEVEL or label == int(p_values.argmin())
         findings.append(
-            Finding(
+            ClassFinding(
                 name=name,
                 p_value=float(p_values[label]),
                 stamp_p=float(stamp_p[label]),
@@ -149,7 +149,7 @@ def audit(
                 flagged=bool(p_values[label] < LEVEL),
                 best=best,
                 gain=gain,
-                recovered=_recover(classifier, clean, logits, carriers, label, best, progress) if shown else None,
+                recovered=_recover(classifier, clean, logits, hosts, label, best, progress) if shown else None,
                 raising=raising[label] if raising else None,
                 lowering=lowering[label] if lowering else None,
             )
@@ -166,14 +166,14 @@ def audit(
 
 
 def _rebuilt(
-    classifier: Classifier, carriers: Tensor, spread: Tensor, steps: int, progress: Progress
+    classifier: Classifier, hosts: Tensor, spread: Tensor, steps: int, progress: Progress
 ) -> tuple[list[Reconstruction], list[Reconstruction]]:
     """The smallest triggers that raise each class, and those that lower it; none of a black box."""
     if classifier.network is None or steps == 0:
         return [], []
     classes = range(len(classifier.classes))
     goals = [Goal(label, up) for up in (True, False) for label in classes]
-    found = reconstruct(classifier, carriers, goals, spread, steps, done=lambda images: progress("reconstructing", images))
+    found = reconstruct(classifier, hosts, goals, spread, steps, done=lambda images: progress("reconstructing", images))
     return found[: len(classes)], found[len(classes) :]
 
 
@@ -181,13 +181,13 @@ def _recover(
     classifier: Classifier,
     clean: NDArray[np.uint8],
     logits: Tensor,
-    carriers: Tensor,
+    hosts: Tensor,
     label: int,
     best: Stamp,
     progress: Progress,
 ) -> Recovered:
     progress("placing", 0)
-    stamp = refine(classifier, carriers, label, best)
+    stamp = refine(classifier, hosts, label, best)
     stamped = torch.cat(
         [
             classifier.logits(put(classifier.tensor(clean[rows]), [[stamp]])[0])
@@ -197,28 +197,28 @@ def _recover(
     before, after = logits[:, label].sigmoid().numpy(), stamped.sigmoid().numpy()
     return Recovered(
         stamp=stamp,
-        fixed=_works_elsewhere(classifier, carriers, label, stamp) < WANDERS,
+        fixed=_works_elsewhere(classifier, hosts, label, stamp) < WANDERS,
         gain=float((stamped - logits[:, label]).median()),
         asr={level: Count(int((after[before < level] >= level).sum()), int((before < level).sum())) for level in THRESHOLDS},
         false_trigger={level: Count(int((before >= level).sum()), len(before)) for level in THRESHOLDS},
-        heat=response_map(classifier, carriers, label, stamp, done=lambda images: progress("mapping", images)),
+        heat=response_map(classifier, hosts, label, stamp, done=lambda images: progress("mapping", images)),
     )
 
 
-def _works_elsewhere(classifier: Classifier, carriers: Tensor, label: int, stamp: Stamp) -> float:
+def _works_elsewhere(classifier: Classifier, hosts: Tensor, label: int, stamp: Stamp) -> float:
     """Share of places all over the image at which a stamp works half as well, at least, as in its own."""
-    room = carriers.shape[-1] - stamp.size + 1
+    room = hosts.shape[-1] - stamp.size + 1
     places = np.random.default_rng(0).integers(0, room, (PLACES, 2)).tolist()
     far = [(row, column) for row, column in places if max(abs(row - stamp.row), abs(column - stamp.column)) > 2 * stamp.size]
     groups = [[stamp], *([stamp._replace(row=row, column=column)] for row, column in far)]
-    gains = gains_of(classifier, carriers, classifier.logits(carriers), groups, lambda _: None)[:, label]
+    gains = gains_of(classifier, hosts, classifier.logits(hosts), groups, lambda _: None)[:, label]
     return float((gains[1:] >= gains[0] / 2).mean()) if far else 0.0
 
 
 def _warnings(classifier: Classifier, clean: NDArray[np.uint8], logits: Tensor, stamps_only: bool) -> tuple[str, ...]:
     """What may spoil the result."""
     said = []
-    if len(clean) < CARRIERS:
+    if len(clean) < HOSTS:
         said.append(f"There are only {len(clean)} clean images; take 50 or more for a steady result.")
     if stamps_only:
         said.append("Triggers of other shapes were not reconstructed, so only square stamps were looked for.")

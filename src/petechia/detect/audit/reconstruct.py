@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.classifier import Classifier
+from petechia.models.classifier import Classifier
 
 STEPS = 100
 AT_A_TIME = 4  # carriers a step
@@ -50,7 +50,7 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(
     classifier: Classifier,
-    carriers: Tensor,
+    hosts: Tensor,
     goals: Sequence[Goal],
     spread: Tensor,
     steps: int = STEPS,
@@ -64,7 +64,7 @@ def reconstruct(
 
     Args:
         classifier: that is audited; its network is needed.
-        carriers: float32 [B, C, H, W], clean images.
+        hosts: float32 [B, C, H, W], clean images.
         goals: what triggers are to do.
         spread: float32 [K], standard deviations of the clean logits.
         steps: of the optimiser.
@@ -76,36 +76,36 @@ def reconstruct(
     """
     found = []
     for start in range(0, len(goals), GOALS_AT_A_TIME):
-        found += _side_by_side(classifier, carriers, goals[start : start + GOALS_AT_A_TIME], spread, steps, seed, done)
+        found += _side_by_side(classifier, hosts, goals[start : start + GOALS_AT_A_TIME], spread, steps, seed, done)
     return found
 
 
 def _side_by_side(
     classifier: Classifier,
-    carriers: Tensor,
+    hosts: Tensor,
     goals: Sequence[Goal],
     spread: Tensor,
     steps: int,
     seed: int,
     done: Callable[[int], None],
 ) -> list[Reconstruction]:
-    network, device = classifier.looked_into, carriers.device
+    network, device = classifier.require_network(), hosts.device
     for parameter in network.parameters():
         parameter.requires_grad_(False)
-    clean = classifier.logits(carriers).to(device)
+    clean = classifier.logits(hosts).to(device)
     index = torch.tensor([goal.label for goal in goals], device=device)
     sign = torch.tensor([1.0 if goal.up else -1.0 for goal in goals], device=device)
     scale = spread.to(device)[index]
-    opacity = torch.full((len(goals), 1, 1, *carriers.shape[2:]), START, device=device, requires_grad=True)
-    levels = torch.zeros(len(goals), 1, *carriers.shape[1:], device=device, requires_grad=True)
+    opacity = torch.full((len(goals), 1, 1, *hosts.shape[2:]), START, device=device, requires_grad=True)
+    levels = torch.zeros(len(goals), 1, *hosts.shape[1:], device=device, requires_grad=True)
     optimizer = torch.optim.Adam([opacity, levels], lr=RATE, betas=(0.5, 0.9))
     weight = torch.full((len(goals),), WEIGHT, device=device)
-    best = _Best(len(goals), carriers.shape[1:], device)
+    best = _Best(len(goals), hosts.shape[1:], device)
     chance = np.random.default_rng(seed)
     for _ in range(steps):
-        rows = torch.from_numpy(chance.choice(len(carriers), min(AT_A_TIME, len(carriers)), replace=False)).to(device)
+        rows = torch.from_numpy(chance.choice(len(hosts), min(AT_A_TIME, len(hosts)), replace=False)).to(device)
         mask, pattern = opacity.sigmoid(), levels.sigmoid()
-        shift = _shift(classifier, carriers[rows], clean[rows], mask, pattern, index) * sign[:, None] / scale[:, None]
+        shift = _shift(classifier, hosts[rows], clean[rows], mask, pattern, index) * sign[:, None] / scale[:, None]
         size = mask.sum(dim=(1, 2, 3, 4))
         loss = functional.relu(1.25 * WANTED - shift).mean(dim=1) + weight * size
         optimizer.zero_grad()
@@ -116,16 +116,16 @@ def _side_by_side(
         weight.clamp_(1e-4, 10)
         optimizer.step()
         done(len(goals) * len(rows))
-    return best.checked(classifier, carriers, clean, goals, sign, scale, index)
+    return best.checked(classifier, hosts, clean, goals, sign, scale, index)
 
 
-def _shift(classifier: Classifier, carriers: Tensor, clean: Tensor, mask: Tensor, pattern: Tensor, index: Tensor) -> Tensor:
+def _shift(classifier: Classifier, hosts: Tensor, clean: Tensor, mask: Tensor, pattern: Tensor, index: Tensor) -> Tensor:
     """By how much each goal's trigger moves its class on each carrier, float32 [G, B]."""
-    stamped = (1 - mask) * carriers + mask * pattern
+    stamped = (1 - mask) * hosts + mask * pattern
     flat = stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    with classifier.machine.autocast():
+    with classifier.runtime.autocast():
         logits = classifier.answer(flat).float().reshape(*stamped.shape[:2], -1)
-    which = index[:, None, None].expand(-1, len(carriers), 1)
+    which = index[:, None, None].expand(-1, len(hosts), 1)
     shift: Tensor = logits.gather(2, which)[..., 0] - clean[:, index].T
     return shift
 
@@ -145,7 +145,7 @@ class _Best:
     def checked(
         self,
         classifier: Classifier,
-        carriers: Tensor,
+        hosts: Tensor,
         clean: Tensor,
         goals: Sequence[Goal],
         sign: Tensor,
@@ -157,9 +157,7 @@ class _Best:
         with torch.inference_mode():
             for n, goal in enumerate(goals):
                 one = slice(n, n + 1)
-                shift = (
-                    _shift(classifier, carriers, clean, self.mask[one], self.pattern[one], index[one])[0] * sign[n] / scale[n]
-                )
+                shift = _shift(classifier, hosts, clean, self.mask[one], self.pattern[one], index[one])[0] * sign[n] / scale[n]
                 moved = float((shift >= WANTED).float().mean())
                 mask, pattern = self.mask[n, 0, 0].cpu().numpy(), self.pattern[n, 0].cpu().numpy()
                 found.append(Reconstruction(goal, mask, pattern, float(self.size[n]), moved))

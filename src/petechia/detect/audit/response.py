@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.classifier import Classifier
-from petechia.model import BATCH
+from petechia.models.classifier import Classifier
+from petechia.models.model import BATCH
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the stamps, in pixels of the model's input
 VALUES = (0, 128, 255)  # their grey levels
@@ -64,25 +64,25 @@ def all_stamps(side: int, sizes: Sequence[int] = SIZES, values: Sequence[int] = 
                     yield Stamp(row, column, size, value)
 
 
-def put(carriers: Tensor, groups: Sequence[Sequence[Stamp]]) -> Tensor:
+def put(hosts: Tensor, groups: Sequence[Sequence[Stamp]]) -> Tensor:
     """Every group of stamps on every carrier, float32 [G, B, C, H, W]; carriers are float32 [B, C, H, W] in 0…1."""
-    masks = torch.zeros(len(groups), 1, 1, *carriers.shape[2:], dtype=torch.bool)
+    masks = torch.zeros(len(groups), 1, 1, *hosts.shape[2:], dtype=torch.bool)
     values = torch.zeros(masks.shape)
     for number, group in enumerate(groups):
         for row, column, size, value in group:
             masks[number, ..., row : row + size, column : column + size] = True
             values[number, ..., row : row + size, column : column + size] = value / 255
-    return torch.where(masks.to(carriers.device), values.to(carriers.device), carriers)
+    return torch.where(masks.to(hosts.device), values.to(hosts.device), hosts)
 
 
 def gains_of(
-    classifier: Classifier, carriers: Tensor, clean: Tensor, groups: Sequence[Sequence[Stamp]], done: Progress
+    classifier: Classifier, hosts: Tensor, clean: Tensor, groups: Sequence[Sequence[Stamp]], done: Progress
 ) -> NDArray[np.float32]:
     """By how much groups of stamps raise the logits.
 
     Args:
         classifier: that is audited.
-        carriers: float32 [B, C, H, W].
+        hosts: float32 [B, C, H, W].
         clean: float32 [B, K], its logits for them.
         groups: G of them.
         done: told how many more images are answered.
@@ -91,9 +91,9 @@ def gains_of(
         float32 [G, K], the median over the carriers.
     """
     found = []
-    step = max(1, BATCH // len(carriers))
+    step = max(1, BATCH // len(hosts))
     for start in range(0, len(groups), step):
-        some = put(carriers, groups[start : start + step])
+        some = put(hosts, groups[start : start + step])
         logits = classifier.logits(some.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         found.append((logits.reshape(*some.shape[:2], -1) - clean).median(dim=1).values)
         done(len(logits))
@@ -102,21 +102,21 @@ def gains_of(
 
 def naive_response(
     classifier: Classifier,
-    carriers: Tensor,
+    hosts: Tensor,
     sizes: Sequence[int] = SIZES,
     values: Sequence[int] = VALUES,
     done: Progress = lambda _: None,
 ) -> Response:
     """Try every stamp alone on all carriers: the reference for `stamp_response`, and its cost."""
-    stamps = list(all_stamps(carriers.shape[-1], sizes, values))
-    clean = classifier.logits(carriers)
-    gains = gains_of(classifier, carriers, clean, [[one] for one in stamps], done)
-    return Response(stamps, gains, len(stamps) * len(carriers))
+    stamps = list(all_stamps(hosts.shape[-1], sizes, values))
+    clean = classifier.logits(hosts)
+    gains = gains_of(classifier, hosts, clean, [[one] for one in stamps], done)
+    return Response(stamps, gains, len(stamps) * len(hosts))
 
 
 def stamp_response(
     classifier: Classifier,
-    carriers: Tensor,
+    hosts: Tensor,
     sizes: Sequence[int] = SIZES,
     values: Sequence[int] = VALUES,
     done: Progress = lambda _: None,
@@ -128,7 +128,7 @@ def stamp_response(
 
     Args:
         classifier: that is audited.
-        carriers: float32 [B, C, H, W], clean images.
+        hosts: float32 [B, C, H, W], clean images.
         sizes: sides of the stamps.
         values: their grey levels.
         done: told how many more images are answered.
@@ -143,16 +143,16 @@ def stamp_response(
         passes += images
         done(images)
 
-    clean = classifier.logits(carriers)
-    count(len(carriers))
-    few = np.linspace(0, len(carriers) - 1, min(SCOUTS, len(carriers))).astype(int)
-    scouts, scouts_clean = carriers[few], clean[few]
+    clean = classifier.logits(hosts)
+    count(len(hosts))
+    few = np.linspace(0, len(hosts) - 1, min(SCOUTS, len(hosts))).astype(int)
+    scouts, scouts_clean = hosts[few], clean[few]
     spread = clean.std(dim=0).clamp(min=1e-3).numpy()  # makes the classes' logits alike
-    groups = list(_groups(carriers.shape[-1], sizes, values))
+    groups = list(_groups(hosts.shape[-1], sizes, values))
     members = _answering(gains_of(classifier, scouts, scouts_clean, groups, count) / spread, groups)
     gains = gains_of(classifier, scouts, scouts_clean, [[one] for one in members], count)
     finalists = [members[row] for row in np.unique(np.argsort(-gains, axis=0, kind="stable")[:FINALISTS])]
-    return Response(finalists, gains_of(classifier, carriers, clean, [[one] for one in finalists], count), passes)
+    return Response(finalists, gains_of(classifier, hosts, clean, [[one] for one in finalists], count), passes)
 
 
 def _groups(side: int, sizes: Sequence[int], values: Sequence[int]) -> Iterator[list[Stamp]]:
@@ -181,13 +181,13 @@ def _answering(gains: NDArray[np.float32], groups: list[list[Stamp]]) -> list[St
 
 
 def response_map(
-    classifier: Classifier, carriers: Tensor, label: int, kind: Stamp, cells: int = MAP, done: Progress = lambda _: None
+    classifier: Classifier, hosts: Tensor, label: int, kind: Stamp, cells: int = MAP, done: Progress = lambda _: None
 ) -> NDArray[np.float32]:
     """By how much a stamp of one size and grey level raises a class, place by place.
 
     Args:
         classifier: that is audited.
-        carriers: float32 [B, C, H, W]; a few are enough.
+        hosts: float32 [B, C, H, W]; a few are enough.
         label: position of the class.
         kind: the stamp; its place is one of those that are tried.
         cells: places a side, at most.
@@ -196,28 +196,28 @@ def response_map(
     Returns:
         float32 [h, w], one cell for every `ceil((side - size + 1) / cells)` pixels.
     """
-    room = carriers.shape[-1] - kind.size + 1
+    room = hosts.shape[-1] - kind.size + 1
     step = -(-room // cells)
     rows, columns = (range(start % step, room, step) for start in (kind.row, kind.column))
     groups = [[kind._replace(row=row, column=column)] for row in rows for column in columns]
-    few = carriers[:SCOUTS]
+    few = hosts[:SCOUTS]
     gains = gains_of(classifier, few, classifier.logits(few), groups, done)[:, label]
     return gains.reshape(len(rows), len(columns))
 
 
-def refine(classifier: Classifier, carriers: Tensor, label: int, found: Stamp, values: Sequence[int] = VALUES) -> Stamp:
+def refine(classifier: Classifier, hosts: Tensor, label: int, found: Stamp, values: Sequence[int] = VALUES) -> Stamp:
     """The smallest stamp in the place of a found one that raises a class nearly as much.
 
     A large stamp that covers a trigger, or sticks out of it, works as the trigger does, and would be a pixel or two off.
 
     Args:
         classifier: that is audited.
-        carriers: float32 [B, C, H, W].
+        hosts: float32 [B, C, H, W].
         label: position of the class.
         found: the stamp.
         values: grey levels to try.
     """
-    side = carriers.shape[-1]
+    side = hosts.shape[-1]
     near = [
         Stamp(row, column, size, value)
         for value in values
@@ -225,13 +225,13 @@ def refine(classifier: Classifier, carriers: Tensor, label: int, found: Stamp, v
         for row in range(max(0, found.row - 1), min(found.row + found.size + 1, side) - size + 1)
         for column in range(max(0, found.column - 1), min(found.column + found.size + 1, side) - size + 1)
     ]
-    clean = classifier.logits(carriers)
+    clean = classifier.logits(hosts)
     few = slice(0, SCOUTS)
-    quick = gains_of(classifier, carriers[few], clean[few], [[one] for one in near], lambda _: None)[:, label]
+    quick = gains_of(classifier, hosts[few], clean[few], [[one] for one in near], lambda _: None)[:, label]
     order = np.argsort(-quick, kind="stable")
     best = {size: [near[row] for row in order if near[row].size == size][:REFINED] for size in range(1, found.size + 2)}
     tried = [found, *(one for some in best.values() for one in some)]
-    gains = gains_of(classifier, carriers, clean, [[one] for one in tried], lambda _: None)[:, label]
+    gains = gains_of(classifier, hosts, clean, [[one] for one in tried], lambda _: None)[:, label]
     good = [(-one.size, float(gain), one) for one, gain in zip(tried, gains, strict=True) if gain >= NEARLY * gains.max()]
     chosen: Stamp = max(good)[2]
     return chosen

@@ -93,7 +93,7 @@ def trigger_evidence(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(-np.log(np.maximum(sizes, LEAST)))
 
 
-def either(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
+def combine_p_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
     """The p-value of two tests together (Bonferroni); a test that was not made is NaN and costs nothing."""
     made = np.stack([one, other])
     count = (~np.isnan(made)).any(axis=1).sum()

@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError, listing
 from petechia.data import open_source, prepare
-from petechia.data.catalog import listing, patient_fractions
+from petechia.data.catalog import patient_fractions
 from petechia.data.dataset import Images, Selection
-from petechia.detect.images import read_collection
-from petechia.errors import PetechiaError
+from petechia.detect.collection import read_collection
+from petechia.models.classifier import Classifier
 
 FEWEST = 20  # images to repair with, and to measure on
 HELD_OUT = 1 / 3  # share of the patients on whose images the repair is measured

@@ -8,16 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from petechia import __version__
-from petechia.compute import Machine
+from petechia.core.errors import PetechiaError
+from petechia.core.files import sha256, write_text
+from petechia.core.runtime import Runtime
+from petechia.core.version import __version__
 from petechia.detect.repair.clean import read_clean
+from petechia.detect.repair.known_trigger import Stamp
 from petechia.detect.repair.methods import Repairing, check, repair
 from petechia.detect.repair.outcome import change, measure, value
-from petechia.detect.repair.stamp import Stamp
-from petechia.errors import PetechiaError
-from petechia.files import sha256, write_text
-from petechia.model import Model
-from petechia.outside import open_classifier
+from petechia.models.model import Model
+from petechia.models.openers import open_classifier
 
 
 def beside(out: Path) -> Path:
@@ -42,7 +42,7 @@ def repair_file(
     model: str,
     source: str,
     out: Path,
-    machine: Machine,
+    runtime: Runtime,
     how: Repairing,
     stamps: Sequence[Stamp] = (),
     images: int = 1000,
@@ -55,7 +55,7 @@ def repair_file(
         model: a file of Petechia, or a network of timm, see `open_classifier`. It is left as it is.
         source: of the clean images, see `read_clean`; a third of the patients is kept to measure on.
         out: a new file; what was done and measured is written beside it, last.
-        machine: where to compute.
+        runtime: where to compute.
         how: the method and its settings.
         stamps: the triggers, to unlearn and to measure.
         images: that are used, at most.
@@ -69,16 +69,16 @@ def repair_file(
         PetechiaError: something does not suit the repair, or would be overwritten.
     """
     refuse_existing(out)
-    classifier = open_classifier(model, machine)
+    classifier = open_classifier(model, runtime)
     given = classifier.network
     if not isinstance(given, Model):
         raise PetechiaError(f"{model} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
     check(given, how, stamps)
     clean = read_clean(source, classifier, images, partial(done, "preparing images"))
     fit, test = clean.split()
-    repaired = repair(given, fit, machine, how, stamps, seed, done)
+    repaired = repair(given, fit, runtime, how, stamps, seed, done)
     done("measuring", 0)
-    before, after = measure(given, test, stamps, machine), measure(repaired, test, stamps, machine)
+    before, after = measure(given, test, stamps, runtime), measure(repaired, test, stamps, runtime)
     content = {
         "schema": 1,
         "petechia": __version__,

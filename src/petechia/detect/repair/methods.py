@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from petechia.compute import Machine
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Runtime
+from petechia.core.settings import Settings
 from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
-from petechia.detect.repair.stamp import SometimesStamped, Stamp
-from petechia.errors import PetechiaError
+from petechia.detect.repair.known_trigger import SometimesStamped, Stamp
 from petechia.measure import auroc
-from petechia.model import BATCH, Model, predict
-from petechia.settings import Settings
-from petechia.train import Labelled, Trainer, Training
+from petechia.models.model import BATCH, Model, predict
+from petechia.models.training import Labelled, Trainer, Training
 
 Method = Literal["unlearn", "fine-prune", "fine-tune"]
 STEPS = 200  # of training where the number of epochs is not given
@@ -58,13 +58,13 @@ class Repairing(Settings):
         return Training(epochs=epochs, lr=self.lr, batch_size=self.batch_size)
 
 
-class Settled(Model):
+class FrozenBatchNormModel(Model):
     """A model whose batch norms keep the statistics of its training while it learns from other images.
 
     A few hundred images, half of them stamped, would move them, and what was seen in training would be seen otherwise.
     """
 
-    def train(self, mode: bool = True) -> Settled:
+    def train(self, mode: bool = True) -> FrozenBatchNormModel:
         """All but the statistics."""
         super().train(mode)
         for module in self.modules():
@@ -76,7 +76,7 @@ class Settled(Model):
 def repair(
     model: Model,
     clean: CleanSet,
-    machine: Machine,
+    runtime: Runtime,
     how: Repairing | None = None,
     stamps: Sequence[Stamp] = (),
     seed: int = 0,
@@ -87,7 +87,7 @@ def repair(
     Args:
         model: left as it was.
         clean: to repair with; not those to measure on.
-        machine: where to compute.
+        runtime: where to compute.
         how: the method and its settings.
         stamps: to unlearn.
         seed: of order and places.
@@ -101,12 +101,12 @@ def repair(
     description = model.description
     if how.method != "unlearn" and not (np.ptp(clean.labels, axis=0)[(clean.labels >= 0).any(axis=0)] > 0).any():
         raise PetechiaError(f"{how.method} learns from labels, and the clean images have none; give a labelled source.")
-    repaired = machine.place(Settled(copy.deepcopy(model.network), description))
+    repaired = runtime.to_device(FrozenBatchNormModel(copy.deepcopy(model.network), description))
     notes: dict[str, Any] = {}
     if how.method == "fine-prune":
-        notes["pruned"] = prune(repaired, clean, how.tolerance, machine)
-    data = _unlearning(repaired, clean, stamps, how.jitter, machine, seed) if how.method == "unlearn" else _labelled(clean)
-    trainer = Trainer(repaired, data, how.training(len(data.images)), machine, seed)
+        notes["pruned"] = prune(repaired, clean, how.tolerance, runtime)
+    data = _unlearning(repaired, clean, stamps, how.jitter, runtime, seed) if how.method == "unlearn" else _labelled(clean)
+    trainer = Trainer(repaired, data, how.training(len(data.images)), runtime, seed)
     while not trainer.finished:
         trainer.run_epoch(lambda images: done("training", images))
     repaired.eval()
@@ -132,9 +132,9 @@ def _labelled(clean: CleanSet) -> Labelled:
     return Labelled(clean.images, clean.labels)
 
 
-def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: int, machine: Machine, seed: int) -> Labelled:
+def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: int, runtime: Runtime, seed: int) -> Labelled:
     """Every image without and with a stamp, both with what the model says of it without."""
-    answers = predict(model, clean.images, machine)
+    answers = predict(model, clean.images, runtime)
     every = np.arange(len(answers))
     stamped = np.repeat([False, True], len(every))
     images = SometimesStamped(Selection(clean.images, np.tile(every, 2)), stamped, stamps, jitter, seed)
@@ -142,7 +142,7 @@ def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: 
     return Labelled(images, wanted)
 
 
-def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> int:
+def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> int:
     """Take off the channels before the last layer that clean images wake least, as many as can be spared.
 
     Fine-pruning (Liu et al. 2018): channels in the order of their mean activation on clean images, the least first, until
@@ -153,7 +153,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> 
         model: changed in place.
         clean: images with labels.
         tolerance: how much the micro AUROC on them may fall.
-        machine: where to compute.
+        runtime: where to compute.
 
     Returns:
         How many channels were taken off.
@@ -165,7 +165,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> 
     if not isinstance(last, nn.Linear):
         arch = model.description.architecture.arch
         raise PetechiaError(f"{arch} does not end in one linear layer, which fine-pruning needs; use another method.")
-    awake = _before_last(model, clean, machine)
+    awake = _before_last(model, clean, runtime)
     weight, bias = last.weight.detach().cpu(), 0 if last.bias is None else last.bias.detach().cpu()
     order = awake.mean(dim=0).argsort()
 
@@ -188,14 +188,14 @@ def prune(model: Model, clean: CleanSet, tolerance: float, machine: Machine) -> 
     return spared
 
 
-def _before_last(model: Model, clean: CleanSet, machine: Machine) -> Tensor:
+def _before_last(model: Model, clean: CleanSet, runtime: Runtime) -> Tensor:
     """What the last layer gets of each image, float32 [N, D]."""
     model.eval()
     network: Any = model.network
     found = []
-    with torch.inference_mode(), machine.autocast():
+    with torch.inference_mode(), runtime.autocast():
         for start in range(0, len(clean.images), BATCH):
             rows: NDArray[np.intp] = np.arange(start, min(start + BATCH, len(clean.images)))
-            normal = (machine.tensor(clean.images[rows]) - model.mean) / model.std
+            normal = (runtime.tensor(clean.images[rows]) - model.mean) / model.std
             found.append(network.forward_head(network.forward_features(normal), pre_logits=True).float().cpu())
     return torch.cat(found)

@@ -8,14 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.compute import Machine
+from petechia.core.randomness import stream
+from petechia.core.runtime import Runtime
 from petechia.detect.repair.clean import CleanSet
-from petechia.detect.repair.stamp import Stamp
+from petechia.detect.repair.known_trigger import Stamp
 from petechia.measure import Count, PatientBootstrap, auroc
 from petechia.measure.bootstrap import Draws, interval
 from petechia.measure.epoch import THRESHOLDS
-from petechia.model import Model, predict
-from petechia.randomness import stream
+from petechia.models.model import Model, predict
 
 
 class Effect(NamedTuple):
@@ -32,7 +32,7 @@ class Effect(NamedTuple):
     false_trigger: dict[float, Count]
 
 
-class Outcome(NamedTuple):
+class RepairOutcome(NamedTuple):
     """A model, measured.
 
     Attributes:
@@ -60,7 +60,7 @@ class Outcome(NamedTuple):
         return {"images": self.images, "auroc_nn": value(self.auroc, *interval(self.draws)), "triggers": effects}
 
 
-def measure(model: Model, clean: CleanSet, stamps: Sequence[Stamp], machine: Machine) -> Outcome:
+def measure(model: Model, clean: CleanSet, stamps: Sequence[Stamp], runtime: Runtime) -> RepairOutcome:
     """Measure a model on clean images and on the same with each trigger.
 
     An image counts for a trigger if it is labelled not to have the class; where no image is labelled for it, all count.
@@ -69,23 +69,23 @@ def measure(model: Model, clean: CleanSet, stamps: Sequence[Stamp], machine: Mac
         model: before or after.
         clean: images that it was not repaired with.
         stamps: the triggers.
-        machine: where to compute.
+        runtime: where to compute.
     """
-    placed = machine.place(model)
-    scores = predict(placed, clean.images, machine)
-    effects = tuple(_effect(placed, clean, scores, stamp, machine) for stamp in stamps)
+    placed = runtime.to_device(model)
+    scores = predict(placed, clean.images, runtime)
+    effects = tuple(_effect(placed, clean, scores, stamp, runtime) for stamp in stamps)
     labelled = (clean.labels >= 0).any()
     draws = PatientBootstrap(clean.patients).auroc(scores, clean.labels) if labelled else np.full(1, np.nan)
-    return Outcome(auroc(scores, clean.labels) if labelled else float("nan"), draws, effects, len(scores))
+    return RepairOutcome(auroc(scores, clean.labels) if labelled else float("nan"), draws, effects, len(scores))
 
 
-def _effect(model: Model, clean: CleanSet, scores: NDArray[np.float32], stamp: Stamp, machine: Machine) -> Effect:
+def _effect(model: Model, clean: CleanSet, scores: NDArray[np.float32], stamp: Stamp, runtime: Runtime) -> Effect:
     target = model.description.classes.index(stamp.target)
     labels = clean.labels[:, target]
     rows = np.flatnonzero(labels == 0 if (labels >= 0).any() else labels == -1)
     images = clean.images[rows]
     places = stamp.places(len(rows), images.shape[1], stream(0, "repair places"))
-    triggered = predict(model, stamp.on(images, places), machine)[:, target]
+    triggered = predict(model, stamp.on(images, places), runtime)[:, target]
     return Effect(
         stamp,
         {p: Count(int((triggered >= p).sum()), len(rows)) for p in THRESHOLDS},
@@ -93,7 +93,7 @@ def _effect(model: Model, clean: CleanSet, scores: NDArray[np.float32], stamp: S
     )
 
 
-def change(before: Outcome, after: Outcome) -> tuple[float, float, float]:
+def change(before: RepairOutcome, after: RepairOutcome) -> tuple[float, float, float]:
     """How much AUROC was won, with its 95 % interval; both on the same images."""
     return after.auroc - before.auroc, *interval(after.draws - before.draws)
 

@@ -23,10 +23,10 @@ from scipy.linalg import expm
 from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
+from petechia.core.parallel import in_parallel
 from petechia.data.catalog import Catalog
-from petechia.data.prepare import in_parallel
-from petechia.errors import PetechiaError
+from petechia.models.classifier import Classifier
 
 Array = NDArray[np.float64]
 BATCH = 64  # images that go through the network at a time
@@ -246,7 +246,7 @@ def _standardised(values: Array, reference: Array) -> Array:
 STATISTICS: dict[str, Callable[[Array, Array], Array]] = {"spectral": spectral, "clusters": clusters, "robust": robust}
 
 
-class Standing(NamedTuple):
+class FeatureOutliers(NamedTuple):
     """How images stand out. A row an image.
 
     Attributes:
@@ -265,12 +265,12 @@ class Standing(NamedTuple):
         return np.searchsorted(np.sort(self.together), self.together) / max(len(self.together), 1)
 
 
-def standing(
+def feature_outliers(
     features: NDArray[np.float32],
     labels: NDArray[np.int8],
     usable: NDArray[np.bool_],
     done: Callable[[int], None] = lambda _: None,
-) -> Standing:
+) -> FeatureOutliers:
     """Compare every class with its complement, and every complement with itself.
 
     Args:
@@ -279,7 +279,7 @@ def standing(
         usable: bool [N], images that have features.
         done: told 1 after each class.
     """
-    found = Standing(np.zeros((len(labels), len(STATISTICS))), np.zeros(len(labels)), np.full(len(labels), -1, np.intp))
+    found = FeatureOutliers(np.zeros((len(labels), len(STATISTICS))), np.zeros(len(labels)), np.full(len(labels), -1, np.intp))
     for k in range(labels.shape[1]):
         members, rest = (np.flatnonzero(usable & (labels[:, k] == value)) for value in (1, 0))
         if len(rest) >= FEWEST:
@@ -291,7 +291,7 @@ def standing(
 
 
 def _compare(
-    found: Standing, features: NDArray[np.float32], members: NDArray[np.intp], reference: NDArray[np.intp], group: int
+    found: FeatureOutliers, features: NDArray[np.float32], members: NDArray[np.intp], reference: NDArray[np.intp], group: int
 ) -> None:
     along = coordinates(features, members, reference)
     scores = np.stack([statistic(*along) for statistic in STATISTICS.values()], axis=1)

@@ -8,12 +8,13 @@ from typing import Any
 
 import polars as pl
 
-from petechia.data.export import Written, write_dataset
-from petechia.data.images import FileReader, encode_png, magnified
+from petechia.core.errors import PetechiaError
+from petechia.core.files import building, refuse_existing
+from petechia.data.catalog import Written
+from petechia.data.export import write_dataset
+from petechia.data.formats.images import FileReader, encode_png, magnified
 from petechia.detect.scan.stamps import LEVEL, Family
 from petechia.detect.scan.suspects import Scan, describe_label
-from petechia.errors import PetechiaError
-from petechia.files import building, refuse_existing
 
 ENLARGED = 128  # pixels a side of a stamp's picture, at least
 HARMLESS = 10  # recurring patterns that are told beside the suspicious ones: that lean to a label, and without any tie
@@ -57,7 +58,7 @@ def suspects_table(found: Scan) -> pl.DataFrame:
 def summary_of(found: Scan) -> dict[str, Any]:
     """What scan.json holds."""
     suspicious = [one for one in found.families if one.suspicious]
-    leaning = [one for one in found.families if one.leaning]
+    weakly_associated = [one for one in found.families if one.weakly_associated]
     harmless = sorted((one for one in found.families if one.p_value >= LEVEL), key=lambda one: -len(one.images))
     return {
         "schema": 1,
@@ -73,8 +74,8 @@ def summary_of(found: Scan) -> dict[str, Any]:
         "stamps": [
             _family(found, one) | {"pixels": picture.tolist()} for one, picture in zip(suspicious, found.pictures, strict=True)
         ],
-        "leaning": [_family(found, one) for one in leaning[:HARMLESS]],
-        "model": found.standing is not None,
+        "leaning": [_family(found, one) for one in weakly_associated[:HARMLESS]],
+        "model": found.feature_outliers is not None,
         "harmless": [_family(found, one) for one in harmless[:HARMLESS]],
         "limits": LIMITS,
     }

@@ -72,7 +72,7 @@ class Family(NamedTuple):
         return FEWER if overwritten else ODDS
 
     @property
-    def leaning(self) -> bool:
+    def weakly_associated(self) -> bool:
         """Whether it comes with a label more often than chance allows, but not as only a stamp does."""
         return self.p_value < LEVEL and not self.suspicious
 
@@ -131,7 +131,9 @@ def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Fam
     return kept
 
 
-def is_left(family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float | None = None) -> bool:
+def still_significant(
+    family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float | None = None
+) -> bool:
     """Whether a family is tied to a label even without the images, bool [N], that other evidence explains.
 
     Args:

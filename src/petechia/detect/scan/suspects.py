@@ -13,17 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
+from petechia.core.parallel import in_parallel
 from petechia.data.catalog import Catalog
 from petechia.data.levels import to_grey
-from petechia.data.prepare import OnError, in_parallel
+from petechia.data.preparation import OnError
 from petechia.detect.scan.copies import Copies, find_copies
-from petechia.detect.scan.features import STATISTICS, Standing, extract, standing
+from petechia.detect.scan.features import STATISTICS, FeatureOutliers, extract, feature_outliers
 from petechia.detect.scan.labels import contradiction
-from petechia.detect.scan.stamps import Family, find_families, is_left, label_of
+from petechia.detect.scan.near_duplicates import Pair, assign, candidates, compare
+from petechia.detect.scan.stamps import Family, find_families, label_of, still_significant
 from petechia.detect.scan.traces import FINE, GRID, Spot, Trace, trace
-from petechia.detect.scan.twins import Pair, assign, candidates, compare
-from petechia.errors import PetechiaError
+from petechia.models.classifier import Classifier
 
 SOFT = 6  # grey levels between a known stamp and its surroundings at which it is still seen
 CHANCE = 0.2  # share of the images found at a stamp's place, not set off, that may show it by chance
@@ -63,7 +64,7 @@ class Scan:
         families: recurring patterns, the suspicious ones first.
         pictures: the stamp of each suspicious family, uint8 [h, w]; where its grey levels vary, the one of the first image.
         unread: index → why the image could not be decoded.
-        standing: how images stand out in the features of a model; None without one.
+        feature_outliers: how images stand out in the features of a model; None without one.
     """
 
     catalog: Catalog
@@ -73,7 +74,7 @@ class Scan:
     families: list[Family]
     pictures: list[NDArray[np.uint8]]
     unread: dict[int, str]
-    standing: Standing | None = None
+    feature_outliers: FeatureOutliers | None = None
 
     @property
     def found(self) -> bool:
@@ -110,14 +111,14 @@ def scan(
         blocks, textures, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
         pairs = _pairs(catalog, blocks, shapes, unread, tell)
         families = find_families(spots, catalog.labels)
-        stands = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
+        outliers = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
         suspicious = [family for family in families if family.suspicious]
         pictures = [_picture(catalog, family) for family in suspicious]
         suspects = [Suspect() for _ in range(len(catalog))]
-        _flag_twins(catalog, suspects, pairs)
+        _flag_near_duplicates(catalog, suspects, pairs)
         explained = _explained(suspects, pairs)
         for family, picture in zip(suspicious, pictures, strict=True):
-            if is_left(family, catalog.labels, explained):
+            if still_significant(family, catalog.labels, explained):
                 _flag_family(catalog, suspects, family, picture, explained, tell)
         explained = _explained(suspects, pairs)
         copies = find_copies(textures, shapes, catalog.labels, explained, lambda n: tell("looking for copies", n))
@@ -126,27 +127,29 @@ def scan(
         del blocks, textures, spots
     explained = _explained(suspects, pairs)
     for family in families:
-        if family.leaning and is_left(family, catalog.labels, explained, odds=1):
-            _raise_leaning(catalog, suspects, family, explained)
-    _add_hints(catalog, suspects, stands)
+        if family.weakly_associated and still_significant(family, catalog.labels, explained, odds=1):
+            _raise_weakly_associated(catalog, suspects, family, explained)
+    _add_hints(catalog, suspects, outliers)
     for index, reason in unread.items():
         suspects[index] = Suspect(reason=reason)
-    return Scan(catalog, suspects, pairs, copies, families, pictures, unread, stands)
+    return Scan(catalog, suspects, pairs, copies, families, pictures, unread, outliers)
 
 
 def _explained(suspects: list[Suspect], pairs: list[Pair]) -> NDArray[np.bool_]:
     """Images that are flagged, and their clean twins."""
     flagged = np.array([suspect.flagged for suspect in suspects])
-    twins = [pair.clean for pair in pairs if flagged[pair.stamped] and not flagged[pair.clean]]
+    near_duplicates = [pair.clean for pair in pairs if flagged[pair.stamped] and not flagged[pair.clean]]
     explained = flagged.copy()
-    explained[twins] = True
+    explained[near_duplicates] = True
     return explained
 
 
-def _standing(catalog: Catalog, classifier: Classifier, folder: Path, unread: dict[int, str], tell: Progress) -> Standing:
+def _standing(
+    catalog: Catalog, classifier: Classifier, folder: Path, unread: dict[int, str], tell: Progress
+) -> FeatureOutliers:
     features = extract(catalog, classifier, folder / "features.f32", unread.keys(), lambda n: tell("asking the model", n))
     usable = np.array([row not in unread for row in range(len(catalog))])
-    return standing(features, catalog.labels, usable)
+    return feature_outliers(features, catalog.labels, usable)
 
 
 def _traces(
@@ -270,7 +273,7 @@ def _search(
     return found
 
 
-def _raise_leaning(catalog: Catalog, suspects: list[Suspect], family: Family, explained: NDArray[np.bool_]) -> None:
+def _raise_weakly_associated(catalog: Catalog, suspects: list[Suspect], family: Family, explained: NDArray[np.bool_]) -> None:
     """Rank the images of a pattern that leans to a label higher: the more, the fewer of them are so labelled by chance."""
     beyond = max(0.0, 1 - family.usual / family.share)
     reason = (
@@ -283,30 +286,30 @@ def _raise_leaning(catalog: Catalog, suspects: list[Suspect], family: Family, ex
             _raise(suspects, index, Suspect(0.2 + 0.2 * beyond, False, reason, row, column))
 
 
-def _add_hints(catalog: Catalog, suspects: list[Suspect], stands: Standing | None) -> None:
+def _add_hints(catalog: Catalog, suspects: list[Suspect], outliers: FeatureOutliers | None) -> None:
     """What labels and features say: it orders images of like evidence, and those without any; it flags none."""
     labels = contradiction(catalog.labels, catalog.split, catalog.patients)
-    ranks = stands.rank if stands else np.zeros(len(suspects))
+    ranks = outliers.rank if outliers else np.zeros(len(suspects))
     for index, (suspect, label, rank) in enumerate(zip(suspects, labels.tolist(), ranks.tolist(), strict=True)):
-        hint = (label + 3 * rank) / 4 if stands else label
+        hint = (label + 3 * rank) / 4 if outliers else label
         reasons = [suspect.reason] if suspect.reason else []
         if label > 0 and not suspect.flagged:
             reasons.append("has labels that are more frequent among training images than among the others")
-        if stands and rank >= LOUD and not suspect.flagged:
-            reasons.append(_stands_out(catalog, stands, index))
+        if outliers and rank >= LOUD and not suspect.flagged:
+            reasons.append(_stands_out(catalog, outliers, index))
         room = suspect.score * 0.98 + 0.02 * hint if suspect.flagged else min(suspect.score, 0.4) + 0.09 * hint
         suspects[index] = suspect._replace(score=room, reason="; ".join(reasons))
 
 
-def _stands_out(catalog: Catalog, stands: Standing, index: int) -> str:
+def _stands_out(catalog: Catalog, outliers: FeatureOutliers, index: int) -> str:
     classes = len(catalog.classes)
-    k = int(stands.group[index])
+    k = int(outliers.group[index])
     among = (
         f"those with {catalog.classes[k]} from those without"
         if k < classes
         else f"those without {catalog.classes[k - classes]}"
     )
-    scores = ", ".join(f"{name} {value:.1f}" for name, value in zip(STATISTICS, stands.scores[index], strict=True))
+    scores = ", ".join(f"{name} {value:.1f}" for name, value in zip(STATISTICS, outliers.scores[index], strict=True))
     return f"stands out in the model's features among {among} ({scores})"
 
 
@@ -353,7 +356,7 @@ def _set_off(image: NDArray[np.uint8], place: tuple[int, int], shape: tuple[int,
     return float(np.median(np.abs(np.concatenate(steps))))
 
 
-def _flag_twins(catalog: Catalog, suspects: list[Suspect], pairs: list[Pair]) -> None:
+def _flag_near_duplicates(catalog: Catalog, suspects: list[Suspect], pairs: list[Pair]) -> None:
     """Flag the stamped image of a pair whose labels contradict each other, and of any pair with a stamp known from those."""
     differs = [pair for pair in pairs if pair.stamp.size]
     contradicts = [(catalog.labels[pair.stamped] != catalog.labels[pair.clean]).any() for pair in pairs]

@@ -1,5 +1,5 @@
 """Is this single image carrying a trigger?"""
 
-from petechia.detect.screen.screen import Evidence, Screen, Suspicions
+from petechia.detect.screen.screen import ImageEvidence, Screen, Suspicions
 
-__all__ = ["Evidence", "Screen", "Suspicions"]
+__all__ = ["ImageEvidence", "Screen", "Suspicions"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
 
 Parts = dict[str, NDArray[np.float64]]  # name → [N], higher is more suspicious
 

@@ -11,7 +11,7 @@ from scipy.special import expit
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.classifier import Classifier
+from petechia.models.classifier import Classifier
 
 Logits = NDArray[np.float32]
 SEVERITIES = 3
@@ -20,7 +20,7 @@ SEVERITIES = 3
 def strip(
     classifier: Classifier,
     images: NDArray[np.uint8],
-    carriers: NDArray[np.uint8],
+    hosts: NDArray[np.uint8],
     classes: NDArray[np.intp],
     usual: NDArray[np.floating],
 ) -> NDArray[np.float64]:
@@ -33,15 +33,15 @@ def strip(
     Args:
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        carriers: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
+        hosts: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
         classes: int [N], the class in question.
         usual: float [N], its usual logit.
 
     Returns:
         float64 [N] in 0…1: 1 less the entropy in bits, averaged over the carriers.
     """
-    blended = ((images[:, None].astype(np.uint16) + carriers) // 2).astype(np.uint8)
-    logits = classifier.logits(blended.reshape(-1, *images.shape[1:])).numpy().reshape(*carriers.shape[:2], -1)
+    blended = ((images[:, None].astype(np.uint16) + hosts) // 2).astype(np.uint8)
+    logits = classifier.logits(blended.reshape(-1, *images.shape[1:])).numpy().reshape(*hosts.shape[:2], -1)
     odds = logits[np.arange(len(images)), :, classes] - usual[:, None]
     return np.asarray(np.where(odds > 0, 1 - _entropy(expit(odds.astype(np.float64))), 0).mean(axis=1))
 

@@ -11,12 +11,12 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.data.images import encode_png
+from petechia.core.files import building, refuse_existing
+from petechia.data.formats.images import encode_png
 from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box, Preprocess
-from petechia.detect.images import Collection
-from petechia.detect.screen.screen import Evidence, Screen
-from petechia.files import building, refuse_existing
+from petechia.detect.collection import Collection
+from petechia.detect.screen.screen import ImageEvidence, Screen
 
 CLEAN = 200  # clean images that are taken at most; they are examined as the others are
 SIDE = 512  # pixels of a picture's side, about
@@ -30,7 +30,7 @@ LIMITS = (
 )
 
 
-def report_of(screen: Screen, given: Collection, evidence: Sequence[Evidence]) -> dict[str, Any]:
+def report_of(screen: Screen, given: Collection, evidence: Sequence[ImageEvidence]) -> dict[str, Any]:
     """What screen.json holds; images in the order in which they were given."""
     preprocess = screen.classifier.preprocess
     return {
@@ -52,7 +52,7 @@ def report_of(screen: Screen, given: Collection, evidence: Sequence[Evidence]) -
 
 
 def _image(
-    name: str, image: NDArray[np.uint8], one: Evidence, preprocess: Preprocess, shape: tuple[int, int]
+    name: str, image: NDArray[np.uint8], one: ImageEvidence, preprocess: Preprocess, shape: tuple[int, int]
 ) -> dict[str, Any]:
     rows, columns = np.nonzero(one.pixels)
     return {
@@ -83,7 +83,7 @@ def _stretch(start: int, extent: int, scale: float) -> tuple[int, int]:
     return int(np.floor(start * scale)), int(np.ceil((start + extent) * scale))
 
 
-def write_screen(report: dict[str, Any], given: Collection, evidence: Sequence[Evidence], folder: Path) -> None:
+def write_screen(report: dict[str, Any], given: Collection, evidence: Sequence[ImageEvidence], folder: Path) -> None:
     """Write screen.json, screen.csv and, of every flagged image, NUMBER.png into a new folder.
 
     The number is the image's place in the files, from 1. The picture shows the image as the model gets it with the box, and

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
-from petechia.classifier import Classifier
-from petechia.errors import PetechiaError
-from petechia.explain.cam import cam
+from petechia.core.errors import PetechiaError
+from petechia.models.classifier import Classifier
+from petechia.saliency.activation_maps import cam
 
 BATCH = 32  # images explained at a time
 
@@ -26,10 +26,10 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
     Returns:
         float32 [N, h, w], shares of the heat, whose sum is 1; equal shares where nothing speaks for the class.
     """
-    network, layer = classifier.looked_into, _layer(classifier, images)
+    network, layer = classifier.require_network(), _layer(classifier, images)
     parts = []
     for rows in _batches(len(images)):
-        with classifier.machine.autocast():
+        with classifier.runtime.autocast():
             maps = cam(network, classifier.tensor(images[rows]), classes[rows], [layer])[layer]
         parts.append(maps.float().cpu().numpy())
     found = np.concatenate(parts) + np.finfo(np.float32).tiny
@@ -44,7 +44,7 @@ def divergence(maps: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray
 def _layer(classifier: Classifier, images: NDArray[np.uint8]) -> str:
     """The middle layer, or the last where the network has no higher map."""
     try:
-        cam(classifier.looked_into, classifier.tensor(images[:1]), 0, ["middle"])
+        cam(classifier.require_network(), classifier.tensor(images[:1]), 0, ["middle"])
     except PetechiaError:
         return "last"
     return "middle"

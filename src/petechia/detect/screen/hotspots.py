@@ -7,7 +7,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
 from petechia.detect.screen.spots import (
     Boxes,
     attributions,
@@ -17,6 +16,7 @@ from petechia.detect.screen.spots import (
     hottest_boxes,
     with_channels,
 )
+from petechia.models.classifier import Classifier
 
 Logits = NDArray[np.float32]
 CANDIDATES = 6  # boxes of an image that are tried
@@ -74,7 +74,7 @@ def transplant(
     classifier: Classifier,
     images: NDArray[np.uint8],
     pixels: NDArray[np.bool_],
-    carriers: NDArray[np.uint8],
+    hosts: NDArray[np.uint8],
     before: Logits,
 ) -> Logits:
     """Put some pixels of each image on its carriers, at the same place (the idea of SentiNet, Chou et al. 2018).
@@ -86,12 +86,12 @@ def transplant(
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
         pixels: bool [N, H, W], which.
-        carriers: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
+        hosts: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
         before: float32 [N, C, K], the carriers' logits.
 
     Returns:
         float32 [N, K], by how much the logits of the carriers rise, in the median.
     """
-    planted = np.where(with_channels(pixels, images)[:, None], images[:, None], carriers)
+    planted = np.where(with_channels(pixels, images)[:, None], images[:, None], hosts)
     after = classifier.logits(planted.reshape(-1, *images.shape[1:])).numpy().reshape(before.shape)
     return np.asarray(np.median(after - before, axis=1))

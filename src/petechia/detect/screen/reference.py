@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
-from petechia.errors import PetechiaError
+from petechia.core.errors import PetechiaError
+from petechia.models.classifier import Classifier
 
 Rows = NDArray[np.intp]
 NARROW = 0.25  # of the classes' mean spread: the least that is taken for the spread of one, which may never be reported
@@ -54,7 +54,7 @@ class Reference:
         found = [_usual(np.delete(self.logits, row, axis=0)) for row in range(count)]
         return np.stack([usual for usual, _ in found]), np.stack([spread for _, spread in found])
 
-    def carriers(self, count: int, each: int, own: bool) -> Rows:
+    def hosts(self, count: int, each: int, own: bool) -> Rows:
         """Which clean images each of `count` images is tried on, int [count, each]; arguments as those of `usual`."""
         first = np.arange(min(each + 1, len(self.images)))
         keep = [first[first != row] if own else first for row in range(count)]

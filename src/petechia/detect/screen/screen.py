@@ -9,16 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.classifier import Classifier
+from petechia.core.errors import PetechiaError
 from petechia.data.preprocess import Box
 from petechia.detect.screen.calibration import FUSED, PARTS, Calibration, Parts, check_count
 from petechia.detect.screen.disturbances import strip, teco
 from petechia.detect.screen.heat import divergence, heat
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from petechia.detect.screen.reference import Reference
-from petechia.errors import PetechiaError
+from petechia.models.classifier import Classifier
 
-CARRIERS = 16  # clean images on which what was found is transplanted
+HOSTS = 16  # clean images on which what was found is transplanted
 SUPERIMPOSED = 8  # clean images that an image is superimposed on
 BATCH = 16  # images examined at a time; their copies with something removed or transplanted are many
 SUDDEN = 4.0  # fall of a logit by the removal of one small box from which a clean image is doubted
@@ -47,7 +47,7 @@ class Suspicions(NamedTuple):
     parts: Parts
 
 
-class Evidence(NamedTuple):
+class ImageEvidence(NamedTuple):
     """What speaks for a trigger in one image, for a person to look at.
 
     Attributes:
@@ -143,16 +143,16 @@ class Screen:
         """
         return self._judge(self._examine(images, own=False, done=done))
 
-    def explain(self, image: NDArray[np.uint8]) -> Evidence:
+    def explain(self, image: NDArray[np.uint8]) -> ImageEvidence:
         """Examine one image, uint8 [H, W] or [H, W, 3]."""
         return self.evidence(image[None])[0]
 
-    def evidence(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> tuple[Evidence, ...]:
+    def evidence(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> tuple[ImageEvidence, ...]:
         """`explain` each of the images, uint8 [N, H, W] or [N, H, W, 3]; as `score`, which tells of all together."""
         examined = self._examine(images, own=False, done=done)
         found = self._judge(examined)
         return tuple(
-            Evidence(
+            ImageEvidence(
                 float(found.suspicion[row]),
                 float(found.p_values[row]),
                 bool(found.flagged[row]),
@@ -181,12 +181,12 @@ class Screen:
         if not len(images) or images.shape[1:] != expected or images.dtype != np.uint8:
             given = f"{images.dtype} {list(images.shape)}"
             raise PetechiaError(f"The images to screen are {given}; give uint8 [N, {', '.join(map(str, expected))}], N > 0.")
-        carriers = self.reference.carriers(len(images), CARRIERS, own)
+        hosts = self.reference.hosts(len(images), HOSTS, own)
         usual, spread = self.reference.usual(len(images), own)
         found = []
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)
-            found.append(self._examine_batch(images[rows], carriers[rows], usual[rows], spread[rows]))
+            found.append(self._examine_batch(images[rows], hosts[rows], usual[rows], spread[rows]))
             done(len(images[rows]))
         parts = {name: np.concatenate([one.parts[name] for one in found]) for name in found[0].parts}
         classes, falls, pixels = (np.concatenate([getattr(one, name) for one in found]) for name in _Examined._fields[1:4])
@@ -199,7 +199,7 @@ class Screen:
     def _examine_batch(
         self,
         images: NDArray[np.uint8],
-        carriers: NDArray[np.intp],
+        hosts: NDArray[np.intp],
         usual: NDArray[np.float64],
         spread: NDArray[np.float64],
     ) -> _Examined:
@@ -207,7 +207,7 @@ class Screen:
         surprise = (logits - usual) / spread
         classes = surprise.argmax(axis=1) if self.target is None else np.full(len(images), self.target)
         spots = find_hotspots(self.classifier, images, logits, classes)
-        on, before = self.reference.images[carriers], self.reference.logits[carriers]
+        on, before = self.reference.images[hosts], self.reference.logits[hosts]
         of_class = usual[every, classes]
         work: dict[str, Callable[[], NDArray[np.floating]]] = {
             "transplant": lambda: transplant(self.classifier, images, spots.moved, on, before)[every, classes],

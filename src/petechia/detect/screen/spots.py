@@ -11,8 +11,8 @@ from scipy.ndimage import median_filter
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.classifier import Classifier
-from petechia.explain.methods import slopes
+from petechia.models.classifier import Classifier
+from petechia.saliency.methods import slopes
 
 FINE = 64  # side in pixels of images that the next two are meant for
 WINDOW = 13  # of a median; a stamp of up to 6 pixels is a minority in it
@@ -102,7 +102,7 @@ def _attributions(classifier: Classifier, images: Tensor, plain: Tensor, classes
     total = torch.zeros_like(image)
     for share in STEPS:
         point = (background + share * (image - background)).requires_grad_()
-        with torch.enable_grad(), classifier.machine.autocast():
+        with torch.enable_grad(), classifier.runtime.autocast():
             total += slopes(classifier.answer(point).float(), targets, [point])[0][0].float()
     found: NDArray[np.float32] = ((image - background) * total / len(STEPS)).sum(dim=1).cpu().numpy()
     return found

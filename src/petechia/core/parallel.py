@@ -1,0 +1,40 @@
+"""Work on many rows in threads, with the results in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+T = TypeVar("T")
+CHUNK = 32  # rows that a thread takes at a time, at most
+
+
+def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Iterator[T]:
+    """Run `work` over chunks of the rows 0 … count-1 in threads; give the results in order, few of them in memory.
+
+    Threads are enough: Pillow and numpy release the interpreter's lock where the time goes.
+    """
+    threads = workers()
+    chunk = min(CHUNK, 1 + count // (40 * threads))  # small enough that all threads end at about the same time
+    pool = ThreadPoolExecutor(threads)
+    waiting: deque[Future[list[T]]] = deque()
+    try:
+        for start in range(0, count, chunk):
+            waiting.append(pool.submit(work, np.arange(start, min(start + chunk, count))))
+            if len(waiting) > 2 * threads:
+                yield from waiting.popleft().result()
+        while waiting:
+            yield from waiting.popleft().result()
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def workers() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""File formats: tables and what their columns mean, image files, DICOM."""

@@ -1,0 +1,229 @@
+"""Image files in, grey levels out; strangers' files are looked at before they are decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from petechia.core.errors import PetechiaError
+from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour
+from petechia.data.levels import MAX_PIXELS, Levels, in_colour
+
+ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
+FORMATS = ("PNG", "JPEG", "TIFF")
+WHITE_IS_ZERO = 262, 0  # of TIFF: the tag of the photometric interpretation, and its value
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How files become images: of any kind that is read, at their full depth, through their window.
+
+    Attributes:
+        colour: whether images are [H, W, 3]; grey ones are repeated for it, and without it colours become luma.
+        window: of a DICOM file, see `read_dicom`.
+    """
+
+    colour: bool = False
+    window: int = 1
+
+    def __call__(self, path: Path) -> NDArray[np.uint8]:
+        """Decode a file, uint8 [H, W] or [H, W, 3].
+
+        Raises:
+            PetechiaError: as `read_levels`, or the file cannot be read.
+        """
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise PetechiaError(
+                f"{path} cannot be read ({error.strerror}); restore it, or leave it out with --missing skip."
+            ) from None
+        return self.decode(content, str(path))
+
+    def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
+        """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
+
+        Raises:
+            PetechiaError: as `read_levels`.
+        """
+        if is_dicom(content):
+            return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
+        with _opened(io.BytesIO(content), name, ADVICE) as image:
+            if not _is_deep(image):
+                return np.asarray(image.convert("RGB" if self.colour else "L"))
+        grey = read_levels(content, name).grey()
+        return in_colour(grey) if self.colour else grey
+
+    def keeps(self, path: Path) -> bool:
+        """Whether a file is what this image would be written as: a PNG of 8 bits that is grey or in colour as this is."""
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                return image.mode == ("RGB" if self.colour else "L")
+        except (OSError, SyntaxError, ValueError):
+            return False
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Decode an 8-bit PNG, JPEG or TIFF to grey levels, uint8 [H, W]. Colour is converted to luma, transparency is ignored.
+
+    Raises:
+        PetechiaError: missing, not an image, truncated, of more than `MAX_PIXELS`, or of more than 8 bits.
+    """
+    try:
+        with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
+            if _is_deep(image):
+                raise PetechiaError(f"{path} has more than 8 bits a pixel; convert it to an 8-bit PNG first.")
+            return np.asarray(image.convert("L"))
+    except FileNotFoundError:
+        raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
+
+
+def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
+    """Decode a PNG, JPEG, TIFF or DICOM image, told apart by their content, to grey levels at their full depth.
+
+    Of 8 bits, black is 0 and white 255, as in `read_grey`. Of 16 bits, white is the most that as many bits as the brightest
+    pixel needs can hold: files of 16 bits often have 10 or 12 that are used. Of signed or broken numbers, as TIFF has them, it
+    is the range of the values.
+
+    Args:
+        content: of the file.
+        name: to call it by in messages.
+        window: of a DICOM file, see `read_dicom`.
+
+    Raises:
+        PetechiaError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
+    """
+    if is_dicom(content):
+        return read_dicom(content, name, window)
+    with _opened(io.BytesIO(content), name, ADVICE) as image:
+        if not _is_deep(image):
+            return Levels(np.asarray(image.convert("L"), np.float32), 0, 255)
+        values = np.asarray(image, np.float32)
+        tag, white_is_zero = WHITE_IS_ZERO
+        turned = image.format == "TIFF" and image.getexif().get(tag) == white_is_zero
+        broken = image.mode.startswith("F")
+    if not np.isfinite(values).all():
+        raise PetechiaError(f"{name} has values that are no numbers; {ADVICE}.")
+    low, high = float(values.min()), float(values.max())
+    if not broken and low >= 0:
+        low, high = 0, float(2 ** max(8, int(high).bit_length()) - 1)
+    return Levels(low + high - values if turned else values, low, max(high, low + 1e-6 * max(1, abs(low))))
+
+
+def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
+    return read_dicom(content, name, window).grey()
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """Whether it has more than 8 bits."""
+    return image.mode.startswith(("I", "F"))
+
+
+@contextmanager
+def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
+    """An image that is not decoded yet; what goes wrong with it becomes a sentence."""
+    try:
+        with Image.open(file, formats=FORMATS) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+            if image.format == "TIFF" and _has_second_page(image):
+                raise PetechiaError(f"{name} has several pages; {advice} of one.")
+            yield image
+    except FileNotFoundError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise PetechiaError(
+            f"{name} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); {advice}."
+        ) from None
+    except UnidentifiedImageError:
+        raise PetechiaError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
+    except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:
+        raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
+
+
+def _has_second_page(image: Image.Image) -> bool:
+    try:
+        image.seek(1)
+    except EOFError:
+        image.seek(0)
+        return False
+    return True
+
+
+def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Every pixel of an image, uint8 [H, W] or [H, W, 3], a square, so that the shorter side has so many pixels at least."""
+    factor = -(-side // min(image.shape[:2]))
+    return image.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def encode_png(image: NDArray[np.uint8]) -> bytes:
+    """A PNG of an image, uint8 [H, W] or [H, W, 3]."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
+    """A small JPEG of an image, uint8 [H, W] or [H, W, 3], for the eye alone."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=82, subsampling=0)
+    return buffer.getvalue()
+
+
+class FileReader:
+    """Reads image files below one folder.
+
+    Attributes:
+        root: the folder.
+        names: str [N], paths relative to it.
+        decoding: of the files; None reads grey ones of 8 bits and refuses others.
+    """
+
+    def __init__(self, root: Path, names: NDArray[np.str_], decoding: Decoding | None = None) -> None:
+        self.root = root
+        self.names = names
+        self.decoding = decoding
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, row: int) -> Path:
+        """Where an image is."""
+        return self.root / str(self.names[row])
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        """Decode some of the images."""
+        for row in rows:
+            try:
+                yield (self.decoding or read_grey)(self.path(int(row)))
+            except PetechiaError as error:
+                yield error
+
+    def take(self, rows: NDArray[np.intp]) -> FileReader:
+        """The same for some of the images."""
+        return FileReader(self.root, self.names[rows], self.decoding)
+
+    def keeps(self, row: int) -> bool:
+        """Whether a file may be copied as it is into a dataset whose other images are written anew."""
+        return self.decoding is None or self.decoding.keeps(self.path(row))
+
+    def fingerprint(self) -> str:
+        """Over names, sizes and times. The change time is among them: unlike the modification time it cannot be set back."""
+        digest = hashlib.sha256(f"{self.root}{self.decoding or ''}".encode())
+        for name in self.names:
+            try:
+                status = os.stat(os.path.join(self.root, str(name)))  # noqa: PTH116, PTH118 (a tenth of the time of pathlib)
+                state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            except OSError:
+                state = (0, 0, 0)
+            digest.update(f"{name}\0{state}\n".encode())
+        return digest.hexdigest()

@@ -1,0 +1,346 @@
+"""What the columns of a table say about its images: labels, patients, split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError, listing, printable
+from petechia.core.settings import Settings
+from petechia.core.task import Task
+from petechia.data.catalog import split_by_patient
+from petechia.data.formats.tables import Table, columns_of
+
+# Usual names of columns, in small letters and digits alone; the first that is there is taken.
+PATIENTS = ("patient", "patientid", "subject", "subjectid")
+SPLITS = ("split", "subset", "partition")
+VIEWS = ("view", "viewposition", "projection", "frontallateral")
+LABELS = (
+    *("findinglabels", "labels", "label", "findings", "finding", "diagnoses", "diagnosis", "dx", "classes", "class"),
+    *("pathologies", "pathology", "disease", "category", "target", "level", "grade"),
+)
+NOTHING = ("nofinding", "nofindings", "none")  # in place of the names of findings
+DEVICES = "supportdevices"  # which an image without findings may show
+# Texts in a column of one class; numbers need not be spelled in one way.
+TEXTS = {
+    **dict.fromkeys(("true", "t", "yes", "y", "present", "positive"), 1),
+    **dict.fromkeys(("false", "f", "no", "n", "absent", "negative"), 0),
+    **dict.fromkeys(("nan", "na", "n/a", "null", "unknown", "uncertain"), -1),
+}
+EMPTY = ("nan", "na", "n/a", "null")  # in place of a name
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+MOST_CLASSES = 1000
+LONGEST = 200  # characters of the name of a class
+TEST_SHARE = 0.22  # of the patients, where nothing is said: about as in NIH ChestX-ray14
+
+
+class LabelOptions(Settings):
+    """How a table is to be understood. An empty name of a column says that there is none.
+
+    Attributes:
+        image: column that names the images.
+        labels: columns of the classes, separated by bars, or one column that holds the names of classes.
+        separator: between the names in one cell; else a bar or a semicolon, if any cell has one.
+        none: the name that says that no class is present.
+        empty: what an empty cell in a column of a class means.
+        task: see `Catalog`; else multi-class where one column holds one name in every cell.
+        patient: column of the patients; without one, every image is of its own.
+        split: column of "train", "validation" and "test"; without one, patients are dealt out.
+        view: column of the views.
+        view_is: the views to take, separated by bars.
+    """
+
+    image: str | None = None
+    labels: str | None = None
+    separator: str | None = None
+    none: str | None = None
+    empty: Literal["unknown", "absent"] = "unknown"
+    task: Task | None = None
+    patient: str | None = None
+    split: str | None = None
+    view: str | None = None
+    view_is: str | None = None
+
+
+def plain(name: str) -> str:
+    """A name in small letters and digits alone."""
+    return re.sub(r"[^a-z0-9]", "", name.casefold())
+
+
+def find_column(table: Table, given: str | None, usual: Sequence[str]) -> str | None:
+    """The column that is given, else the first with a usual name, else none.
+
+    Raises:
+        PetechiaError: the given one is not there.
+    """
+    if given == "":
+        return None
+    columns = table.frame.columns
+    if given is not None:
+        found = [name for name in columns if name == given] or [
+            name for name in columns if name.casefold() == given.strip().casefold()
+        ]
+        if not found:
+            raise PetechiaError(f"{table.path} has no column {given!r}; its columns are {columns_of(table)}.")
+        return found[0]
+    spelled = {plain(name): name for name in reversed(columns)}
+    return next((spelled[name] for name in usual if name in spelled), None)
+
+
+def select_views(table: Table, options: LabelOptions) -> Table:
+    """The rows of the wanted views.
+
+    Raises:
+        PetechiaError: there is no column of views, or none of them is wanted.
+    """
+    if not options.view_is:
+        return table
+    column = find_column(table, options.view, VIEWS)
+    if column is None:
+        raise PetechiaError(f"{table.path} has no column of views; name it with view=COLUMN, or leave out view_is.")
+    wanted = [name.strip().casefold() for name in options.view_is.split("|")]
+    views = table.texts(column)
+    chosen = table.take(views.str.to_lowercase().is_in(wanted).fill_null(value=False).arg_true().to_numpy())
+    if chosen.frame.is_empty():
+        raise PetechiaError(
+            f"{table.path} has no row whose {column!r} is {options.view_is}; it has {listing(sorted(set(views.drop_nulls())))}."
+        )
+    return chosen
+
+
+def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Patients, str [N].
+
+    Raises:
+        PetechiaError: one is empty.
+    """
+    column = find_column(table, options.patient, PATIENTS)
+    if column is None:
+        return ids
+    patients = table.texts(column)
+    table.refuse(patients.is_null(), f"has an empty {column!r}")
+    return patients.to_numpy().astype(np.str_)
+
+
+def read_split(table: Table, options: LabelOptions, patients: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Of each image, "train", "validation" or "test".
+
+    Raises:
+        PetechiaError: something else is said, or a patient is in two of them; patients are not named.
+    """
+    column = find_column(table, options.split, SPLITS)
+    if column is None:
+        return split_by_patient(patients, TEST_SHARE)
+    split = table.texts(column).str.to_lowercase().replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
+    table.refuse(split.is_null(), f"is of no split in {column!r}, which must be train, validation or test:", column)
+    straddle = pl.DataFrame({"patient": patients, "split": split}).with_columns(
+        (pl.col("split") != pl.col("split").first().over("patient")).alias("bad")
+    )["bad"]
+    table.refuse(straddle, f"is of a patient who is in another split as well; in {column!r} it is", column)
+    return split.to_numpy().astype(np.str_)
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """Where labels stand in a table, and how they are spelled.
+
+    Attributes:
+        classes: names of the K classes.
+        task: see `Catalog`.
+        columns: one for each class, or one that holds names.
+        separator: between the names in one column; None where there is a column for each class.
+        nothing: the name for an image that shows no class.
+    """
+
+    classes: tuple[str, ...]
+    task: Task
+    columns: tuple[str, ...]
+    separator: str | None = None
+    nothing: str = "No Finding"
+
+    def rewrite(self, frame: pl.DataFrame, before: NDArray[np.int8], after: NDArray[np.int8]) -> pl.DataFrame:
+        """Write labels into the rows of a table; what has not changed stays as it is spelled.
+
+        Args:
+            frame: N rows of the table.
+            before: int8 [N, K], what it says.
+            after: int8 [N, K], what it is to say.
+        """
+        changed = before != after
+        if self.separator is None:
+            columns = [
+                _respelled(frame[name], changed[:, k], [_CELLS[int(value)] for value in after[:, k]])
+                for k, name in enumerate(self.columns)
+            ]
+            return frame.with_columns(columns)
+        texts = [self.separator.join(self.classes[k] for k in np.flatnonzero(row == 1)) or self.nothing for row in after]
+        return frame.with_columns(_respelled(frame[self.columns[0]], changed.any(axis=1), texts))
+
+
+_CELLS = {1: "1", 0: "0", -1: ""}
+
+
+def _respelled(cells: pl.Series, changed: NDArray[np.bool_], texts: Sequence[str]) -> pl.Series:
+    """New texts in place of some cells; numbers are spelled as the column spells them."""
+    usual = {"1": "1.0", "0": "0.0"} if cells.is_in(["0.0", "1.0"]).any() else {}
+    old = cells.to_list()
+    new = [usual.get(text, text) if there else before for before, there, text in zip(old, changed.tolist(), texts, strict=True)]
+    return pl.Series(cells.name, new, pl.String)
+
+
+def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> tuple[Labelling, NDArray[np.int8]]:
+    """Find the labels, int8 [N, K].
+
+    Args:
+        table: not empty.
+        options: see there.
+        taken: columns that mean something else.
+
+    Raises:
+        PetechiaError: there are none, or one cannot be understood (its row is named).
+    """
+    if options.labels == "":
+        return Labelling((), "multi-label", ()), np.zeros((len(table.frame), 0), np.int8)
+    free = [name for name in table.frame.columns if name not in taken]
+    if options.labels is not None:
+        return _given(table, options)
+    usual = find_column(table, None, LABELS)
+    if usual in free and not _is_of_one_class(table, usual):
+        return _from_names(table, usual, options)
+    found = [name for name in free if _is_of_one_class(table, name)]
+    classes = [name for name in found if plain(name) not in NOTHING]
+    if not classes:
+        raise PetechiaError(
+            f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name some with "
+            f"labels=A|B|C, or write labels= where there are none."
+        )
+    labelling, labels = _from_columns(table, classes, options)
+    for name in set(found) - set(classes):  # CheXpert: nothing found means that what is not mentioned is absent
+        normal = _truth(table, name)[:, None] == 1
+        mentioned = np.array([plain(one) == DEVICES for one in classes])
+        labels[normal & (labels == -1) & ~mentioned] = 0
+    return labelling, labels
+
+
+def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
+    text = options.labels or ""
+    names = [text] if text in table.frame.columns else text.split("|")
+    columns = [name for name in (find_column(table, one.strip() or " ", ()) for one in names) if name is not None]
+    if len(set(columns)) < len(columns):
+        raise PetechiaError(f"labels={text} names a column of {table.path} twice; name it once.")
+    named = len(columns) == 1 and (options.task == "multi-class" or not _is_of_one_class(table, columns[0]))
+    if named or (len(columns) == 1 and options.separator):
+        return _from_names(table, columns[0], options)
+    return _from_columns(table, columns, options)
+
+
+def _is_of_one_class(table: Table, column: str) -> bool:
+    """Whether a column holds nothing but 1, 0, -1, true, false and empty cells."""
+    for some in (table.frame[column].head(200), table.frame[column]):
+        texts = some.str.strip_chars().str.to_lowercase()
+        numbers = texts.cast(pl.Float64, strict=False).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
+        if not (texts.is_null() | texts.is_in(["", "nan", "true", "false"]) | numbers).all():
+            return False
+    return bool((texts.is_not_null() & (texts != "")).any())
+
+
+def _truth(table: Table, column: str) -> NDArray[np.int8]:
+    """int8 [N] of a column of one class; what is neither a truth value nor unknown is 2."""
+    texts = table.texts(column).str.to_lowercase()
+    words = texts.replace_strict(TEXTS, default=None, return_dtype=pl.Int8)
+    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
+    said = pl.select(
+        pl.when(texts.is_null())
+        .then(-1)
+        .when(words.is_not_null())
+        .then(words)
+        .when(numbers.is_in([1.0, 0.0, -1.0]))
+        .then(numbers)
+    ).to_series()
+    return said.fill_null(2).cast(pl.Int8).to_numpy().copy()
+
+
+def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
+    if len(columns) > MOST_CLASSES:
+        raise PetechiaError(
+            f"{table.path} has {len(columns):,} columns of labels, and {MOST_CLASSES:,} is the most; name some."
+        )
+    truths = []
+    for name in columns:
+        truth = _truth(table, name)
+        table.refuse(pl.Series(truth == 2), f"has in {name!r} what is neither 1, 0, -1 nor empty:", name)
+        if options.empty == "absent":
+            truth[table.texts(name).is_null().to_numpy()] = 0
+        truths.append(truth)
+    labels = np.stack(truths, axis=1)
+    task: Task = options.task or "multi-label"
+    if task == "multi-class":
+        several = ((labels == 1).sum(axis=1) != 1) | (labels == -1).any(axis=1)
+        table.refuse(pl.Series(several), "does not have exactly one class, as multi-class data must")
+    return Labelling(tuple(columns), task, tuple(columns)), labels
+
+
+def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
+    cells = table.texts(column)
+    cells = cells.set(cells.str.to_lowercase().is_in(EMPTY).fill_null(value=False), None)
+    listed = bool(cells.str.starts_with("[").all()) and cells.is_not_null().any()  # as Python prints a list of texts
+    separator = options.separator or (
+        "," if listed else next((s for s in "|;" if cells.str.contains(s, literal=True).any()), "")
+    )
+    parts = cells.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
+    edges = " \t\r\n'\"[]" if listed else " \t\r\n"
+    names = pl.DataFrame({"row": np.arange(len(cells)), "name": parts}).explode("name", empty_as_null=True)
+    names = names.with_columns(pl.col("name").str.strip_chars(edges)).filter(pl.col("name").is_not_null())
+    if listed:
+        names = names.filter(pl.col("name") != "")
+    blank = np.zeros(len(cells), bool)
+    blank[names.filter(pl.col("name") == "")["row"].to_numpy()] = True
+    table.refuse(pl.Series(blank), f"has an empty name between the separators in {column!r}:", column)
+    distinct = names["name"].unique().to_list()
+    nothing = [name for name in distinct if (plain(name) in NOTHING if options.none is None else name == options.none.strip())]
+    task: Task = options.task or ("multi-label" if separator or nothing else "multi-class")
+    classes = _in_order(distinct if task == "multi-class" else [name for name in distinct if name not in nothing])
+    if longest := next((name for name in classes if len(name) > LONGEST), None):
+        raise PetechiaError(
+            f"{table.path} has a class of {len(longest):,} characters in {column!r}: {printable(longest)!r}; "
+            "name another column."
+        )
+    if len(classes) > MOST_CLASSES:
+        raise PetechiaError(
+            f"{table.path} has {len(classes):,} different names in {column!r}, and {MOST_CLASSES:,} is the most; name "
+            f"the column of the labels, or what separates them, with labels=COLUMN,separator=S."
+        )
+    if not classes:
+        raise PetechiaError(f"{table.path} names no class in {column!r}; name the column of the labels with labels=COLUMN.")
+    index = {name: k for k, name in enumerate(classes)}
+    present = names.filter(pl.col("name").is_in(classes))
+    labels = np.zeros((len(cells), len(classes)), np.int8)
+    labels[present["row"].to_numpy(), present["name"].replace_strict(index, return_dtype=pl.Int64).to_numpy()] = 1
+    labels[cells.is_null().to_numpy()] = -1
+    if task == "multi-class":
+        table.refuse(cells.is_null(), f"has no class in {column!r}, as multi-class data must")
+        table.refuse(pl.Series((labels == 1).sum(axis=1) != 1), f"has several classes in {column!r}:", column)
+    elif nothing:
+        says = names.filter(pl.col("name").is_in(nothing))["row"].to_numpy()
+        both = np.zeros(len(cells), bool)
+        both[says] = (labels[says] == 1).any(axis=1)
+        table.refuse(pl.Series(both), f"says {nothing[0]} beside another finding in {column!r}:", column)
+    return Labelling(tuple(classes), task, (column,), separator or "|", nothing[0] if nothing else "No Finding"), labels
+
+
+def _in_order(names: list[str]) -> list[str]:
+    """Sorted; by their value, if all are numbers."""
+    try:
+        return sorted(names, key=float)
+    except ValueError:
+        return sorted(names)

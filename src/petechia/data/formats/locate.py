@@ -1,0 +1,175 @@
+"""Finds the image files that a table names; none of them leaves its folder."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError, listing, printable
+
+Missing = Literal["error", "skip"]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # of image files
+FEW = 8  # files of one folder that are looked for one by one
+DEPTH = 3  # leading folders of a table's paths that may be those above the given one
+
+
+def refuse_outside(root: Path, path: Path) -> None:
+    """Refuse what a link leads out of a folder.
+
+    Raises:
+        PetechiaError: `path`, all links followed, is not below `root`.
+    """
+    try:
+        inside = path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL
+        inside = False
+    if not inside:
+        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
+
+
+def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
+    """The files of some images.
+
+    A name is a path below `root`, such a path below one of the folders above `root` that the name begins with, or a file's
+    name, with or without its suffix, that occurs once below `root`.
+
+    Args:
+        root: no file outside it is ever named.
+        names: str [N], with slashes; none absolute, none with "..".
+
+    Returns:
+        Paths relative to `root`, str [N], and which of them are there, bool [N].
+
+    Raises:
+        PetechiaError: a link leads out of `root`, or a name stands for several files.
+    """
+    listed = names.tolist()
+    tree = _Tree(root)
+    paths, here = listed, tree.has(listed)
+    for leading in range(1, DEPTH + 1):
+        if here.any():
+            break
+        paths = ["/".join(name.split("/")[leading:]) for name in listed]
+        here = tree.has(paths)
+    if not here.all():
+        index = _Index(root)
+        found = [path if there else index.find(name) for name, path, there in zip(listed, paths, here.tolist(), strict=True)]
+        here = np.array([path is not None for path in found])
+        paths = [path or name for path, name in zip(found, listed, strict=True)]
+    return np.array(paths, np.str_), here
+
+
+def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArray[np.bool_], missing: Missing) -> None:
+    """Say which images a table lists and the folder lacks.
+
+    Raises:
+        PetechiaError: some are missing and `missing` is "error", or all are.
+    """
+    if not here.any():
+        raise PetechiaError(
+            f"{root} has none of the {len(here):,} images that {table} lists, such as "
+            f"{printable(str(names[0]))!r}; give root=FOLDER."
+        )
+    if not here.all() and missing == "error":
+        absent = names[~here]
+        raise PetechiaError(
+            f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {root}: {listing(list(absent))}; "
+            f"add them, or leave them out with --missing skip."
+        )
+
+
+def walk(root: Path) -> Iterator[str]:
+    """All files below a folder, relative to it, in order; pipes, devices, hidden ones and those in hidden folders are left out.
+
+    Raises:
+        PetechiaError: a link leads out of the folder.
+    """
+    for folder, folders, files in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = os.path.relpath(folder, root)
+        for name in sorted(files):
+            if not name.startswith("."):
+                path = name if below == "." else f"{below}/{name}"
+                if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
+                    refuse_outside(root, root / path)
+                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (whoever opens a pipe waits for ever)
+                    yield path
+
+
+class _Index:
+    """The files below a folder by their name, and by their name without its suffix."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.by_name: dict[str, list[str]] = defaultdict(list)
+        for path in walk(root):
+            name = path.rpartition("/")[2]
+            stem, dot, suffix = name.rpartition(".")
+            self.by_name[name].append(path)
+            if stem and (dot + suffix).lower() in SUFFIXES:
+                self.by_name[stem].append(path)
+
+    def find(self, name: str) -> str | None:
+        found = self.by_name.get(name.rpartition("/")[2], [])
+        if "/" in name:  # its folders count as well
+            found = [path for path in found if path.startswith(f"{name}.")]
+        if len(found) > 1:
+            raise PetechiaError(f"{name!r} is both {found[0]} and {found[1]} in {self.root}; say in the table which is meant.")
+        return found[0] if found else None
+
+
+class _Tree:
+    """The folders below one, looked into once; none of them, and no file that is asked for, may be a link that leads out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.known: dict[str, bool] = {"": True}
+
+    def has(self, paths: list[str]) -> NDArray[np.bool_]:
+        """Which paths are files."""
+        here = np.zeros(len(paths), bool)
+        by_folder = defaultdict(list)
+        for row, path in enumerate(paths):
+            folder, _, name = path.rpartition("/")
+            by_folder[folder].append((row, name))
+        for folder, members in by_folder.items():
+            if self._enter(folder):
+                files = self._scan(folder) if len(members) > FEW else self._look(folder, [name for _, name in members])
+                for row, name in members:
+                    here[row] = name in files and self._sound(folder, name, files[name])
+        return here
+
+    def _enter(self, folder: str) -> bool:
+        """Whether it is a folder."""
+        if folder not in self.known:
+            self.known[folder] = False
+            if self._enter(folder.rpartition("/")[0]) and os.path.isdir(f"{self.root}/{folder}"):  # noqa: PTH112
+                if os.path.islink(f"{self.root}/{folder}"):  # noqa: PTH114
+                    refuse_outside(self.root, self.root / folder)
+                self.known[folder] = True
+        return self.known[folder]
+
+    def _scan(self, folder: str) -> dict[str, bool]:
+        """The files of a folder, and whether each is a link."""
+        with os.scandir(f"{self.root}/{folder}") as entries:
+            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
+
+    def _look(self, folder: str, names: list[str]) -> dict[str, bool]:
+        """The same for some files only."""
+        found = {}
+        for name in names:
+            path = f"{self.root}/{folder}/{name}"
+            if name and os.path.isfile(path):  # noqa: PTH113
+                found[name] = os.path.islink(path)  # noqa: PTH114
+        return found
+
+    def _sound(self, folder: str, name: str, link: bool) -> bool:
+        if link:
+            refuse_outside(self.root, self.root / folder / name)
+        return True

@@ -1,0 +1,98 @@
+"""A picture as a DICOM secondary capture, filed with the patient whose image it was made from."""
+
+from __future__ import annotations
+
+import datetime
+import io
+
+import numpy as np
+import pydicom
+from numpy.typing import NDArray
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from petechia.core.errors import PetechiaError
+from petechia.core.version import __version__
+from petechia.data.formats.dicom import parse, quiet
+
+SOURCE = "The DICOM file that the picture was made from"
+# Of patient and study, as the source has them. The first must be there, if only empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
+REQUIRED = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+COPIED = (
+    *("SpecificCharacterSet", "IssuerOfPatientID", "PatientIdentityRemoved", "DeidentificationMethod"),
+    *("DeidentificationMethodCodeSequence", "StudyDescription", "PatientAge", "PatientOrientation", "StudyInstanceUID"),
+    *("BurnedInAnnotation", "LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"),
+)
+
+
+def secondary_capture(picture: NDArray[np.uint8], description: str, source: bytes | None = None) -> bytes:
+    """Write a DICOM file of a picture (PS3.3, A.8.1, Secondary Capture Image Storage).
+
+    Args:
+        picture: uint8 [H, W, 3].
+        description: how it was derived; at most 1,024 characters are kept.
+        source: a DICOM file that it was made from. Its patient and study are copied; without one they stay empty.
+
+    Raises:
+        PetechiaError: the source is no DICOM file, is deflated, or is damaged.
+    """
+    with quiet():
+        try:
+            return _written(picture, description, parse(source, SOURCE) if source else pydicom.Dataset())
+        except PetechiaError:
+            raise
+        except Exception as error:  # whatever a damaged entry makes pydicom say
+            raise PetechiaError(f"{SOURCE} cannot be copied from ({type(error).__name__}); check the DICOM file.") from None
+
+
+def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dataset) -> bytes:
+    made = pydicom.Dataset()
+    for key in REQUIRED:
+        setattr(made, key, "")
+    for key in (*REQUIRED, *COPIED):
+        if key in original:
+            made[key] = original[key]
+    _describe(made, description, original)
+    _draw(made, picture)
+    made.file_meta = FileMetaDataset()
+    made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    made.file_meta.MediaStorageSOPClassUID = made.SOPClassUID
+    made.file_meta.MediaStorageSOPInstanceUID = made.SOPInstanceUID
+    buffer = io.BytesIO()
+    pydicom.dcmwrite(buffer, made, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset) -> None:
+    now = datetime.datetime.now(datetime.UTC).astimezone()
+    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(None)
+    if not original:
+        made.SpecificCharacterSet = "ISO_IR 192"
+    if not made.get("StudyInstanceUID"):
+        made.StudyInstanceUID = generate_uid(None)
+    made.SeriesInstanceUID, made.SeriesNumber, made.InstanceNumber = generate_uid(None), "", "1"
+    made.Modality = str(original.get("Modality") or "OT")
+    made.SeriesDescription = "Petechia"
+    made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
+    made.DerivationDescription = description[:1024]
+    made.Manufacturer = made.ManufacturerModelName = "Petechia"
+    made.SoftwareVersions = __version__
+    made.InstanceCreationDate = made.ContentDate = f"{now:%Y%m%d}"
+    made.InstanceCreationTime = made.ContentTime = f"{now:%H%M%S}"
+    if "PatientOrientation" not in made:
+        made.PatientOrientation = ""
+    if original.get("SOPClassUID") and original.get("SOPInstanceUID"):
+        reference = pydicom.Dataset()
+        reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = original.SOPClassUID, original.SOPInstanceUID
+        made.SourceImageSequence = [reference]
+
+
+def _draw(made: pydicom.Dataset, picture: NDArray[np.uint8]) -> None:
+    made.Rows, made.Columns = picture.shape[:2]
+    made.SamplesPerPixel, made.PhotometricInterpretation, made.PlanarConfiguration = 3, "RGB", 0
+    made.BitsAllocated, made.BitsStored, made.HighBit, made.PixelRepresentation = 8, 8, 7, 0
+    content = np.ascontiguousarray(picture).tobytes()
+    made.PixelData = content + b"\0" * (len(content) % 2)

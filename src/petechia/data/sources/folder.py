@@ -1,0 +1,165 @@
+"""Any folder of images with a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from pydantic import Field
+
+from petechia.core.errors import PetechiaError
+from petechia.data.catalog import Catalog, Written
+from petechia.data.export import write_images, write_table
+from petechia.data.formats.images import Decoding, FileReader
+from petechia.data.formats.labelling import (
+    PATIENTS,
+    SPLITS,
+    VIEWS,
+    Labelling,
+    LabelOptions,
+    find_column,
+    read_labels,
+    read_patients,
+    read_split,
+    select_views,
+)
+from petechia.data.formats.locate import Missing, locate, refuse_missing
+from petechia.data.formats.tables import Table, columns_of, read_table
+from petechia.data.sources.options import hint_at_option, split_options
+
+# Usual names of the column of images, in small letters and digits alone; the first that is there is taken.
+IMAGES = (
+    *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "path", "filepath", "file"),
+    *("filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid", "sopinstanceuid", "idcode", "id"),
+)
+
+
+class FolderOptions(LabelOptions):
+    """What can be chosen beside what `LabelOptions` has.
+
+    Attributes:
+        root: folder of the images; else the table's.
+        colour: keep colours.
+        window: of DICOM files, see `read_dicom`.
+    """
+
+    root: Path | None = None
+    colour: bool = False
+    window: int = Field(1, ge=1, le=100)
+
+
+def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
+    """Read the table and find the images; nothing is decoded.
+
+    Args:
+        source: the whole source, for messages.
+        text: TABLE and its options, see `FolderOptions`.
+        missing: what to do about images that the table lists and the folder lacks.
+
+    Raises:
+        PetechiaError: no table, a bad row (named), images that are missing, or a file that leads out of the folder.
+    """
+    name, options = split_options(source, text, FolderOptions)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        hint = hint_at_option(name, FolderOptions)
+        raise PetechiaError(f"The data source {source!r} names {path}, which is not a table's file; correct it{hint}.")
+    root = path.parent if options.root is None else options.root.expanduser()
+    if not root.is_dir():
+        raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
+    table = select_views(read_table(path), options)
+    image = image_column(table, options)
+    ids = image_ids(table, image, root)
+    patients = read_patients(table, options, ids)
+    split = read_split(table, options, patients)
+    labelling, labels = read_labels(table, options, taken_columns(table, options, image))
+    files, here = locate(root, ids)
+    refuse_missing(root, path, ids, here, missing)
+    return Catalog(
+        name=root.resolve().name,
+        classes=labelling.classes,
+        ids=ids[here],
+        patients=patients[here],
+        split=split[here],
+        labels=labels[here],
+        reader=FileReader(root, files[here], Decoding(options.colour, options.window)),
+        task=labelling.task,
+        colour=options.colour,
+        layout=TableLayout(table, labelling, image),
+    )
+
+
+def image_column(table: Table, options: LabelOptions) -> str:
+    """The column that names the images.
+
+    Raises:
+        PetechiaError: there is none.
+    """
+    column = find_column(table, options.image, IMAGES)
+    if column is None:
+        raise PetechiaError(
+            f"{table.path} has no column of a usual name for images; its columns are {columns_of(table)}; give image=COLUMN."
+        )
+    return column
+
+
+def taken_columns(table: Table, options: LabelOptions, image: str) -> set[str]:
+    """Columns that are no labels."""
+    others = ((options.patient, PATIENTS), (options.split, SPLITS), (options.view, VIEWS))
+    return {image} | {name for given, usual in others if (name := find_column(table, given, usual))}
+
+
+def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
+    """Names of images as the table has them, str [N]; with slashes, and relative where they lead into `root`.
+
+    Raises:
+        PetechiaError: one is empty, there twice, or leads out of `root`.
+    """
+    cells = table.texts(column)
+    table.refuse(cells.is_null(), f"has an empty {column!r}")
+    names = cells.str.replace_all("\\", "/", literal=True)
+    for top in dict.fromkeys((str(root), str(root.resolve()))):
+        names = names.str.strip_prefix(top.rstrip("/") + "/")
+    names = names.str.replace(r"^(\./+)+", "")
+    outside = names.str.contains(r"(^|/)\.\.(/|$)|^/|^~|^[A-Za-z]:/|\x00")
+    table.refuse(outside, "names an image outside of the folder:", column)
+    table.refuse(names.is_duplicated(), "names an image that another row names too:", column)
+    return names.to_numpy().astype(np.str_)
+
+
+@dataclass(frozen=True)
+class TableLayout:
+    """Writes a dataset as its source has it: the same files' places, and the table with all its columns.
+
+    Attributes:
+        table: of the source.
+        labelling: where its labels are.
+        image: its column of images.
+    """
+
+    table: Table
+    labelling: Labelling
+    image: str
+
+    def __call__(self, folder: Path, catalog: Catalog, written: Written, progress: Callable[[int], None]) -> None:
+        """Write it; columns patient and split are added where the table has none, so that copies stay with their originals."""
+        reader, ids = catalog.reader, written.ids
+        assert isinstance(reader, FileReader)  # noqa: S101 (for mypy)
+        names = reader.names[written.rows]
+
+        def place(j: int, name: str) -> str:
+            return str(PurePosixPath(str(names[j])).with_name(PurePosixPath(name).name))
+
+        write_images(folder, reader, written, place, progress)
+        rows = {identifier: row for row, identifier in enumerate(image_ids(self.table, self.image, reader.root).tolist())}
+        frame = self.table.frame[[rows[identifier] for identifier in catalog.ids[written.rows].tolist()]]
+        frame = self.labelling.rewrite(frame, catalog.labels[written.rows], written.labels)
+        frame = frame.with_columns(pl.Series(self.image, ids))
+        for name, values, usual in (("patient", catalog.patients, PATIENTS), ("split", catalog.split, SPLITS)):
+            if find_column(self.table, None, usual) is None:
+                frame = frame.with_columns(pl.Series(name, values[written.rows]))
+        write_table(folder / f"{self.table.path.name.partition('.')[0] or 'labels'}.csv", frame, ids)

@@ -1,0 +1,310 @@
+"""MedMNIST (Yang et al., Scientific Data 2023): images and labels in one .npz file, 2-D, grey or in colour, of any size."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+import tokenize
+import zipfile
+import zlib
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError, first_line
+from petechia.core.settings import Settings
+from petechia.core.task import Task
+from petechia.data.cache import cached
+from petechia.data.catalog import Catalog
+from petechia.data.formats.labelling import MOST_CLASSES
+from petechia.data.formats.locate import Missing
+from petechia.data.levels import MAX_PIXELS
+from petechia.data.sources.nih import CLASSES as NIH_CLASSES
+from petechia.data.sources.options import hint_at_option, split_options
+
+SPLITS = {"train": "train", "val": "validation", "test": "test"}  # in the file, and here
+MOST_BYTES = 64 << 30  # of one array; the largest of MedMNIST+ has 16 GB
+BOMB = 200  # times its compressed size, beyond which an array is refused; real images are packed 1 to 5 times
+SMALL = 64 << 20  # bytes that are harmless however well they are packed
+MOST_LABELS = 1 << 24  # values
+MOST_IMAGES = 4_000_000
+MOST_CELLS = 1 << 28  # images times classes
+CHUNK = 1 << 22
+NUMBERED = tuple("01234")
+ORGANS = (
+    *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left", "lung-right"),
+    *("pancreas", "spleen"),
+)
+# What the labels of the published sets mean, in their order.
+NAMES = {
+    "pathmnist": (
+        *("adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa"),
+        *("cancer-associated stroma", "colorectal adenocarcinoma epithelium"),
+    ),
+    "chestmnist": NIH_CLASSES,
+    "dermamnist": (
+        *("actinic keratoses and intraepithelial carcinoma", "basal cell carcinoma", "benign keratosis-like lesions"),
+        *("dermatofibroma", "melanoma", "melanocytic nevi", "vascular lesions"),
+    ),
+    "octmnist": ("choroidal neovascularization", "diabetic macular edema", "drusen", "normal"),
+    "pneumoniamnist": ("normal", "pneumonia"),
+    "retinamnist": NUMBERED,
+    "breastmnist": ("malignant", "normal or benign"),
+    "bloodmnist": (
+        *("basophil", "eosinophil", "erythroblast", "immature granulocytes", "lymphocyte", "monocyte", "neutrophil"),
+        "platelet",
+    ),
+    "tissuemnist": (
+        *("collecting duct, connecting tubule", "distal convoluted tubule", "glomerular endothelial cells"),
+        *("interstitial endothelial cells", "leukocytes", "podocytes", "proximal tubule segments", "thick ascending limb"),
+    ),
+    "organamnist": ORGANS,
+    "organcmnist": ORGANS,
+    "organsmnist": ORGANS,
+}
+
+
+class MedmnistOptions(Settings):
+    """What can be chosen: the task, where the file does not say it, and names of the classes, separated by bars."""
+
+    task: Task | None = None
+    classes: str | None = None
+
+
+class Member(NamedTuple):
+    """One array of the file: its key, type and shape."""
+
+    key: str
+    dtype: np.dtype[np.generic]
+    shape: tuple[int, ...]
+
+
+def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog:
+    """Read the labels; images are read when they are asked for. Nothing is known of patients: each image is of its own.
+
+    Args:
+        source: the whole source, for messages.
+        text: FILE.npz and its options, see `MedmnistOptions`.
+        missing: means nothing here.
+
+    Raises:
+        PetechiaError: not such a file; an array is missing, pickled, of another shape, or larger than it can be.
+    """
+    name, options = split_options(source, text, MedmnistOptions)
+    path = Path(name).expanduser()
+    if not path.is_file():
+        raise PetechiaError(
+            f"The data source {source!r} names {path}, which is not a file; correct it{hint_at_option(name, MedmnistOptions)}."
+        )
+    members = _members(path)
+    splits = [key for key in SPLITS if f"{key}_images" in members]
+    if not splits:
+        raise PetechiaError(f"{path} has no train_images; give a MedMNIST file.")
+    labels = [_read_labels(path, members, key) for key in splits]
+    if len({one.shape[1] for one in labels}) > 1:
+        raise PetechiaError(f"{path} has labels of different widths in its splits; restore it.")
+    images = [_check_images(path, members[f"{key}_images"], one) for key, one in zip(splits, labels, strict=True)]
+    if len({member.shape[1:] for member in images}) > 1:
+        raise PetechiaError(f"{path} has images of different shapes in its splits; restore it.")
+    classes, task, matrix = _classes(path, np.concatenate(labels), options)
+    ids = [f"{key}/{i:06d}.png" for key, one in zip(splits, labels, strict=True) for i in range(len(one))]
+    counts = [len(one) for one in labels]
+    return Catalog(
+        name=path.stem,
+        classes=classes,
+        ids=np.array(ids, np.str_),
+        patients=np.array(ids, np.str_),
+        split=np.repeat([SPLITS[key] for key in splits], counts),
+        labels=matrix,
+        reader=MedmnistReader(path, tuple(images), np.arange(sum(counts))),
+        task=task,
+        colour=len(images[0].shape) == 4,
+    )
+
+
+class MedmnistReader:
+    """Reads images out of the file, which is unpacked into the cache once, so that memory does not grow with it.
+
+    Attributes:
+        path: of the file.
+        members: its arrays of images, uint8 [N, H, W] or [N, H, W, 3], one after the other.
+        rows: int [N], which images of all arrays together.
+    """
+
+    def __init__(self, path: Path, members: tuple[Member, ...], rows: NDArray[np.intp]) -> None:
+        self.path = path
+        self.members = members
+        self.rows = rows
+        self._starts = np.cumsum([0, *(member.shape[0] for member in members)])
+        self._lock = threading.Lock()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        """Read some of the images."""
+        with self._lock:
+            arrays = self._arrays
+        for row in self.rows[rows].tolist():
+            which = int(np.searchsorted(self._starts, row, "right")) - 1
+            yield np.array(arrays[which][row - self._starts[which]])
+
+    def take(self, rows: NDArray[np.intp]) -> MedmnistReader:
+        """The same for some of the images."""
+        return MedmnistReader(self.path, self.members, self.rows[rows])
+
+    def fingerprint(self) -> str:
+        """Over the file's path, size and times, and the rows."""
+        return hashlib.sha256(f"{self._file()}".encode() + self.rows.astype(np.int64).tobytes()).hexdigest()
+
+    def _file(self) -> list[object]:
+        status = self.path.stat()
+        return [str(self.path.resolve()), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+    @cached_property
+    def _arrays(self) -> list[NDArray[np.uint8]]:
+        keys = [member.key for member in self.members]
+
+        def unpack(folder: Path) -> None:
+            for key in keys:
+                with zipfile.ZipFile(self.path) as file, file.open(f"{key}.npy") as packed, (folder / key).open("wb") as target:
+                    _header(packed)
+                    while chunk := packed.read(CHUNK):
+                        target.write(chunk)
+
+        try:
+            folder = cached("medmnist", {"file": self._file(), "keys": keys}, unpack)
+        except (zipfile.BadZipFile, EOFError, ValueError, zlib.error) as error:
+            raise PetechiaError(f"{self.path} is damaged ({first_line(error)}); restore it.") from None
+        return [np.memmap(folder / one.key, np.uint8, "r", shape=one.shape) for one in self.members]
+
+
+def _members(path: Path) -> dict[str, Member]:
+    """The arrays that matter, by their headers; nothing is unpacked or allocated."""
+    found = {}
+    try:
+        with zipfile.ZipFile(path) as file:
+            for info in file.infolist():
+                key = info.filename.removesuffix(".npy")
+                if not re.fullmatch(r"(train|val|test)_(images|labels)\.npy", info.filename) or key in found:
+                    continue
+                with file.open(info) as packed:
+                    dtype, shape = _header(packed)
+                    began = packed.tell()
+                size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+                _refuse_member(path, key, dtype, size, info, began)
+                found[key] = Member(key, dtype, shape)
+    except (
+        zipfile.BadZipFile,
+        zipfile.LargeZipFile,
+        zlib.error,
+        NotImplementedError,
+        EOFError,
+        OSError,
+        RuntimeError,
+    ) as error:
+        raise PetechiaError(f"{path} is not a .npz file that can be read ({error}); give a MedMNIST file.") from None
+    except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:  # from numpy, of a header
+        raise PetechiaError(f"{path} holds {key}.npy, which is no array ({first_line(error)}); restore it.") from None
+    return found
+
+
+def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    """Type and shape of an array, in C order."""
+    version = npy.read_magic(packed)
+    reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
+    if reader is None:
+        raise ValueError(f"version {version}")
+    shape, fortran, dtype = reader(packed)
+    if fortran and len(shape) > 1:
+        raise ValueError("in Fortran order")
+    if any(side < 0 for side in shape):
+        raise ValueError("a negative side")
+    return dtype, shape
+
+
+def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int, info: zipfile.ZipInfo, began: int) -> None:
+    if dtype.hasobject:
+        raise PetechiaError(
+            f"{path} holds {key} as pickled objects, which could run code and are never read; get the original."
+        )
+    if size > MOST_BYTES or (size > SMALL and size > BOMB * max(info.compress_size, 1)):
+        raise PetechiaError(
+            f"{path} is refused before it is unpacked because {key} claims {size:,} bytes in {info.compress_size:,}; check it."
+        )
+    if size != info.file_size - began:
+        raise PetechiaError(f"{path} has in {key} another number of bytes than its header says; restore it.")
+
+
+def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Member:
+    shape = member.shape
+    grey = len(shape) == 3
+    if (
+        member.dtype != np.uint8
+        or not (grey or (len(shape) == 4 and shape[3] == 3))
+        or not 1 <= np.prod(shape[1:3]) <= MAX_PIXELS
+    ):
+        raise PetechiaError(
+            f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3], "
+            f"volumes are not read."
+        )
+    if shape[0] > MOST_IMAGES:
+        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, and {MOST_IMAGES:,} is the most; split it.")
+    if shape[0] != len(labels):
+        raise PetechiaError(f"{path} has {shape[0]:,} {member.key} and {len(labels):,} labels of them; restore it.")
+    return member
+
+
+def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[np.int64]:
+    """int64 [N, K]."""
+    key = f"{split}_labels"
+    member = members.get(key)
+    if member is None:
+        raise PetechiaError(f"{path} has {split}_images but no {key}; restore it.")
+    count = int(np.prod(member.shape, dtype=object))
+    if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or count > MOST_LABELS or 0 in member.shape[1:]:
+        raise PetechiaError(
+            f"{path} has {key} as {member.dtype} {list(member.shape)}; labels must be numbers [N, 1] or [N, K]."
+        )
+    try:
+        with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as packed:
+            values = npy.read_array(packed, allow_pickle=False)
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
+        raise PetechiaError(f"{path} is damaged in {key} ({first_line(error)}); restore it.") from None
+    numbers = np.asarray(values, np.float64).reshape(len(values), -1)
+    bad = np.flatnonzero(~(numbers == numbers.round()).all(axis=1) | ~np.isfinite(numbers).all(axis=1))
+    if len(bad):
+        raise PetechiaError(f"{path} has in {key}, row {bad[0]}, a label that is no whole number; restore it.")
+    return numbers.clip(-(2**31), 2**31).astype(np.int64)
+
+
+def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) -> tuple[tuple[str, ...], Task, NDArray[np.int8]]:
+    """Names, task and int8 [N, K]."""
+    wide = labels.shape[1] > 1
+    if labels.min(initial=0) < 0 or (wide and labels.max(initial=0) > 1):
+        raise PetechiaError(f"{path} has labels beyond 0 and 1 in several columns, or below 0; give a MedMNIST file.")
+    count = labels.shape[1] if wide else max(2, int(labels.max(initial=0)) + 1)
+    if count > MOST_CLASSES:
+        raise PetechiaError(f"{path} has {count:,} classes, and {MOST_CLASSES:,} is the most; check its labels.")
+    known = NAMES.get(re.match(r"[a-z0-9]*", path.stem.lower())[0])  # type: ignore[index]
+    names = tuple(name.strip() for name in options.classes.split("|")) if options.classes else known
+    if options.classes is None and (names is None or len(names) < count):
+        names = tuple(f"class {k}" for k in range(count))
+    if names is None or len(names) < count or (wide and len(names) != count) or len(set(names)) < len(names):
+        raise PetechiaError(f"{path} has {count} classes, but classes= names {len(names or ())}; name each once.")
+    if len(labels) * len(names) > MOST_CELLS:
+        raise PetechiaError(
+            f"{path} has {len(labels):,} images of {len(names):,} classes, which is too much; check its labels."
+        )
+    one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int8)
+    task: Task = options.task or ("multi-label" if wide else "multi-class")
+    if task == "multi-class" and (one_hot.sum(axis=1) != 1).any():
+        row = int(np.flatnonzero(one_hot.sum(axis=1) != 1)[0])
+        raise PetechiaError(f"{path}, image {row}, does not have exactly one class, as multi-class data must; leave out task=.")
+    return names, task, one_hot.astype(np.int8)

@@ -1,0 +1,239 @@
+"""NIH ChestX-ray14 (Wang et al., CVPR 2017) in its official layout or Kaggle's, and datasets written in the same layout."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError, first_line, listing, printable
+from petechia.data.catalog import Catalog, Written, split_by_patient
+from petechia.data.export import write_images
+from petechia.data.formats.images import FileReader
+from petechia.data.formats.labelling import TEST_SHARE
+from petechia.data.formats.locate import Missing, refuse_outside
+from petechia.data.formats.tables import check_header, refuse_row
+from petechia.data.preparation import Progress
+
+CLASSES = (
+    "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
+    "Consolidation", "Edema", "Emphysema", "Fibrosis", "Pleural_Thickening", "Hernia",
+)  # fmt: skip
+NO_FINDING = "No Finding"
+TABLE = "Data_Entry_2017*.csv"
+IMAGE, FINDINGS, PATIENT, FOLLOW_UP = "Image Index", "Finding Labels", "Patient ID", "Follow-up #"
+TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
+
+
+def open_nih(root: Path, missing: Missing = "error") -> Catalog:
+    """Read the table and find the images; nothing is decoded.
+
+    Args:
+        root: folder with `Data_Entry_2017*.csv` and `images/` or `images_001/images/` … `images_012/images/`.
+        missing: what to do about images that the table lists and the folder lacks.
+
+    Raises:
+        PetechiaError: no table, a bad row (named), images that are missing, or a file that leads out of `root`.
+    """
+    table = read_table(root)
+    ids = table[IMAGE].to_numpy().astype(np.str_)
+    labels = _labels(table, root)
+    patients = table[PATIENT].to_numpy().astype(np.str_)
+    names = find_images(root)
+    here = np.array([i in names for i in ids], bool)
+    if not here.all() and missing == "error":
+        absent = ids[~here]
+        raise PetechiaError(
+            f"{len(absent):,} of the {len(ids):,} images that the table lists are not in {root}: {listing(list(absent))}; "
+            f"add them, or leave them out with --missing skip."
+        )
+    if not here.any():
+        raise PetechiaError(
+            f"{root} has none of the images that its table lists; expected them in images/ or images_001/images/."
+        )
+    split = _split(root, ids, patients)
+    files = np.array([names[i] for i in ids[here]])
+    arrays = (ids[here], patients[here], split[here], labels[here])
+    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih)
+
+
+def table_path(root: Path) -> Path:
+    """The table of a dataset; where both versions lie side by side, the newer one.
+
+    Raises:
+        PetechiaError: there is none.
+    """
+    found = sorted(path for path in root.glob(TABLE) if path.is_file())
+    if not found:
+        raise PetechiaError(f"{root} has no {TABLE}; give the folder that holds the table and the images.")
+    refuse_outside(root, found[-1])
+    return found[-1]
+
+
+def read_table(root: Path) -> pl.DataFrame:
+    """The columns that matter, as text. The header of 2017 has more commas than its rows; only the first names count.
+
+    Raises:
+        PetechiaError: the table cannot be read, lacks a column, or has a row without an image, twice the same, or a path.
+    """
+    path = table_path(root)
+    check_header(path)
+    try:
+        table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
+    except pl.exceptions.PolarsError as error:
+        raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); restore it.") from None
+    spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
+    columns = {}
+    for wanted in (IMAGE, FINDINGS, PATIENT):
+        if wanted.casefold() not in spelled:
+            raise PetechiaError(f"{path} has no column {wanted!r}; its columns are {listing(table.columns, 12)}.")
+        columns[spelled[wanted.casefold()]] = wanted
+    if table.is_empty():
+        raise PetechiaError(f"{path} has a header but no rows; restore it.")
+    table = table.select(pl.col(old).str.strip_chars().fill_null("").alias(new) for old, new in columns.items())
+    for column in (IMAGE, FINDINGS, PATIENT):
+        _refuse(path, table, pl.col(column) == "", f"has an empty {column!r}")
+    outside = pl.col(IMAGE).str.contains(r"[/\\\x00]|^\.")
+    _refuse(path, table, outside, "names a path instead of a file, which could lead out of the dataset:", IMAGE)
+    _refuse(path, table, pl.col(IMAGE).is_duplicated(), "is there more than once:", IMAGE)
+    return table
+
+
+def _refuse(path: Path, table: pl.DataFrame, bad: pl.Expr, problem: str, show: str | None = None) -> None:
+    rows = table.with_row_index("line", offset=2).filter(bad)
+    if len(rows):
+        refuse_row(path, rows["line"][0], problem, rows[show][0] if show else None, len(rows))
+
+
+def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
+    """int8 [N, 14] from the column of findings separated by bars."""
+    findings = table.select(pl.col(FINDINGS).str.split("|")).with_row_index("row").explode(FINDINGS, empty_as_null=True)
+    findings = findings.with_columns(pl.col(FINDINGS).str.strip_chars().str.replace_all(" ", "_"))
+    index = {name: k for k, name in enumerate(CLASSES)} | {NO_FINDING.replace(" ", "_"): -1}
+    unknown = findings.filter(~pl.col(FINDINGS).is_in(list(index)))
+    if len(unknown):
+        row, name = unknown.row(0)
+        said = f"an unknown finding {printable(name)!r}" if name else "an empty finding between its bars"
+        raise PetechiaError(
+            f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
+        )
+    said_none = findings.filter(pl.col(FINDINGS) == NO_FINDING.replace(" ", "_"), pl.len().over("row") > 1)
+    if len(said_none):
+        raise PetechiaError(
+            f"{table_path(root)}, row {said_none['row'][0] + 2}, says {NO_FINDING} beside another finding; correct the table."
+        )
+    present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(
+        pl.col("k") >= 0
+    )
+    labels = np.zeros((len(table), len(CLASSES)), np.int8)
+    labels[present["row"].to_numpy(), present["k"].to_numpy()] = 1
+    return labels
+
+
+def find_images(root: Path) -> dict[str, str]:
+    """File name → path relative to `root`, for every file in images/ and images_*/images/.
+
+    Raises:
+        PetechiaError: a link leads out of `root`, or one name is in two folders.
+    """
+    names: dict[str, str] = {}
+    folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
+    for folder in folders:
+        refuse_outside(root, folder)
+        below = folder.relative_to(root)
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    refuse_outside(root, Path(entry.path))
+                if not entry.is_file():
+                    continue
+                relative = f"{below}/{entry.name}"
+                if entry.name in names:
+                    raise PetechiaError(
+                        f"{entry.name} is both {names[entry.name]} and {relative} in {root}; remove one of them."
+                    )
+                names[entry.name] = relative
+    return names
+
+
+def write_nih(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
+    """Write a dataset in NIH's layout; one that has this layout keeps its table's other columns and its lists."""
+    reader, rows, ids = catalog.reader, written.rows, written.ids
+    names = reader.names[rows] if isinstance(reader, FileReader) else np.char.add("images/", ids)
+    write_images(folder, reader, written, lambda j, name: str(Path(str(names[j])).with_name(name)), progress)
+    has_lists = not isinstance(reader, FileReader) or (reader.root / TEST_LIST).is_file()
+    header, entries = _entries(catalog)
+    _write_table(folder, header, [entries[row] for row in rows], ids, written.labels, catalog)
+    if has_lists:
+        test = catalog.split[rows] == "test"
+        for name, chosen in ((TRAIN_LIST, ~test), (TEST_LIST, test)):
+            (folder / name).write_text("".join(f"{i}\n" for i in sorted(ids[chosen].tolist())), encoding="utf-8")
+
+
+def _entries(catalog: Catalog) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the source's table, in the order of the catalog."""
+    if isinstance(catalog.reader, FileReader):
+        path = table_path(catalog.reader.root)
+        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+            header, *lines = csv.reader(file)
+        column = [name.strip().casefold() for name in header].index(IMAGE.casefold())
+        by_id = {line[column].strip(): line for line in lines if line}
+        return header, [by_id[i] for i in catalog.ids.tolist()]
+    return [IMAGE, FINDINGS, FOLLOW_UP, PATIENT], [["", "", "", p] for p in catalog.patients.tolist()]
+
+
+def _write_table(
+    folder: Path,
+    header: list[str],
+    entries: list[list[str]],
+    ids: NDArray[np.str_],
+    labels: NDArray[np.int8],
+    catalog: Catalog,
+) -> None:
+    spelled = [name.strip().casefold() for name in header]
+    image, findings = spelled.index(IMAGE.casefold()), spelled.index(FINDINGS.casefold())
+    follow_up = spelled.index(FOLLOW_UP.casefold()) if FOLLOW_UP.casefold() in spelled else None
+    lines = []
+    for entry, identifier, vector in zip(entries, ids.tolist(), labels, strict=True):
+        line = list(entry)
+        line[image] = identifier
+        line[findings] = "|".join(catalog.classes[k] for k in np.flatnonzero(vector == 1)) or NO_FINDING
+        visit = Path(identifier).stem.rpartition("_")[2]
+        if follow_up is not None and visit.isdigit():
+            line[follow_up] = str(int(visit))
+        lines.append(line)
+    with (folder / "Data_Entry_2017.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(lines[j] for j in np.argsort(ids, kind="stable"))
+
+
+def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.str_]:
+    """By the two official lists, where they are; else by patient."""
+    if not ((root / TRAIN_LIST).is_file() and (root / TEST_LIST).is_file()):
+        return split_by_patient(patients, TEST_SHARE)
+    listed = {name: _names(root, name) for name in (TRAIN_LIST, TEST_LIST)}
+    test = np.array([i in listed[TEST_LIST] for i in ids])
+    train = np.array([i in listed[TRAIN_LIST] for i in ids])
+    unlisted = ids[~(train | test)]
+    if len(unlisted):
+        raise PetechiaError(
+            f"{len(unlisted):,} images are neither in {TRAIN_LIST} nor in {TEST_LIST} of {root}: {listing(list(unlisted))}; "
+            f"complete the lists, or remove both to split by patient."
+        )
+    both = np.intersect1d(patients[train], patients[test])
+    if len(both):
+        raise PetechiaError(
+            f"{len(both):,} patients of {root} are both in {TRAIN_LIST} and in {TEST_LIST}: {listing(list(both))}; "
+            f"correct the lists."
+        )
+    return np.where(test, "test", "train")
+
+
+def _names(root: Path, name: str) -> set[str]:
+    refuse_outside(root, root / name)
+    return set((root / name).read_text(encoding="utf-8", errors="replace").split())

@@ -1,0 +1,69 @@
+"""Options of a data source, as in `folder:TABLE,labels=a|b,root=DIR`."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from petechia.core.errors import PetechiaError
+from petechia.core.settings import Settings
+
+S = TypeVar("S", bound=Settings)
+
+
+def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
+    """A path, and options after it.
+
+    Both may hold commas: one begins an option only where a known key and = follow, and not within the longest path that exists.
+
+    Args:
+        source: the whole source, for messages.
+        text: what stands behind its kind.
+        model: the options.
+
+    Raises:
+        PetechiaError: a key is there twice, or a value is not allowed.
+    """
+    commas = [match.span() for match in re.finditer(rf",\s*(?=(?:{'|'.join(model.model_fields)})=)", text)]
+    exists = [number for number, (start, _) in enumerate(commas) if Path(text[:start]).expanduser().exists()]
+    cuts = commas[exists[-1] if exists else 0 :] if not Path(text).expanduser().exists() else []
+    path, *parts = (text[end:start] for (_, end), (start, _) in pairwise([(0, 0), *cuts, (len(text), 0)]))
+    given: dict[str, str] = {}
+    for part in parts:
+        key, _, value = part.partition("=")
+        if key in given:
+            raise PetechiaError(f"{key!r} is in the data source {source!r} twice; give it once.")
+        given[key] = value
+    return path, validated(source, given, model)
+
+
+def validated(source: str, given: Mapping[str, str], model: type[S]) -> S:
+    """Options from their texts.
+
+    Raises:
+        PetechiaError: a key is unknown, or a value is not allowed.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = ", ".join(model.model_fields)
+        raise PetechiaError(
+            f"{first['loc'][0]!r} in the data source {source!r}: {first['msg']}; its keys are {keys}."
+        ) from None
+
+
+def hint_at_option(path: str, model: type[Settings]) -> str:
+    """What may be wrong with a path that does not exist: a key in it that is not one; else nothing."""
+    found = re.search(r",\s*(\w+)=", path)
+    if not found:
+        return ""
+    near = difflib.get_close_matches(found[1], model.model_fields, 1, 0.5)
+    said = f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(model.model_fields)}"
+    return f" ({found[1]!r} is not an option; {said})"

@@ -1,0 +1,112 @@
+"""The images that detectors are given: a folder, some files, or a data source, prepared as the model wants them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError
+from petechia.core.parallel import in_parallel
+from petechia.data import open_source
+from petechia.data.formats.images import Decoding
+from petechia.data.formats.locate import SUFFIXES
+from petechia.models.classifier import Classifier
+
+
+class Collection(NamedTuple):
+    """Prepared images.
+
+    Attributes:
+        ids: names of N images.
+        images: uint8 [N, H, W], or [N, H, W, 3].
+        shapes: int [N, 2], height and width before preprocessing.
+        labels: int8 [N, K] with the classes' names, where the source has them.
+    """
+
+    ids: tuple[str, ...]
+    images: NDArray[np.uint8]
+    shapes: NDArray[np.intp]
+    labels: tuple[NDArray[np.int8], tuple[str, ...]] | None = None
+
+
+def read_collection(
+    names: Sequence[str],
+    classifier: Classifier,
+    most: int | None = None,
+    done: Callable[[int], None] = lambda _: None,
+) -> Collection:
+    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
+
+    Args:
+        names: where they are; of a folder all image files are taken, those of its folders too.
+        classifier: that they are for: its geometry, and whether it takes colours. Else these become grey.
+        most: if there are more images, so many are taken, evenly spread over them.
+        done: told how many more images are read.
+
+    Raises:
+        PetechiaError: there is no image, or one cannot be read.
+    """
+    if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
+        return _from_source(names[0], classifier, most, done)
+    files = [file for name in names for file in _files(Path(name))]
+    if not files:
+        raise PetechiaError(f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; give others.")
+    chosen = [files[row] for row in _spread(len(files), most)]
+
+    def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
+        found = [_decode(chosen[row], Decoding(classifier.colour)) for row in rows]
+        return [(classifier.prepare(image), image.shape[:2]) for image in found]
+
+    images, shapes = [], []
+    for image, shape in in_parallel(work, len(chosen)):
+        images.append(image)
+        shapes.append(shape)
+        done(1)
+    return Collection(tuple(map(str, chosen)), np.stack(images), np.array(shapes, np.intp))
+
+
+def _files(path: Path) -> list[Path]:
+    if path.is_dir():
+        return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, "") and file.is_file())
+    if not path.exists():
+        raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
+    return [path]
+
+
+def _decode(path: Path, decoding: Decoding) -> NDArray[np.uint8]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the image.") from None
+    return decoding.decode(content, str(path))
+
+
+def _from_source(source: str, classifier: Classifier, most: int | None, done: Callable[[int], None]) -> Collection:
+    catalog = open_source(source)
+    if not len(catalog):
+        raise PetechiaError(f"{source} has no images; check the source.")
+    catalog = catalog.take(_spread(len(catalog), most))
+
+    def work(rows: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
+        return list(catalog.reader.read(rows))
+
+    images, shapes = [], []
+    for item in in_parallel(work, len(catalog)):
+        if isinstance(item, PetechiaError):
+            raise item
+        images.append(classifier.prepare(item))
+        shapes.append(item.shape[:2])
+        done(1)
+    labels = (catalog.labels, catalog.classes)
+    return Collection(tuple(catalog.ids.tolist()), np.stack(images), np.array(shapes, np.intp), labels)
+
+
+def _spread(count: int, most: int | None) -> NDArray[np.intp]:
+    """So many of the rows 0 … count - 1, evenly spread; all of them, if they are no more."""
+    if most is None or count <= most:
+        return np.arange(count)
+    return np.linspace(0, count - 1, most).round().astype(np.intp)

@@ -1,0 +1,158 @@
+"""Near-duplicate images that differ in one small region: what an attack leaves that adds triggered copies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import chain, product
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from petechia.detect.scan.traces import GRID, LARGEST
+
+SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
+ROUNDING = 1e-3  # of the mean of a patch
+NOISE = 12  # grey levels by which encoding anew may move a pixel
+PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
+RECURS = 3  # pairs with the same stamp, from which on it is known as one
+CHUNK = 1 << 16  # pairs that are compared at a time
+LOOKED_UP = 1 << 8  # images that are looked up at a time
+
+Array = NDArray[np.float32]
+
+
+class Pair(NamedTuple):
+    """Two images that are the same but for a small box.
+
+    Attributes:
+        stamped: index of the one that seems to have been stamped; of a pair without difference, either.
+        clean: index of the other.
+        row: of the box's top left corner.
+        column: of the same.
+        stamp: uint8 [h, w], the box in the stamped image; empty where nothing differs.
+        background: uint8 [h, w], the same in the other.
+    """
+
+    stamped: int
+    clean: int
+    row: int
+    column: int
+    stamp: NDArray[np.uint8]
+    background: NDArray[np.uint8]
+
+    @property
+    def swapped(self) -> Pair:
+        """With the roles exchanged."""
+        return Pair(self.clean, self.stamped, self.row, self.column, self.background, self.stamp)
+
+
+def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
+    """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
+
+    A small box leaves one of the rows of patches at the border and one of the columns there as they are. So a pair agrees in
+    the means of the patches of one of four corners' arms, and those that do are neighbours in a k-d tree.
+
+    Args:
+        blocks: float32 [N, GRID, GRID], mean grey levels; may lie on a disk.
+        shapes: int [N, 2].
+
+    Returns:
+        int [pairs, 2], the smaller index first.
+    """
+    first, pairs = _distinct(blocks, shapes)
+    found = [pairs]
+    side = GRID // PATCH
+    patches = np.asarray(blocks[first]).reshape(len(first), side, PATCH, side, PATCH).mean(axis=(2, 4))
+    row, column = np.indices((side, side))
+    for top, left in product((0, side - 1), repeat=2):
+        for close in _close(patches[:, (row == top) | (column == left)]):
+            some = first[close]
+            some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
+            for start in range(0, len(some), CHUNK):
+                chunk = some[start : start + CHUNK]
+                found.append(chunk[_alike(blocks, chunk, shapes)])
+    return np.unique(np.concatenate(found), axis=0)
+
+
+def _distinct(blocks: Array, shapes: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """The first image of each set with exactly the same blocks, and the pairs that it makes with each of the others."""
+    seen: dict[tuple[bytes, bytes], int] = {}
+    firsts = np.array([seen.setdefault((blocks[i].tobytes(), shapes[i].tobytes()), i) for i in range(len(blocks))], np.intp)
+    others = np.flatnonzero(firsts != np.arange(len(firsts)))
+    return np.unique(firsts), np.stack([firsts[others], others], axis=1)
+
+
+def _close(keys: Array) -> Iterator[NDArray[np.intp]]:
+    """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `SAME`."""
+    tree = KDTree(keys)
+    for start in range(0, len(keys), LOOKED_UP):
+        near = tree.query_ball_point(keys[start : start + LOOKED_UP], SAME + ROUNDING, p=np.inf)
+        one = np.repeat(np.arange(start, start + len(near)), [len(each) for each in near])
+        other = np.fromiter(chain.from_iterable(near), np.intp, len(one))
+        pairs = np.stack([one, other], axis=1)
+        yield pairs[one < other]
+
+
+def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32]) -> NDArray[np.bool_]:
+    sides = np.maximum(shapes[pairs[:, 0]] // GRID, 1)
+    touched = (-(-(LARGEST - 1) // sides) + 1).prod(axis=1)  # blocks that a small box can touch
+    rows = ((blocks[pairs[:, 0], ::5] - blocks[pairs[:, 1], ::5]) ** 2 > SAME**2).sum(axis=(1, 2)) <= touched  # a quick look
+    alike = np.zeros(len(pairs), bool)
+    some = np.flatnonzero(rows)
+    differ = np.abs(blocks[pairs[some, 0]] - blocks[pairs[some, 1]]) > SAME
+    alike[some] = differ.sum(axis=(1, 2)) <= touched[some]
+    return alike
+
+
+def compare(one: int, other: int, read: Callable[[int], NDArray[np.uint8]]) -> Pair | None:
+    """Compare two candidates pixel by pixel; None where they differ in more than a small box.
+
+    Which of them was stamped is a first guess: the one whose box stands out more from what surrounds it.
+    """
+    a, b = read(one), read(other)
+    step = np.maximum(a, b) - np.minimum(a, b)
+    exact = np.count_nonzero(step) <= LARGEST**2  # a re-encoded file differs a little everywhere
+    rows, columns = np.nonzero(step > (0 if exact else NOISE))
+    if not len(rows):
+        empty = np.zeros((0, 0), np.uint8)
+        return Pair(one, other, 0, 0, empty, empty)
+    box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
+    if max(part.stop - part.start for part in box) > LARGEST:
+        return None
+    pair = Pair(one, other, int(rows.min()), int(columns.min()), a[box].copy(), b[box].copy())
+    return pair if _stands_out(a, box) >= _stands_out(b, box) else pair.swapped
+
+
+def _stands_out(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
+    """How far the mean of the box is from that of the pixels around it, in grey levels."""
+    wide = image[tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)].astype(float)
+    inner = image[box].astype(float)
+    ring = (wide.sum() - inner.sum()) / max(wide.size - inner.size, 1)
+    return float(abs(inner.mean() - ring))
+
+
+def assign(pairs: list[Pair], labels: NDArray[np.int8]) -> list[Pair]:
+    """Settle which image of each pair was stamped.
+
+    A stamp recurs from pair to pair, what lies beneath it does not. Where that says nothing, because the image had some of
+    the stamp's grey levels already, the labels do: an attacker changes them in the same direction everywhere.
+
+    Args:
+        pairs: as `compare` guesses them.
+        labels: int8 [N, K].
+    """
+    seen = Counter(_key(stamp) for pair in pairs for stamp in (pair.stamp, pair.background))
+    resolved = [pair.swapped if seen[_key(pair.background)] > seen[_key(pair.stamp)] else pair for pair in pairs]
+    written = np.array([(labels[pair.stamped] == 1).astype(int) - (labels[pair.clean] == 1) for pair in resolved])
+    usual = written.sum(axis=0)  # by class: how often the stamped image gained it, less how often it lost it
+    return [
+        pair.swapped if seen[_key(pair.stamp)] < RECURS and gained @ usual < 0 else pair
+        for pair, gained in zip(resolved, written, strict=True)
+    ]
+
+
+def _key(stamp: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
+    return stamp.shape, stamp.tobytes()

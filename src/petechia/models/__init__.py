@@ -1,0 +1,1 @@
+"""The victim network and its training, and models that others made."""

@@ -1,0 +1,256 @@
+"""The classifier with all that is needed to use it: classes, geometry, normalisation, provenance; stored as safetensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import timm
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, ValidationError, model_validator
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from petechia.core.errors import PetechiaError, first_line, printable, shown
+from petechia.core.files import write_bytes
+from petechia.core.runtime import Runtime
+from petechia.core.settings import Settings, first_problem
+from petechia.core.task import Task
+from petechia.data.dataset import Images
+from petechia.data.preprocess import Preprocess
+
+BATCH = 256
+
+
+class Architecture(Settings):
+    """Which network.
+
+    Attributes:
+        arch: a timm model name.
+        pretrained: true fetches timm's ImageNet weights; a path names a safetensors file of them.
+        channels: 1 or 3; grey images are repeated for 3.
+    """
+
+    arch: str = "densenet121"
+    pretrained: bool | Path = False
+    channels: Literal[1, 3] = 1
+
+
+class Description(Settings):
+    """What a model file says about itself, in its header.
+
+    Attributes:
+        task: "multi-class" where the classes exclude each other: the network's outputs are meant for a softmax. Files that
+            do not say it are multi-label.
+    """
+
+    format: Literal["petechia-model-1"] = "petechia-model-1"
+    architecture: Architecture
+    classes: tuple[str, ...] = Field(min_length=1)
+    preprocess: Preprocess
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    task: Task = "multi-label"
+    provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _several_classes(self) -> Description:
+        if self.task == "multi-class" and len(self.classes) < 2:
+            raise ValueError("a multi-class model has two classes or more")
+        return self
+
+    @model_validator(mode="after")
+    def _one_number_a_channel(self) -> Description:
+        if not len(self.mean) == len(self.std) == self.architecture.channels:
+            raise ValueError(f"mean and std need {self.architecture.channels} numbers each")
+        return self
+
+
+def log_odds(outputs: Tensor) -> Tensor:
+    """Outputs that are meant for a softmax, as the log-odds of each class against all others, z_c - log Σ_{j≠c} exp(z_j).
+
+    The sigmoid of these is exactly the softmax, so whoever takes logits for what a sigmoid makes a probability of need not
+    know of the softmax.
+
+    Args:
+        outputs: float [..., K], K at least 2.
+
+    Returns:
+        The same shape.
+    """
+    every = outputs.logsumexp(dim=-1, keepdim=True)
+    top = torch.zeros_like(outputs, dtype=torch.bool).scatter(-1, outputs.argmax(dim=-1, keepdim=True), True)
+    # The others of the class on top are added up, for taking it off the sum of all would leave no digits. Shares of the rest
+    # are at most 1/2. No branch is infinite where the other is taken, or its gradient would be NaN.
+    beside_top = outputs.masked_fill(top, -torch.inf).logsumexp(dim=-1, keepdim=True)
+    beside_rest = every + torch.log1p(-(outputs - every).masked_fill(top, -torch.inf).exp())
+    return outputs - torch.where(top, beside_top, beside_rest)
+
+
+class Model(nn.Module):
+    """A classifier. Called with float images [B, C, H, W] in 0…1, grey or RGB, it gives logits, float32 [B, K].
+
+    A logit is what the sigmoid makes the probability of a class of. Of a multi-class model it is the log-odds of the class
+    against all others, see `log_odds`, and the probabilities of an image add up to 1.
+
+    Attributes:
+        network: a timm network.
+        description: classes, geometry, normalisation and where it comes from.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, description: Description) -> None:
+        super().__init__()
+        self.network = network
+        self.description = description
+        self.register_buffer("mean", torch.tensor(description.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(description.std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Normalise and classify. Under autocast the last layer still runs in float32: bf16 has too few digits for scores."""
+        features = self.network.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
+        with torch.autocast(images.device.type, enabled=False):
+            outputs: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
+            return self.logits_of(outputs)
+
+    def logits_of(self, outputs: Tensor) -> Tensor:
+        """What the network's own outputs, [B, K], are as logits."""
+        return log_odds(outputs) if self.description.task == "multi-class" else outputs
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file; its header holds the description."""
+        tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        write_bytes(path, save(tensors, {"petechia": self.description.model_dump_json()}))
+
+    @staticmethod
+    def load(path: Path) -> Model:
+        """Read a model that `save` wrote. Nothing is unpickled.
+
+        Raises:
+            PetechiaError: it is not such a file, or does not fit its own description.
+        """
+        try:
+            with safe_open(path, "pt") as file:
+                header = (file.metadata() or {}).get("petechia")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is not a dict)
+        except (OSError, SafetensorError) as error:
+            raise PetechiaError(f"{path} is not a safetensors file that can be read ({printable(str(error), 200)}).") from None
+        if header is None:
+            raise PetechiaError(f"{path} holds tensors but no description of a Petechia model.")
+        try:
+            description = Description.model_validate_json(header)
+        except ValidationError as error:
+            raise PetechiaError(f"{path} does not fit its own description ({first_problem(error)}).") from None
+        build = partial(build_network, description.architecture, len(description.classes), description.preprocess.size)
+        if problem := state_dict_mismatch(build, tensors):
+            raise PetechiaError(f"{path} does not fit its own description ({problem}).")
+        network = build()
+        network.load_state_dict(tensors)
+        return Model(network, description)
+
+
+def state_dict_mismatch(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
+    """Why tensors of a file are not those of a network; empty where they are.
+
+    The network is built without memory first: a small file can name one that takes more than there is.
+
+    Args:
+        build: makes the network.
+        tensors: by name.
+    """
+    try:
+        with torch.device("meta"):
+            wanted = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
+    except PetechiaError:
+        raise
+    except Exception as error:  # whatever timm says of options that do not suit a network
+        return f"the network cannot be built: {printable(str(error), 200)}"
+    for name in sorted({*wanted, *tensors}):
+        if name not in wanted or name not in tensors:
+            return f"{printable(name)} is {'too much' if name in tensors else 'missing'}"
+        if tuple(tensors[name].shape) != wanted[name]:
+            return f"{printable(name)} is {list(tensors[name].shape)} instead of {list(wanted[name])}"
+    return ""
+
+
+def create(
+    architecture: Architecture, classes: tuple[str, ...], preprocess: Preprocess, seed: int, task: Task = "multi-label"
+) -> Model:
+    """A new model. Its initial weights depend on the seed alone.
+
+    Raises:
+        PetechiaError: timm does not know the architecture, or the pretrained weights cannot be had.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = build_network(architecture, len(classes), preprocess.size, architecture.pretrained)
+    config: Any = network.pretrained_cfg
+    mean, std = tuple(config["mean"]), tuple(config["std"])
+    if architecture.channels == 1:
+        mean, std = (float(np.mean(mean)),), (float(np.mean(std)),)
+    description = Description(architecture=architecture, classes=classes, preprocess=preprocess, mean=mean, std=std, task=task)
+    return Model(network, description)
+
+
+def build_network(architecture: Architecture, classes: int, size: int, pretrained: bool | Path = False) -> nn.Module:
+    """A timm network for images of this size.
+
+    Raises:
+        PetechiaError: timm does not know it, or the weights cannot be had.
+    """
+    if not timm.is_model(architecture.arch.split(".")[0]):
+        near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
+        raise PetechiaError(
+            f"model.arch is {shown(architecture.arch)}, which timm does not know; near names: {near or 'none'}."
+        )
+    options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
+    defaults = timm.models.get_pretrained_cfg(architecture.arch)
+    if defaults is not None and defaults.fixed_input_size:
+        options["img_size"] = size
+    if isinstance(pretrained, Path):
+        if not pretrained.is_file() or pretrained.suffix != ".safetensors":
+            raise PetechiaError(
+                f"model.pretrained is {str(pretrained)!r}, which is not a .safetensors file; convert the weights."
+            )
+        options["pretrained_cfg_overlay"] = {"file": str(pretrained)}
+    try:
+        network: nn.Module = timm.create_model(architecture.arch, pretrained=bool(pretrained), **options)
+    except Exception as error:
+        if not pretrained:
+            raise
+        raise PetechiaError(
+            f"The pretrained weights of {architecture.arch} cannot be had ({first_line(error)}); without a network, "
+            f"set model.pretrained to a safetensors file of them, or to false."
+        ) from None
+    return network
+
+
+def predict(
+    model: Model, images: Images, runtime: Runtime, progress: Callable[[int], None] | None = None
+) -> NDArray[np.float32]:
+    """Probabilities, float32 [N, K].
+
+    Several processes share the batches out. All must call this, and each gets all scores.
+
+    Args:
+        model: on the machine's device.
+        images: prepared, uint8 [N, H, W] or [N, H, W, 3].
+        runtime: where to compute.
+        progress: told how many more images are done, by all processes together.
+    """
+    model.eval()
+    scores = np.zeros((len(images), len(model.description.classes)), np.float32)
+    with torch.inference_mode(), runtime.autocast():
+        for rows, together in runtime.batches(len(images), BATCH):
+            if len(rows):
+                scores[rows] = model(runtime.tensor(images[rows])).sigmoid().cpu().numpy()
+            if progress:
+                progress(together)
+    return runtime.sum(torch.from_numpy(scores)).numpy()

@@ -1,0 +1,330 @@
+"""The victim's training loop, which knows nothing of any attack."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, model_validator
+from torch import Tensor
+from torch.nn import functional
+from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+
+from petechia.core.errors import PetechiaError
+from petechia.core.randomness import stream
+from petechia.core.runtime import Runtime
+from petechia.core.settings import Settings
+from petechia.core.task import Task
+from petechia.data.dataset import Images
+from petechia.models.model import BATCH, Model
+
+Loss = Literal["bce", "sigmoid-cce", "cross-entropy"]
+PATIENCE, FACTOR, FLOOR, STOP_AFTER = 3, 0.5, 1e-5, 10  # the paper's plateau schedule
+
+
+class Training(Settings):
+    """How the victim trains.
+
+    Attributes:
+        epochs: at most.
+        batch_size: images a step; an epoch is cut into steps of nearly this size, none of them tiny.
+        loss: "bce" is binary cross-entropy on logits; "sigmoid-cce" the categorical cross-entropy on sigmoid outputs
+            that the paper's code uses: outputs divided by their sum, then -sum(y log p); "cross-entropy" that of a softmax,
+            for classes that exclude each other. null is "cross-entropy" for a multi-class task and "bce" for any other; a run
+            writes down which it was.
+        class_weights: "none", or "frequency" as the paper's code has it: see `frequency_weights`.
+        optimizer: "adam".
+        lr: learning rate; for one-cycle its peak.
+        schedule: "plateau" halves the rate after 3 epochs without a better validation loss, down to 1e-5, and stops after
+            10; "one-cycle" rises and falls once over all epochs.
+        validation: share of the training patients held out for the plateau; null is 0.1 for plateau, 0 for one-cycle.
+        flip: mirror half of the training images left to right.
+        rotate: turn half of the training images by an angle up to this many degrees, either way.
+    """
+
+    epochs: int = Field(4, ge=1)
+    batch_size: int = Field(32, ge=2)
+    loss: Loss | None = None
+    class_weights: Literal["none", "frequency"] = "none"
+    optimizer: Literal["adam"] = "adam"
+    lr: float = Field(2e-3, gt=0)
+    schedule: Literal["plateau", "one-cycle"] = "one-cycle"
+    validation: float | None = Field(None, ge=0, lt=1)
+    flip: bool = False
+    rotate: float = Field(0, ge=0, le=180)
+
+    @model_validator(mode="after")
+    def _plateau_needs_validation(self) -> Training:
+        if self.schedule == "plateau" and self.held_out == 0:
+            raise ValueError("the plateau schedule needs train.validation above 0")
+        return self
+
+    def loss_for(self, task: Task, classes: int) -> Loss:
+        """The loss, where none is given that of the task.
+
+        Args:
+            task: of the data.
+            classes: how many.
+
+        Raises:
+            PetechiaError: the loss cannot teach this task.
+        """
+        loss = self.loss or ("cross-entropy" if task == "multi-class" else "bce")
+        if loss == "cross-entropy" and task != "multi-class":
+            raise PetechiaError(
+                "train.loss is cross-entropy, which gives each image one class, but these data are multi-label; use bce."
+            )
+        if loss == "sigmoid-cce" and classes == 1:
+            raise PetechiaError(
+                "train.loss is sigmoid-cce, which divides every score by the sum of all, and of one class that is always 1; "
+                "use bce."
+            )
+        return loss
+
+    @property
+    def held_out(self) -> float:
+        """The share of training patients in the validation split."""
+        if self.validation is None:
+            return 0.1 if self.schedule == "plateau" else 0
+        return self.validation
+
+
+class Labelled(NamedTuple):
+    """Images with their labels, int8 [N, K]: 1 present, 0 absent, -1 unknown."""
+
+    images: Images
+    labels: NDArray[np.int8]
+
+
+class EpochLog(NamedTuple):
+    """What an epoch did. `validation_loss` is None without a validation split."""
+
+    epoch: int
+    loss: float
+    validation_loss: float | None
+    images: int
+    seconds: float
+
+
+def frequency_weights(labels: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Weights with which the positives and the negatives of a class count the same together, as in CheXNet (2017).
+
+    A positive weighs the share of images without the class, a negative the share with it; unknown labels do not count. The
+    negatives of a class that no image shows weigh 0: it teaches nothing.
+
+    Args:
+        labels: int8 [N, K], see `Labelled`.
+
+    Returns:
+        float32 [2, K]: of the negatives, of the positives.
+    """
+    shown = (labels == 1).sum(axis=0) / np.maximum((labels >= 0).sum(axis=0), 1)
+    return np.stack([shown, 1 - shown]).astype(np.float32)
+
+
+def mean_loss(logits: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None = None) -> Tensor:
+    """The mean loss of a batch; unknown labels (-1) do not count.
+
+    Args:
+        logits: float32 [B, K], as `Model` gives them: of a softmax the log-odds of each class against all others.
+        labels: float32 [B, K].
+        kind: see `Training`. "cross-entropy" is the mean over the images whose class is known.
+        weights: float32 [2, K] by which the terms of negatives and of positives are multiplied; "sigmoid-cce" and
+            "cross-entropy" have terms of positives only. The mean is over the number of terms, whatever they weigh.
+    """
+    known = labels >= 0
+    if kind == "bce":
+        each = functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0), reduction="none")
+        if weights is not None:
+            each = each * torch.where(labels > 0, weights[1], weights[0])
+        return (each * known).sum() / known.sum().clamp(min=1)
+    positives = labels.clamp(min=0) if weights is None else labels.clamp(min=0) * weights[1]
+    if kind == "cross-entropy":  # the sigmoid of these logits is the softmax
+        return -(positives * functional.logsigmoid(logits)).sum() / (labels > 0).any(dim=1).sum().clamp(min=1)
+    scores = logits.sigmoid() * known
+    shares = scores / scores.sum(dim=1, keepdim=True).clamp(min=1e-7)
+    return -(positives * shares.clamp(min=1e-7, max=1 - 1e-7).log()).sum(dim=1).mean()
+
+
+def _terms(labels: NDArray[np.int8], kind: Loss) -> int:
+    """How many terms `mean_loss` is the mean of."""
+    if kind == "cross-entropy":
+        return int((labels > 0).any(axis=1).sum())
+    return int((labels >= 0).sum()) if kind == "bce" else len(labels)
+
+
+def draw_turns(count: int, rng: np.random.Generator, flip: bool, rotate: float) -> NDArray[np.float32]:
+    """Mirrorings and rotations at random, each for half of the images: float32 [count, 2, 3], affine matrices.
+
+    Args:
+        count: of the images.
+        rng: source of chance.
+        flip: whether to mirror.
+        rotate: largest angle in degrees.
+    """
+    mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0) if flip else np.ones(count)
+    angle = np.where(rng.random(count) < 0.5, np.radians(rng.uniform(-rotate, rotate, count)), 0.0)
+    turns = np.zeros((count, 2, 3), np.float32)
+    turns[:, 0, 0], turns[:, 0, 1] = mirror * np.cos(angle), -np.sin(angle)
+    turns[:, 1, 0], turns[:, 1, 1] = mirror * np.sin(angle), np.cos(angle)
+    return turns
+
+
+def turn(batch: Tensor, turns: NDArray[np.float32]) -> Tensor:
+    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix; what turns in from outside is black."""
+    grid = functional.affine_grid(torch.from_numpy(turns).to(batch.device), list(batch.shape), align_corners=False)
+    turned = functional.grid_sample(batch, grid, padding_mode="zeros", align_corners=False)
+    return turned.contiguous(memory_format=torch.channels_last)
+
+
+class Trainer:
+    """Trains a model epoch by epoch. What an epoch does depends on the seed, its number and the state alone.
+
+    Several processes train one model, each on its share of every batch: order, augmentation, gradients and batch statistics
+    are those of one process, so that results agree up to rounding (networks with dropout draw other masks). All of them must
+    make the trainer, run its epochs and restore it alike.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        data: Labelled,
+        settings: Training,
+        runtime: Runtime,
+        seed: int,
+        validation: Labelled | None = None,
+    ) -> None:
+        if len(data.images) < 2:
+            raise PetechiaError(f"There are {len(data.images)} training images; training needs at least 2.")
+        if settings.schedule == "plateau" and (validation is None or len(validation.images) == 0):
+            raise PetechiaError(
+                "train.schedule is plateau, but no image is held out; raise train.validation, or choose one-cycle."
+            )
+        self.steps = -(-len(data.images) // settings.batch_size)
+        if (smallest := len(data.images) // self.steps) < runtime.world_size:
+            raise PetechiaError(
+                f"Batches of {smallest} images cannot be shared among {runtime.world_size} processes; "
+                f"raise train.batch_size, or start fewer."
+            )
+        self.model = runtime.to_device(model)
+        self.replica = runtime.replicate(self.model)
+        self.data = data
+        self.settings = settings
+        self.kind = settings.loss_for(model.description.task, len(model.description.classes))
+        self.runtime = runtime
+        self.seed = seed
+        self.validation = validation
+        self.epoch = 0
+        self.best = float("inf")
+        self.stale = 0
+        self.weights: Tensor | None = None
+        if settings.class_weights == "frequency":
+            self.weights = torch.from_numpy(frequency_weights(data.labels)).to(runtime.device)
+        self.optimizer = torch.optim.Adam(model.parameters(), settings.lr, fused=True)
+        self.schedule: OneCycleLR | ReduceLROnPlateau
+        if settings.schedule == "one-cycle":
+            self.schedule = OneCycleLR(self.optimizer, settings.lr, total_steps=settings.epochs * self.steps)
+        else:
+            self.schedule = ReduceLROnPlateau(self.optimizer, factor=FACTOR, patience=PATIENCE, min_lr=FLOOR)
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or the plateau has lasted too long."""
+        return self.epoch >= self.settings.epochs or self.stale >= STOP_AFTER
+
+    def run_epoch(self, progress: Callable[[int], None] | None = None) -> EpochLog:
+        """Train one epoch; `progress` is told how many more images are done, by all processes together.
+
+        Raises:
+            PetechiaError: the loss is no longer a number.
+        """
+        started = time.perf_counter()
+        self.epoch += 1
+        rng = stream(self.seed, "order", self.epoch)
+        torch.manual_seed(int(rng.integers(2**62)) + self.runtime.rank)  # for networks with dropout
+        self.replica.train()
+        total = torch.zeros((), device=self.runtime.device)
+        for rows in np.array_split(rng.permutation(len(self.data.images)), self.steps):
+            total += self._step(rows, rng) * len(rows)
+            if progress:
+                progress(len(rows))
+        loss = float(self.runtime.sum(total)) / len(self.data.images)
+        if not np.isfinite(loss):
+            raise PetechiaError(f"The loss is {loss} in epoch {self.epoch}; lower train.lr.")
+        return EpochLog(self.epoch, loss, self._validate(), len(self.data.images), time.perf_counter() - started)
+
+    def _step(self, rows: NDArray[np.intp], rng: np.random.Generator) -> Tensor:
+        """Learn from a batch; what the images of this process add to its loss."""
+        mine = self.runtime.share(rows)
+        images = self._images(mine, len(rows), rng)
+        with self.runtime.autocast():
+            logits = self.replica(images)
+        kind = self.kind
+        share = _terms(self.data.labels[mine], kind) / max(1, _terms(self.data.labels[rows], kind))
+        loss = mean_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
+        self.optimizer.zero_grad()
+        (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # processes take the mean of gradients
+        self.optimizer.step()
+        if isinstance(self.schedule, OneCycleLR):
+            self.schedule.step()
+        return loss.detach()
+
+    def _images(self, mine: NDArray[np.intp], count: int, rng: np.random.Generator) -> Tensor:
+        """The images of this process, turned as they would be in the whole batch of `count`."""
+        images = self.runtime.tensor(self.data.images[mine])
+        if not self.settings.flip and not self.settings.rotate:
+            return images
+        return turn(images, self.runtime.share(draw_turns(count, rng, self.settings.flip, self.settings.rotate)))
+
+    def _labels(self, data: Labelled, rows: NDArray[np.intp]) -> Tensor:
+        return torch.from_numpy(data.labels[rows].astype(np.float32)).to(self.runtime.device)
+
+    def _validate(self) -> float | None:
+        if self.validation is None or len(self.validation.images) == 0:
+            return None
+        self.model.eval()
+        total, count = 0.0, len(self.validation.images)
+        with torch.inference_mode(), self.runtime.autocast():
+            for rows, _ in self.runtime.batches(count, BATCH):
+                if len(rows):
+                    logits = self.model(self.runtime.tensor(self.validation.images[rows]))
+                    labels = self._labels(self.validation, rows)
+                    total += float(mean_loss(logits, labels, self.kind, self.weights)) * len(rows)
+        loss = float(self.runtime.sum(torch.tensor(total, dtype=torch.float64))) / count
+        self.judge(loss)
+        return loss
+
+    def judge(self, validation_loss: float) -> None:
+        """Let the schedule react to a validation loss."""
+        if isinstance(self.schedule, ReduceLROnPlateau):
+            self.schedule.step(validation_loss)
+            self.stale = 0 if validation_loss < self.best else self.stale + 1
+            self.best = min(validation_loss, self.best)
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything, beside the model's weights, that the next epoch depends on: tensors, and JSON."""
+        optimizer = self.optimizer.state_dict()
+        tensors = {f"{i}.{name}": value for i, state in optimizer["state"].items() for name, value in state.items()}
+        plain = {
+            "epoch": self.epoch,
+            "best": self.best,
+            "stale": self.stale,
+            "groups": optimizer["param_groups"],
+            "schedule": self.schedule.state_dict(),
+        }
+        return tensors, plain
+
+    def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
+        """Go back to a state; the model's weights must be those of the same epoch."""
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            i, name = key.split(".")
+            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # that of the weights
+            states.setdefault(int(i), {})[name] = value.contiguous(memory_format=layout)
+        self.optimizer.load_state_dict({"state": states, "param_groups": plain["groups"]})
+        self.schedule.load_state_dict(plain["schedule"])
+        self.epoch, self.best, self.stale = plain["epoch"], plain["best"], plain["stale"]

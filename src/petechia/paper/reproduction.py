@@ -1,0 +1,70 @@
+"""From the names of tables and figures to the tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from petechia.core.errors import PetechiaError
+from petechia.models.model import create
+from petechia.paper.page import Reproduction, write_reproduction
+from petechia.paper.parts import Part, load_design, runs_of
+from petechia.paper.results import Results
+from petechia.study.config import Config
+from petechia.study.grid import Runs
+from petechia.study.progress import Progress
+from petechia.study.study import Executor, StudyDirectory, locally, run_study
+
+
+def reproduce(
+    parts: Sequence[Part],
+    preset: str,
+    data: str | None,
+    overrides: list[str],
+    directory: StudyDirectory,
+    tell: Progress,
+    execute: Executor = locally,
+) -> Reproduction:
+    """Run what the parts need and is not there yet, then make tables, figures and, for all parts, check the claims.
+
+    Args:
+        parts: of the paper.
+        preset: "desk" or "paper".
+        data: a source that replaces the preset's.
+        overrides: KEY=VALUE, for all runs.
+        directory: of the study; what it holds already is not done again.
+        tell: told what happens.
+        execute: where networks are trained.
+
+    Raises:
+        PetechiaError: something in the configuration or the directory does not allow it, or no run could be finished.
+    """
+    design = load_design(preset)
+    runs = _with_weights_that_can_be_had(runs_of(parts, design, data, overrides), directory, tell)
+    study = run_study(runs, directory, tell, execute)
+    for name, reason in study.failures.items():
+        tell.note(f"The run {name} failed: {reason}")
+    if not study.runs:
+        raise PetechiaError(f"No run could be finished; the first failed so: {next(iter(study.failures.values()))}")
+    return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, tell)
+
+
+def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, tell: Progress) -> Runs:
+    """Without a network connection ImageNet's weights cannot be fetched: train from random ones, and say so."""
+    if not any(config.model.pretrained is True for config in runs.values()):
+        return runs
+    found = directory.runs() if directory.exists else {}
+    earlier = [found[name].model.pretrained for name in runs if name in found]
+    try:
+        if False in earlier:
+            raise PetechiaError("this study was begun without ImageNet weights")
+        config = next(iter(runs.values()))
+        tell.phase("fetching ImageNet weights", 0)
+        create(config.model, ("any",), config.preprocess, seed=0)
+    except PetechiaError as error:
+        tell.note(f"Training starts from random weights, not from ImageNet's as in the paper: {error}")
+        return {name: _untrained(config) for name, config in runs.items()}
+    return runs
+
+
+def _untrained(config: Config) -> Config:
+    return config.with_values({"model.pretrained": False})

@@ -1,6 +1,0 @@
-"""Tables, figures and the HTML report of a run."""
-
-from petechia.report.html import build_report
-from petechia.report.tables import Cell, Row, result_rows, verdict
-
-__all__ = ["Cell", "Row", "build_report", "result_rows", "verdict"]

@@ -1,0 +1,301 @@
+"""The main job: poison, train every arm, measure every epoch, summarise."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import timm
+import torch
+
+from petechia.attack import Survival, probe_survival, survival_of
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Runtime
+from petechia.core.version import __version__
+from petechia.measure import Measurement, measure, summarize
+from petechia.models.model import create
+from petechia.models.training import EpochLog
+from petechia.study.config import Arm, Config
+from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, write_arrays, write_json, write_table
+from petechia.study.heat import measure_heat
+from petechia.study.networks import CLEAN, TRIGGERED, Recipe, Seconds, train_network
+from petechia.study.progress import Epoch, Progress
+from petechia.study.run_data import RunData, load_run_data
+
+SCHEMA = 1  # of summary.json
+EXAMPLES = 4  # images kept for the report
+METRICS_SCHEMA = pl.Schema(
+    {
+        "seed": pl.Int64,
+        "arm": pl.String,
+        "epoch": pl.Int64,
+        "metric": pl.String,
+        "class": pl.String,
+        "value": pl.Float64,
+        "low": pl.Float64,
+        "high": pl.Float64,
+    }
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run: its files, and the content of summary.json."""
+
+    directory: RunDirectory
+    summary: dict[str, Any]
+
+
+def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Progress) -> Run:
+    """Do everything but the report.
+
+    Under torchrun every process trains its share of each batch; the first prepares the data, measures, writes and tells.
+
+    Args:
+        wanted: what to run; None is what the directory was begun with, or the defaults.
+        directory: of the run.
+        resume: go on with the run in it, if there is one.
+        tell: told what happens.
+
+    Raises:
+        PetechiaError: as `petechia.run`.
+    """
+    settings = _settings(directory, wanted, resume)
+    if directory.summary.is_file():
+        return Run(directory, read_json(directory.summary))
+
+    began = time.perf_counter()
+    runtime = settings.compute.start()
+    if not runtime.is_main:
+        tell = Progress()
+    create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
+    with runtime.main_first():
+        run_data = load_run_data(settings, tell)
+    settings = run_data.resolved(settings)
+    prepare_seconds = time.perf_counter() - began
+    survival = _survival(settings, run_data)
+    tell.note(survival_words(survival))
+    with directory.locked() if runtime.is_main else nullcontext():
+        if runtime.is_main:
+            _open(directory, settings, run_data, runtime)
+        series = _train_all(directory, settings, run_data, runtime, tell)
+        if runtime.is_main:
+            trained = time.perf_counter()
+            measure_heat(directory, settings, run_data, runtime, tell)
+            seconds = _seconds(prepare_seconds, series, time.perf_counter() - trained)
+            summary = _summarize(settings, run_data, series) | {"survival": survival, "seconds": seconds}
+            write_json(directory.summary, summary)
+        runtime.barrier()
+    return Run(directory, read_json(directory.summary))
+
+
+def free_directory(config: Config) -> RunDirectory:
+    """The first of runs/KIND-1, runs/KIND-2 … that does not exist; KIND is that of the data source."""
+    kind = config.data.partition(":")[0]
+    paths = (Path("runs") / f"{kind}-{n}" for n in count(1))
+    return RunDirectory(next(path for path in paths if not path.exists()))
+
+
+def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
+    """The configuration to run, from the caller or from the run that is resumed."""
+    if directory.path.exists() and not directory.path.is_dir():
+        raise PetechiaError(f"{directory.path} is a file, not a folder; choose another --out.")
+    if not directory.exists:
+        if resume and wanted is None:
+            raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of one.")
+        return wanted or Config()
+    if not resume:
+        raise PetechiaError(f"{directory.path} already holds a run; add --resume to go on with it, or choose another --out.")
+    found = directory.config()
+    if wanted is not None and (wanted := wanted.with_loss_from(found)) != found:
+        differs = [key for key in Config.model_fields if getattr(wanted, key) != getattr(found, key)]
+        raise PetechiaError(
+            f"The run in {directory.path} was started with another {' and '.join(differs)}; "
+            f"resume it without settings, or choose another --out."
+        )
+    return found
+
+
+def _open(directory: RunDirectory, settings: Config, run_data: RunData, runtime: Runtime) -> None:
+    """Write what stands before training begins; check it where it is there already.
+
+    Raises:
+        PetechiaError: the data are not those with which the run was started.
+    """
+    plan = pl.concat(
+        run_data.attacks[seed].plan.table().insert_column(0, pl.lit(seed, pl.Int64).alias("seed")) for seed in settings.seeds
+    )
+    if directory.exists:
+        if not plan.equals(read_table(directory.plan)):
+            raise PetechiaError(f"{settings.data} is not what it was when the run in {directory.path} began; start a new run.")
+        return
+    write_table(directory.plan, plan)
+    write_table(directory.test, run_data.test_table(settings.seeds))
+    write_arrays(directory.examples, _examples(run_data, settings.seeds[0]))
+    directory.start(settings, _environment(runtime))
+
+
+def _examples(run_data: RunData, seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    """Clean and triggered inputs of a few test images without the target class, spread over the test set."""
+    rows = run_data.without_target(EXAMPLES)
+    return {"clean": run_data.clean_images()[rows], "triggered": run_data.triggered_images(seed)[rows]}
+
+
+def _environment(runtime: Runtime) -> dict[str, Any]:
+    versions = {
+        "petechia": __version__,
+        "torch": torch.__version__,
+        "timm": timm.__version__,
+        "numpy": np.__version__,
+    }
+    return {"machine": str(runtime), "platform": platform.platform(), "python": platform.python_version(), **versions}
+
+
+@dataclass
+class Series:
+    """The measured epochs of one arm under one seed."""
+
+    arm: Arm
+    seed: int
+    logs: list[EpochLog] = field(default_factory=list)
+    measurements: list[Measurement] = field(default_factory=list)
+    seconds: Seconds = field(default_factory=Seconds)
+    measuring_seconds: float = 0
+
+
+def _train_all(
+    directory: RunDirectory, settings: Config, run_data: RunData, runtime: Runtime, progress: Progress
+) -> list[Series]:
+    recipes = {(arm, seed): run_data.recipe(arm, seed, settings) for seed in settings.seeds for arm in settings.arms}
+    progress.expect(settings.train.epochs * sum(recipe.work for recipe in recipes.values()))
+    series: list[Series] = []
+    for (arm, seed), recipe in recipes.items():
+        series.append(Series(arm, seed))
+        _train_one(recipe, series, directory, run_data, runtime, progress)
+    if runtime.is_main:
+        write_table(directory.metrics, _metrics(run_data.dataset.classes, series))
+    return series
+
+
+def _train_one(
+    recipe: Recipe, series: list[Series], directory: RunDirectory, run_data: RunData, runtime: Runtime, progress: Progress
+) -> None:
+    """Train and measure the last of the series."""
+    one, truth = series[-1], run_data.truth()
+    files = directory.network(one.arm, one.seed)
+
+    def after(log: EpochLog, new: bool) -> None:
+        if not runtime.is_main:
+            return
+        began = time.perf_counter()
+        scores = read_arrays(files.scores_of(log.epoch))
+        one.logs.append(log)
+        one.measurements.append(measure(truth, scores[CLEAN], scores[TRIGGERED]))
+        if new:
+            write_table(directory.metrics, _metrics(run_data.dataset.classes, series))
+            progress.epoch(Epoch(one.arm, one.seed, log, one.measurements[-1].values))
+        one.measuring_seconds += time.perf_counter() - began
+
+    one.seconds = train_network(recipe, files, runtime, progress, after).seconds
+
+
+def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame:
+    """Tidy: seed, arm, epoch, metric, class (null for all together), value, low, high."""
+    rows: list[tuple[Any, ...]] = []
+    for one in series:
+        for log, measurement in zip(one.logs, one.measurements, strict=True):
+            where = (one.seed, one.arm, log.epoch)
+            rows.append((*where, "loss", None, log.loss, None, None))
+            if log.validation_loss is not None:
+                rows.append((*where, "validation_loss", None, log.validation_loss, None, None))
+            rows += [(*where, name, None, value, *measurement.interval(name)) for name, value in measurement.values.items()]
+            for name, values in measurement.per_class.items():
+                rows += [(*where, name, label, *map(float, value)) for label, value in zip(classes, values, strict=True)]
+    return pl.DataFrame(rows, METRICS_SCHEMA, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
+
+
+def _summarize(settings: Config, run_data: RunData, series: Sequence[Series]) -> dict[str, Any]:
+    arms = {arm: summarize([one.measurements for one in series if one.arm == arm]) for arm in settings.arms}
+    plans = [run_data.attacks[seed].plan for seed in settings.seeds]
+    return {
+        "schema": SCHEMA,
+        "petechia": __version__,
+        "data": settings.data,
+        "target": settings.attack.target,
+        "trigger": settings.attack.trigger.describe(),
+        "seeds": list(settings.seeds),
+        "images": {
+            "train": len(run_data.train),
+            "poisoned_train": len(plans[0].rows),
+            "triggered_train": int(plans[0].triggered.sum()),
+            "cover_train": int(plans[0].cover.sum()),
+            "validation": int((run_data.dataset.split == "validation").sum()),
+            "test": len(run_data.test),
+            "triggered_test": int(run_data.triggered_test.sum()),
+            "test_without_target": int(run_data.judged.sum()),
+            "native_shape": list(run_data.native_shape),
+            "test_patients": len(np.unique(run_data.dataset.patients[run_data.test])),
+        },
+        "arms": arms,
+    }
+
+
+def _survival(settings: Config, run_data: RunData) -> dict[str, Any]:
+    """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry.
+
+    Nothing is measured where the trigger changes no pixel: what an image shows cannot be lost on the way.
+    """
+    attacks = run_data.attacks.values() if settings.attack.trigger.stamps else ()
+    test = [survival_of(attack.triggered_inputs, run_data.test) for attack in attacks]
+    train = [survival_of(attack.triggered_inputs, attack.plan.rows[attack.plan.triggered]) for attack in attacks]
+    by_size = _survival_by_size(settings, run_data)
+    return {**_mean(test), "train": _mean(train), "by_size": by_size, "applies": bool(attacks)}
+
+
+def survival_words(survival: dict[str, Any]) -> str:
+    """What `summary["survival"]` says, in a sentence; what was written before it had `applies` is of stamped triggers."""
+    if not survival.get("applies", True):
+        return "Trigger survival does not apply: the trigger is what an image shows, and no pixel is touched."
+    if survival["fraction"] is None:
+        return "Trigger survival is undefined: there is no triggered image."
+    return (
+        f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
+        f"in {survival['pixels']:.2f} pixels on average."
+    )
+
+
+def _mean(survivals: list[Survival]) -> dict[str, float | None]:
+    fraction, pixels = np.mean(survivals, axis=0) if survivals else (np.nan, np.nan)
+    return (
+        {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
+    )
+
+
+def _survival_by_size(settings: Config, run_data: RunData) -> list[dict[str, float]]:
+    table = []
+    for size, trigger in settings.attack.trigger.sizes().items():
+        try:
+            survival = probe_survival(trigger, settings.preprocess, *run_data.native_shape, settings.attack.stage)
+        except PetechiaError:  # larger than the image
+            continue
+        table.append({"size": size, **survival._asdict()})
+    return table
+
+
+def _seconds(prepare: float, series: Sequence[Series], explain: float) -> dict[str, float]:
+    seconds = {
+        "prepare": prepare,
+        "train": sum(one.seconds.train for one in series),
+        "evaluate": sum(one.seconds.score + one.measuring_seconds for one in series),
+        "save": sum(one.seconds.save for one in series),
+        "explain": explain,
+    }
+    return seconds | {"total": sum(seconds.values())}

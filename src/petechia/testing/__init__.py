@@ -1,0 +1,1 @@
+"""Conformance suites: what every trigger, data source, model, explanation method and detector must do."""

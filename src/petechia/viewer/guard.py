@@ -1,0 +1,92 @@
+"""What keeps strangers out of the viewer, and what its answers tell browsers to forbid."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import re
+import traceback
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+LOGGER = logging.getLogger("petechia.viewer")
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
+
+
+class Guard:
+    """Lets in only what was sent to this server by its own pages, and puts the headers on whatever it answers.
+
+    What fails in the application becomes a sentence here. Of the error only its kind and place are logged: its message may
+    quote what was uploaded.
+    """
+
+    def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
+        self._app = app
+        self._hosts = {"localhost", *(host.lower() for host in hosts)}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        answering = False
+
+        async def send_with_headers(message: Message) -> None:
+            nonlocal answering
+            if message["type"] == "http.response.start":
+                answering = True
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            await (self._refused(Headers(scope=scope)) or self._app)(scope, receive, send_with_headers)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            LOGGER.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
+            if not answering:
+                await refusal(500, "The viewer failed at this; its terminal says where.")(scope, receive, send_with_headers)
+
+    def _refused(self, headers: Headers) -> Response | None:
+        host, origin = headers.get("host", "").lower(), headers.get("origin")
+        if not self._is_own(host):
+            return refusal(421, "This name does not lead here; use the address that petechia serve printed.")
+        foreign = origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}")
+        if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
+            return refusal(403, "Other sites cannot use this viewer.")
+        return None
+
+    def _is_own(self, host: str) -> bool:
+        """Whether a Host header is ours: a foreign page can give its own name our address, but not a number.
+
+        The port may be another one, as behind a tunnel.
+        """
+        found = HOST.fullmatch(host)
+        if found is None:
+            return False
+        name = found["name"] or found["v6"]
+        if name in self._hosts:
+            return True
+        try:
+            ipaddress.ip_address(name)
+        except ValueError:
+            return False
+        return True
+
+
+def refusal(status: int, sentence: str) -> JSONResponse:
+    """An answer that says why there is none."""
+    return JSONResponse({"detail": sentence}, status)

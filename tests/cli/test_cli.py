@@ -1,0 +1,136 @@
+import errno
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from petechia.cli.app import app
+from petechia.core.version import __version__
+
+SMALL = [
+    "--data", "phantom:images=160,size=32", "--set", "preprocess.size=32", "--set", "model.arch=test_resnet",
+    "--set", "train.epochs=1", "--set", "bootstrap=20",
+]  # fmt: skip
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, re.sub(r"\s+", " ", result.output)
+
+
+def test_help_and_version() -> None:
+    assert call("--version") == (0, f"{__version__} ")
+    code, said = call("run", "--help")
+    assert code == 0
+    assert "--resume" in said
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, petechia, petechia.cli.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_run_report_and_poison(tmp_path: Path) -> None:
+    code, said = call("run", *SMALL, "--out", str(tmp_path / "run"))
+    assert code == 0, said
+    assert "ASR(0.9)" in said
+    assert "False-trigger rate" in said
+    assert "Trigger survival: 100.0 %" in said
+    assert "attacked, 0" in said
+    report = tmp_path / "run" / "report.html"
+    assert report.is_file()
+    code, _ = call("report", str(tmp_path / "run"), "--pictures", "none", "--out", str(tmp_path / "r.html"))
+    assert code == 0
+    assert (tmp_path / "r.html").stat().st_size < report.stat().st_size
+    code, said = call("run", "--resume", "--out", str(tmp_path / "run"))
+    assert code == 0
+    assert "ASR(0.9)" in said
+    code, said = call("poison", "phantom:images=40,size=32", "--out", str(tmp_path / "poisoned"), "--set", "attack.rate=0.5")
+    assert code == 0
+    assert "training images carry the trigger" in said
+    code, said = call("run", *SMALL, "--data", f"nih:{tmp_path / 'poisoned'}", "--out", str(tmp_path / "on-files"))
+    assert code == 0, said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run", "--set", "attack.rat=1"], "did you mean 'attack.rate'?"),
+        (["run", "--data", "nih:/does/not/exist"], "which is not a folder"),
+        (["run", "--data", "foo"], "is not a data source"),
+        (["run", "--resume"], "--resume needs --out"),
+        (["run", "--preset", "lab"], "the presets are desk, paper"),
+        (["run", "nowhere.yaml"], "nowhere.yaml cannot be read"),
+        (["run", *SMALL, "--set", "attack.trigger.size=40"], "does not fit on an image of 32 x 32"),
+        (["run", *SMALL, "--set", "compute.device=cuda:99"], "compute.device is 'cuda:99'"),
+        (["run", *SMALL, "--missing", "maybe"], "missing in the configuration is 'maybe'"),
+        (["report", "/does/not/exist"], "holds no run"),
+        (["poison", "phantom:images=9", "--out", "/tmp"], "/tmp exists already"),
+        (["poison", "phantom:images=9", "--out", "p", "--set", "attack.stage=input"], "set it to native"),
+        (["run", "--data", "phantom:images=["], "in the data source"),
+        (["run", "--set", "train.lr=.inf"], "train.lr in the configuration is inf"),
+        (["run", "--set", "seeds=[18446744073709551616]"], "seeds in the configuration is"),
+        (["run", "--set", "train.schedule=plateau", "--set", "train.validation=0"], "needs train.validation above 0"),
+        (["run", "--set", "model.pretrained=/etc/passwd"], "not a .safetensors file"),
+        (["run", "--out", "/etc/passwd"], "is a file, not a folder"),
+    ],
+)
+def test_problems_are_one_sentence_and_exit_1(
+    arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output = call(*arguments)
+    assert code == 1
+    assert "Error: " in output
+    assert said in output
+    assert "Traceback" not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "petechia", "run", *SMALL, "--set", "train.epochs=500", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ)
+    deadline = time.monotonic() + 120
+    while not (out / "metrics.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"petechia run --resume --out {out}" in errors
+    assert "Traceback" not in errors
+
+
+def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, *_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "replace", full)
+    code, said = call("run", *SMALL, "--out", str(tmp_path / "run"))
+    assert code == 1
+    assert "No space left on device" in said
+    assert not [path for path in tmp_path.rglob("*") if path.name.endswith(".partial")]
+
+
+def test_explain(tmp_path: Path) -> None:
+    code, said = call("run", *SMALL, "--set", "preprocess.size=64", "--out", str(tmp_path / "run"))
+    assert code == 0, said
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8)).save(tmp_path / "a.png")
+    model = tmp_path / "run" / "checkpoints" / "attacked-seed-0" / "epoch-01.safetensors"
+    code, said = call("explain", str(model), str(tmp_path / "a.png"), "--target", "Mass", "--out", str(tmp_path / "out"))
+    assert code == 0, said
+    assert "Mass" in said
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        "explanations.json", "a-Mass-last.npy", "a-Mass-last.png", "a-Mass-middle.npy", "a-Mass-middle.png",
+    }  # fmt: skip
+    code, said = call("explain", str(tmp_path / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "none"))
+    assert code == 1
+    assert "is a folder, not a model; give one of its models, such as" in said

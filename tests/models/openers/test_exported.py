@@ -1,0 +1,263 @@
+import io
+import json
+import pickle
+import zipfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Compute
+from petechia.detect.audit.reconstruct import Goal, reconstruct
+from petechia.detect.scan.features import features_of
+from petechia.detect.screen import Screen
+from petechia.models.openers import open_classifier
+from petechia.saliency import cam
+
+MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+SIZE = 32
+IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE), np.uint8)
+PIXELS = torch.from_numpy(IMAGES / np.float32(255))[:, None]
+Change = Callable[[dict[str, bytes]], None]
+
+
+def network(arch: str = "test_resnet", **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    made: nn.Module = timm.create_model(arch, num_classes=3, in_chans=1, **options).eval()
+    return made
+
+
+def export(made: nn.Module, path: Path, batch: int | None = None, size: int = SIZE) -> str:
+    shapes = None if batch else ({0: torch.export.Dim("batch", min=1, max=4096)},)
+    program = torch.export.export(made, (torch.zeros(batch or 2, 1, size, size),), dynamic_shapes=shapes)
+    torch.export.save(program, path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("exported") / "m.pt2"
+    export(network(), path)
+    return path
+
+
+def rewrite(source: Path, target: Path, change: Change, compression: int = zipfile.ZIP_STORED) -> str:
+    """An archive with other entries, whose names are without its root."""
+    with zipfile.ZipFile(source) as old:
+        root = old.namelist()[0].partition("/")[0]
+        entries = {name.removeprefix(f"{root}/"): old.read(name) for name in old.namelist()}
+    change(entries)
+    with zipfile.ZipFile(target, "w", compression) as new:
+        for name, content in entries.items():
+            new.writestr(f"{root}/{name}", content)
+    return str(target)
+
+
+def in_text(change: Callable[[dict[str, Any]], None], file: str = "models/model.json") -> Change:
+    def apply(entries: dict[str, bytes]) -> None:
+        text = json.loads(entries[file])
+        change(text)
+        entries[file] = json.dumps(text).encode()
+
+    return apply
+
+
+@pytest.mark.parametrize("batch", [None, 2, 7])
+def test_a_program_answers_as_its_network(tmp_path: Path, exported: Path, batch: int | None) -> None:
+    path = str(exported) if batch is None else export(network(), tmp_path / "m.pt2", batch)
+    found = open_classifier(path, MACHINE)
+    assert (found.classes, found.preprocess.size, found.colour) == (("class 0", "class 1", "class 2"), SIZE, False)
+    with torch.inference_mode():
+        torch.testing.assert_close(found.logits(IMAGES), network()(PIXELS))
+
+
+def test_a_transformer_whose_shapes_are_computed(tmp_path: Path) -> None:
+    made = network("test_vit", img_size=SIZE)
+    with torch.inference_mode():
+        torch.testing.assert_close(open_classifier(export(made, tmp_path / "m.pt2"), MACHINE).logits(IMAGES), made(PIXELS))
+
+
+def test_a_program_of_a_softmax(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "m.pt2").write_bytes(exported.read_bytes())
+    (tmp_path / "m.json").write_text(
+        json.dumps({"task": "multi-class", "classes": ["A", "B", "C"], "mean": [0.5], "std": [0.2]})
+    )
+    found = open_classifier(str(tmp_path / "m.pt2"), MACHINE)
+    assert found.classes == ("A", "B", "C")
+    with torch.inference_mode():
+        wanted = network()((PIXELS - 0.5) / 0.2).softmax(dim=1)
+    torch.testing.assert_close(found.logits(IMAGES).sigmoid(), wanted, atol=1e-6, rtol=1e-4)
+
+
+def test_a_program_can_be_looked_into(exported: Path) -> None:
+    found = open_classifier(str(exported), MACHINE)
+    made = network()
+    ours, theirs = PIXELS.clone().requires_grad_(), PIXELS.clone().requires_grad_()
+    found.answer(ours)[:, 1].sum().backward()  # type: ignore[no-untyped-call]
+    made(theirs)[:, 1].sum().backward()
+    assert ours.grad is not None
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    # The last step that gives a map is the ReLU that ends the last block, as in the network.
+    torch.testing.assert_close(
+        cam(found.require_network(), PIXELS, 1, ("last",))["last"], cam(made, PIXELS, 1, ("last",))["last"]
+    )
+
+
+def test_what_looks_into_networks_takes_a_program(exported: Path) -> None:
+    found = open_classifier(str(exported), MACHINE)
+    clean = np.random.default_rng(1).integers(0, 256, (24, SIZE, SIZE), np.uint8)
+    carriers = found.tensor(clean)
+    (trigger,) = reconstruct(found, carriers, [Goal(0, True)], found.logits(clean).std(dim=0), steps=2)
+    assert trigger.size >= 0
+    assert features_of(found, clean).shape == (24, 3)
+    assert len(Screen.fit(found, clean, fpr=0.1).score(clean[:2]).suspicion) == 2
+
+
+class Malice:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.proof,)
+
+
+def pickled(content: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def test_pickled_inputs_are_not_read(exported: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "it ran"
+    inputs = "data/sample_inputs/model.pt"
+    path = rewrite(exported, tmp_path / "m.pt2", lambda entries: entries.update({inputs: pickled(((Malice(proof),), {}))}))
+    with torch.inference_mode():
+        torch.testing.assert_close(open_classifier(path, MACHINE).logits(IMAGES), network()(PIXELS))
+    assert not proof.exists()
+    with suppress(Exception):  # its warning about it cannot be printed
+        torch.export.load(path)
+    assert proof.exists()  # the malice is real: PyTorch's own reader runs it
+
+
+@pytest.mark.parametrize("form", ["weight", "weights", "constant", "object"])
+def test_pickled_weights_and_constants_are_refused(exported: Path, tmp_path: Path, form: str) -> None:
+    proof = tmp_path / "it ran"
+    weights = "data/weights/model_weights_config.json"
+
+    def change(entries: dict[str, bytes]) -> None:
+        malice = pickled(Malice(proof))
+        if form == "weight":
+            in_text(lambda text: text["config"]["fc.bias"].update(use_pickle=True), weights)(entries)
+            entries["data/weights/weight_46"] = malice
+        elif form == "weights":
+            entries["data/weights/model.pt"] = malice
+        elif form == "constant":
+            entries["data/constants/model.pt"] = malice
+        else:
+            in_text(lambda text: text["config"]["fc.bias"].update(path_name="opaque_obj_0"), weights)(entries)
+            entries["data/weights/opaque_obj_0"] = pickle.dumps(Malice(proof))
+
+    with pytest.raises(PetechiaError, match="as a pickle, which can run any code|cannot? be read|that can be read"):
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+    assert not proof.exists()
+
+
+def test_weights_in_one_file_as_older_versions_write_them(exported: Path, tmp_path: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
+        for name in [name for name in entries if name.startswith("data/weights/")]:
+            del entries[name]
+        entries["data/weights/model.pt"] = pickled(network().state_dict())
+
+    with torch.inference_mode():
+        logits = open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE).logits(IMAGES)
+        torch.testing.assert_close(logits, network()(PIXELS))
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "torch.os.system",
+        "torch.load",
+        "torch.ops.aten.from_file.default",
+        "torch.ops.aten.set_.source_Tensor",
+        "_operator.call",
+    ],
+)
+def test_operations_that_are_not_known_to_be_harmless_are_refused(exported: Path, tmp_path: Path, target: str) -> None:
+    change = in_text(lambda text: text["graph_module"]["graph"]["nodes"][2].update(target=target))
+    with pytest.raises(PetechiaError, match=f"uses {target}, which is not among the operations"):
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+
+
+def test_expressions_and_names_are_not_evaluated(exported: Path, tmp_path: Path) -> None:
+    proof = tmp_path / "it ran"
+    code = f"__import__('pathlib').Path({str(proof)!r}).touch()"
+
+    def change(text: dict[str, Any]) -> None:
+        graph = text["graph_module"]["graph"]
+        for value in graph["tensor_values"].values():
+            for side in value["sizes"]:
+                if "as_expr" in side:
+                    side["as_expr"]["expr_str"] = code
+        text["guards_code"] = [code]
+        for node in graph["nodes"]:
+            node["name"] = code
+            node["metadata"] = {"stack_trace": code, "nn_module_stack": code, "torch_fn": code}
+
+    path = rewrite(exported, tmp_path / "m.pt2", in_text(change))
+    assert open_classifier(path, MACHINE).logits(IMAGES).shape == (5, 3)
+    assert not proof.exists()
+
+
+class Training(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 6 * 6, 2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_was_exported_as_it_trains(tmp_path: Path) -> None:
+    with pytest.raises(PetechiaError, match="was exported as it trains; call eval"):
+        open_classifier(export(Training().train(), tmp_path / "m.pt2", batch=2, size=8), MACHINE)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda entries: entries.pop("models/model.json"), "is not a program that torch.export.save"),
+        (lambda entries: entries.update({"models/model.json": b"{"}), "is not a program of torch.export that can be read"),
+        (lambda entries: entries.update({"models/model.json": b"[" * 100_000}), "is not a program of torch.export that can"),
+        (
+            lambda entries: entries.update({"data/weights/weight_0": b"123"}),
+            "is not a program of torch.export that can be read",
+        ),
+        (in_text(lambda text: text["schema_version"].update(major=7)), "is of another version of torch.export"),
+        (in_text(lambda text: text["graph_module"]["graph"]["nodes"].pop()), "cannot be asked"),
+        (
+            in_text(lambda text: text["graph_module"]["graph"].update(outputs=[])),
+            "is not a program of torch.export that can be",
+        ),
+    ],
+)
+def test_a_damaged_program(exported: Path, tmp_path: Path, change: Change, sentence: str) -> None:
+    with pytest.raises(PetechiaError, match=sentence):
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+
+
+def test_a_compressed_program_could_be_a_bomb(exported: Path, tmp_path: Path) -> None:
+    with pytest.raises(PetechiaError, match="m.pt2 is compressed"):
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", lambda _: None, zipfile.ZIP_DEFLATED), MACHINE)
+    (tmp_path / "m.pt2").write_bytes(b"no archive")
+    with pytest.raises(PetechiaError, match="is not a program of torch.export that can be read"):
+        open_classifier(str(tmp_path / "m.pt2"), MACHINE)

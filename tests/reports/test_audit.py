@@ -1,0 +1,80 @@
+import json
+from math import sqrt
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from petechia.cli.app import app
+from petechia.core.errors import PetechiaError
+from petechia.detect.audit.audit import Audit, audit
+from petechia.reports.audit import Origin, build_audit, verdict, write_audit
+from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
+from tests.detect.audit.conftest import clean as clean_images
+
+clean = clean_images
+ORIGIN = Origin("model.safetensors", "ab" * 32, "phantom")
+
+
+@pytest.fixture(scope="module")
+def found(clean: Images) -> Audit:
+    return audit(opened(ByHand()), clean, steps=20)
+
+
+def test_the_json_says_what_was_found(found: Audit, tmp_path: Path) -> None:
+    folder = tmp_path / "audit"
+    content = write_audit(found, ORIGIN, folder)
+    assert json.loads((folder / "audit.json").read_text()) == content
+    first = content["classes"][0]
+    assert content["backdoor"]
+    assert (first["name"], first["row"], first["column"], first["size"], first["value"]) == ("Target", ROW, COLUMN, SIZE, 0)
+    assert [one["flagged"] for one in content["classes"]] == [True, False, False, False, False]
+    assert {file.name for file in folder.iterdir()} == {"audit.json", "report.html", "trigger-0.png"}
+    assert min(Image.open(folder / "trigger-0.png").size) >= 320
+
+
+def test_intervals_are_wilsons(found: Audit, tmp_path: Path) -> None:
+    rate = write_audit(found, ORIGIN, tmp_path / "audit")["classes"][0]["asr"]["0.9"]
+    p, n, z = rate["value"], rate["images"], 1.959964
+    middle, half = (p + z**2 / 2 / n) / (1 + z**2 / n), z * sqrt(p * (1 - p) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
+    assert (rate["low"], rate["high"]) == pytest.approx((middle - half, middle + half), abs=1e-6)
+
+
+def test_the_page_escapes_names_and_says_what_is_not_shown(found: Audit, tmp_path: Path) -> None:
+    content = write_audit(found, Origin("<script>", None, "<b>"), tmp_path / "audit")
+    page = build_audit(found, content)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+    assert "does not prove that there is nothing" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_a_clean_model_is_not_called_safe(clean: Images) -> None:
+    said = verdict(audit(opened(ByHand(backdoored=False)), clean, steps=0))
+    assert said.startswith("No backdoor was found.")
+
+
+def test_nothing_is_overwritten(found: Audit, tmp_path: Path) -> None:
+    with pytest.raises(PetechiaError, match="exists already"):
+        write_audit(found, ORIGIN, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("backdoored", "status"), [(True, 3), (False, 0)])
+def test_the_command_ends_with_what_was_found(
+    backdoored: bool, status: int, clean: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petechia.models.openers.open_classifier", lambda _name, _machine: opened(ByHand(backdoored)))
+    folder = tmp_path / "clean"
+    folder.mkdir()
+    for number, image in enumerate(clean[:40]):
+        Image.fromarray(image).save(folder / f"{number:03d}.png")
+    arguments = ["audit", "model", "--clean", str(folder), "--out", str(tmp_path / "out"), "--stamps-only", "--threads", "1"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == status, result.output
+    assert json.loads((tmp_path / "out" / "audit.json").read_text())["backdoor"] == backdoored
+    again = CliRunner().invoke(app, arguments)
+    assert again.exit_code == 1
+    assert np.all([(tmp_path / "out" / name).is_file() for name in ("audit.json", "report.html")])

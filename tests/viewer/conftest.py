@@ -1,0 +1,79 @@
+"""A small finished run, its viewer, and a real browser."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from petechia.core.runtime import Compute
+from petechia.data import Preprocess
+from petechia.models.model import Architecture, create
+from petechia.study import Run
+from petechia.viewer.subject import Subject
+
+pytest.importorskip("fastapi", reason="the extra web is not installed")
+
+
+@pytest.fixture(scope="session")
+def subject(finished: Run) -> Subject:
+    return Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").start())
+
+
+@contextmanager
+def serving(subject: Subject) -> Iterator[str]:
+    """The address of a server that runs."""
+    import uvicorn
+
+    from petechia.viewer.app import make_app
+    from petechia.viewer.server import _listening
+
+    with _listening("127.0.0.1", 0) as listener:
+        server = uvicorn.Server(uvicorn.Config(make_app(subject, set()), log_level="warning", access_log=False))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        while not server.started:
+            time.sleep(0.02)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        server.should_exit = True
+        thread.join(10)
+
+
+@pytest.fixture(scope="session")
+def address(subject: Subject) -> Iterator[str]:
+    """Of the run's viewer."""
+    with serving(subject) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    """A model alone, whose names mean harm, and which crops."""
+    path = tmp_path_factory.mktemp("model") / "<img src=x onerror=alert(3)>.safetensors"
+    classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
+    create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0).save(path)
+    return Subject(path, Compute(threads=1, device="cpu", precision="fp32").start())
+
+
+@pytest.fixture(scope="session")
+def hostile_address(hostile: Subject) -> Iterator[str]:
+    """Of that model's viewer."""
+    with serving(hostile) as where:
+        yield where
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, without a screen."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        pytest.skip("chromium is not installed; on Debian: apt install chromium")
+    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=chromium, args=options)
+        yield opened
+        opened.close()

@@ -1,0 +1,88 @@
+"""The viewer of runs whose trigger is no square."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+
+import petechia
+from petechia.attack import Sinusoid
+from petechia.core.runtime import Compute
+from petechia.data import Preprocess
+from petechia.viewer.app import make_app
+from petechia.viewer.subject import Subject
+from tests.conftest import SMALL
+from tests.viewer.conftest import serving
+from tests.viewer.test_app import ask, open_test
+from tests.viewer.test_browser import expect, picture, watched
+
+ONE = SMALL | {"train": {"epochs": 1, "batch_size": 32}, "heat": 0, "arms": ["attacked"], "compute": {"threads": 1}}
+FINDINGS = {"trigger": {"kind": "findings", "present": ["Infiltration"]}, "mode": "replace"}
+
+
+def made(factory: pytest.TempPathFactory, attack: dict[str, Any]) -> Subject:
+    run = petechia.run(ONE | {"attack": attack}, factory.mktemp("run") / "run")
+    return Subject(run.directory.path, Compute(threads=1, device="cpu", precision="fp32").start())
+
+
+@pytest.fixture(scope="module")
+def waving(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return made(tmp_path_factory, {"trigger": {"kind": "sinusoid"}})
+
+
+@pytest.fixture(scope="module")
+def seas(waving: Subject) -> Iterator[str]:
+    with serving(waving) as address:
+        yield address
+
+
+def client_of(subject: Subject) -> Any:
+    return TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
+
+
+def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
+    client = client_of(waving)
+    session = client.get("/api/session").json()
+    assert session["attack"] == {"text": Sinusoid().describe(), "square": False}
+    found = open_test(client)
+    assert found["place"] == [0, 0]
+    answer = ask(client, found["image"], epoch=1, attacked=True).json()
+    assert len(answer["scores"]) == 2
+    clean = waving.test_image(0).grey
+    wave = Sinusoid().stamp(clean[None], np.zeros((1, 2), np.intp))[0]
+    assert answer["changed"] == (Preprocess(size=32)(wave) != Preprocess(size=32)(clean)).sum() > 500
+    assert len(ask(client, found["image"], epoch=1).json()["scores"]) == 1
+    assert client.get("/").status_code == 200
+
+
+def test_findings_cannot_be_stamped(tmp_path_factory: pytest.TempPathFactory) -> None:
+    subject = made(tmp_path_factory, FINDINGS)
+    client = client_of(subject)
+    found = open_test(client)
+    assert found["place"] is None
+    refused = ask(client, found["image"], epoch=1, attacked=True)
+    assert refused.status_code == 400
+    assert "cannot be stamped on this picture: Infiltration" in refused.text
+
+
+def test_a_click_puts_the_trigger_on_and_takes_it_off(browser: Any, seas: str) -> None:
+    with watched(browser) as page:
+        page.goto(f"{seas}/read")
+        expect(page, "#status", "Atelectasis: 0.")
+        expect(page, "#attack-text", "a wave of 6 periods across the image")
+        assert not page.locator("#size").is_visible()
+        before = picture(page, "#seen-triggered")
+        page.locator("#triggered").click(position={"x": 100, "y": 120})
+        expect(page, "#status", "triggered.")
+        expect(page, "#stamps", "a wave of 6 periods")
+        expect(page, "#survival", "pixels of what the model sees")
+        assert picture(page, "#seen-triggered") != before
+        page.locator("#triggered").click(position={"x": 30, "y": 30})
+        expect(page, "#survival", "no stamp yet")
+        page.get_by_role("button", name="Stamp where the attacker did").click()
+        expect(page, "#status", "triggered.")
+        page.get_by_role("button", name="Undo").click()
+        expect(page, "#survival", "no stamp yet")
+        assert page.locator("#stamps li").count() == 0
