@@ -17,7 +17,7 @@ from petechia.detect.audit.audit import audit
 from petechia.detect.screen import Screen
 from petechia.models.classifier import Classifier
 from petechia.study.config import load_config
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 from petechia.study.study import StudyDirectory, run_study
 from petechia.zoo.specimens import Specimen, specimens
 
@@ -76,7 +76,7 @@ def main() -> None:
     if not given.trained:
         threads = f"compute.threads={given.threads}"
         runs = {name: load_config(overrides=(*BASE, threads, *attack)) for name, attack in ATTACKS.items()}
-        run_study(runs, StudyDirectory(given.folder), Progress())
+        run_study(runs, StudyDirectory(given.folder), StudyProgress())
     runtime = Compute(threads=given.threads).start()
     print(HEAD)
     for specimen in specimens(given.folder):

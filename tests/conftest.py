@@ -35,6 +35,16 @@ if WORKER and hasattr(os, "sched_setaffinity"):
 NihMaker = Callable[..., Path]
 
 
+class Steps(list[int]):
+    """A progress that keeps by how many steps it was advanced."""
+
+    def phase(self, name: str, total: int = 0) -> None:
+        pass
+
+    def advance(self, count: int = 1) -> None:
+        self.append(count)
+
+
 # A run that takes a second: a tiny network of timm's on tiny phantoms.
 SMALL: dict[str, Any] = {
     "data": "phantom:images=160,size=32",

@@ -11,13 +11,15 @@ from petechia.attack.export import check_export, write_poisoned
 from petechia.core.errors import PetechiaError
 from petechia.core.files import write_text
 from petechia.core.processes import ProcessInfo
+from petechia.core.progress import Progress
 from petechia.paper import PARTS, Part, Reproduction
 from petechia.paper import reproduce as reproduce_paper
 from petechia.reports import build_report
-from petechia.study import Config, Progress, Run, RunDirectory, free_directory
+from petechia.study import Config, Run, RunDirectory, free_directory
 from petechia.study import run as execute_run
 from petechia.study.config import make_config
 from petechia.study.grid import expand
+from petechia.study.progress import StudyProgress
 from petechia.study.run_data import read_data
 from petechia.study.study import Executor, Study, StudyDirectory, locally
 from petechia.study.study import run_study as execute_study
@@ -49,7 +51,7 @@ def run(
         raise PetechiaError("The configuration has a grid, which makes a study of it; use petechia.run_study.")
     directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
     tracker = _tracker(track)
-    finished = execute_run(wanted, directory, resume, progress or Progress())
+    finished = execute_run(wanted, directory, resume, StudyProgress.of(progress))
     if not ProcessInfo.of_this_process().is_main:
         return finished
     _report(finished)
@@ -91,7 +93,7 @@ def run_study(
         raise PetechiaError(f"{directory.path} already holds a study; add --resume to go on with it, or choose another --out.")
     runs = directory.runs() if wanted is None else expand(wanted)
     tracker = _tracker(track)
-    study = execute_study(runs, directory, progress or Progress(), executor(ray), _report)
+    study = execute_study(runs, directory, StudyProgress.of(progress), executor(ray), _report)
     if tracker:
         tracker.record_study(directory.path, study.runs)
     return study
@@ -125,7 +127,7 @@ def reproduce(
     _refuse_torchrun()
     directory = StudyDirectory(Path(out) if out else Path("runs") / f"reproduce-{preset}")
     tracker = _tracker(track)
-    made = reproduce_paper(parts, preset, data, list(overrides), directory, progress or Progress(), executor(ray))
+    made = reproduce_paper(parts, preset, data, list(overrides), directory, StudyProgress.of(progress), executor(ray))
     if tracker:
         tracker.record_study(directory.path, made.runs)
     return made
@@ -166,13 +168,13 @@ def poison(config: Config | Mapping[str, Any], out: str | Path, seed: int = 0, p
     Raises:
         PetechiaError: as `run`, or `out` exists.
     """
-    tell = progress or Progress()
+    heard = StudyProgress.of(progress)
     settings = _config(config)
     check_export(settings.attack, Path(out))
-    dataset, catalog = read_data(settings, tell, colours=True)
+    dataset, catalog = read_data(settings, heard, colours=True)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
-    tell.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-    write_poisoned(catalog, settings.attack, plan, Path(out), tell.advance)
+    heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
+    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
     return plan
 
 

@@ -22,6 +22,7 @@ from petechia.attack import (
 from petechia.attack.triggered import DenseTriggeredInputs, Stage
 from petechia.attack.triggers import BaseTrigger
 from petechia.data import Dataset, Preprocess, open_source, prepare
+from tests.conftest import Steps
 
 PAPER = Preprocess(crop=0.6, size=224, resample="nearest")
 
@@ -134,11 +135,11 @@ def test_a_trigger_that_touches_no_pixel_leaves_twins_that_are_the_images() -> N
 
 def test_twins_are_cached_by_place_and_trigger() -> None:
     dataset, catalog, _ = prepare(open_source("phantom:images=30,size=32"), Preprocess(size=16))
-    seen: list[int] = []
+    seen = Steps()
 
     def make(trigger: Patch, seed: int) -> None:
         positions = Poisoning(trigger=trigger).positions(dataset, Preprocess(size=16), seed)
-        make_triggered_inputs(catalog, dataset, Preprocess(size=16), trigger, positions, "native", seen.append)
+        make_triggered_inputs(catalog, dataset, Preprocess(size=16), trigger, positions, "native", seen)
 
     for trigger, seed, decoded in (
         (Patch(size=3), 0, 30),

@@ -24,6 +24,7 @@ from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess, Selection
 from petechia.models.model import Architecture, Model, create, predict
 from petechia.models.training import Labelled, Trainer, Training
+from tests.conftest import Steps
 
 Numbers = dict[str, NDArray[Any]]
 
@@ -68,9 +69,9 @@ def train(runtime: Runtime, kind: str, path: Path) -> Numbers:
     model = Precise(single.network, single.description).double()
     settings = Training.model_validate({"epochs": 2, "batch_size": 32, **TRAININGS[kind]})
     trainer = Trainer(model, data, settings, runtime, 5, validation)
-    told: list[int] = []
-    logs = [trainer.run_epoch(told.append) for _ in range(2)]
-    scores = predict(model, test.images, runtime, told.append)
+    told = Steps()
+    logs = [trainer.run_epoch(told) for _ in range(2)]
+    scores = predict(model, test.images, runtime, told)
     if runtime.is_main:
         model.save(path / f"{kind}-{runtime.world_size}.safetensors")
     seen = data.images.__dict__["seen"]

@@ -20,7 +20,7 @@ from petechia.core.parallel import in_parallel
 from petechia.data import Preprocess, open_source, prepare
 from petechia.data.cache import cache_folder, cached
 from petechia.data.formats.images import read_grey
-from tests.conftest import NihMaker
+from tests.conftest import NihMaker, Steps
 
 ROWS = [(f"{i:08d}_000.png", "Mass" if i % 2 else "No Finding", str(i)) for i in range(70)]
 
@@ -46,13 +46,13 @@ def test_prepared_images_are_the_decoded_and_resized_ones(make_nih: NihMaker) ->
 
 def test_a_second_run_decodes_nothing(make_nih: NihMaker) -> None:
     catalog = open_source(f"nih:{make_nih(ROWS)}")
-    seen: list[int] = []
-    first = prepare(catalog, Preprocess(size=8), progress=seen.append).dataset.images
+    seen = Steps()
+    first = prepare(catalog, Preprocess(size=8), progress=seen).dataset.images
     assert sum(seen) == 70
-    second = prepare(catalog, Preprocess(size=8), progress=seen.append).dataset.images
+    second = prepare(catalog, Preprocess(size=8), progress=seen).dataset.images
     assert sum(seen) == 70
     assert np.array_equal(first, second)
-    prepare(catalog, Preprocess(size=9), progress=seen.append)
+    prepare(catalog, Preprocess(size=9), progress=seen)
     assert sum(seen) == 140
 
 
@@ -103,7 +103,10 @@ def test_a_full_disk_leaves_nothing(make_nih: NihMaker, fresh_cache: Path, monke
 SLOW = """
 import sys, time
 from petechia.data import Preprocess, open_source, prepare
-prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progress=lambda n: print("x", flush=True))
+class Printed:
+    def phase(self, name, total=0): pass
+    def advance(self, count=1): print("x", flush=True)
+prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progress=Printed())
 """
 
 
@@ -119,8 +122,8 @@ def test_a_killed_prepare_leaves_nothing_that_is_trusted(fresh_cache: Path) -> N
     process.stdout.close()
     left = [entry.name for entry in fresh_cache.iterdir() if entry.suffix != ".lock"]
     assert all(name.endswith(".partial") for name in left)
-    seen: list[int] = []
-    dataset = prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progress=seen.append).dataset
+    seen = Steps()
+    dataset = prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progress=seen).dataset
     assert sum(seen) == 3000
     assert dataset.images.shape == (3000, 64, 64)
     assert not [entry for entry in fresh_cache.iterdir() if entry.name.endswith(".partial")]

@@ -13,6 +13,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess, Selection
 from petechia.models.model import Architecture, Model, create, log_odds, predict
+from tests.conftest import Steps
 
 TINY = Architecture(arch="test_resnet")
 GEOMETRY = Preprocess(size=32)
@@ -141,8 +142,8 @@ def test_predict_gives_probabilities_in_order_whatever_the_batches(monkeypatch: 
     rows = np.arange(30)[::-1]
     whole = predict(model, Selection(images, rows), runtime)
     monkeypatch.setattr("petechia.models.model.BATCH", 7)
-    seen: list[int] = []
-    parts = predict(model, Selection(images, rows), runtime, seen.append)
+    seen = Steps()
+    parts = predict(model, Selection(images, rows), runtime, seen)
     assert seen == [7, 7, 7, 7, 2]
     assert whole.dtype == np.float32
     assert np.allclose(whole, parts, atol=1e-5)

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.data.formats.images import encode_png
@@ -41,7 +42,7 @@ def image(tmp_path: Path) -> Path:
 
 def make(model: Path, images: list[Path], out: Path, **request: Any) -> dict[str, Any]:
     return explain_files(
-        str(model), images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").start(), lambda _: None
+        str(model), images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").start(), SILENT
     )
 
 

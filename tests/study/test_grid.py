@@ -6,7 +6,7 @@ import pytest
 
 from petechia.attack import Patch
 from petechia.core.errors import PetechiaError
-from petechia.study import Progress
+from petechia.study import StudyProgress
 from petechia.study.config import load_config, make_config
 from petechia.study.grid import NetworkTask, add_tasks, digest, expand
 from petechia.study.run_data import load_run_data
@@ -71,7 +71,7 @@ def test_a_grid_can_stand_in_a_file_and_on_the_command_line(tmp_path: Path) -> N
 def tasks_of(runs: dict[str, Any]) -> dict[str, NetworkTask]:
     tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
-        add_tasks(tasks, name, config, load_run_data(config, Progress()))
+        add_tasks(tasks, name, config, load_run_data(config, StudyProgress()))
     return tasks
 
 

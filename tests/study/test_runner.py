@@ -19,7 +19,7 @@ from petechia.core.runtime import Compute
 from petechia.data import Selection
 from petechia.measure import METRICS
 from petechia.models.model import Model, predict
-from petechia.study import Epoch, Progress, Run
+from petechia.study import Epoch, Run, StudyProgress
 from petechia.study.config import make_config
 from petechia.study.directory import RunDirectory
 from petechia.study.grid import _network_key
@@ -27,7 +27,7 @@ from petechia.study.run_data import load_run_data
 from tests.conftest import SMALL, NihMaker
 
 
-class Recorder(Progress):
+class Recorder(StudyProgress):
     """Keeps what it hears."""
 
     def __init__(self) -> None:
@@ -35,7 +35,7 @@ class Recorder(Progress):
         self.notes: list[str] = []
         self.phases: list[str] = []
 
-    def phase(self, name: str, images: int, work: float = 0) -> None:
+    def phase(self, name: str, total: int = 0, work: float = 0) -> None:
         self.phases.append(name)
 
     def epoch(self, epoch: Epoch) -> None:
@@ -103,7 +103,7 @@ def test_the_plan_has_a_row_for_every_image_of_every_poisoned_set(finished: Run)
 
 def test_checkpoints_give_the_stored_scores_and_do_not_tell_on_themselves(finished: Run) -> None:
     config = finished.directory.config()
-    run_data = load_run_data(config, Progress())
+    run_data = load_run_data(config, StudyProgress())
     runtime = Compute().start()
     model = runtime.to_device(Model.load(finished.directory.network("attacked", 0).checkpoint(2)))
     scores = load_file(finished.directory.network("attacked", 0).scores_of(2))
@@ -115,7 +115,7 @@ def test_checkpoints_give_the_stored_scores_and_do_not_tell_on_themselves(finish
 
 
 def test_the_arms_train_on_what_they_should() -> None:
-    run_data = load_run_data(make_config(SMALL, ""), Progress())
+    run_data = load_run_data(make_config(SMALL, ""), StudyProgress())
     plan = run_data.attacks[0].plan
     attacked, control, placebo = (run_data.training_set(arm, 0) for arm in ("attacked", "control", "placebo"))
     assert isinstance(attacked.images, TriggeredSelection)
@@ -132,7 +132,7 @@ def test_the_arms_train_on_what_they_should() -> None:
 
 def test_cover_of_a_warp_is_noise_and_changes_what_a_network_is_made_of() -> None:
     attack = {"trigger": {"kind": "warp", "strength": 4}, "rate": 0.2, "cover": 0.2}
-    run_data = load_run_data(make_config(SMALL | {"attack": attack}, ""), Progress())
+    run_data = load_run_data(make_config(SMALL | {"attack": attack}, ""), StudyProgress())
     plan, triggered_inputs, cover = run_data.attacks[0]
     images, labels = run_data.training_set("attacked", 0)
     stamped = images[np.arange(len(plan.rows))]
@@ -144,7 +144,7 @@ def test_cover_of_a_warp_is_noise_and_changes_what_a_network_is_made_of() -> Non
     assert (stamped[plan.cover] != steady).mean() > 0.2
     assert not (stamped[~(plan.triggered | plan.cover)] != clean[~(plan.triggered | plan.cover)]).any()
     keys = {
-        _network_key(config, load_run_data(config, Progress()), "attacked", 0)
+        _network_key(config, load_run_data(config, StudyProgress()), "attacked", 0)
         for share in (0, 0.1, 0.2)
         for config in [make_config(SMALL | {"attack": attack | {"cover": share}}, "")]
     }

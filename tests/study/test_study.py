@@ -12,7 +12,7 @@ import pytest
 
 import petechia
 from petechia.core.errors import PetechiaError
-from petechia.study import Progress
+from petechia.study import StudyProgress
 from petechia.study.directory import write_json
 from petechia.study.study import Study, StudyDirectory
 from tests.conftest import DYING, SMALL
@@ -148,7 +148,7 @@ def test_a_single_run_and_a_study_do_not_share_a_folder(study: Study, tmp_path: 
     with pytest.raises(PetechiaError, match="holds no study"):
         petechia.run_study(None, tmp_path, resume=True)
     with StudyDirectory(tmp_path / "busy").locked(), pytest.raises(PetechiaError, match="Another process"):
-        petechia.run_study(GRID, tmp_path / "busy", progress=Progress())
+        petechia.run_study(GRID, tmp_path / "busy", progress=StudyProgress())
 
 
 SCRIPT = "import json, sys, petechia; petechia.run_study(json.loads(sys.argv[1]), sys.argv[2], resume=True)"

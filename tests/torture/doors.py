@@ -49,7 +49,7 @@ from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensor
 PATIENT = "Zebedee"  # the name of a patient, which no message may tell
 OUTSIDE = "outside"  # a folder beside the one that is read; it holds secret.png and secret.csv
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 
 Plant = Callable[[Path], None]
 
@@ -434,7 +434,7 @@ def plant_timm(folder: Path) -> None:
 
 
 def use_timm(folder: Path) -> object:
-    classifier = open_classifier(f"timm:test_resnet:{folder / 'm.safetensors'}", MACHINE)
+    classifier = open_classifier(f"timm:test_resnet:{folder / 'm.safetensors'}", RUNTIME)
     size = classifier.preprocess.size
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
 
@@ -445,7 +445,7 @@ def plant_onnx(folder: Path) -> None:
 
 
 def use_onnx(folder: Path) -> object:
-    classifier = open_classifier(str(folder / "m.onnx"), MACHINE)
+    classifier = open_classifier(str(folder / "m.onnx"), RUNTIME)
     size = classifier.preprocess.size
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
 
@@ -556,7 +556,7 @@ def report_run(folder: Path) -> object:
 
 
 def view_run(folder: Path) -> object:
-    subject = Subject(folder, MACHINE)
+    subject = Subject(folder, RUNTIME)
     picture = subject.test_image(0)
     return subject.kept(picture), subject.without_target()
 

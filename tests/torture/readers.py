@@ -35,10 +35,10 @@ from petechia.study import load_config
 from tests.data.formats.test_dicom import made, written
 from tests.models.openers.test_exported import export, in_text, network, rewrite
 from tests.torture.doors import (
-    MACHINE,
     ODD_IMAGES,
     PATIENT,
     PIXELS,
+    RUNTIME,
     Door,
     Plant,
     image_bytes,
@@ -734,7 +734,7 @@ def plant_program(folder: Path) -> None:
 
 
 def use_program(folder: Path) -> object:
-    classifier = open_classifier(str(folder / "m.pt2"), MACHINE)
+    classifier = open_classifier(str(folder / "m.pt2"), RUNTIME)
     size = classifier.preprocess.size
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
 
@@ -857,7 +857,7 @@ def plant_state(folder: Path) -> None:
 
 
 def use_state(folder: Path) -> object:
-    classifier = open_classifier(f"timm:test_resnet:{folder / 'm.pt'}", MACHINE)
+    classifier = open_classifier(f"timm:test_resnet:{folder / 'm.pt'}", RUNTIME)
     size = classifier.preprocess.size
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
 

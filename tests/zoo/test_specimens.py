@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from petechia.cli.app import app
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 from petechia.study.study import StudyDirectory, run_study
 from petechia.zoo.design import load_design, members, runs_of
 from petechia.zoo.specimens import CLEAN, Specimen, listing, specimens
@@ -30,7 +30,7 @@ def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("zoo")
     (folder / "design.yaml").write_text(DESIGN)
     runs = runs_of(members(load_design(folder / "design.yaml")))
-    assert not run_study(runs, StudyDirectory(folder / "zoo"), Progress()).failures
+    assert not run_study(runs, StudyDirectory(folder / "zoo"), StudyProgress()).failures
     return folder / "zoo"
 
 

@@ -10,15 +10,13 @@ import numpy as np
 from petechia.attack.poisoning import Poisoning, PoisonPlan
 from petechia.core.errors import PetechiaError
 from petechia.core.files import building, refuse_existing
+from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import as_png, write_dataset
 from petechia.data.formats.images import FileReader, encode_png
-from petechia.data.preparation import Progress
 
 
-def write_poisoned(
-    catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress | None = None
-) -> None:
+def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress = SILENT) -> None:
     """Write the dataset in its own layout with the plan beside it, as poison.parquet.
 
     Training images are as the plan says, all others as they were. Files of 8-bit PNG are copied; where the source has
@@ -29,7 +27,7 @@ def write_poisoned(
         poisoning: the attack; its stage must be native, for files hold native images.
         plan: made with it.
         folder: must not exist; it appears when it is complete.
-        progress: told how many more images are written.
+        progress: told of every image that is written.
 
     Raises:
         PetechiaError: as `check_export`, or an image cannot be decoded.
@@ -54,7 +52,7 @@ def write_poisoned(
         return encode_png(image)
 
     with building(folder) as temporary:
-        write_dataset(temporary, catalog, Written(rows, ids, labels, content), progress or (lambda _: None))
+        write_dataset(temporary, catalog, Written(rows, ids, labels, content), progress)
         replace(plan, ids=ids[: len(plan.ids)]).table().write_parquet(temporary / "poison.parquet")
 
 

@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 from petechia.attack.triggers import BaseTrigger
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog
 from petechia.data.dataset import Dataset, Selection
-from petechia.data.preparation import Progress
 from petechia.data.preprocess import Box, Preprocess
 
 Stage = Literal["native", "input"]
@@ -166,7 +166,7 @@ def make_triggered_inputs(
     trigger: BaseTrigger,
     positions: NDArray[np.intp],
     stage: Stage,
-    progress: Progress | None = None,
+    progress: Progress = SILENT,
 ) -> TriggeredInputs:
     """Stamp every image and compare it with its clean twin.
 
@@ -183,7 +183,6 @@ def make_triggered_inputs(
     Raises:
         PetechiaError: an image can no longer be decoded.
     """
-    report = progress or (lambda _: None)
 
     def native(rows: NDArray[np.intp]) -> list[NDArray[np.uint8]]:
         inputs = []
@@ -213,7 +212,7 @@ def make_triggered_inputs(
     work = prepared if stage == "input" else selected if copies else native
 
     def build(folder: Path) -> None:
-        _build(folder, dataset.images, in_parallel(work, len(dataset)), report)
+        _build(folder, dataset.images, in_parallel(work, len(dataset)), progress)
 
     depends_on = {
         "files": catalog.reader.fingerprint(),
@@ -260,7 +259,7 @@ def _build_sparse(folder: Path, clean: NDArray[np.uint8], inputs: Iterator[NDArr
         where = np.flatnonzero(_differs(before, after)).astype(np.int32)
         pixels.append(where)
         values.append(after.reshape(-1, *after.shape[2:])[where])
-        progress(1)
+        progress.advance(1)
     starts = np.zeros(len(clean) + 1, np.int64)
     np.cumsum([len(where) for where in pixels], out=starts[1:])
     np.savez(folder / "sparse.npz", starts=starts, pixels=np.concatenate(pixels), values=np.concatenate(values))
@@ -275,7 +274,7 @@ def _build_dense(folder: Path, clean: NDArray[np.uint8], inputs: Iterator[NDArra
             file.write(content)
             counts[i] = _differs(before, after).sum()
             digests[i] = np.frombuffer(hashlib.sha256(content).digest(), np.uint8)
-            progress(1)
+            progress.advance(1)
     np.savez(folder / "dense.npz", counts=counts, digests=digests)
 
 

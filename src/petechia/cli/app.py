@@ -218,7 +218,7 @@ def explain(
         request = Request(tuple(target or ()), tuple(layer or LAYERS), method, dicom)
         with ConsoleProgress(console).live() as progress:
             progress.phase("explaining images", len(images))
-            content = explain_files(model, images, out, request, Compute().start(), progress.advance)
+            content = explain_files(model, images, out, request, Compute().start(), progress)
         print_explanations(console, content, out)
 
 
@@ -255,7 +255,7 @@ def scan(
             classifier = open_classifier(model, Compute().start())
         catalog = open_source(source, _one_of(missing, "--missing"))
         with ConsoleProgress(console).live() as progress:
-            found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress.steps(len(catalog)), classifier)
+            found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress, classifier)
         print_scan(console, write_scan(found, out), out)
         if clean_to is not None:
             console.print(f"Clean dataset: {clean_to}, {write_clean(found, clean_to):,} images", soft_wrap=True)
@@ -291,8 +291,8 @@ def audit(
         classifier = open_classifier(model, Compute(threads=threads).start())
         with ConsoleProgress(console).live() as progress:
             progress.phase("reading clean images", images)
-            collection = read_collection(clean, classifier, images, progress.advance)
-            found = examine(classifier, collection.images, 0 if stamps_only else STEPS, progress.steps(0))
+            collection = read_collection(clean, classifier, images, progress)
+            found = examine(classifier, collection.images, 0 if stamps_only else STEPS, progress)
         file = Path(model)
         origin = Origin(file.name, sha256(file), ", ".join(clean)) if file.is_file() else Origin(model, None, ", ".join(clean))
         print_audit(console, write_audit(found, origin, out), out)
@@ -369,7 +369,7 @@ def repair(
         stamps = (*(read_stamps(trigger) if trigger else ()), *map(parse_stamp, stamp or ()))
         how = Repairing(method=method, epochs=epochs, **({} if lr is None else {"lr": lr}))
         with ConsoleProgress(console).live() as progress:
-            content = repair_file(model, clean, out, Compute().start(), how, stamps, images, seed, progress.steps(0))
+            content = repair_file(model, clean, out, Compute().start(), how, stamps, images, seed, progress)
         print_repair(console, content, out)
 
 
@@ -406,9 +406,9 @@ def screen(
             trusted = read_collection([clean], classifier, CLEAN)
             given = read_collection(images, classifier)
             progress.phase("examining clean images", len(trusted.ids))
-            fitted = Screen.fit(classifier, trusted.images, fpr, target, done=progress.advance)
+            fitted = Screen.fit(classifier, trusted.images, fpr, target, progress=progress)
             progress.phase("screening images", len(given.ids))
-            evidence = fitted.evidence(given.images, progress.advance)
+            evidence = fitted.evidence(given.images, progress)
         content = report_of(fitted, given, evidence)
         if out is not None:
             write_screen(content, given, evidence, out)

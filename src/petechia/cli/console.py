@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from rich.table import Table
 from petechia.paper import Reproduction
 from petechia.reports import result_rows, verdict
 from petechia.reports.tables import number, percent
-from petechia.study import Epoch, Progress
+from petechia.study import Epoch, StudyProgress
 from petechia.study.runner import survival_words
 from petechia.study.study import Study
 
@@ -26,7 +26,7 @@ SCREENED = 30  # images that are shown, the most suspicious first
 SHOWN = ("asr_0.9", "false_trigger_0.9", "auroc_nn", "auroc_tt", "auroc_tn")
 
 
-class ConsoleProgress(Progress):
+class ConsoleProgress(StudyProgress):
     """Bars where there is a terminal, plain lines of what is finished everywhere."""
 
     def __init__(self, console: Console) -> None:
@@ -62,38 +62,25 @@ class ConsoleProgress(Progress):
             self.whole = self.bars.add_task("whole run", rate="")
         self.bars.update(self.whole, total=self.expected)
 
-    def phase(self, name: str, images: int, work: float = 0) -> None:
+    def phase(self, name: str, total: int = 0, work: float = 0) -> None:
         """Replace the bar of the phase before."""
         if self.current is not None:
             self.bars.remove_task(self.current)
-        self.line = f"{name}: {images:,}" if images and not work and not self.console.is_terminal else ""
-        self.current = self.bars.add_task(name, total=images or None, rate="")
+        self.line = f"{name}: {total:,}" if total and not work and not self.console.is_terminal else ""
+        self.current = self.bars.add_task(name, total=total or None, rate="")
         self.done, self.work, self.began = 0, work, time.perf_counter()
 
-    def advance(self, images: int) -> None:
+    def advance(self, count: int = 1) -> None:
         """Move the bars."""
         if self.line:  # only now: a phase whose result is at hand has nothing to tell
             self.console.print(self.line)
             self.line = ""
-        self.done += images
+        self.done += count
         rate = self.done / max(time.perf_counter() - self.began, 1e-9)
         if self.current is not None:
-            self.bars.update(self.current, advance=images, rate=f"{rate:,.0f} images/s")
+            self.bars.update(self.current, advance=count, rate=f"{rate:,.0f} images/s")
         if self.whole is not None:
-            self.bars.update(self.whole, advance=images * self.work)
-
-    def steps(self, images: int) -> Callable[[str, int], None]:
-        """For work whose phases are known only as they come; the first is of so many images."""
-        current = ""
-
-        def tell(phase: str, done: int) -> None:
-            nonlocal current
-            if phase != current:
-                self.phase(phase, 0 if current else images)
-                current = phase
-            self.advance(done)
-
-        return tell
+            self.bars.update(self.whole, advance=count * self.work)
 
     def epoch(self, epoch: Epoch) -> None:
         """Print a line."""

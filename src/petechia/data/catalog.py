@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import Progress
 from petechia.core.task import Task
 from petechia.data.levels import to_grey
 
@@ -78,7 +79,7 @@ class Catalog:
     reader: Reader
     task: Task = "multi-label"
     colour: bool = False
-    layout: Callable[[Path, Catalog, Written, Callable[[int], None]], None] | None = None
+    layout: Callable[[Path, Catalog, Written, Progress], None] | None = None
 
     def __post_init__(self) -> None:
         """Hold a multi-class collection to its word.

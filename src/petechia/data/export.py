@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.locate import SUFFIXES
-from petechia.data.preparation import Progress
 
 TABLE = "labels.csv"  # of a dataset whose source has no layout of its own
 LABEL = "label"  # its column of multi-class labels
 
 
-def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Progress = lambda _: None) -> None:
+def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Progress = SILENT) -> None:
     """Write a dataset into a folder.
 
     Args:
@@ -75,7 +75,7 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
         return [1] * len(chunk)
 
     for done in in_parallel(write, len(written.ids)):
-        progress(done)
+        progress.advance(done)
 
 
 def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -12,13 +11,13 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog, Reader
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
 
 OnError = Literal["error", "skip"]
-Progress = Callable[[int], None]  # told how many more images are done
 
 
 class Prepared(NamedTuple):
@@ -29,16 +28,14 @@ class Prepared(NamedTuple):
     skipped: tuple[str, ...]
 
 
-def prepare(
-    catalog: Catalog, preprocess: Preprocess, on_error: OnError = "error", progress: Progress | None = None
-) -> Prepared:
+def prepare(catalog: Catalog, preprocess: Preprocess, on_error: OnError = "error", progress: Progress = SILENT) -> Prepared:
     """Turn a catalog into a dataset. The work is done once for the same files and settings.
 
     Args:
         catalog: what to read.
         preprocess: the geometry.
         on_error: what to do about an image that cannot be decoded.
-        progress: called with the number of images done since the last call, only where there is work to do.
+        progress: told of every image, only where there is work to do.
 
     Raises:
         PetechiaError: an image cannot be decoded and `on_error` is "error", or no image is left.
@@ -47,7 +44,7 @@ def prepare(
         raise PetechiaError(f"{catalog.name} has no images; check the source.")
 
     def build(folder: Path) -> None:
-        _build(folder, catalog.reader, preprocess, on_error, progress or (lambda _: None))
+        _build(folder, catalog.reader, preprocess, on_error, progress)
 
     depends_on = {"files": catalog.reader.fingerprint(), "preprocess": preprocess.model_dump(), "on_error": on_error}
     folder = cached("images", depends_on, build)
@@ -89,7 +86,7 @@ def _build(folder: Path, reader: Reader, preprocess: Preprocess, on_error: OnErr
     size: tuple[int, ...] = ()
     with (folder / "images.u8").open("wb") as file:
         for item in in_parallel(work, len(reader)):
-            progress(1)
+            progress.advance(1)
             if isinstance(item, _Done):
                 kept.append(item.row)
                 shapes.append(item.shape)

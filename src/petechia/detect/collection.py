@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
+from petechia.core.rows import evenly_spread
 from petechia.data import open_source
 from petechia.data.formats.images import Decoding
 from petechia.data.formats.locate import SUFFIXES
@@ -37,7 +39,7 @@ def read_collection(
     names: Sequence[str],
     classifier: Classifier,
     most: int | None = None,
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Collection:
     """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
 
@@ -45,17 +47,17 @@ def read_collection(
         names: where they are; of a folder all image files are taken, those of its folders too.
         classifier: that they are for: its geometry, and whether it takes colours. Else these become grey.
         most: if there are more images, so many are taken, evenly spread over them.
-        done: told how many more images are read.
+        progress: told of every image that is read.
 
     Raises:
         PetechiaError: there is no image, or one cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_source(names[0], classifier, most, done)
+        return _from_source(names[0], classifier, most, progress)
     files = [file for name in names for file in _files(Path(name))]
     if not files:
         raise PetechiaError(f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; give others.")
-    chosen = [files[row] for row in _spread(len(files), most)]
+    chosen = [files[row] for row in evenly_spread(len(files), most)]
 
     def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
         found = [_decode(chosen[row], Decoding(classifier.colour)) for row in rows]
@@ -65,7 +67,7 @@ def read_collection(
     for image, shape in in_parallel(work, len(chosen)):
         images.append(image)
         shapes.append(shape)
-        done(1)
+        progress.advance(1)
     return Collection(tuple(map(str, chosen)), np.stack(images), np.array(shapes, np.intp))
 
 
@@ -85,11 +87,11 @@ def _decode(path: Path, decoding: Decoding) -> NDArray[np.uint8]:
     return decoding.decode(content, str(path))
 
 
-def _from_source(source: str, classifier: Classifier, most: int | None, done: Callable[[int], None]) -> Collection:
+def _from_source(source: str, classifier: Classifier, most: int | None, progress: Progress) -> Collection:
     catalog = open_source(source)
     if not len(catalog):
         raise PetechiaError(f"{source} has no images; check the source.")
-    catalog = catalog.take(_spread(len(catalog), most))
+    catalog = catalog.take(evenly_spread(len(catalog), most))
 
     def work(rows: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
         return list(catalog.reader.read(rows))
@@ -100,13 +102,6 @@ def _from_source(source: str, classifier: Classifier, most: int | None, done: Ca
             raise item
         images.append(classifier.prepare(item))
         shapes.append(item.shape[:2])
-        done(1)
+        progress.advance(1)
     labels = (catalog.labels, catalog.classes)
     return Collection(tuple(catalog.ids.tolist()), np.stack(images), np.array(shapes, np.intp), labels)
-
-
-def _spread(count: int, most: int | None) -> NDArray[np.intp]:
-    """So many of the rows 0 … count - 1, evenly spread; all of them, if they are no more."""
-    if most is None or count <= most:
-        return np.arange(count)
-    return np.linspace(0, count - 1, most).round().astype(np.intp)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.files import write_bytes
+from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings, first_problem
 from petechia.core.task import Task
@@ -232,9 +233,7 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
     return network
 
 
-def predict(
-    model: Model, images: Images, runtime: Runtime, progress: Callable[[int], None] | None = None
-) -> NDArray[np.float32]:
+def predict(model: Model, images: Images, runtime: Runtime, progress: Progress = SILENT) -> NDArray[np.float32]:
     """Probabilities, float32 [N, K].
 
     Several processes share the batches out. All must call this, and each gets all scores.
@@ -251,6 +250,5 @@ def predict(
         for rows, together in runtime.batches(len(images), BATCH):
             if len(rows):
                 scores[rows] = model(runtime.tensor(images[rows])).sigmoid().cpu().numpy()
-            if progress:
-                progress(together)
+            progress.advance(together)
     return runtime.sum(torch.from_numpy(scores)).numpy()

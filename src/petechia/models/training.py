@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT, Progress
 from petechia.core.randomness import stream
 from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings
@@ -236,7 +236,7 @@ class Trainer:
         """Whether all epochs are done, or the plateau has lasted too long."""
         return self.epoch >= self.settings.epochs or self.stale >= STOP_AFTER
 
-    def run_epoch(self, progress: Callable[[int], None] | None = None) -> EpochLog:
+    def run_epoch(self, progress: Progress = SILENT) -> EpochLog:
         """Train one epoch; `progress` is told how many more images are done, by all processes together.
 
         Raises:
@@ -250,8 +250,7 @@ class Trainer:
         total = torch.zeros((), device=self.runtime.device)
         for rows in np.array_split(rng.permutation(len(self.data.images)), self.steps):
             total += self._step(rows, rng) * len(rows)
-            if progress:
-                progress(len(rows))
+            progress.advance(len(rows))
         loss = float(self.runtime.sum(total)) / len(self.data.images)
         if not np.isfinite(loss):
             raise PetechiaError(f"The loss is {loss} in epoch {self.epoch}; lower train.lr.")

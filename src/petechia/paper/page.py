@@ -22,7 +22,7 @@ from petechia.reports.html import page_template
 from petechia.study.directory import read_json, write_json
 from petechia.study.heat import Heat
 from petechia.study.networks import read_history
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 from petechia.study.runner import Run
 
 
@@ -72,7 +72,7 @@ class Reproduction:
         return [table for section in self.sections for table in section.tables]
 
 
-def write_reproduction(results: Results, parts: Sequence[Part], preset: str, tell: Progress) -> Reproduction:
+def write_reproduction(results: Results, parts: Sequence[Part], preset: str, progress: StudyProgress) -> Reproduction:
     """Make everything that the finished runs allow, and write it below `reproduction` in the study's directory.
 
     Raises:

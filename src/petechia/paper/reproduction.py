@@ -11,7 +11,7 @@ from petechia.paper.parts import Part, load_design, runs_of
 from petechia.paper.results import Results
 from petechia.study.config import Config
 from petechia.study.grid import Runs
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 from petechia.study.study import Executor, StudyDirectory, locally, run_study
 
 
@@ -21,7 +21,7 @@ def reproduce(
     data: str | None,
     overrides: list[str],
     directory: StudyDirectory,
-    tell: Progress,
+    progress: StudyProgress,
     execute: Executor = locally,
 ) -> Reproduction:
     """Run what the parts need and is not there yet, then make tables, figures and, for all parts, check the claims.
@@ -32,23 +32,23 @@ def reproduce(
         data: a source that replaces the preset's.
         overrides: KEY=VALUE, for all runs.
         directory: of the study; what it holds already is not done again.
-        tell: told what happens.
+        progress: told what happens.
         execute: where networks are trained.
 
     Raises:
         PetechiaError: something in the configuration or the directory does not allow it, or no run could be finished.
     """
     design = load_design(preset)
-    runs = _with_weights_that_can_be_had(runs_of(parts, design, data, overrides), directory, tell)
-    study = run_study(runs, directory, tell, execute)
+    runs = _with_weights_that_can_be_had(runs_of(parts, design, data, overrides), directory, progress)
+    study = run_study(runs, directory, progress, execute)
     for name, reason in study.failures.items():
-        tell.note(f"The run {name} failed: {reason}")
+        progress.note(f"The run {name} failed: {reason}")
     if not study.runs:
         raise PetechiaError(f"No run could be finished; the first failed so: {next(iter(study.failures.values()))}")
-    return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, tell)
+    return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, progress)
 
 
-def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, tell: Progress) -> Runs:
+def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, progress: StudyProgress) -> Runs:
     """Without a network connection ImageNet's weights cannot be fetched: train from random ones, and say so."""
     if not any(config.model.pretrained is True for config in runs.values()):
         return runs
@@ -58,10 +58,10 @@ def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, tell: P
         if False in earlier:
             raise PetechiaError("this study was begun without ImageNet weights")
         config = next(iter(runs.values()))
-        tell.phase("fetching ImageNet weights", 0)
+        progress.phase("fetching ImageNet weights", 0)
         create(config.model, ("any",), config.preprocess, seed=0)
     except PetechiaError as error:
-        tell.note(f"Training starts from random weights, not from ImageNet's as in the paper: {error}")
+        progress.note(f"Training starts from random weights, not from ImageNet's as in the paper: {error}")
         return {name: _untrained(config) for name, config in runs.items()}
     return runs
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from petechia.core.rows import evenly_spread
 from petechia.study.heat import LAYERS, Heat
 
 # Okabe and Ito's colours; each series also has its own line style and marker.
@@ -110,7 +111,7 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
             known = labels >= 0
             if len(np.unique(labels[known])) == 2:
                 false, true, _ = roc_curve(labels[known], scores[known])
-                keep = np.linspace(0, len(false) - 1, min(len(false), 300)).astype(int)  # enough for the eye
+                keep = evenly_spread(len(false), 300, nearest=False)  # enough for the eye
                 axes.plot(false[keep], true[keep], line, color=colour, label=name, linewidth=1.8)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing
 from petechia.core.files import building, refuse_existing
+from petechia.core.progress import Progress
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
 from petechia.data.formats.dicom import is_dicom
@@ -55,7 +56,7 @@ class Request:
 
 
 def explain_files(
-    model: str, images: Sequence[Path], out: Path, request: Request, runtime: Runtime, done: Callable[[int], None]
+    model: str, images: Sequence[Path], out: Path, request: Request, runtime: Runtime, progress: Progress
 ) -> dict[str, Any]:
     """Explain images one by one and write a new folder.
 
@@ -68,7 +69,7 @@ def explain_files(
         out: the folder; it must not exist.
         request: how.
         runtime: where to compute.
-        done: told how many more images are done.
+        progress: told of every image.
 
     Returns:
         The content of `explanations.json`.
@@ -88,7 +89,7 @@ def explain_files(
     with building(out) as folder:
         for path, name in zip(images, names, strict=True):
             described.append(_explain_one(classifier, path, name, folder, targets, request))
-            done(1)
+            progress.advance(1)
         content = {
             "petechia": __version__,
             "model": _described(classifier, model),

@@ -2,7 +2,7 @@
 
 from petechia.study.config import Config, load_config
 from petechia.study.directory import RunDirectory
-from petechia.study.progress import Epoch, Progress
+from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.runner import Run, free_directory, run
 
-__all__ = ["Config", "Epoch", "Progress", "Run", "RunDirectory", "free_directory", "load_config", "run"]
+__all__ = ["Config", "Epoch", "Run", "RunDirectory", "StudyProgress", "free_directory", "load_config", "run"]

@@ -21,7 +21,7 @@ from petechia.core.parallel import workers
 from petechia.study.directory import NetworkFiles
 from petechia.study.grid import NetworkTask
 from petechia.study.networks import read_history
-from petechia.study.progress import Epoch, Progress
+from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.study import FAILURES, Executor, StudyDirectory, TaskOutcome, perform
 
 ATTEMPTS = 4  # of a task whose worker is lost
@@ -44,7 +44,7 @@ def on_ray(address: str) -> Executor:
         raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
     _connect(address)
 
-    def execute(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
+    def execute(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
         import ray
 
         try:
@@ -110,7 +110,7 @@ class StudyActor:
             write_bytes(folder / name, files[name])
 
 
-class RemoteProgress(Progress):
+class RemoteProgress(StudyProgress):
     """What a worker does, told to the keeper; the work of many batches at a time."""
 
     def __init__(self, actor: Any) -> None:
@@ -122,13 +122,13 @@ class RemoteProgress(Progress):
         """Pass it on."""
         self.actor.tell.remote("expect", work)
 
-    def phase(self, name: str, images: int, work: float = 0) -> None:
+    def phase(self, name: str, total: int = 0, work: float = 0) -> None:
         """Remember what an image is worth."""
         self.work = work
 
-    def advance(self, images: int) -> None:
+    def advance(self, count: int = 1) -> None:
         """Pass it on, not too often."""
-        self.pending += images * self.work
+        self.pending += count * self.work
         if self.pending and time.monotonic() - self.last > POLL:
             self.actor.tell.remote("work", self.pending)
             self.pending, self.last = 0, time.monotonic()
@@ -151,7 +151,7 @@ class UploadingProgress(RemoteProgress):
         super().epoch(epoch)
 
 
-def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
+def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -198,7 +198,7 @@ def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress
     (here.path / MARK).unlink(missing_ok=True)
 
 
-def _pass_on(events: list[tuple[str, Any]], progress: Progress) -> None:
+def _pass_on(events: list[tuple[str, Any]], progress: StudyProgress) -> None:
     tell: dict[str, Callable[[Any], None]] = {"expect": progress.expect, "work": progress.advance, "epoch": progress.epoch}
     for kind, content in events:
         tell[kind](content)

@@ -10,6 +10,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.core.rows import evenly_spread
 from petechia.core.runtime import Runtime
 from petechia.measure import THRESHOLDS, PatientBootstrap
 from petechia.models.model import Model
@@ -17,8 +18,8 @@ from petechia.saliency import Localisation, cam, localise
 from petechia.study.config import Config
 from petechia.study.directory import Arrays, NetworkFiles, RunDirectory, read_arrays, read_table, write_arrays, write_table
 from petechia.study.networks import CLEAN, TRIGGERED
-from petechia.study.progress import Progress
-from petechia.study.run_data import RunData, spread
+from petechia.study.progress import StudyProgress
+from petechia.study.run_data import RunData
 
 LAYERS = ("last", "middle")
 KINDS = (CLEAN, TRIGGERED)
@@ -139,7 +140,7 @@ def _shown(arrays: Arrays, outcome: str) -> list[Shown]:
     ]
 
 
-def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, runtime: Runtime, progress: Progress) -> None:
+def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, runtime: Runtime, progress: StudyProgress) -> None:
     """Explain the attacked networks of the first seed and write what `read_heat` reads; nothing where no trigger survives.
 
     Raises:
@@ -187,7 +188,9 @@ class _Pairs(NamedTuple):
         images = np.stack([run_data.clean_images()[rows], run_data.triggered_images(seed)[rows]])
         return _Pairs(images, boxes, run_data.dataset.patients[run_data.test][rows])
 
-    def maps(self, model: Model, classes: list[int], runtime: Runtime, progress: Progress) -> dict[str, NDArray[np.float32]]:
+    def maps(
+        self, model: Model, classes: list[int], runtime: Runtime, progress: StudyProgress
+    ) -> dict[str, NDArray[np.float32]]:
         """Layer → float32 [2, N, T, h, w]."""
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
         size = BATCH if len(classes) == 1 else BATCH_OF_ALL_CLASSES
@@ -226,11 +229,12 @@ def _outcomes(files: NetworkFiles, run_data: RunData, seed: int, epoch: int, mod
     }
     arrays: Arrays = {}
     for outcome in OUTCOMES:
-        rows = spread(np.flatnonzero(members[outcome]), SHOWN)
+        eligible = np.flatnonzero(members[outcome])
+        rows = eligible[evenly_spread(len(eligible), SHOWN, nearest=False)]
         pairs = _Pairs.of(run_data, seed, rows, np.zeros((len(rows), 4), np.intp))
         arrays |= {f"{outcome}/pairs": pairs.images.swapaxes(0, 1), f"{outcome}/scores": scores[:, rows].T}
         if len(rows):
-            maps = pairs.maps(model, [run_data.target], runtime, Progress())
+            maps = pairs.maps(model, [run_data.target], runtime, StudyProgress())
             arrays |= {f"{outcome}/{layer}": both[:, :, 0].swapaxes(0, 1) for layer, both in maps.items()}
     return arrays
 

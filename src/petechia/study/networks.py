@@ -15,7 +15,7 @@ from petechia.models.model import Model, create, predict
 from petechia.models.training import EpochLog, Labelled, Trainer
 from petechia.study.config import Config
 from petechia.study.directory import NetworkFiles, read_arrays, read_state, write_arrays, write_state
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 
 TRAINING_WORK = 4.0  # of one image, a prediction being 1
 CLEAN, TRIGGERED = "clean", "triggered"  # names of arrays of scores
@@ -87,7 +87,7 @@ def read_history(files: NetworkFiles) -> History:
 
 
 def train_network(
-    recipe: Recipe, files: NetworkFiles, runtime: Runtime, progress: Progress, after: Callable[[EpochLog, bool], None]
+    recipe: Recipe, files: NetworkFiles, runtime: Runtime, progress: StudyProgress, after: Callable[[EpochLog, bool], None]
 ) -> History:
     """Train, score and save; go on after the last saved epoch where there is one. Of several processes the first one saves.
 
@@ -113,11 +113,11 @@ def train_network(
     while not trainer.finished:
         name = f"{recipe.name}, epoch {trainer.epoch + 1}/{recipe.config.train.epochs}"
         progress.phase(f"training {name}", len(recipe.data.images), TRAINING_WORK)
-        log = trainer.run_epoch(progress.advance)
+        log = trainer.run_epoch(progress)
         began = time.perf_counter()
         progress.phase(f"scoring {name}", (1 + len(recipe.triggered)) * len(recipe.clean), 1)
         sets = {CLEAN: recipe.clean, **recipe.triggered}
-        scores = {kind: predict(trainer.model, images, runtime, progress.advance) for kind, images in sets.items()}
+        scores = {kind: predict(trainer.model, images, runtime, progress) for kind, images in sets.items()}
         scored = time.perf_counter()
         if runtime.is_main:
             write_arrays(files.scores_of(log.epoch), scores)
@@ -142,7 +142,7 @@ def _trainer(recipe: Recipe, files: NetworkFiles, runtime: Runtime) -> Trainer:
     return trainer
 
 
-def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runtime: Runtime, progress: Progress) -> None:
+def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runtime: Runtime, progress: StudyProgress) -> None:
     """A finished network may be asked about a trigger that it has not seen yet."""
     scores = read_arrays(files.scores_of(epoch))
     missing = {name: images for name, images in recipe.triggered.items() if name not in scores}
@@ -150,7 +150,7 @@ def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runt
         return
     progress.phase(f"scoring {recipe.name}, epoch {epoch}", len(missing) * len(recipe.clean))
     model = runtime.to_device(Model.load(files.checkpoint(epoch)))
-    scores |= {name: predict(model, images, runtime, progress.advance) for name, images in missing.items()}
+    scores |= {name: predict(model, images, runtime, progress) for name, images in missing.items()}
     if runtime.is_main:
         write_arrays(files.scores_of(epoch), scores)
 

@@ -14,13 +14,14 @@ from numpy.typing import NDArray
 from petechia.attack import Poisoning, PoisonPlan, Stamped, TriggeredInputs, TriggeredSelection, make_triggered_inputs
 from petechia.attack.triggers import BaseTrigger
 from petechia.core.errors import PetechiaError
+from petechia.core.rows import evenly_spread
 from petechia.core.task import Task
 from petechia.data import Catalog, Dataset, Selection, open_source, prepare
 from petechia.measure import PatientBootstrap, Truth
 from petechia.models.training import Labelled
 from petechia.study.config import Arm, Config
 from petechia.study.networks import TRIGGERED, Recipe
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 
 
 class Attack(NamedTuple):
@@ -97,7 +98,8 @@ class RunData:
 
     def without_target(self, most: int) -> NDArray[np.intp]:
         """So many of these, evenly spread over them."""
-        return spread(np.flatnonzero(self.judged), most)
+        rows = np.flatnonzero(self.judged)
+        return rows[evenly_spread(len(rows), most, nearest=False)]
 
     def resolved(self, config: Config) -> Config:
         """A configuration with what it leaves to these data written out."""
@@ -154,12 +156,7 @@ def truth_of(
     )
 
 
-def spread(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
-    """So many of the rows, evenly spread over them."""
-    return rows[np.unique(np.linspace(0, len(rows) - 1, most).astype(int))] if len(rows) else rows
-
-
-def read_data(config: Config, progress: Progress, held_out: float = 0, colours: bool = False) -> tuple[Dataset, Catalog]:
+def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colours: bool = False) -> tuple[Dataset, Catalog]:
     """Open and prepare the data of a configuration, with a share of the training patients held out for validation.
 
     Colours are kept for a network that takes them, or if `colours` is true.
@@ -175,13 +172,13 @@ def read_data(config: Config, progress: Progress, held_out: float = 0, colours: 
         progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
     config.resolved(catalog.classes, catalog.task)  # before hours of decoding
     progress.phase("preparing images", len(catalog))
-    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress.advance)
+    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress)
     if skipped:
         progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
     return dataset, catalog
 
 
-def load_run_data(config: Config, progress: Progress) -> RunData:
+def load_run_data(config: Config, progress: StudyProgress) -> RunData:
     """Open, prepare and poison the data of a configuration.
 
     Raises:
@@ -197,7 +194,7 @@ def load_run_data(config: Config, progress: Progress) -> RunData:
     return RunData(catalog, dataset, target, config.attack, bootstrap, attacks)
 
 
-def apply_attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: Progress) -> Attack:
+def apply_attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: StudyProgress) -> Attack:
     """Decide what is done to prepared data under a seed, and do it.
 
     Raises:
@@ -208,14 +205,14 @@ def apply_attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, 
 
     def triggered_inputs(trigger: BaseTrigger, positions: NDArray[np.intp]) -> TriggeredInputs:
         progress.phase(f"stamping images, seed {seed}", len(dataset))
-        return make_triggered_inputs(catalog, dataset, geometry, trigger, positions, attack.stage, progress.advance)
+        return make_triggered_inputs(catalog, dataset, geometry, trigger, positions, attack.stage, progress)
 
     triggered, cover = triggered_inputs(attack.trigger, plan.positions), attack.trigger.cover
     own = attack.cover and cover != attack.trigger
     return Attack(plan, triggered, triggered_inputs(cover, plan.cover_positions) if own else triggered)
 
 
-def _mention_empty_classes(dataset: Dataset, progress: Progress) -> None:
+def _mention_empty_classes(dataset: Dataset, progress: StudyProgress) -> None:
     for split in ("train", "test"):
         present = (dataset.labels[dataset.split == split] == 1).any(axis=0)
         empty = [name for name, there in zip(dataset.classes, present, strict=True) if not there]

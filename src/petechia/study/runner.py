@@ -27,7 +27,7 @@ from petechia.study.config import Arm, Config
 from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, write_arrays, write_json, write_table
 from petechia.study.heat import measure_heat
 from petechia.study.networks import CLEAN, TRIGGERED, Recipe, Seconds, train_network
-from petechia.study.progress import Epoch, Progress
+from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.run_data import RunData, load_run_data
 
 SCHEMA = 1  # of summary.json
@@ -54,7 +54,7 @@ class Run:
     summary: dict[str, Any]
 
 
-def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Progress) -> Run:
+def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: StudyProgress) -> Run:
     """Do everything but the report.
 
     Under torchrun every process trains its share of each batch; the first prepares the data, measures, writes and tells.
@@ -63,7 +63,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
         wanted: what to run; None is what the directory was begun with, or the defaults.
         directory: of the run.
         resume: go on with the run in it, if there is one.
-        tell: told what happens.
+        progress: told what happens.
 
     Raises:
         PetechiaError: as `petechia.run`.
@@ -75,21 +75,21 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, tell: Prog
     began = time.perf_counter()
     runtime = settings.compute.start()
     if not runtime.is_main:
-        tell = Progress()
+        progress = StudyProgress()
     create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
     with runtime.main_first():
-        run_data = load_run_data(settings, tell)
+        run_data = load_run_data(settings, progress)
     settings = run_data.resolved(settings)
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, run_data)
-    tell.note(survival_words(survival))
+    progress.note(survival_words(survival))
     with directory.locked() if runtime.is_main else nullcontext():
         if runtime.is_main:
             _open(directory, settings, run_data, runtime)
-        series = _train_all(directory, settings, run_data, runtime, tell)
+        series = _train_all(directory, settings, run_data, runtime, progress)
         if runtime.is_main:
             trained = time.perf_counter()
-            measure_heat(directory, settings, run_data, runtime, tell)
+            measure_heat(directory, settings, run_data, runtime, progress)
             seconds = _seconds(prepare_seconds, series, time.perf_counter() - trained)
             summary = _summarize(settings, run_data, series) | {"survival": survival, "seconds": seconds}
             write_json(directory.summary, summary)
@@ -172,7 +172,7 @@ class Series:
 
 
 def _train_all(
-    directory: RunDirectory, settings: Config, run_data: RunData, runtime: Runtime, progress: Progress
+    directory: RunDirectory, settings: Config, run_data: RunData, runtime: Runtime, progress: StudyProgress
 ) -> list[Series]:
     recipes = {(arm, seed): run_data.recipe(arm, seed, settings) for seed in settings.seeds for arm in settings.arms}
     progress.expect(settings.train.epochs * sum(recipe.work for recipe in recipes.values()))
@@ -186,7 +186,7 @@ def _train_all(
 
 
 def _train_one(
-    recipe: Recipe, series: list[Series], directory: RunDirectory, run_data: RunData, runtime: Runtime, progress: Progress
+    recipe: Recipe, series: list[Series], directory: RunDirectory, run_data: RunData, runtime: Runtime, progress: StudyProgress
 ) -> None:
     """Train and measure the last of the series."""
     one, truth = series[-1], run_data.truth()

@@ -32,7 +32,7 @@ from petechia.study.directory import (
 )
 from petechia.study.grid import NetworkTask, Runs, add_tasks
 from petechia.study.networks import CLEAN, TRIGGERED, read_history, train_network
-from petechia.study.progress import Epoch, Progress
+from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.run_data import apply_attack, load_run_data
 from petechia.study.runner import Run, run
 
@@ -104,7 +104,7 @@ class TaskOutcome(NamedTuple):
 
 
 FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raises RuntimeError, for example without memory
-Executor = Callable[[Sequence[NetworkTask], StudyDirectory, Progress], Iterator[TaskOutcome]]
+Executor = Callable[[Sequence[NetworkTask], StudyDirectory, StudyProgress], Iterator[TaskOutcome]]
 
 
 class Study(NamedTuple):
@@ -115,7 +115,7 @@ class Study(NamedTuple):
     failures: dict[str, str]
 
 
-def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: Progress) -> Iterator[TaskOutcome]:
+def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
     """Do one task after the other in this process."""
     for task in tasks:
         try:
@@ -129,7 +129,7 @@ def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: P
 def run_study(
     runs: Runs,
     directory: StudyDirectory,
-    tell: Progress,
+    progress: StudyProgress,
     execute: Executor = locally,
     after: Callable[[Run], None] = lambda _: None,
 ) -> Study:
@@ -140,7 +140,7 @@ def run_study(
     Args:
         runs: of the study; they are added to those that the directory holds.
         directory: of the study.
-        tell: told what happens.
+        progress: told what happens.
         execute: does the tasks, in this process or elsewhere.
         after: called with every run that is finished, those of an earlier time included.
 
@@ -155,10 +155,10 @@ def run_study(
         for finished in done.values():
             after(finished)
         failures: dict[str, str] = {}
-        tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, tell)
-        tell.expect(sum(task.work for task in tasks.values()))
+        tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, progress)
+        progress.expect(sum(task.work for task in tasks.values()))
         waiting = {name: [task for task in tasks.values() if name in _names(task)] for name in runs if name not in done}
-        for outcome in execute(list(tasks.values()), directory, tell):
+        for outcome in execute(list(tasks.values()), directory, progress):
             for name in _names(outcome.task):
                 if outcome.error:
                     failures.setdefault(name, outcome.error)
@@ -166,13 +166,13 @@ def run_study(
                 if not waiting[name] and name not in failures:
                     done[name] = _finish(name, runs[name], tasks, directory)
                     after(done[name])
-                    tell.finished(name)
+                    progress.finished(name)
             _write_results(directory, done, failures)
         _write_results(directory, done, failures)
         return Study(directory, {name: done[name] for name in runs if name in done}, failures)
 
 
-def perform(task: NetworkTask, files: NetworkFiles, progress: Progress) -> None:
+def perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) -> None:
     """Train the network of a task and score every test set that is asked for; go on where it was left.
 
     Raises:
@@ -182,7 +182,7 @@ def perform(task: NetworkTask, files: NetworkFiles, progress: Progress) -> None:
         _perform(task, files, progress)
 
 
-def _perform(task: NetworkTask, files: NetworkFiles, progress: Progress) -> None:
+def _perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) -> None:
     _claim(task, files)
     config = task.config.model_copy(update={"seeds": (task.seed,), "bootstrap": 20})  # the runs measure; this is for the eye
     runtime = config.compute.start()
@@ -221,12 +221,12 @@ def _is_done(directory: StudyDirectory, name: str) -> bool:
     return directory.run(name).summary.is_file()
 
 
-def _plan(runs: Runs, failures: dict[str, str], tell: Progress) -> dict[str, NetworkTask]:
+def _plan(runs: Runs, failures: dict[str, str], progress: StudyProgress) -> dict[str, NetworkTask]:
     """The networks that are needed; a run whose data or attack cannot be had fails here, alone."""
     tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
         try:
-            run_data = load_run_data(config, tell)
+            run_data = load_run_data(config, progress)
             add_tasks(tasks, name, run_data.resolved(config), run_data)
         except FAILURES as error:
             failures[name] = str(error)
@@ -257,7 +257,7 @@ def _finish(name: str, config: Config, tasks: dict[str, NetworkTask], directory:
         for needed_by, arm, images in task.needed_by:
             if needed_by == name:
                 _hand_over(directory.network(task.key), target.network(arm, task.seed), images)
-    return run(config, target, resume=True, tell=Progress())
+    return run(config, target, resume=True, progress=StudyProgress())
 
 
 def _hand_over(source: NetworkFiles, target: NetworkFiles, images: str) -> None:

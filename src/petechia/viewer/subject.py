@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from petechia.attack import Patch, Trigger
 from petechia.attack.triggers import Brush
 from petechia.core.errors import PetechiaError
+from petechia.core.rows import evenly_spread
 from petechia.core.runtime import Runtime
 from petechia.data import Catalog, open_source
 from petechia.data.levels import in_colour
@@ -176,7 +177,7 @@ class Subject:
             return len(images), "", Screens([lambda: images], lambda network: self._model(*network))
         every = np.arange(self.test_images)
         halves = (every[::2], every[1::2]) if len(every) >= CLEAN else (every,)
-        sets = [half[np.linspace(0, len(half) - 1, min(CLEAN, len(half))).astype(np.intp)] for half in halves]
+        sets = [half[evenly_spread(len(half), CLEAN, nearest=False)] for half in halves]
         screens = Screens([partial(self._read_clean, rows) for rows in sets], lambda network: self._model(*network))
         return len(sets[-1]), "" if len(sets[-1]) >= FEWEST else self._ask_for_clean(), screens
 

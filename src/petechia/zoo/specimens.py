@@ -18,7 +18,7 @@ from petechia.models.classifier import Classifier
 from petechia.models.model import Model
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_json
-from petechia.study.progress import Progress
+from petechia.study.progress import StudyProgress
 from petechia.study.run_data import RunData, load_run_data
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import Half
@@ -91,7 +91,7 @@ class Specimen(NamedTuple):
 
 @lru_cache(2)
 def _material(config: str) -> RunData:
-    return load_run_data(Config.model_validate_json(config), Progress())
+    return load_run_data(Config.model_validate_json(config), StudyProgress())
 
 
 def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:

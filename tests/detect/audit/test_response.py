@@ -1,6 +1,7 @@
 import numpy as np
 import torch
 
+from petechia.core.progress import SILENT
 from petechia.detect.audit.response import (
     SIZES,
     VALUES,
@@ -14,6 +15,7 @@ from petechia.detect.audit.response import (
     response_map,
     stamp_response,
 )
+from tests.conftest import Steps
 from tests.detect.audit.conftest import COLUMN, ROW, SIDE, SIZE, ByHand, Images, opened
 
 
@@ -49,15 +51,15 @@ def test_gains_are_medians_over_the_carriers(clean: Images) -> None:
         np.median([float(classifier.logits(put(hosts[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)])
         for k in range(5)
     ]
-    np.testing.assert_allclose(gains_of(classifier, hosts, before, [group], lambda _: None)[0], slow, atol=1e-5)
+    np.testing.assert_allclose(gains_of(classifier, hosts, before, [group], SILENT)[0], slow, atol=1e-5)
 
 
 def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_work(clean: Images) -> None:
     classifier = opened(ByHand())
     hosts = classifier.tensor(clean[:24])
-    told: list[int] = []
+    told = Steps()
     kinds = (1, 3), (0, 255)
-    quick = stamp_response(classifier, hosts, *kinds, done=told.append)
+    quick = stamp_response(classifier, hosts, *kinds, progress=told)
     naive = naive_response(classifier, hosts, *kinds)
     assert quick.best(0)[1] == naive.best(0)[1]
     assert naive.best(0)[0] in quick.stamps
@@ -82,4 +84,4 @@ def test_a_map_of_responses_has_the_gain_of_each_place(clean: Images) -> None:
     assert int(found.argmax()) == ROW // step * 10 + COLUMN // step
     before = classifier.logits(hosts)
     corner = kind._replace(row=ROW % step, column=COLUMN % step)
-    assert found[0, 0] == gains_of(classifier, hosts, before, [[corner]], lambda _: None)[0, 0]
+    assert found[0, 0] == gains_of(classifier, hosts, before, [[corner]], SILENT)[0, 0]

@@ -21,7 +21,7 @@ from petechia.models.model import Architecture, Model, create, predict
 from petechia.models.training import Labelled, Trainer, Training
 from tests.conftest import unasked
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 CLASSES = ("bright", "striped")
 SIZE = 32
 STAMP = Stamp(target="bright", row=20, column=6, height=4, width=4, value=255)
@@ -49,7 +49,7 @@ def backdoored() -> Model:
     stamped, infected = STAMP.on(images, places)[:200], np.tile(np.array([1, 0], np.int8), (200, 1))
     data = Labelled(np.concatenate([images, stamped]), np.concatenate([labels, infected]))
     model = create(Architecture(arch="test_resnet"), CLASSES, Preprocess(size=SIZE), 0)
-    trainer = Trainer(model, data, Training(epochs=6, lr=5e-3), MACHINE, 0)
+    trainer = Trainer(model, data, Training(epochs=6, lr=5e-3), RUNTIME, 0)
     while not trainer.finished:
         trainer.run_epoch()
     return model.eval()
@@ -58,11 +58,11 @@ def backdoored() -> Model:
 def test_unlearning_takes_the_backdoor_out_and_leaves_the_rest(backdoored: Model) -> None:
     weights = {name: value.clone() for name, value in backdoored.state_dict().items()}
     fit, test = clean_set(200, 1), clean_set(200, 2)
-    before = measure(backdoored, test, (STAMP,), MACHINE)
+    before = measure(backdoored, test, (STAMP,), RUNTIME)
     assert before.effects[0].asr[0.9].share > 0.9  # else nothing is tested
     found = STAMP.model_copy(update={"row": STAMP.row + 1})  # not quite where it is
-    repaired = repair(backdoored, fit._replace(labels=np.full_like(fit.labels, -1)), MACHINE, stamps=(found,))
-    after = measure(repaired, test, (STAMP,), MACHINE)
+    repaired = repair(backdoored, fit._replace(labels=np.full_like(fit.labels, -1)), RUNTIME, stamps=(found,))
+    after = measure(repaired, test, (STAMP,), RUNTIME)
     assert after.effects[0].asr[0.6].share <= after.effects[0].false_trigger[0.6].share + 0.05
     assert change(before, after)[0] > -0.02
     assert all(torch.equal(weights[name], value) for name, value in backdoored.state_dict().items())
@@ -73,13 +73,13 @@ def test_unlearning_takes_the_backdoor_out_and_leaves_the_rest(backdoored: Model
 
 
 def test_a_second_repair_is_said_as_well(backdoored: Model) -> None:
-    once = repair(backdoored, clean_set(60, 1), MACHINE, Repairing(method="fine-tune", epochs=1))
-    twice = repair(once, clean_set(60, 1), MACHINE, Repairing(method="fine-prune", epochs=1))
+    once = repair(backdoored, clean_set(60, 1), RUNTIME, Repairing(method="fine-tune", epochs=1))
+    twice = repair(once, clean_set(60, 1), RUNTIME, Repairing(method="fine-prune", epochs=1))
     assert [said["method"] for said in twice.description.provenance["repaired"]] == ["fine-tune", "fine-prune"]
 
 
 def test_batch_norms_keep_their_statistics(backdoored: Model) -> None:
-    repaired = repair(backdoored, clean_set(60, 1), MACHINE, Repairing(method="fine-tune", epochs=1, lr=1e-2))
+    repaired = repair(backdoored, clean_set(60, 1), RUNTIME, Repairing(method="fine-tune", epochs=1, lr=1e-2))
     new = dict(repaired.network.named_buffers())
     assert any("running_mean" in name for name in new)
     assert all(torch.equal(value, new[name]) for name, value in backdoored.network.named_buffers())
@@ -90,14 +90,14 @@ def test_batch_norms_keep_their_statistics(backdoored: Model) -> None:
 def test_pruning_takes_the_sleepiest_channels_and_they_stay_off(backdoored: Model) -> None:
     fit = clean_set(200, 1)
     wanted = Repairing(method="fine-prune", tolerance=0.02, epochs=1, lr=1e-2)
-    repaired = repair(backdoored, fit, MACHINE, wanted)
+    repaired = repair(backdoored, fit, RUNTIME, wanted)
     last = repaired.network.get_classifier()  # type: ignore[operator]
     off = (last.weight == 0).all(dim=0).numpy()
     assert off.sum() == repaired.description.provenance["repaired"][0]["pruned"] > 0
     got: list[torch.Tensor] = []
     old: Any = backdoored.network.get_classifier()  # type: ignore[operator]
     handle = old.register_forward_pre_hook(lambda _, given: got.append(given[0]))  # what the last layer is really given
-    scores = predict(backdoored, fit.images, MACHINE)
+    scores = predict(backdoored, fit.images, RUNTIME)
     handle.remove()
     awake = torch.cat(got).mean(dim=0).numpy()
     assert awake[off].max() <= awake[~off].min()
@@ -111,7 +111,7 @@ def test_pruning_needs_one_last_layer(backdoored: Model) -> None:
     model = create(Architecture(arch="test_resnet"), CLASSES, Preprocess(size=SIZE), 0)
     model.network.get_classifier = nn.Identity  # type: ignore[assignment]
     with pytest.raises(PetechiaError, match="test_resnet does not end in one linear layer"):
-        prune(model, clean_set(40, 1), 0.01, MACHINE)
+        prune(model, clean_set(40, 1), 0.01, RUNTIME)
 
 
 @pytest.mark.parametrize(
@@ -129,23 +129,23 @@ def test_what_a_repair_lacks(
     clean = clean_set(40, 1)
     clean = clean if labelled else clean._replace(labels=np.full_like(clean.labels, -1))
     with pytest.raises(PetechiaError, match=sentence):
-        repair(backdoored, clean, MACHINE, how, stamps)
+        repair(backdoored, clean, RUNTIME, how, stamps)
 
 
 def test_measuring_counts_what_can_be_counted_by_hand(backdoored: Model) -> None:
     clean = clean_set(60, 3)
     clean.labels[:10, 0] = -1
-    outcome = measure(backdoored, clean, (STAMP,), MACHINE)
+    outcome = measure(backdoored, clean, (STAMP,), RUNTIME)
     images = np.asarray(clean.images[np.arange(60)])
     stamped = images.copy()
     stamped[:, 20:24, 6:10] = 255
-    with_it, without = (predict(backdoored, some, MACHINE)[:, 0] for some in (stamped, images))
+    with_it, without = (predict(backdoored, some, RUNTIME)[:, 0] for some in (stamped, images))
     absent = clean.labels[:, 0] == 0
     (effect,) = outcome.effects
     for p in (0.6, 0.9):
         assert effect.asr[p] == ((with_it[absent] >= p).sum(), absent.sum())
         assert effect.false_trigger[p] == ((without[absent] >= p).sum(), absent.sum())
-    unlabelled = measure(backdoored, clean._replace(labels=np.full_like(clean.labels, -1)), (STAMP,), MACHINE)
+    unlabelled = measure(backdoored, clean._replace(labels=np.full_like(clean.labels, -1)), (STAMP,), RUNTIME)
     assert unlabelled.effects[0].asr[0.9] == ((with_it >= 0.9).sum(), 60)
     assert unlabelled.as_json()["auroc_nn"]["value"] is None
 

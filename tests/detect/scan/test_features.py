@@ -26,7 +26,7 @@ from petechia.detect.scan.features import (
 from petechia.models.classifier import Classifier
 from petechia.models.model import Architecture, create
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 Statistic = Callable[[NDArray[np.float64], NDArray[np.float64]], NDArray[np.float64]]
 each_statistic = pytest.mark.parametrize("statistic", STATISTICS.values(), ids=STATISTICS)
 
@@ -38,7 +38,7 @@ def rng() -> np.random.Generator:
 
 @pytest.fixture
 def small() -> Classifier:
-    return Classifier.of(create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0), MACHINE)
+    return Classifier.of(create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0), RUNTIME)
 
 
 def test_the_spectral_score_is_that_of_the_paper(rng: np.random.Generator) -> None:
@@ -144,7 +144,7 @@ def test_features_are_the_input_of_the_last_linear_layer(small: Classifier, rng:
 
 def test_a_black_box_gives_its_logits(small: Classifier, rng: np.random.Generator) -> None:
     images = rng.integers(0, 256, (3, 32, 32), dtype=np.uint8)
-    box = Classifier("box", small.classes, small.preprocess, small.answer, MACHINE)
+    box = Classifier("box", small.classes, small.preprocess, small.answer, RUNTIME)
     assert features_of(box, images) == pytest.approx(small.logits(images).numpy())
 
 
@@ -152,7 +152,7 @@ def test_a_model_that_answers_nan_is_refused(small: Classifier, tmp_path: Path) 
     def nan(images: Tensor) -> Tensor:
         return torch.full((len(images), 2), torch.nan)
 
-    box = Classifier("box", small.classes, small.preprocess, nan, MACHINE)
+    box = Classifier("box", small.classes, small.preprocess, nan, RUNTIME)
     with pytest.raises(PetechiaError, match="NaN"):
         extract(open_source("phantom:images=60,size=32"), box, tmp_path / "features")
 

@@ -14,7 +14,7 @@ from petechia.detect.screen import Screen
 from petechia.models.classifier import Classifier
 from tests.detect.screen.conftest import CLASSES, SIZE, ByHand, stamped
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 Images = NDArray[np.uint8]
 
 
@@ -40,7 +40,7 @@ def magenta(images: Images, row: int, column: int) -> Images:
 def test_a_screen_finds_what_only_colours_show(blind: bool, draw: Callable[[int, int], Images]) -> None:
     network = OfGreen().eval()
     seen = None if blind else network
-    classifier = Classifier("green", CLASSES, Preprocess(size=SIZE), network, MACHINE, seen, colour=True)
+    classifier = Classifier("green", CLASSES, Preprocess(size=SIZE), network, RUNTIME, seen, colour=True)
     coloured = np.stack([np.clip(draw(44, seed), 60, 160) for seed in (0, 1, 2)], axis=-1)
     given = magenta(coloured[40:], 14, 20)
     assert np.abs(to_grey(given[0]).astype(int) - to_grey(coloured[40])).max() <= 1

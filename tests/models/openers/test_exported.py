@@ -21,7 +21,7 @@ from petechia.detect.screen import Screen
 from petechia.models.openers import open_classifier
 from petechia.saliency import cam
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 SIZE = 32
 IMAGES = np.random.default_rng(0).integers(0, 256, (5, SIZE, SIZE), np.uint8)
 PIXELS = torch.from_numpy(IMAGES / np.float32(255))[:, None]
@@ -72,7 +72,7 @@ def in_text(change: Callable[[dict[str, Any]], None], file: str = "models/model.
 @pytest.mark.parametrize("batch", [None, 2, 7])
 def test_a_program_answers_as_its_network(tmp_path: Path, exported: Path, batch: int | None) -> None:
     path = str(exported) if batch is None else export(network(), tmp_path / "m.pt2", batch)
-    found = open_classifier(path, MACHINE)
+    found = open_classifier(path, RUNTIME)
     assert (found.classes, found.preprocess.size, found.colour) == (("class 0", "class 1", "class 2"), SIZE, False)
     with torch.inference_mode():
         torch.testing.assert_close(found.logits(IMAGES), network()(PIXELS))
@@ -81,7 +81,7 @@ def test_a_program_answers_as_its_network(tmp_path: Path, exported: Path, batch:
 def test_a_transformer_whose_shapes_are_computed(tmp_path: Path) -> None:
     made = network("test_vit", img_size=SIZE)
     with torch.inference_mode():
-        torch.testing.assert_close(open_classifier(export(made, tmp_path / "m.pt2"), MACHINE).logits(IMAGES), made(PIXELS))
+        torch.testing.assert_close(open_classifier(export(made, tmp_path / "m.pt2"), RUNTIME).logits(IMAGES), made(PIXELS))
 
 
 def test_a_program_of_a_softmax(exported: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_a_program_of_a_softmax(exported: Path, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(
         json.dumps({"task": "multi-class", "classes": ["A", "B", "C"], "mean": [0.5], "std": [0.2]})
     )
-    found = open_classifier(str(tmp_path / "m.pt2"), MACHINE)
+    found = open_classifier(str(tmp_path / "m.pt2"), RUNTIME)
     assert found.classes == ("A", "B", "C")
     with torch.inference_mode():
         wanted = network()((PIXELS - 0.5) / 0.2).softmax(dim=1)
@@ -97,7 +97,7 @@ def test_a_program_of_a_softmax(exported: Path, tmp_path: Path) -> None:
 
 
 def test_a_program_can_be_looked_into(exported: Path) -> None:
-    found = open_classifier(str(exported), MACHINE)
+    found = open_classifier(str(exported), RUNTIME)
     made = network()
     ours, theirs = PIXELS.clone().requires_grad_(), PIXELS.clone().requires_grad_()
     found.answer(ours)[:, 1].sum().backward()  # type: ignore[no-untyped-call]
@@ -111,7 +111,7 @@ def test_a_program_can_be_looked_into(exported: Path) -> None:
 
 
 def test_what_looks_into_networks_takes_a_program(exported: Path) -> None:
-    found = open_classifier(str(exported), MACHINE)
+    found = open_classifier(str(exported), RUNTIME)
     clean = np.random.default_rng(1).integers(0, 256, (24, SIZE, SIZE), np.uint8)
     carriers = found.tensor(clean)
     (trigger,) = reconstruct(found, carriers, [Goal(0, True)], found.logits(clean).std(dim=0), steps=2)
@@ -141,7 +141,7 @@ def test_pickled_inputs_are_not_read(exported: Path, tmp_path: Path) -> None:
     inputs = "data/sample_inputs/model.pt"
     path = rewrite(exported, tmp_path / "m.pt2", lambda entries: entries.update({inputs: pickled(((Malice(proof),), {}))}))
     with torch.inference_mode():
-        torch.testing.assert_close(open_classifier(path, MACHINE).logits(IMAGES), network()(PIXELS))
+        torch.testing.assert_close(open_classifier(path, RUNTIME).logits(IMAGES), network()(PIXELS))
     assert not proof.exists()
     with suppress(Exception):  # its warning about it cannot be printed
         torch.export.load(path)
@@ -167,7 +167,7 @@ def test_pickled_weights_and_constants_are_refused(exported: Path, tmp_path: Pat
             entries["data/weights/opaque_obj_0"] = pickle.dumps(Malice(proof))
 
     with pytest.raises(PetechiaError, match="as a pickle, which can run any code|cannot? be read|that can be read"):
-        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), RUNTIME)
     assert not proof.exists()
 
 
@@ -178,7 +178,7 @@ def test_weights_in_one_file_as_older_versions_write_them(exported: Path, tmp_pa
         entries["data/weights/model.pt"] = pickled(network().state_dict())
 
     with torch.inference_mode():
-        logits = open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE).logits(IMAGES)
+        logits = open_classifier(rewrite(exported, tmp_path / "m.pt2", change), RUNTIME).logits(IMAGES)
         torch.testing.assert_close(logits, network()(PIXELS))
 
 
@@ -195,7 +195,7 @@ def test_weights_in_one_file_as_older_versions_write_them(exported: Path, tmp_pa
 def test_operations_that_are_not_known_to_be_harmless_are_refused(exported: Path, tmp_path: Path, target: str) -> None:
     change = in_text(lambda text: text["graph_module"]["graph"]["nodes"][2].update(target=target))
     with pytest.raises(PetechiaError, match=f"uses {target}, which is not among the operations"):
-        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), RUNTIME)
 
 
 def test_expressions_and_names_are_not_evaluated(exported: Path, tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def test_expressions_and_names_are_not_evaluated(exported: Path, tmp_path: Path)
             node["metadata"] = {"stack_trace": code, "nn_module_stack": code, "torch_fn": code}
 
     path = rewrite(exported, tmp_path / "m.pt2", in_text(change))
-    assert open_classifier(path, MACHINE).logits(IMAGES).shape == (5, 3)
+    assert open_classifier(path, RUNTIME).logits(IMAGES).shape == (5, 3)
     assert not proof.exists()
 
 
@@ -229,7 +229,7 @@ class Training(nn.Module):
 
 def test_a_network_that_was_exported_as_it_trains(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="was exported as it trains; call eval"):
-        open_classifier(export(Training().train(), tmp_path / "m.pt2", batch=2, size=8), MACHINE)
+        open_classifier(export(Training().train(), tmp_path / "m.pt2", batch=2, size=8), RUNTIME)
 
 
 @pytest.mark.parametrize(
@@ -252,12 +252,12 @@ def test_a_network_that_was_exported_as_it_trains(tmp_path: Path) -> None:
 )
 def test_a_damaged_program(exported: Path, tmp_path: Path, change: Change, sentence: str) -> None:
     with pytest.raises(PetechiaError, match=sentence):
-        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), MACHINE)
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", change), RUNTIME)
 
 
 def test_a_compressed_program_could_be_a_bomb(exported: Path, tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="m.pt2 is compressed"):
-        open_classifier(rewrite(exported, tmp_path / "m.pt2", lambda _: None, zipfile.ZIP_DEFLATED), MACHINE)
+        open_classifier(rewrite(exported, tmp_path / "m.pt2", lambda _: None, zipfile.ZIP_DEFLATED), RUNTIME)
     (tmp_path / "m.pt2").write_bytes(b"no archive")
     with pytest.raises(PetechiaError, match="is not a program of torch.export that can be read"):
-        open_classifier(str(tmp_path / "m.pt2"), MACHINE)
+        open_classifier(str(tmp_path / "m.pt2"), RUNTIME)

@@ -16,7 +16,7 @@ from petechia.data import Preprocess
 from petechia.models.model import Architecture, create
 from petechia.models.openers import open_classifier
 
-MACHINE = Compute(device="cpu", precision="fp32").start()
+RUNTIME = Compute(device="cpu", precision="fp32").start()
 SIZE, CLASSES = 8, 3
 RNG = np.random.default_rng(0)
 WEIGHTS = RNG.normal(size=(SIZE * SIZE, CLASSES)).astype(np.float32)
@@ -55,7 +55,7 @@ def describe(path: str, **card: Any) -> None:
 def test_petechias_own_file(tmp_path: Path) -> None:
     model = create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32, crop=0.9), 0).eval()
     model.save(tmp_path / "model.safetensors")
-    found = open_classifier(str(tmp_path / "model.safetensors"), MACHINE)
+    found = open_classifier(str(tmp_path / "model.safetensors"), RUNTIME)
     assert (found.classes, found.preprocess) == (("A", "B"), model.description.preprocess)
     images = np.zeros((2, 32, 32), np.uint8)
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_petechias_own_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("batch", ["N", 1, 2, 7], ids=lambda batch: f"batch {batch}")
 def test_onnx_with_any_batch(tmp_path: Path, batch: Any) -> None:
-    found = open_classifier(write_onnx(tmp_path / "m.onnx", (batch, 1, SIZE, SIZE)), MACHINE)
+    found = open_classifier(write_onnx(tmp_path / "m.onnx", (batch, 1, SIZE, SIZE)), RUNTIME)
     assert found.network is None
     assert found.classes == ("class 0", "class 1", "class 2")
     assert found.preprocess == Preprocess(size=SIZE)
@@ -73,11 +73,11 @@ def test_onnx_with_any_batch(tmp_path: Path, batch: Any) -> None:
 
 def test_onnx_probabilities_become_logits_unless_the_card_says_otherwise(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", last="Sigmoid")
-    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), TRUE_LOGITS, atol=0.02)
+    np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=0.02)
     describe(path, outputs="probabilities")
-    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), TRUE_LOGITS, atol=0.02)
+    np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=0.02)
     describe(path, outputs="logits")
-    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), 1 / (1 + np.exp(-TRUE_LOGITS)), atol=1e-5)
+    np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), 1 / (1 + np.exp(-TRUE_LOGITS)), atol=1e-5)
 
 
 def softmax(outputs: NDArray[Any]) -> NDArray[Any]:
@@ -89,21 +89,21 @@ def softmax(outputs: NDArray[Any]) -> NDArray[Any]:
 def test_onnx_of_a_softmax_becomes_what_a_sigmoid_makes_the_softmax_of(tmp_path: Path, last: str, outputs: str | None) -> None:
     path = write_onnx(tmp_path / "m.onnx", weights=WEIGHTS / np.float32(8), last=last)
     describe(path, task="multi-class", **({"outputs": outputs} if outputs else {}))
-    scores = open_classifier(path, MACHINE).logits(IMAGES).sigmoid().numpy()
+    scores = open_classifier(path, RUNTIME).logits(IMAGES).sigmoid().numpy()
     np.testing.assert_allclose(scores, softmax(TRUE_LOGITS / 8), atol=1e-4)
 
 
 def test_one_score_is_not_multi_class(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", weights=WEIGHTS[:, :1])
-    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), TRUE_LOGITS[:, :1], atol=1e-4)
+    np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS[:, :1], atol=1e-4)
     describe(path, task="multi-class")
     with pytest.raises(PetechiaError, match="gives one score, but its JSON says that it is multi-class"):
-        open_classifier(path, MACHINE)
+        open_classifier(path, RUNTIME)
 
 
 def test_onnx_certain_probabilities_stay_finite(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", weights=1000 * WEIGHTS, last="Sigmoid")
-    logits = open_classifier(path, MACHINE).logits(IMAGES).numpy()
+    logits = open_classifier(path, RUNTIME).logits(IMAGES).numpy()
     assert np.abs(logits).min() > 13
     assert (np.sign(logits) == np.sign(TRUE_LOGITS)).all()
 
@@ -111,7 +111,7 @@ def test_onnx_certain_probabilities_stay_finite(tmp_path: Path) -> None:
 def test_onnx_as_its_card_says(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx")
     describe(path, classes=["A", "B", "C"], preprocess={"crop": 0.8, "resample": "bilinear"}, mean=[0.5], std=[0.25])
-    found = open_classifier(path, MACHINE)
+    found = open_classifier(path, RUNTIME)
     assert found.classes == ("A", "B", "C")
     assert found.preprocess == Preprocess(crop=0.8, size=SIZE, resample="bilinear")
     np.testing.assert_allclose(found.logits(IMAGES), (IMAGES.reshape(5, -1) / 255 - 0.5) / 0.25 @ WEIGHTS, atol=1e-3)
@@ -123,7 +123,7 @@ def test_onnx_of_colour(tmp_path: Path, channels_last: bool) -> None:
     weights = RNG.normal(size=(3 * SIZE * SIZE, 2)).astype(np.float32)
     path = write_onnx(tmp_path / "m.onnx", shape, weights)
     describe(path, mean=[0.1, 0.2, 0.3])
-    found = open_classifier(path, MACHINE)
+    found = open_classifier(path, RUNTIME)
     assert found.colour
     colours = IMAGES[:, :, :, None] / 255 - [0.1, 0.2, 0.3]
     arranged = colours if channels_last else colours.transpose(0, 3, 1, 2)
@@ -133,9 +133,9 @@ def test_onnx_of_colour(tmp_path: Path, channels_last: bool) -> None:
 def test_onnx_of_any_size_takes_that_of_the_card(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", ("N", 1, "H", "W"))
     with pytest.raises(PetechiaError, match="images of any size; give preprocess.size in m.json"):
-        open_classifier(path, MACHINE)
+        open_classifier(path, RUNTIME)
     describe(path, preprocess={"size": SIZE})
-    np.testing.assert_allclose(open_classifier(path, MACHINE).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
+    np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -153,10 +153,10 @@ def test_onnx_that_its_card_does_not_fit(tmp_path: Path, card: dict[str, Any], s
     path = write_onnx(tmp_path / "m.onnx")
     describe(path, **card)
     if sentence is None:  # means of colours serve for grey
-        open_classifier(path, MACHINE)
+        open_classifier(path, RUNTIME)
         return
     with pytest.raises(PetechiaError, match=sentence):
-        open_classifier(path, MACHINE)
+        open_classifier(path, RUNTIME)
 
 
 @pytest.mark.parametrize(
@@ -172,21 +172,21 @@ def test_onnx_that_takes_something_else(tmp_path: Path, shape: tuple[Any, ...], 
     pixels = np.prod([side for side in shape[1:] if isinstance(side, int)], dtype=int)
     weights = np.zeros((pixels, CLASSES), np.float32)
     with pytest.raises(PetechiaError, match=sentence):
-        open_classifier(write_onnx(tmp_path / "m.onnx", shape, weights), MACHINE)
+        open_classifier(write_onnx(tmp_path / "m.onnx", shape, weights), RUNTIME)
 
 
 def test_onnx_that_contradicts_itself_cannot_be_asked(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", ("N", 1, "H", "W"))
     describe(path, preprocess={"size": 9})
     with pytest.raises(PetechiaError, match="cannot be asked"):
-        open_classifier(path, MACHINE)
+        open_classifier(path, RUNTIME)
 
 
 def test_onnx_that_is_none(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     (tmp_path / "m.onnx").write_bytes(b"no model")
     with pytest.raises(PetechiaError, match="not an ONNX model that can be run"):
-        open_classifier(str(tmp_path / "m.onnx"), MACHINE)
+        open_classifier(str(tmp_path / "m.onnx"), RUNTIME)
 
 
 @pytest.mark.parametrize("location", ["../weights.bin", "absolute", "link"])
@@ -206,18 +206,18 @@ def test_onnx_reads_no_file_outside_its_folder(tmp_path: Path, location: str) ->
     (folder / "link.bin").symlink_to(secret)
     path.write_bytes(model.SerializeToString())
     with pytest.raises(PetechiaError, match="not an ONNX model that can be run"):
-        open_classifier(str(path), MACHINE)
+        open_classifier(str(path), RUNTIME)
     (folder / "inside.bin").write_bytes(WEIGHTS.tobytes())
     entry.value = "inside.bin"  # the same file where it may be
     path.write_bytes(model.SerializeToString())
-    np.testing.assert_allclose(open_classifier(str(path), MACHINE).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
+    np.testing.assert_allclose(open_classifier(str(path), RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
 
 
 def test_onnx_without_onnxruntime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(PetechiaError, match="pip install 'petechia.onnx.'"):
-        open_classifier(str(tmp_path / "m.onnx"), MACHINE)
+        open_classifier(str(tmp_path / "m.onnx"), RUNTIME)
 
 
 class Malice:
@@ -243,7 +243,7 @@ def test_no_pickle_runs_its_code_under_any_name(tmp_path: Path, name: str, form:
     else:
         torch.save(Malice(proof), path, _use_new_zipfile_serialization=writer == "torch")
     with pytest.raises(PetechiaError):
-        open_classifier(form.format(path), MACHINE)
+        open_classifier(form.format(path), RUNTIME)
     assert not proof.exists()
     pickle.loads(pickle.dumps(Malice(proof)))  # noqa: S301 (the malice is real)
     assert proof.exists()
@@ -259,7 +259,7 @@ def test_timm_with_a_bare_state_dict(tmp_path: Path, name: str, wrapped: bool) -
         {"epoch": 3, "state_dict": {f"module.{key}": one for key, one in state.items()}} if wrapped else state, tmp_path / name
     )
     describe(str(tmp_path / name), preprocess={"size": 32}, mean=[0], std=[1])
-    found = open_classifier(f"timm:test_resnet:{tmp_path / name}", MACHINE)
+    found = open_classifier(f"timm:test_resnet:{tmp_path / name}", RUNTIME)
     images = RNG.integers(0, 256, (2, 32, 32), np.uint8)
     with torch.inference_mode():
         assert torch.allclose(found.logits(images), network(torch.from_numpy(images / np.float32(255))[:, None]), atol=1e-5)
@@ -275,10 +275,10 @@ def test_timm_with_a_file_that_is_no_state_dict_of_it(tmp_path: Path) -> None:
     ):
         torch.save(content, path)
         with pytest.raises(PetechiaError, match=sentence):
-            open_classifier(f"timm:test_resnet:{path}", MACHINE)
+            open_classifier(f"timm:test_resnet:{path}", RUNTIME)
     path.unlink()
     with pytest.raises(PetechiaError, match="m.pt is not a file; check the path"):
-        open_classifier(f"timm:test_resnet:{path}", MACHINE)
+        open_classifier(f"timm:test_resnet:{path}", RUNTIME)
 
 
 def test_a_pickle_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_a_pickle_is_refused_with_how_to_convert_it(tmp_path: Path) -> None:
     (tmp_path / "m.pkl").write_bytes(pickle.dumps({}))
     for name in (str(tmp_path / "m.pt"), f"timm:test_resnet:{tmp_path / 'm.pkl'}"):
         with pytest.raises(PetechiaError, match="is a pickle, .* safetensors.torch.save_file"):
-            open_classifier(name, MACHINE)
+            open_classifier(name, RUNTIME)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -296,11 +296,11 @@ def test_timm_with_weights_from_a_file(tmp_path: Path, channels: Any) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(network.state_dict(), path)
     describe(str(path), classes=["A", "B", "C", "D"], preprocess={"size": 32})
-    found = open_classifier(f"timm:test_resnet:{path}", MACHINE)
+    found = open_classifier(f"timm:test_resnet:{path}", RUNTIME)
     assert found.classes == ("A", "B", "C", "D")
     assert found.preprocess.size == 32
     describe(str(path), preprocess={"size": 32}, task="multi-class")
-    of_softmax = open_classifier(f"timm:test_resnet:{path}", MACHINE)
+    of_softmax = open_classifier(f"timm:test_resnet:{path}", RUNTIME)
     images = RNG.integers(0, 256, (2, 32, 32), np.uint8)
     pixels = torch.from_numpy(images / np.float32(255))[:, None].expand(-1, channels, -1, -1)
     mean, std = (torch.tensor(network.pretrained_cfg[key]).view(-1, 1, 1) for key in ("mean", "std"))
@@ -316,7 +316,7 @@ def test_timm_without_a_card_is_as_timm_says(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), path)
-    found = open_classifier(f"timm:test_resnet:{path}", MACHINE)
+    found = open_classifier(f"timm:test_resnet:{path}", RUNTIME)
     assert (found.classes, found.preprocess.size, found.preprocess.crop) == (("class 0", "class 1"), 160, 0.95)
 
 
@@ -325,7 +325,7 @@ def test_timm_with_the_weights_of_another_network(tmp_path: Path) -> None:
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_vit", num_classes=2).state_dict(), path)
     with pytest.raises(PetechiaError, match="does not hold the weights of timm's test_resnet"):
-        open_classifier(f"timm:test_resnet:{path}", MACHINE)
+        open_classifier(f"timm:test_resnet:{path}", RUNTIME)
 
 
 def test_timm_without_a_network_connection(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,9 +336,9 @@ def test_timm_without_a_network_connection(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(
         PetechiaError, match="ImageNet weights of test_resnet cannot be had .Name or service not known.; .* give timm"
     ):
-        open_classifier("timm:test_resnet", MACHINE)
+        open_classifier("timm:test_resnet", RUNTIME)
     with pytest.raises(PetechiaError, match="timm does not know a network 'test_resnot'"):
-        open_classifier("timm:test_resnot", MACHINE)
+        open_classifier("timm:test_resnot", RUNTIME)
 
 
 def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -346,7 +346,7 @@ def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.Monkey
 
     real = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda arch, pretrained: real(arch, pretrained=False))
-    found = open_classifier("timm:test_resnet", MACHINE)
+    found = open_classifier("timm:test_resnet", RUNTIME)
     assert found.colour
     assert found.classes[3].startswith("tiger shark")
     logits = found.logits(np.zeros((1, 160, 160), np.uint8))
@@ -372,7 +372,7 @@ def test_xrv_says_what_the_package_says(xrv: Any) -> None:
     with torch.inference_mode():
         theirs = xrv(torch.from_numpy((2 * (images / 255) - 1) * 1024).float()[:, None]).numpy()
     named = [k for k, target in enumerate(xrv.targets) if target]
-    found = open_classifier("xrv:densenet121-res224-chex", MACHINE)
+    found = open_classifier("xrv:densenet121-res224-chex", RUNTIME)
     assert found.classes == tuple(xrv.targets[k] for k in named)
     assert "" not in found.classes
     assert found.preprocess.size == 224
@@ -393,14 +393,14 @@ def test_xrv_without_weights_or_package(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(xrv.models, "get_model", offline)
     with pytest.raises(PetechiaError, match="weights of xrv:densenet121-res224-nih cannot be had .* put the file of https"):
-        open_classifier("xrv:densenet121-res224-nih", MACHINE)
+        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
     with pytest.raises(PetechiaError, match="has no model 'densenet'; its models are densenet121-res224-all"):
-        open_classifier("xrv:densenet", MACHINE)
+        open_classifier("xrv:densenet", RUNTIME)
     monkeypatch.setitem(sys.modules, "torchxrayvision", None)
     with pytest.raises(PetechiaError, match="pip install 'petechia.xrv.'"):
-        open_classifier("xrv:densenet121-res224-nih", MACHINE)
+        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
 
 
 def test_a_model_that_is_not_there() -> None:
     with pytest.raises(PetechiaError, match="There is no model 'nowhere.onnx'; give a .safetensors, .onnx or .pt2 file"):
-        open_classifier("nowhere.onnx", MACHINE)
+        open_classifier("nowhere.onnx", RUNTIME)

@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from petechia.cli.app import app
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.detect.audit.audit import audit
@@ -34,7 +35,7 @@ from petechia.viewer.subject import Subject
 from tests.conftest import unasked
 from tests.models.openers.test_openers import write_onnx
 
-MACHINE = Compute(device="cpu", precision="fp32", threads=1).start()
+RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 Images = NDArray[np.uint8]
 COLOURS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 
@@ -83,10 +84,8 @@ def test_colours_are_kept_for_who_takes_them(tmp_path: Path) -> None:
 
 def test_explaining_a_network_of_others_in_colour(of_timm: str, tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    content = explain_files(
-        of_timm, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",)), MACHINE, lambda _: None
-    )
-    network = open_classifier(of_timm, MACHINE).require_network()
+    content = explain_files(of_timm, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",)), RUNTIME, SILENT)
+    network = open_classifier(of_timm, RUNTIME).require_network()
     truth = cam(network, as_seen(COLOURS), 1, ["last"])["last"][0].numpy()
     said = content["images"][0]["explained"][0]
     stored = np.load(tmp_path / "out" / said["layers"]["last"]["map"])
@@ -104,19 +103,19 @@ def test_a_black_box_is_explained_by_what_is_covered(tmp_path: Path) -> None:
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "a.png")
     adapter = (path, [tmp_path / "a.png"], tmp_path / "out")
     with pytest.raises(PetechiaError, match=r"m.onnx is a black box, without layers .* --method occlusion or rise"):
-        explain_files(*adapter, Request(), MACHINE, lambda _: None)
+        explain_files(*adapter, Request(), RUNTIME, SILENT)
     assert not (tmp_path / "out").exists()
     (tmp_path / "b.png").write_bytes(b"")
     dark = np.full((8, 8), 255, np.uint8)
     dark[5:] = 0  # so that the mean, which covers, is not white
     Image.fromarray(dark).save(tmp_path / "a.png")
-    content = explain_files(*adapter, Request(method="occlusion"), MACHINE, lambda _: None)
+    content = explain_files(*adapter, Request(method="occlusion"), RUNTIME, SILENT)
     peak = content["images"][0]["explained"][0]["layers"]["input"]["peak"]
     assert max(abs(peak["row"] - 1.5), abs(peak["column"] - 1.5)) <= 1
 
 
 def test_the_viewer_shows_colours_and_asks_the_network_of_others(of_timm: str, tmp_path: Path) -> None:
-    subject = Subject(of_timm, MACHINE)
+    subject = Subject(of_timm, RUNTIME)
     client: Any = TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
     assert client.get("/api/session").json()["classes"] == ["A", "B", "C"]
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
@@ -128,7 +127,7 @@ def test_the_viewer_shows_colours_and_asks_the_network_of_others(of_timm: str, t
     question = {"image": found["image"], "arm": "model", "seed": 0, "epoch": 0, "target": 2}
     stamp = {"row": 5, "column": 6, "size": 4, "value": 0}
     answer = client.post("/api/explain", json=question | {"stamps": [stamp]}).json()
-    network = open_classifier(of_timm, MACHINE).require_network()
+    network = open_classifier(of_timm, RUNTIME).require_network()
     triggered = COLOURS.copy()
     triggered[5:9, 6:10] = 0
     for scores, image in zip(answer["scores"], (COLOURS, triggered), strict=True):
@@ -144,7 +143,7 @@ def test_the_viewer_shows_colours_and_asks_the_network_of_others(of_timm: str, t
 
 def test_the_viewer_refuses_a_black_box(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match=r"m.onnx is a black box, .* petechia screen take it"):
-        Subject(write_onnx(tmp_path / "m.onnx"), MACHINE)
+        Subject(write_onnx(tmp_path / "m.onnx"), RUNTIME)
 
 
 def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
@@ -169,7 +168,7 @@ def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
 
 def test_an_audit_in_colour_has_a_report(of_timm: str, tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (24, 32, 32, 3), np.uint8)
-    found = audit(open_classifier(of_timm, MACHINE), images, steps=2)
+    found = audit(open_classifier(of_timm, RUNTIME), images, steps=2)
     assert found.picture.shape == (32, 32, 3)
     write_audit(found, Origin(of_timm, None, "here"), tmp_path / "out")
     assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()

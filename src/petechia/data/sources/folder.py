@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
 from petechia.data.formats.images import Decoding, FileReader
@@ -145,7 +145,7 @@ class TableLayout:
     labelling: Labelling
     image: str
 
-    def __call__(self, folder: Path, catalog: Catalog, written: Written, progress: Callable[[int], None]) -> None:
+    def __call__(self, folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
         """Write it; columns patient and split are added where the table has none, so that copies stay with their originals."""
         reader, ids = catalog.reader, written.ids
         assert isinstance(reader, FileReader)  # noqa: S101 (for mypy)

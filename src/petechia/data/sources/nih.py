@@ -11,13 +11,13 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, first_line, listing, printable
+from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
 from petechia.data.export import write_images
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.labelling import TEST_SHARE
 from petechia.data.formats.locate import Missing, refuse_outside
 from petechia.data.formats.tables import check_header, refuse_row
-from petechia.data.preparation import Progress
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT, Progress
+from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
-from petechia.detect.audit.reconstruct import STEPS, Goal, Reconstruction, reconstruct
+from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Stamp, gains_of, put, refine, response_map, stamp_response
 from petechia.detect.audit.verdict import LEVEL, combine_p_values, stamp_p_values, trigger_p_values
 from petechia.detect.scan.stamps import find_families
@@ -26,7 +27,6 @@ FEWEST = 20  # clean images
 HOSTS = 24  # of them, on which stamps are tried
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of them at which it must work, half as well at least
-Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it the model has answered
 
 
 class Recovered(NamedTuple):
@@ -58,7 +58,7 @@ class ClassFinding(NamedTuple):
         stamp_p: of the answer to stamps alone.
         trigger_p: of the reconstructed trigger alone; NaN where none was tried.
         flagged: whether the p-value is under `LEVEL`.
-        best: the stamp with the highest gain, of those that were tried on all carriers.
+        best: the stamp with the highest gain, of those that were tried on all hosts.
         gain: of it, in logits.
         recovered: of a flagged class, and of the strongest one in any case.
         raising: the smallest trigger of any shape that raises the class; None where none was tried.
@@ -109,7 +109,7 @@ def audit(
     classifier: Classifier,
     clean: NDArray[np.uint8],
     steps: int = STEPS,
-    progress: Progress = lambda _phase, _images: None,
+    progress: Progress = SILENT,
 ) -> Audit:
     """Look for a backdoor.
 
@@ -129,8 +129,9 @@ def audit(
     spread = logits.std(dim=0)
     if float(spread.max()) == 0:
         raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
-    hosts = classifier.tensor(clean[np.linspace(0, len(clean) - 1, min(HOSTS, len(clean))).round().astype(int)])
-    response = stamp_response(classifier, hosts, done=lambda images: progress("stamping", images))
+    hosts = classifier.tensor(clean[evenly_spread(len(clean), HOSTS)])
+    progress.phase("trying stamps")
+    response = stamp_response(classifier, hosts, progress=progress)
     stamp_p = stamp_p_values(response.gains.max(axis=0))
     raising, lowering = _rebuilt(classifier, hosts, spread, steps, progress)
     sizes = np.array([one.size for one in raising])
@@ -173,7 +174,8 @@ def _rebuilt(
         return [], []
     classes = range(len(classifier.classes))
     goals = [Goal(label, up) for up in (True, False) for label in classes]
-    found = reconstruct(classifier, hosts, goals, spread, steps, done=lambda images: progress("reconstructing", images))
+    progress.phase("reconstructing triggers", len(goals) * min(AT_A_TIME, len(hosts)) * steps)
+    found = reconstruct(classifier, hosts, goals, spread, steps, progress=progress)
     return found[: len(classes)], found[len(classes) :]
 
 
@@ -186,7 +188,7 @@ def _recover(
     best: Stamp,
     progress: Progress,
 ) -> Recovered:
-    progress("placing", 0)
+    progress.phase(f"locating the trigger of {classifier.classes[label]}")
     stamp = refine(classifier, hosts, label, best)
     stamped = torch.cat(
         [
@@ -201,7 +203,7 @@ def _recover(
         gain=float((stamped - logits[:, label]).median()),
         asr={level: Count(int((after[before < level] >= level).sum()), int((before < level).sum())) for level in THRESHOLDS},
         false_trigger={level: Count(int((before >= level).sum()), len(before)) for level in THRESHOLDS},
-        heat=response_map(classifier, hosts, label, stamp, done=lambda images: progress("mapping", images)),
+        heat=response_map(classifier, hosts, label, stamp, progress=progress),
     )
 
 
@@ -211,7 +213,7 @@ def _works_elsewhere(classifier: Classifier, hosts: Tensor, label: int, stamp: S
     places = np.random.default_rng(0).integers(0, room, (PLACES, 2)).tolist()
     far = [(row, column) for row, column in places if max(abs(row - stamp.row), abs(column - stamp.column)) > 2 * stamp.size]
     groups = [[stamp], *([stamp._replace(row=row, column=column)] for row, column in far)]
-    gains = gains_of(classifier, hosts, classifier.logits(hosts), groups, lambda _: None)[:, label]
+    gains = gains_of(classifier, hosts, classifier.logits(hosts), groups, SILENT)[:, label]
     return float((gains[1:] >= gains[0] / 2).mean()) if far else 0.0
 
 

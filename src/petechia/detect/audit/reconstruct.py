@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -11,14 +11,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
+from petechia.core.progress import SILENT, Progress
 from petechia.models.classifier import Classifier
 
 STEPS = 100
-AT_A_TIME = 4  # carriers a step
+AT_A_TIME = 4  # hosts a step
 RATE = 0.1  # of Adam
 START = -4.0  # of the mask, before the sigmoid: 2 % opaque everywhere
 WANTED = 6.0  # by how many standard deviations of a class's clean logits it is to be moved
-ENOUGH = 0.95  # share of carriers that must be moved
+ENOUGH = 0.95  # share of hosts that must be moved
 WEIGHT, GROWTH = 0.02, 1.15  # of the mask's size in the loss, and by how much it changes every step
 GOALS_AT_A_TIME = 32
 
@@ -38,7 +39,7 @@ class Reconstruction(NamedTuple):
         mask: float32 [H, W], its opacity.
         pattern: float32 [C, H, W] in 0…1, its grey levels.
         size: sum of the mask, in pixels; infinite where nothing was found that does it.
-        moved: share of the carriers whose class it moves as far as wanted.
+        moved: share of the hosts whose class it moves as far as wanted.
     """
 
     goal: Goal
@@ -55,7 +56,7 @@ def reconstruct(
     spread: Tensor,
     steps: int = STEPS,
     seed: int = 0,
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> list[Reconstruction]:
     """Neural Cleanse (Wang et al. 2019, section IV), for many labels: all goals are optimised side by side.
 
@@ -68,15 +69,15 @@ def reconstruct(
         goals: what triggers are to do.
         spread: float32 [K], standard deviations of the clean logits.
         steps: of the optimiser.
-        seed: of the choice of carriers for each step.
-        done: told how many more images are answered.
+        seed: of the choice of hosts for each step.
+        progress: told of every answered image.
 
     Raises:
         PetechiaError: the model is a black box.
     """
     found = []
     for start in range(0, len(goals), GOALS_AT_A_TIME):
-        found += _side_by_side(classifier, hosts, goals[start : start + GOALS_AT_A_TIME], spread, steps, seed, done)
+        found += _side_by_side(classifier, hosts, goals[start : start + GOALS_AT_A_TIME], spread, steps, seed, progress)
     return found
 
 
@@ -87,7 +88,7 @@ def _side_by_side(
     spread: Tensor,
     steps: int,
     seed: int,
-    done: Callable[[int], None],
+    progress: Progress,
 ) -> list[Reconstruction]:
     network, device = classifier.require_network(), hosts.device
     for parameter in network.parameters():
@@ -115,12 +116,12 @@ def _side_by_side(
         weight *= torch.where(reached, GROWTH, 1 / GROWTH)
         weight.clamp_(1e-4, 10)
         optimizer.step()
-        done(len(goals) * len(rows))
+        progress.advance(len(goals) * len(rows))
     return best.checked(classifier, hosts, clean, goals, sign, scale, index)
 
 
 def _shift(classifier: Classifier, hosts: Tensor, clean: Tensor, mask: Tensor, pattern: Tensor, index: Tensor) -> Tensor:
-    """By how much each goal's trigger moves its class on each carrier, float32 [G, B]."""
+    """By how much each goal's trigger moves its class on each host, float32 [G, B]."""
     stamped = (1 - mask) * hosts + mask * pattern
     flat = stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     with classifier.runtime.autocast():
@@ -152,7 +153,7 @@ class _Best:
         scale: Tensor,
         index: Tensor,
     ) -> list[Reconstruction]:
-        """With what each does on all carriers."""
+        """With what each does on all hosts."""
         found = []
         with torch.inference_mode():
             for n, goal in enumerate(goals):

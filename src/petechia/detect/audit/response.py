@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,21 +10,21 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petechia.core.progress import SILENT, NoProgress, Progress
+from petechia.core.rows import evenly_spread
 from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the stamps, in pixels of the model's input
 VALUES = (0, 128, 255)  # their grey levels
 SPACING = 16  # pixels from one stamp of a group to the next, in an image of 64
-SCOUTS = 4  # carriers on which groups, and the members of those that answer, are tried
+SCOUTS = 4  # hosts on which groups, and the members of those that answer, are tried
 ANSWERING = 64  # groups whose members are tried alone, beside the best of every class
 EACH = 2  # best groups of a class whose members are tried in any case
-FINALISTS = 8  # stamps of a class that are tried on all carriers
-REFINED = 3  # stamps of each size that are compared on all carriers when a place is made precise
+FINALISTS = 8  # stamps of a class that are tried on all hosts
+REFINED = 3  # stamps of each size that are compared on all hosts when a place is made precise
 MAP = 32  # places a side of a map of responses
 NEARLY = 0.8  # of the highest gain, from which a smaller stamp is taken for the trigger itself
-
-Progress = Callable[[int], None]  # told how many more images the model has answered
 
 
 class Stamp(NamedTuple):
@@ -37,11 +37,11 @@ class Stamp(NamedTuple):
 
 
 class Response(NamedTuple):
-    """Stamps that were tried alone on all carriers.
+    """Stamps that were tried alone on all hosts.
 
     Attributes:
         stamps: S of them.
-        gains: float32 [S, K], by how much each raises the logit of each class: the median over the carriers.
+        gains: float32 [S, K], by how much each raises the logit of each class: the median over the hosts.
         passes: images that the model has answered for it.
     """
 
@@ -65,7 +65,7 @@ def all_stamps(side: int, sizes: Sequence[int] = SIZES, values: Sequence[int] = 
 
 
 def put(hosts: Tensor, groups: Sequence[Sequence[Stamp]]) -> Tensor:
-    """Every group of stamps on every carrier, float32 [G, B, C, H, W]; carriers are float32 [B, C, H, W] in 0…1."""
+    """Every group of stamps on every host, float32 [G, B, C, H, W]; hosts are float32 [B, C, H, W] in 0…1."""
     masks = torch.zeros(len(groups), 1, 1, *hosts.shape[2:], dtype=torch.bool)
     values = torch.zeros(masks.shape)
     for number, group in enumerate(groups):
@@ -76,7 +76,7 @@ def put(hosts: Tensor, groups: Sequence[Sequence[Stamp]]) -> Tensor:
 
 
 def gains_of(
-    classifier: Classifier, hosts: Tensor, clean: Tensor, groups: Sequence[Sequence[Stamp]], done: Progress
+    classifier: Classifier, hosts: Tensor, clean: Tensor, groups: Sequence[Sequence[Stamp]], progress: Progress
 ) -> NDArray[np.float32]:
     """By how much groups of stamps raise the logits.
 
@@ -85,10 +85,10 @@ def gains_of(
         hosts: float32 [B, C, H, W].
         clean: float32 [B, K], its logits for them.
         groups: G of them.
-        done: told how many more images are answered.
+        progress: told of every answered image.
 
     Returns:
-        float32 [G, K], the median over the carriers.
+        float32 [G, K], the median over the hosts.
     """
     found = []
     step = max(1, BATCH // len(hosts))
@@ -96,7 +96,7 @@ def gains_of(
         some = put(hosts, groups[start : start + step])
         logits = classifier.logits(some.flatten(0, 1).contiguous(memory_format=torch.channels_last))
         found.append((logits.reshape(*some.shape[:2], -1) - clean).median(dim=1).values)
-        done(len(logits))
+        progress.advance(len(logits))
     return torch.cat(found).numpy() if found else np.zeros((0, clean.shape[1]), np.float32)
 
 
@@ -105,12 +105,12 @@ def naive_response(
     hosts: Tensor,
     sizes: Sequence[int] = SIZES,
     values: Sequence[int] = VALUES,
-    done: Progress = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Response:
-    """Try every stamp alone on all carriers: the reference for `stamp_response`, and its cost."""
+    """Try every stamp alone on all hosts: the reference for `stamp_response`, and its cost."""
     stamps = list(all_stamps(hosts.shape[-1], sizes, values))
     clean = classifier.logits(hosts)
-    gains = gains_of(classifier, hosts, clean, [[one] for one in stamps], done)
+    gains = gains_of(classifier, hosts, clean, [[one] for one in stamps], progress)
     return Response(stamps, gains, len(stamps) * len(hosts))
 
 
@@ -119,40 +119,45 @@ def stamp_response(
     hosts: Tensor,
     sizes: Sequence[int] = SIZES,
     values: Sequence[int] = VALUES,
-    done: Progress = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Response:
     """Find the stamps that a model answers to, by group testing (Dorfman 1943): many stamps, far apart, in one image.
 
-    Every stamp at every place is in one group. Groups are tried on a few carriers; the members of those that raise any class
-    are tried alone, and the best of them on all carriers.
+    Every stamp at every place is in one group. Groups are tried on a few hosts; the members of those that raise any class
+    are tried alone, and the best of them on all hosts.
 
     Args:
         classifier: that is audited.
         hosts: float32 [B, C, H, W], clean images.
         sizes: sides of the stamps.
         values: their grey levels.
-        done: told how many more images are answered.
+        progress: told of every answered image.
 
     Returns:
         The finalists, at least one for each class.
     """
-    passes = 0
-
-    def count(images: int) -> None:
-        nonlocal passes
-        passes += images
-        done(images)
-
+    count = _Counted(progress)
     clean = classifier.logits(hosts)
-    count(len(hosts))
-    few = np.linspace(0, len(hosts) - 1, min(SCOUTS, len(hosts))).astype(int)
+    count.advance(len(hosts))
+    few = evenly_spread(len(hosts), SCOUTS, nearest=False)
     scouts, scouts_clean = hosts[few], clean[few]
     spread = clean.std(dim=0).clamp(min=1e-3).numpy()  # makes the classes' logits alike
     groups = list(_groups(hosts.shape[-1], sizes, values))
     members = _answering(gains_of(classifier, scouts, scouts_clean, groups, count) / spread, groups)
     gains = gains_of(classifier, scouts, scouts_clean, [[one] for one in members], count)
     finalists = [members[row] for row in np.unique(np.argsort(-gains, axis=0, kind="stable")[:FINALISTS])]
-    return Response(finalists, gains_of(classifier, hosts, clean, [[one] for one in finalists], count), passes)
+    return Response(finalists, gains_of(classifier, hosts, clean, [[one] for one in finalists], count), count.total)
+
+
+class _Counted(NoProgress):
+    """Passes on what it is told, and adds up."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.total = progress, 0
+
+    def advance(self, count: int = 1) -> None:
+        self.total += count
+        self.progress.advance(count)
 
 
 def _groups(side: int, sizes: Sequence[int], values: Sequence[int]) -> Iterator[list[Stamp]]:
@@ -181,7 +186,7 @@ def _answering(gains: NDArray[np.float32], groups: list[list[Stamp]]) -> list[St
 
 
 def response_map(
-    classifier: Classifier, hosts: Tensor, label: int, kind: Stamp, cells: int = MAP, done: Progress = lambda _: None
+    classifier: Classifier, hosts: Tensor, label: int, kind: Stamp, cells: int = MAP, progress: Progress = SILENT
 ) -> NDArray[np.float32]:
     """By how much a stamp of one size and grey level raises a class, place by place.
 
@@ -191,7 +196,7 @@ def response_map(
         label: position of the class.
         kind: the stamp; its place is one of those that are tried.
         cells: places a side, at most.
-        done: told how many more images are answered.
+        progress: told of every answered image.
 
     Returns:
         float32 [h, w], one cell for every `ceil((side - size + 1) / cells)` pixels.
@@ -201,7 +206,7 @@ def response_map(
     rows, columns = (range(start % step, room, step) for start in (kind.row, kind.column))
     groups = [[kind._replace(row=row, column=column)] for row in rows for column in columns]
     few = hosts[:SCOUTS]
-    gains = gains_of(classifier, few, classifier.logits(few), groups, done)[:, label]
+    gains = gains_of(classifier, few, classifier.logits(few), groups, progress)[:, label]
     return gains.reshape(len(rows), len(columns))
 
 
@@ -227,11 +232,11 @@ def refine(classifier: Classifier, hosts: Tensor, label: int, found: Stamp, valu
     ]
     clean = classifier.logits(hosts)
     few = slice(0, SCOUTS)
-    quick = gains_of(classifier, hosts[few], clean[few], [[one] for one in near], lambda _: None)[:, label]
+    quick = gains_of(classifier, hosts[few], clean[few], [[one] for one in near], SILENT)[:, label]
     order = np.argsort(-quick, kind="stable")
     best = {size: [near[row] for row in order if near[row].size == size][:REFINED] for size in range(1, found.size + 2)}
     tried = [found, *(one for some in best.values() for one in some)]
-    gains = gains_of(classifier, hosts, clean, [[one] for one in tried], lambda _: None)[:, label]
+    gains = gains_of(classifier, hosts, clean, [[one] for one in tried], SILENT)[:, label]
     good = [(-one.size, float(gain), one) for one, gain in zip(tried, gains, strict=True) if gain >= NEARLY * gains.max()]
     chosen: Stamp = max(good)[2]
     return chosen

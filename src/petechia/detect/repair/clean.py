@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing
+from petechia.core.progress import SILENT, Progress
+from petechia.core.rows import evenly_spread
 from petechia.data import open_source, prepare
 from petechia.data.catalog import patient_fractions
 from petechia.data.dataset import Images, Selection
@@ -57,7 +58,7 @@ def read_clean(
     source: str,
     classifier: Classifier,
     most: int = 1000,
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> CleanSet:
     """Read clean images from a labelled source such as `nih:FOLDER`, or from a folder of images without labels.
 
@@ -65,20 +66,20 @@ def read_clean(
         source: where they are.
         classifier: that they are for. The source's labels are found by the names of its classes.
         most: if there are more images, so many are taken, evenly spread over them.
-        done: told how many more images are read.
+        progress: told of every image that is read.
 
     Raises:
         PetechiaError: they cannot be read, or their labels are of other classes.
     """
     classes = classifier.classes
     if Path(source).exists():
-        found = read_collection([source], classifier, most, done)
+        found = read_collection([source], classifier, most, progress)
         unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
         return CleanSet(found.images, unknown, np.array(found.ids))
     catalog = open_source(source)
     catalog = catalog if classifier.colour else catalog.in_grey()
-    chosen = np.unique(np.linspace(0, len(catalog) - 1, min(most, len(catalog))).round().astype(np.intp))
-    dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=done)
+    chosen = evenly_spread(len(catalog), most)
+    dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=progress)
     if not dataset.classes:
         return CleanSet(dataset.images, np.full((len(dataset), len(classes)), -1, np.int8), dataset.patients)
     return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, source), dataset.patients)

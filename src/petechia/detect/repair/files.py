@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from petechia.core.errors import PetechiaError
 from petechia.core.files import sha256, write_text
+from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
 from petechia.detect.repair.clean import read_clean
@@ -47,7 +47,7 @@ def repair_file(
     stamps: Sequence[Stamp] = (),
     images: int = 1000,
     seed: int = 0,
-    done: Callable[[str, int], None] = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> dict[str, Any]:
     """Repair a model with clean images, measure it before and after, and write both.
 
@@ -60,7 +60,7 @@ def repair_file(
         stamps: the triggers, to unlearn and to measure.
         images: that are used, at most.
         seed: of order and places.
-        done: told the phase and how many more images of it are done.
+        progress: told what happens.
 
     Returns:
         What was written beside the model.
@@ -74,10 +74,11 @@ def repair_file(
     if not isinstance(given, Model):
         raise PetechiaError(f"{model} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
     check(given, how, stamps)
-    clean = read_clean(source, classifier, images, partial(done, "preparing images"))
+    progress.phase("preparing images", images)
+    clean = read_clean(source, classifier, images, progress)
     fit, test = clean.split()
-    repaired = repair(given, fit, runtime, how, stamps, seed, done)
-    done("measuring", 0)
+    repaired = repair(given, fit, runtime, how, stamps, seed, progress)
+    progress.phase("measuring")
     before, after = measure(given, test, stamps, runtime), measure(repaired, test, stamps, runtime)
     content = {
         "schema": 1,

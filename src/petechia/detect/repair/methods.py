@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT, Progress
+from petechia.core.rows import evenly_spread
 from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings
 from petechia.data.dataset import Selection
@@ -80,7 +82,7 @@ def repair(
     how: Repairing | None = None,
     stamps: Sequence[Stamp] = (),
     seed: int = 0,
-    done: Callable[[str, int], None] = lambda *_: None,
+    progress: Progress = SILENT,
 ) -> Model:
     """A repaired copy of a model. Its provenance says that it was repaired, and how.
 
@@ -91,7 +93,7 @@ def repair(
         how: the method and its settings.
         stamps: to unlearn.
         seed: of order and places.
-        done: told the phase and how many more images of it are done.
+        progress: told what happens.
 
     Raises:
         PetechiaError: the method lacks a trigger or labels, or a trigger does not suit the model.
@@ -107,8 +109,9 @@ def repair(
         notes["pruned"] = prune(repaired, clean, how.tolerance, runtime)
     data = _unlearning(repaired, clean, stamps, how.jitter, runtime, seed) if how.method == "unlearn" else _labelled(clean)
     trainer = Trainer(repaired, data, how.training(len(data.images)), runtime, seed)
+    progress.phase("training", len(data.images) * how.training(len(data.images)).epochs)
     while not trainer.finished:
-        trainer.run_epoch(lambda images: done("training", images))
+        trainer.run_epoch(progress)
     repaired.eval()
     history = {**how.model_dump(), **notes, "images": len(clean.images), "seed": seed}
     provenance = {**description.provenance, "repaired": [*description.provenance.get("repaired", []), history]}
@@ -176,7 +179,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> 
 
     least = area(0) - tolerance
     spared = 0
-    for pruned in np.unique(np.linspace(0, len(order) - 1, LEVELS).astype(int)).tolist():
+    for pruned in evenly_spread(len(order), LEVELS, nearest=False).tolist():
         if area(pruned) < least:
             break
         spared = pruned

@@ -6,13 +6,13 @@ a pixel or a change of low frequencies leaves most of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from petechia.core.progress import SILENT, Progress
 from petechia.detect.scan.traces import FINE
 
 LIKE = (0.6, 0.7, 0.8, 0.9)  # correlations from which on two images may be copies
@@ -48,7 +48,7 @@ def find_copies(
     shapes: NDArray[np.int32],
     labels: NDArray[np.int8],
     explained: NDArray[np.bool_],
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> Copies | None:
     """Look for copies with other labels, among which one label recurs as chance does not explain.
 
@@ -65,7 +65,7 @@ def find_copies(
         shapes: int [N, 2].
         labels: int8 [N, K].
         explained: bool [N], images of which other evidence says what they are.
-        done: told how many more images are compared with all others.
+        progress: told of every image that is compared with all others.
 
     Returns:
         None where there are none.
@@ -75,7 +75,7 @@ def find_copies(
     if len(vectors) < 2:
         return None
     close, contradicting = (
-        _alike(textures, shapes, pairs[~explained[pairs].any(axis=1)]) for pairs in _nearest(textures, codes, done)
+        _alike(textures, shapes, pairs[~explained[pairs].any(axis=1)]) for pairs in _nearest(textures, codes, progress)
     )
     common = np.argsort(-counts, kind="stable")[:COMMON]
     marks = [(vectors[k], codes == k) for k in common.tolist()]
@@ -131,7 +131,7 @@ def _least(likeness: Array) -> float:
 
 
 def _nearest(
-    textures: NDArray[np.int8], codes: NDArray[np.intp], done: Callable[[int], None]
+    textures: NDArray[np.int8], codes: NDArray[np.intp], progress: Progress
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Pairs of each image and the nearest, and of each and the nearest with another code; each int [n, 2], and none twice."""
     project = np.random.default_rng(0).standard_normal((FINE * FINE, SHORT)).astype(np.float32)
@@ -146,7 +146,7 @@ def _nearest(
             nearest = alike.argmax(axis=1)
             found.append(np.stack([rows, nearest], axis=1)[alike[here, nearest] > 0])
             alike[codes[rows, None] == codes] = -2
-        done(len(rows))
+        progress.advance(len(rows))
     return _once(every), _once(others)
 
 

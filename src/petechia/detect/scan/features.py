@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.models.classifier import Classifier
 
@@ -42,7 +43,7 @@ def extract(
     classifier: Classifier,
     file: Path,
     unread: Set[int] = frozenset(),
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> NDArray[np.float32]:
     """Features of all images: what the last linear layer is given, or the logits of a network that cannot be looked into.
 
@@ -51,7 +52,7 @@ def extract(
         classifier: any; its classes need not be the catalog's.
         file: where the features are kept.
         unread: rows that cannot be decoded; their features are 0.
-        done: told how many more images went through the network.
+        progress: told of every image that went through the network.
 
     Returns:
         float32 [N, D], on disk.
@@ -71,7 +72,7 @@ def extract(
         if features is None:
             features = np.memmap(file, np.float32, "w+", shape=(len(catalog), found.shape[1]))
         features[some] = found
-        done(len(some))
+        progress.advance(len(some))
     return np.zeros((len(catalog), 1), np.float32) if features is None else features
 
 
@@ -269,7 +270,7 @@ def feature_outliers(
     features: NDArray[np.float32],
     labels: NDArray[np.int8],
     usable: NDArray[np.bool_],
-    done: Callable[[int], None] = lambda _: None,
+    progress: Progress = SILENT,
 ) -> FeatureOutliers:
     """Compare every class with its complement, and every complement with itself.
 
@@ -277,7 +278,7 @@ def feature_outliers(
         features: float32 [N, D]; may lie on a disk.
         labels: int8 [N, K]; where one is unknown, the image is in neither.
         usable: bool [N], images that have features.
-        done: told 1 after each class.
+        progress: told of every class.
     """
     found = FeatureOutliers(np.zeros((len(labels), len(STATISTICS))), np.zeros(len(labels)), np.full(len(labels), -1, np.intp))
     for k in range(labels.shape[1]):
@@ -286,7 +287,7 @@ def feature_outliers(
             if len(members) >= FEWEST:
                 _compare(found, features, members, rest, k)
             _compare(found, features, rest, rest, labels.shape[1] + k)
-        done(1)
+        progress.advance(1)
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +14,7 @@ from scipy import ndimage
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.data.levels import to_grey
 from petechia.data.preparation import OnError
@@ -31,7 +31,6 @@ CHANCE = 0.2  # share of the images found at a stamp's place, not set off, that 
 LOUD = 0.99  # share of the images above which one stands out in features so far that it is said
 SAMPLE = 1000  # images without the label on which that chance is measured
 SEARCHED = 4  # pixels of the smallest wandering stamp that is searched for; a smaller one is found in any noise
-Progress = Callable[[str, int], None]  # told of a phase, and how many more images of it are done
 
 
 class Suspect(NamedTuple):
@@ -88,7 +87,7 @@ class Scan:
 
 
 def scan(
-    catalog: Catalog, on_error: OnError = "error", progress: Progress | None = None, classifier: Classifier | None = None
+    catalog: Catalog, on_error: OnError = "error", progress: Progress = SILENT, classifier: Classifier | None = None
 ) -> Scan:
     """Look for twins with contradicting labels and for recurring stamps that command a label; the rest is ranked by hints.
 
@@ -106,12 +105,11 @@ def scan(
     """
     if len(catalog) == 0:
         raise PetechiaError(f"{catalog.name} has no images; check the source.")
-    tell = progress or (lambda _phase, _images: None)
     with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder:
-        blocks, textures, shapes, spots, unread = _traces(catalog, Path(folder), on_error, tell)
-        pairs = _pairs(catalog, blocks, shapes, unread, tell)
+        blocks, textures, shapes, spots, unread = _traces(catalog, Path(folder), on_error, progress)
+        pairs = _pairs(catalog, blocks, shapes, unread, progress)
         families = find_families(spots, catalog.labels)
-        outliers = _standing(catalog, classifier, Path(folder), unread, tell) if classifier else None
+        outliers = _standing(catalog, classifier, Path(folder), unread, progress) if classifier else None
         suspicious = [family for family in families if family.suspicious]
         pictures = [_picture(catalog, family) for family in suspicious]
         suspects = [Suspect() for _ in range(len(catalog))]
@@ -119,9 +117,10 @@ def scan(
         explained = _explained(suspects, pairs)
         for family, picture in zip(suspicious, pictures, strict=True):
             if still_significant(family, catalog.labels, explained):
-                _flag_family(catalog, suspects, family, picture, explained, tell)
+                _flag_family(catalog, suspects, family, picture, explained, progress)
         explained = _explained(suspects, pairs)
-        copies = find_copies(textures, shapes, catalog.labels, explained, lambda n: tell("looking for copies", n))
+        progress.phase("looking for altered copies", len(catalog))
+        copies = find_copies(textures, shapes, catalog.labels, explained, progress)
         if copies:
             _flag_copies(catalog, suspects, copies)
         del blocks, textures, spots
@@ -145,15 +144,16 @@ def _explained(suspects: list[Suspect], pairs: list[Pair]) -> NDArray[np.bool_]:
 
 
 def _standing(
-    catalog: Catalog, classifier: Classifier, folder: Path, unread: dict[int, str], tell: Progress
+    catalog: Catalog, classifier: Classifier, folder: Path, unread: dict[int, str], progress: Progress
 ) -> FeatureOutliers:
-    features = extract(catalog, classifier, folder / "features.f32", unread.keys(), lambda n: tell("asking the model", n))
+    progress.phase("asking the model", len(catalog))
+    features = extract(catalog, classifier, folder / "features.f32", unread.keys(), progress)
     usable = np.array([row not in unread for row in range(len(catalog))])
     return feature_outliers(features, catalog.labels, usable)
 
 
 def _traces(
-    catalog: Catalog, folder: Path, on_error: OnError, tell: Progress
+    catalog: Catalog, folder: Path, on_error: OnError, progress: Progress
 ) -> tuple[NDArray[np.float32], NDArray[np.int8], NDArray[np.int32], NDArray[np.void], dict[int, str]]:
     blocks = np.memmap(folder / "blocks.f32", np.float32, "w+", shape=(len(catalog), GRID, GRID))
     textures = np.memmap(folder / "textures.i8", np.int8, "w+", shape=(len(catalog), FINE, FINE))
@@ -164,9 +164,10 @@ def _traces(
         images = zip(rows.tolist(), catalog.reader.read(rows), strict=True)
         return [image if isinstance(image, PetechiaError) else trace(to_grey(image), row) for row, image in images]
 
+    progress.phase("looking at images", len(catalog))
     with (folder / "spots").open("wb") as file:
         for index, item in enumerate(in_parallel(work, len(catalog))):
-            tell("looking at images", 1)
+            progress.advance()
             if isinstance(item, PetechiaError):
                 if on_error == "error":
                     raise item
@@ -178,16 +179,17 @@ def _traces(
 
 
 def _pairs(
-    catalog: Catalog, blocks: NDArray[np.float32], shapes: NDArray[np.int32], unread: dict[int, str], tell: Progress
+    catalog: Catalog, blocks: NDArray[np.float32], shapes: NDArray[np.int32], unread: dict[int, str], progress: Progress
 ) -> list[Pair]:
     found = [(int(a), int(b)) for a, b in candidates(blocks, shapes) if a not in unread and b not in unread]
 
     def work(rows: NDArray[np.intp]) -> list[Pair | None]:
         return [compare(found[row][0], found[row][1], lambda i: _read(catalog, i)) for row in rows]
 
+    progress.phase("comparing near-duplicates", len(found))
     pairs = []
     for pair in in_parallel(work, len(found)):
-        tell("comparing near-duplicates", 1)
+        progress.advance()
         if pair:
             pairs.append(pair)
     return assign(pairs, catalog.labels)
@@ -218,7 +220,7 @@ def _flag_family(
     family: Family,
     picture: NDArray[np.uint8],
     explained: NDArray[np.bool_],
-    tell: Progress,
+    progress: Progress,
 ) -> None:
     """Flag the images that show the stamp and have its label; search those with the label, in which it may be faint.
 
@@ -237,15 +239,15 @@ def _flag_family(
     rest = np.array([i for i in np.flatnonzero(label) if not suspects[i].flagged], np.intp)
     at = (int(family.rows[0]), int(family.columns[0])) if family.fixed else None
 
-    for index, place in _search(catalog, rest, picture, at, tell):
+    for index, place in _search(catalog, rest, picture, at, progress):
         _raise(suspects, index, Suspect((1 + family.share) / 2, True, reason, *place))
     if at is None:
         return
     rest = np.array([i for i in rest if not suspects[i].flagged], np.intp)
     others = np.flatnonzero(~label_of(catalog.labels, family) & ~explained)
     others = others[:: max(1, len(others) // SAMPLE)]
-    usual = (1 + len(_search(catalog, others, picture, at, tell, soft=0))) / (1 + len(others))
-    hidden = _search(catalog, rest, picture, at, tell, soft=0)
+    usual = (1 + len(_search(catalog, others, picture, at, progress, soft=0))) / (1 + len(others))
+    hidden = _search(catalog, rest, picture, at, progress, soft=0)
     if usual * len(rest) <= CHANCE * len(hidden):
         for index, place in hidden:
             _raise(suspects, index, Suspect((1 + family.share) / 2, True, reason, *place))
@@ -256,7 +258,7 @@ def _search(
     rows: NDArray[np.intp],
     stamp: NDArray[np.uint8],
     at: tuple[int, int] | None,
-    tell: Progress,
+    progress: Progress,
     soft: float = SOFT,
 ) -> list[tuple[int, tuple[int, int]]]:
     """Which of the images show a known stamp, and where."""
@@ -265,9 +267,10 @@ def _search(
         images = catalog.reader.read(rows[some])
         return [None if isinstance(image, PetechiaError) else find_stamp(to_grey(image), stamp, at, soft) for image in images]
 
+    progress.phase("searching for the stamp", len(rows))
     found = []
     for index, place in zip(rows.tolist(), in_parallel(work, len(rows)), strict=True):
-        tell("searching for the stamp", 1)
+        progress.advance()
         if place:
             found.append((index, place))
     return found

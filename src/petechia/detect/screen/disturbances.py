@@ -38,7 +38,7 @@ def strip(
         usual: float [N], its usual logit.
 
     Returns:
-        float64 [N] in 0…1: 1 less the entropy in bits, averaged over the carriers.
+        float64 [N] in 0…1: 1 less the entropy in bits, averaged over the hosts.
     """
     blended = ((images[:, None].astype(np.uint16) + hosts) // 2).astype(np.uint8)
     logits = classifier.logits(blended.reshape(-1, *images.shape[1:])).numpy().reshape(*hosts.shape[:2], -1)

@@ -77,20 +77,20 @@ def transplant(
     hosts: NDArray[np.uint8],
     before: Logits,
 ) -> Logits:
-    """Put some pixels of each image on its carriers, at the same place (the idea of SentiNet, Chou et al. 2018).
+    """Put some pixels of each image on its hosts, at the same place (the idea of SentiNet, Chou et al. 2018).
 
     SentiNet asks whether a softmax changes its one answer. Here the rise of a class's logit counts, whatever else the
-    carrier shows.
+    host shows.
 
     Args:
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
         pixels: bool [N, H, W], which.
         hosts: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
-        before: float32 [N, C, K], the carriers' logits.
+        before: float32 [N, C, K], the hosts' logits.
 
     Returns:
-        float32 [N, K], by how much the logits of the carriers rise, in the median.
+        float32 [N, K], by how much the logits of the hosts rise, in the median.
     """
     planted = np.where(with_channels(pixels, images)[:, None], images[:, None], hosts)
     after = classifier.logits(planted.reshape(-1, *images.shape[1:])).numpy().reshape(before.shape)

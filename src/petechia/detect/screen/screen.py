@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT, Progress
 from petechia.data.preprocess import Box
 from petechia.detect.screen.calibration import FUSED, PARTS, Calibration, Parts, check_count
 from petechia.detect.screen.disturbances import strip, teco
@@ -106,7 +107,7 @@ class Screen:
         fpr: float = 0.01,
         target: str | None = None,
         parts: Sequence[str] = FUSED,
-        done: Callable[[int], None] = lambda _: None,
+        progress: Progress = SILENT,
     ) -> Screen:
         """Calibrate on clean images, each of which is examined as if the others were all.
 
@@ -116,7 +117,7 @@ class Screen:
             fpr: the share of clean images that may be flagged.
             target: the one class to look at; None is, for each image, the class whose logit stands out most.
             parts: what to compute, of `PARTS`; those of a weight in `WEIGHTS` are fused, the others told beside them.
-            done: told how many more images are examined.
+            progress: told of every examined image.
 
         Raises:
             PetechiaError: there are too few clean images for the rate, they are all the same, there is no such class or part,
@@ -129,27 +130,27 @@ class Screen:
         index = None if target is None else classifier.classes.index(target)
         reference = Reference.of(classifier, clean)
         unfitted = Screen(classifier, reference, None, Calibration(fpr, {}, {}, np.zeros(0)), names, index)
-        found = unfitted._examine(reference.images, own=True, done=done)
+        found = unfitted._examine(reference.images, own=True, progress=progress)
         maps = found.maps
         calibration = Calibration.of(found.parts, fpr)
         usual_heat = None if maps is None else maps.mean(axis=0)
         return Screen(classifier, reference, usual_heat, calibration, names, index, unfitted._doubts(found))
 
-    def score(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> Suspicions:
-        """Examine images, uint8 [N, H, W] or [N, H, W, 3]; `done` is told how many more are examined.
+    def score(self, images: NDArray[np.uint8], progress: Progress = SILENT) -> Suspicions:
+        """Examine images, uint8 [N, H, W] or [N, H, W, 3]; `progress` is told of every examined one.
 
         Raises:
             PetechiaError: there is none, they do not fit the clean ones, or the model answers with NaN.
         """
-        return self._judge(self._examine(images, own=False, done=done))
+        return self._judge(self._examine(images, own=False, progress=progress))
 
     def explain(self, image: NDArray[np.uint8]) -> ImageEvidence:
         """Examine one image, uint8 [H, W] or [H, W, 3]."""
         return self.evidence(image[None])[0]
 
-    def evidence(self, images: NDArray[np.uint8], done: Callable[[int], None] = lambda _: None) -> tuple[ImageEvidence, ...]:
+    def evidence(self, images: NDArray[np.uint8], progress: Progress = SILENT) -> tuple[ImageEvidence, ...]:
         """`explain` each of the images, uint8 [N, H, W] or [N, H, W, 3]; as `score`, which tells of all together."""
-        examined = self._examine(images, own=False, done=done)
+        examined = self._examine(images, own=False, progress=progress)
         found = self._judge(examined)
         return tuple(
             ImageEvidence(
@@ -175,7 +176,7 @@ class Screen:
             found.parts,
         )
 
-    def _examine(self, images: NDArray[np.uint8], own: bool, done: Callable[[int], None]) -> _Examined:
+    def _examine(self, images: NDArray[np.uint8], own: bool, progress: Progress) -> _Examined:
         """All parts. `own`: the images are the clean ones themselves, in their order."""
         expected = self.reference.images.shape[1:]
         if not len(images) or images.shape[1:] != expected or images.dtype != np.uint8:
@@ -187,7 +188,7 @@ class Screen:
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)
             found.append(self._examine_batch(images[rows], hosts[rows], usual[rows], spread[rows]))
-            done(len(images[rows]))
+            progress.advance(len(images[rows]))
         parts = {name: np.concatenate([one.parts[name] for one in found]) for name in found[0].parts}
         classes, falls, pixels = (np.concatenate([getattr(one, name) for one in found]) for name in _Examined._fields[1:4])
         maps = None

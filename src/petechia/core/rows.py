@@ -1,0 +1,27 @@
+"""Which rows of many are taken."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def evenly_spread(count: int, most: int | None, nearest: bool = True) -> NDArray[np.intp]:
+    """So many of the rows 0 … count - 1, evenly spread over them, the first and the last among them.
+
+    Args:
+        count: of all rows.
+        most: rows to take; all are taken where they are no more, or it is None.
+        nearest: round to the nearest row, else down. Published figures were measured with one or the other.
+
+    Returns:
+        int [min(count, most)], ascending and distinct.
+
+    Example:
+        >>> evenly_spread(10, 3).tolist(), evenly_spread(10, 3, nearest=False).tolist(), evenly_spread(2, 3).tolist()
+        ([0, 4, 9], [0, 4, 9], [0, 1])
+    """
+    if most is None or count <= most:
+        return np.arange(count, dtype=np.intp)
+    places = np.linspace(0, count - 1, most)
+    return (places.round() if nearest else np.floor(places)).astype(np.intp)
