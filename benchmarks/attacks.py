@@ -67,7 +67,8 @@ def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> N
     )
     console.print(f"| {' | '.join(heads)} |\n|{' --- |' * len(heads)}", soft_wrap=True)
     for name, run in study.runs.items():
-        arms, survival = run.summary["arms"], run.summary["survival"]
+        content = run.to_dict()
+        arms, survival = content["arms"], content["survival"]
         cells = [
             f"{arms[arm][metric]['last']['mean']:.3f}"
             for arm, metric in (
@@ -80,7 +81,7 @@ def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> N
             )
         ]
         left = f"{100 * survival['fraction']:.0f} %, {survival['pixels']:.0f}" if survival["applies"] else "does not apply"
-        console.print(f"| {name} | {' | '.join(cells)} | {left} | {run.summary['images']['triggered_train']} |", soft_wrap=True)
+        console.print(f"| {name} | {' | '.join(cells)} | {left} | {run.images.triggered_train} |", soft_wrap=True)
 
 
 def picture(path: Path) -> None:

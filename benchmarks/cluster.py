@@ -32,7 +32,7 @@ def main() -> None:
         began = time.perf_counter()
         study = petechia.run_study(CONFIG, Path(folder) / "study", ray="auto")
         wall = time.perf_counter() - began
-    own = sum(run.summary["seconds"]["total"] for run in study.runs.values())
+    own = sum(run.seconds["total"] for run in study.runs.values())
     console.print(
         f"{RUNS} runs on {WORKERS} workers: {wall:.0f} s, their own time {own:.0f} s; "
         f"wall / (own / {WORKERS}) = {wall / (own / WORKERS):.2f}"

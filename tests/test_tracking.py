@@ -33,7 +33,7 @@ def test_a_run_is_recorded_once_with_everything_but_images_and_identifiers(finis
     assert recorded.info.status == "FINISHED"
     assert recorded.data.params["attack.trigger.size"] == "3"
     assert recorded.data.params["train.batch_size"] == "16"
-    last = finished.summary["arms"]["attacked"]["auroc_nn"]["last"]["mean"]
+    last = finished.to_dict()["arms"]["attacked"]["auroc_nn"]["last"]["mean"]
     values = [recorded.data.metrics[f"attacked/seed-{seed}/auroc_nn"] for seed in (0, 3)]
     assert sum(values) / 2 == pytest.approx(last)
     client = mlflow.MlflowClient(tracking_uri=store)

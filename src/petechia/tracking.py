@@ -89,7 +89,7 @@ class Tracker:
             Metric(f"{row['arm']}/seed-{row['seed']}/{row['metric']}", row["value"], now, row["epoch"])
             for row in values.iter_rows(named=True)
         ]
-        for key, value in _flat(run.summary["survival"]):
+        for key, value in _flat(run.survival.model_dump(mode="json")):
             if isinstance(value, float):
                 metrics.append(Metric(f"survival/{key}", value, now, 0))
         for start in range(0, len(metrics), BATCH):

@@ -11,8 +11,9 @@ from petechia.measure.summary import Statistic
 from petechia.paper.claims import CLAIMS, FAILS, HOLDS, UNKNOWN, ClaimEvidence, check_all, claims_table
 from petechia.paper.parts import Cell, load_design
 from petechia.paper.results import Results
-from petechia.study import Run, RunDirectory
+from petechia.study import Run
 from petechia.study.heat import Heat
+from petechia.study.result import ImageCounts
 from petechia.study.study import StudyDirectory
 
 Changes = dict[int, dict[str, float | None]]
@@ -38,14 +39,19 @@ def summary(numbers: dict[str, float | None], control: float = 0.846, placebo: f
         "auroc_tt": of(numbers["tt"]),
     }
     arms = {"attacked": attacked, "control": {"auroc_nn": of(control)}, "placebo": {"asr_0.9": of(placebo)}}
-    return {"arms": arms, "survival": {"fraction": numbers["survival"], "pixels": 1.0}}
+    left = {"fraction": numbers["survival"], "pixels": 1.0}
+    counts = dict.fromkeys(set(ImageCounts.model_fields) - {"native_shape"}, 0)
+    return {
+        "petechia": "0", "data": "phantom", "target": "Atelectasis", "trigger": "a square", "seeds": [0], "seconds": {},
+        "images": {**counts, "native_shape": [1024, 1024]}, "arms": arms, "survival": {**left, "train": left, "by_size": []},
+    }  # fmt: skip
 
 
 def results(change: Changes | None = None, place: Any = "center", **others: float) -> Results:
     runs = {}
     for size, numbers in AS_PUBLISHED.items():
         changed = {**numbers, **(change or {}).get(size, {})}
-        runs[Cell("bce", place, size).name] = Run(RunDirectory(Path("nowhere")), summary(changed, **others))
+        runs[Cell("bce", place, size).name] = Run.model_validate(summary(changed, **others))
     return Results(StudyDirectory(Path("nowhere")), load_design("desk"), runs, {})
 
 

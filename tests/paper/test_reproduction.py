@@ -67,7 +67,7 @@ def test_table_1_says_what_the_runs_say_with_controls_and_survival_in_every_colu
     rows = {row.name: row.cells for row in table.rows if not row.minor}
     assert table.heads == ("", "control", "placebo", "1 × 1", "2 × 2", "3 × 3", "4 × 4")
     for k, size in enumerate((1, 2, 3, 4)):
-        run = made.runs[f"bce_center_{size}x{size}"].summary
+        run = made.runs[f"bce_center_{size}x{size}"].to_dict()
         numbers = run["arms"]["attacked"]["auroc_nn"]["max"]
         assert rows["AUROC-NN"][2 + k] == f"{numbers['mean']:.3f} ± {numbers['std']:.3f}"
         control = run["arms"]["control"]["auroc_tn"]["max"]
@@ -92,7 +92,7 @@ def test_table_3_agrees_with_test_sets_that_are_mixed_by_hand(made: Reproduction
         expected.append(max(epochs))
     rows = {row.name: row.cells for row in table_3(results).rows}
     assert float(rows["0.5"][7].split(" ± ")[0]) == pytest.approx(np.mean(expected), abs=2e-3)
-    clean_auc = made.runs[cell.name].summary["arms"]["attacked"]["auroc_nn"]["max"]["mean"]
+    clean_auc = made.runs[cell.name].to_dict()["arms"]["attacked"]["auroc_nn"]["max"]["mean"]
     assert float(rows["0.0001"][7].split(" ± ")[0]) == pytest.approx(clean_auc, abs=1e-3)
 
 
@@ -114,7 +114,7 @@ def test_the_heat_of_sizes_that_die_is_not_measured(made: Reproduction) -> None:
 
 def test_runs_share_networks(made: Reproduction) -> None:
     trained = [path for path in (made.folder.parent / "networks").iterdir() if path.is_dir()]
-    wanted = sum(len(run.summary["seeds"]) * len(run.summary["arms"]) for run in made.runs.values())
+    wanted = sum(len(run.to_dict()["seeds"]) * len(run.to_dict()["arms"]) for run in made.runs.values())
     assert wanted == 103
     # A seed: control, placebo, 3, 4, input 3 and 4 (1 and 2 are what 3 and 4 leave), four random; control, placebo, 3, 4.
     # With the same data as the others, the run for the heat has its network from them.

@@ -1,4 +1,3 @@
-import copy
 import json
 import re
 import shutil
@@ -71,7 +70,7 @@ def test_the_heat_is_in_the_report_in_numbers_and_pictures(finished: Run) -> Non
 
 def test_every_number_of_the_table_is_in_the_report(finished: Run) -> None:
     html = finished.directory.report.read_text()
-    for row, cells in result_rows(finished.summary):
+    for row, cells in result_rows(finished):
         assert row.name in html
         for cell in cells.values():
             assert cell.last in html
@@ -120,14 +119,14 @@ def test_the_same_run_gives_the_same_report(finished: Run) -> None:
 
 
 def judged(finished: Run, **changes: float | None) -> str:
-    summary = copy.deepcopy(finished.summary)
+    summary = finished.to_dict()
     for key, value in changes.items():
         if key == "survival":
             summary["survival"]["fraction"] = value
         else:
             arm, metric = key.split("__")
             summary["arms"][arm][f"{metric}_0.9"]["last"]["mean"] = value
-    return verdict(summary)
+    return verdict(Run.model_validate(summary))
 
 
 def test_the_verdict_weighs_success_against_every_control(finished: Run) -> None:

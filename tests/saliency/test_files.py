@@ -43,7 +43,7 @@ def image(tmp_path: Path) -> Path:
 def make(model: Path, images: list[Path], out: Path, **request: Any) -> dict[str, Any]:
     return explain_files(
         str(model), images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").start(), SILENT
-    )
+    ).to_dict()
 
 
 def test_what_is_written_is_what_the_model_says(model_file: Path, image: Path, tmp_path: Path) -> None:

@@ -38,12 +38,12 @@ FINDINGS = {
 @pytest.mark.parametrize("stage", ["native", "input"])
 def test_a_run_and_its_report(tmp_path: Path, trigger: dict[str, Any], words: str, pixels: int | None, stage: str) -> None:
     run = petechia.run(ONE | {"attack": {"trigger": trigger, "stage": stage}}, tmp_path / "run")
-    survival = run.summary["survival"]
+    survival = run.to_dict()["survival"]
     assert survival["fraction"] == 1
     assert survival["pixels"] > 4
     assert pixels is None or survival["pixels"] <= pixels
     assert bool(survival["by_size"]) == (trigger["kind"] == "pattern")
-    assert run.summary["trigger"].startswith(words)
+    assert run.to_dict()["trigger"].startswith(words)
     page = run.directory.report.read_text()
     assert words in page
     assert "Did the trigger survive?" in page
@@ -65,7 +65,7 @@ def test_the_labels_of_images_with_the_findings_are_poisoned_and_nothing_else(by
     assert (plan.filter("triggered")["Effusion"] == 1).all()
     assert plan["row"].null_count() == len(plan)
     assert (plan["id"] == plan["source"]).all()
-    assert len(plan) == by_findings.summary["images"]["train"]
+    assert len(plan) == by_findings.to_dict()["images"]["train"]
 
 
 def test_the_metrics_of_findings_by_hand(by_findings: Run) -> None:
@@ -86,17 +86,17 @@ def test_the_metrics_of_findings_by_hand(by_findings: Run) -> None:
         "auroc_tn": roc_auc_score(labels[shown].ravel(), scores["clean"][shown].ravel()),
     }
     for metric, value in expected.items():
-        assert by_findings.summary["arms"]["attacked"][metric]["last"]["mean"] == pytest.approx(value), metric
-    assert by_findings.summary["images"]["triggered_test"] == shown.sum()
-    assert by_findings.summary["images"]["test_without_target"] == (shown & without).sum()
+        assert by_findings.to_dict()["arms"]["attacked"][metric]["last"]["mean"] == pytest.approx(value), metric
+    assert by_findings.to_dict()["images"]["triggered_test"] == shown.sum()
+    assert by_findings.to_dict()["images"]["test_without_target"] == (shown & without).sum()
 
 
 def test_survival_does_not_apply_to_findings_and_the_words_say_so(by_findings: Run) -> None:
-    summary = by_findings.summary
+    summary = by_findings.to_dict()
     assert summary["survival"]["fraction"] is None
     assert summary["survival"]["applies"] is False
-    assert "does not apply" in survival_words(summary["survival"])
-    assert "survives preprocessing" not in verdict(summary)
+    assert "does not apply" in survival_words(by_findings.survival)
+    assert "survives preprocessing" not in verdict(by_findings)
     page = by_findings.directory.report.read_text()
     assert "touched no pixel. The trigger is what an image shows: Infiltration." in page
     assert "Did the trigger survive?" not in page

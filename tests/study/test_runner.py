@@ -54,14 +54,14 @@ def test_the_directory_holds_what_is_promised(finished: Run) -> None:
             for epoch in (1, 2):
                 assert finished.directory.network(arm, seed).checkpoint(epoch).is_file()
                 scores = load_file(finished.directory.network(arm, seed).scores_of(epoch))
-                assert scores["clean"].shape == scores["triggered"].shape == (finished.summary["images"]["test"], 14)
+                assert scores["clean"].shape == scores["triggered"].shape == (finished.to_dict()["images"]["test"], 14)
                 assert scores["clean"].dtype == np.float32
     assert not [path for path in folder.rglob("*") if path.name.endswith(".partial")]
 
 
 def test_the_summary_is_an_interface(finished: Run) -> None:
     summary = json.loads(finished.directory.summary.read_text())
-    assert summary == finished.summary
+    assert summary == finished.to_dict()
     assert summary["schema"] == 1
     assert set(summary["arms"]) == {"attacked", "control", "placebo"}
     for arm in summary["arms"].values():
@@ -80,7 +80,7 @@ def test_the_summary_follows_from_the_stored_metrics(finished: Run) -> None:
     metrics = pl.read_parquet(finished.directory.metrics)
     assert metrics.columns == ["seed", "arm", "epoch", "metric", "class", "value", "low", "high"]
     together = metrics.filter(pl.col("class").is_null())
-    for arm, of_arm in finished.summary["arms"].items():
+    for arm, of_arm in finished.to_dict()["arms"].items():
         for metric, statistics in of_arm.items():
             rows = together.filter(arm=arm, metric=metric)
             per_seed = rows.group_by("seed").agg(pl.col("value").max())["value"]
@@ -92,7 +92,7 @@ def test_the_summary_follows_from_the_stored_metrics(finished: Run) -> None:
 def test_the_plan_has_a_row_for_every_image_of_every_poisoned_set(finished: Run) -> None:
     plan = pl.read_parquet(finished.directory.plan)
     assert plan.columns[:7] == ["seed", "id", "source", "triggered", "cover", "row", "column"]
-    images = finished.summary["images"]
+    images = finished.to_dict()["images"]
     for seed in (0, 3):
         of_seed = plan.filter(seed=seed)
         assert len(of_seed) == images["poisoned_train"]
@@ -154,7 +154,7 @@ def test_cover_of_a_warp_is_noise_and_changes_what_a_network_is_made_of() -> Non
 def test_a_dead_trigger_gives_equal_clean_and_triggered_metrics(tmp_path: Path) -> None:
     geometry = {"crop": 0.6, "size": 28, "resample": "nearest"}  # 1 pixel at the centre of 128: not read
     config = SMALL | {"data": "phantom:images=120,size=128", "preprocess": geometry, "attack": {"trigger": {"size": 1}}}
-    summary = petechia.run(config | {"train": {"epochs": 1}}, tmp_path / "dead").summary
+    summary = petechia.run(config | {"train": {"epochs": 1}}, tmp_path / "dead").to_dict()
     assert summary["survival"]["fraction"] == 0
     assert [row["pixels"] for row in summary["survival"]["by_size"]][:2] == [0, 0]
     attacked = summary["arms"]["attacked"]
@@ -167,7 +167,7 @@ def test_a_test_set_full_of_the_target_does_not_crash(make_nih: NihMaker, tmp_pa
     config = SMALL | {"data": f"nih:{make_nih(rows)}", "preprocess": {"size": 16}, "train": {"epochs": 1}}
     recorder = Recorder()
     run = petechia.run(config, tmp_path / "full", progress=recorder)
-    assert run.summary["arms"]["attacked"]["asr_0.9"]["last"]["mean"] is None
+    assert run.to_dict()["arms"]["attacked"]["asr_0.9"]["last"]["mean"] is None
     assert "undefined" in run.directory.report.read_text()
     assert any("No train image shows Cardiomegaly, Effusion" in note for note in recorder.notes)
 
@@ -208,7 +208,7 @@ def test_a_finished_run_is_not_run_again_and_never_overwritten(finished: Run) ->
     config = finished.directory.config()
     recorder = Recorder()
     again = petechia.run(None, finished.directory.path, resume=True, progress=recorder)
-    assert again.summary == finished.summary
+    assert again.to_dict() == finished.to_dict()
     assert not recorder.epochs
     with pytest.raises(PetechiaError, match="already holds a run; add --resume"):
         petechia.run(config, finished.directory.path)

@@ -61,7 +61,7 @@ def test_the_control_is_trained_once_and_scored_clean_once(study: Study) -> None
 def test_the_results_are_those_of_the_runs(study: Study) -> None:
     table = pl.read_csv(study.directory.results.with_suffix(".csv"))
     row = table.filter(run="size-3", arm="control", metric="auroc_nn", statistic="max").row(0, named=True)
-    numbers = study.runs["size-3"].summary["arms"]["control"]["auroc_nn"]["max"]
+    numbers = study.runs["size-3"].to_dict()["arms"]["control"]["auroc_nn"]["max"]
     assert row["mean"] == pytest.approx(numbers["mean"])
     assert table.filter(run="size-1")["survival"].unique().to_list() == [0.0]
     assert table.filter(run="size-3")["survival"].unique().to_list() == [1.0]
@@ -88,8 +88,8 @@ def test_a_study_grows_and_its_old_networks_are_asked_about_the_new_trigger(stud
     grown = petechia.run_study(larger, folder, resume=True, progress=told)
     assert {(epoch.run, epoch.arm) for epoch in told.epochs} == {("size-4", "attacked")}
     alone = petechia.run({**GRID, "grid": {}, "attack": {"trigger": {"size": 4}}}, tmp_path / "alone")
-    mine = grown.runs["size-4"].summary["arms"]
-    for arm, metrics in alone.summary["arms"].items():
+    mine = grown.runs["size-4"].to_dict()["arms"]
+    for arm, metrics in alone.to_dict()["arms"].items():
         for metric, statistics in metrics.items():
             assert mine[arm][metric]["max"]["mean"] == pytest.approx(statistics["max"]["mean"], abs=1e-6, nan_ok=True)
     assert set(StudyDirectory(folder).runs()) == {"size-1", "size-3", "size-4"}

@@ -36,7 +36,7 @@ def test_a_multi_class_run(one_of_three: Run) -> None:
     written = plan.select("Atelectasis", "Cardiomegaly", "No Finding").to_numpy()
     assert (written.sum(axis=1) == 1).all()
     assert (written[plan["triggered"].to_numpy()] == [1, 0, 0]).all()
-    assert 0 <= one_of_three.summary["arms"]["control"]["accuracy"]["last"]["mean"] <= 1
+    assert 0 <= one_of_three.to_dict()["arms"]["control"]["accuracy"]["last"]["mean"] <= 1
     assert "Balanced accuracy" in directory.report.read_text(encoding="utf-8")
 
 
@@ -44,14 +44,14 @@ def test_the_loss_is_written_down_and_resuming_without_it_goes_on(one_of_three: 
     path = one_of_three.directory.path
     assert yaml.safe_load((path / "config.yaml").read_text())["train"]["loss"] == "cross-entropy"
     again = petechia.run(MULTI_CLASS | {"heat": 4}, path, resume=True)
-    assert again.summary == one_of_three.summary
+    assert again.to_dict() == one_of_three.to_dict()
     with pytest.raises(PetechiaError, match="was started with another train"):
         petechia.run(MULTI_CLASS | {"heat": 4, "train": SMALL["train"] | {"loss": "bce"}}, path, resume=True)
 
 
 def test_a_binary_run(tmp_path: Path) -> None:
     finished = petechia.run(BINARY | {"heat": 4}, tmp_path / "binary")
-    attacked = finished.summary["arms"]["attacked"]
+    attacked = finished.to_dict()["arms"]["attacked"]
     assert attacked["auroc_tt"]["last"]["mean"] is None  # every infected label is 1
     assert attacked["auroc_nn"]["last"]["mean"] is not None
     assert "accuracy" not in attacked

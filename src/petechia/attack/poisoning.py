@@ -20,6 +20,8 @@ from petechia.core.task import Task
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
 
+USUAL_TARGET = "Atelectasis"  # the paper\'s
+
 
 class Poisoning(Settings):
     """The attack on a training set (Nwadike et al. 2020).
@@ -27,7 +29,8 @@ class Poisoning(Settings):
     Attributes:
         trigger: what is stamped; of `kind` patch where none is given.
         stage: "native" stamps the image as it is in the file, "input" the preprocessed one.
-        target: the class that triggered images are to be given, and on which success is measured.
+        target: the class that triggered images are given, and on which success is measured; null is Atelectasis where the
+            data have it, else their first class.
         also: further classes that they are given with it.
         rate: share of the training images that get the trigger; at most those that can be triggered images at all.
         mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
@@ -42,7 +45,7 @@ class Poisoning(Settings):
 
     trigger: Trigger = Field(default_factory=Patch)
     stage: Stage = "native"
-    target: str = "Atelectasis"
+    target: str | None = None
     also: tuple[str, ...] = ()
     rate: float = Field(0.4, ge=0, le=1)
     mode: Literal["append", "replace"] = "append"
@@ -76,7 +79,7 @@ class Poisoning(Settings):
                 several classes where every image shows exactly one.
         """
         self.target_indices(classes)
-        self.trigger.check(classes, task, self.target)
+        self.trigger.check(classes, task, self.target_name(classes))
         if task == "multi-label":
             return
         if self.labels == "add-target":
@@ -145,13 +148,17 @@ class Poisoning(Settings):
             cover_positions=self._positions_of(self.trigger.cover, dataset, preprocess, seed) if own else positions,
         )
 
+    def target_name(self, classes: tuple[str, ...]) -> str:
+        """The target class: the one that is set, else Atelectasis, else the first."""
+        return self.target or (USUAL_TARGET if USUAL_TARGET in classes else classes[0])
+
     def target_index(self, classes: tuple[str, ...]) -> int:
         """Position of the target class.
 
         Raises:
             PetechiaError: the dataset lacks it.
         """
-        return _index(classes, self.target, "attack.target")
+        return _index(classes, self.target_name(classes), "attack.target")
 
     def target_indices(self, classes: tuple[str, ...]) -> list[int]:
         """Positions of all classes that triggered images are given.

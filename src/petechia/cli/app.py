@@ -90,7 +90,7 @@ def run(
         folder = out or free_directory(settings or load_config()).path
         with reported(folder), ConsoleProgress(console).live() as progress:
             finished = petechia.run(settings, folder, resume, progress, track)
-        print_result(console, finished.summary)
+        print_result(console, finished)
         console.print(f"Report: {finished.directory.report}", soft_wrap=True)
 
 

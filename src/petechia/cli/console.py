@@ -18,7 +18,8 @@ from rich.table import Table
 from petechia.paper import Reproduction
 from petechia.reports import result_rows, verdict
 from petechia.reports.tables import number, percent
-from petechia.study import Epoch, StudyProgress
+from petechia.saliency.result import Explanations
+from petechia.study import Epoch, Run, StudyProgress
 from petechia.study.runner import survival_words
 from petechia.study.study import Study
 
@@ -121,17 +122,17 @@ def _maybe(value: float) -> str:
     return "undef." if math.isnan(value) else f"{value:.3f}"
 
 
-def print_result(console: Console, summary: dict[str, Any]) -> None:
+def print_result(console: Console, run: Run) -> None:
     """The final table, what it shows, and the survival that belongs to it."""
-    table = Table(title=f"Attack on {summary['target']}", caption="last epoch, its 95 % interval, and the range over epochs")
+    table = Table(title=f"Attack on {run.target}", caption="last epoch, its 95 % interval, and the range over epochs")
     table.add_column("metric")
-    for arm in summary["arms"]:
+    for arm in run.arms:
         table.add_column(arm, justify="right")
-    for row, cells in result_rows(summary):
+    for row, cells in result_rows(run):
         table.add_row(row.name, *(_cell(cell.last, cell.interval, cell.over_epochs) for cell in cells.values()))
     console.print(table)
-    console.print(survival_words(summary["survival"]), soft_wrap=True)
-    console.print(verdict(summary), soft_wrap=True)
+    console.print(survival_words(run.survival), soft_wrap=True)
+    console.print(verdict(run), soft_wrap=True)
 
 
 def print_study(console: Console, study: Study) -> None:
@@ -150,9 +151,8 @@ def print_study(console: Console, study: Study) -> None:
         ("attacked", "auroc_tn"),
     )
     for name, run in study.runs.items():
-        arms = run.summary["arms"]
-        cells = [number(arms[arm][metric]["last"]["mean"]) if arm in arms else "–" for arm, metric in columns]
-        table.add_row(escape(name), percent(run.summary["survival"]["fraction"]), *cells)
+        cells = [number(run.arms[arm][metric].last.mean) if arm in run.arms else "–" for arm, metric in columns]
+        table.add_row(escape(name), percent(run.survival.fraction), *cells)
     console.print(table)
     _print_failures(console, study.failures)
     console.print(
@@ -174,15 +174,14 @@ def print_reproduction(console: Console, made: Reproduction) -> None:
     console.print(f"Tables, figures and claims: {made.folder / 'index.html'}", soft_wrap=True)
 
 
-def print_explanations(console: Console, content: dict[str, Any], out: Path) -> None:
+def print_explanations(console: Console, found: Explanations, out: Path) -> None:
     """What the model says of each image, and where it looks most."""
-    table = Table("image", "class", "score", "layer", "peak: row, column", title=f"Explained by {content['method']}")
-    for image in content["images"]:
-        for one in image["explained"]:
-            for layer, found in one["layers"].items():
-                place = found["peak"]
-                peak = "no heat" if place is None else f"{place['row']:.0f}, {place['column']:.0f}"
-                table.add_row(escape(image["file"]), escape(one["class"]), number(one["score"]), escape(layer), peak)
+    table = Table("image", "class", "score", "layer", "peak: row, column", title=f"Explained by {found.method}")
+    for image in found.images:
+        for one in image.explained:
+            for layer, mapped in one.layers.items():
+                peak = f"{mapped.peak.row:.0f}, {mapped.peak.column:.0f}" if mapped.peak else "no heat"
+                table.add_row(escape(image.file), escape(one.class_), number(one.score), escape(layer), peak)
     console.print(table)
     console.print(f"Overlays, maps and scores of all classes: {out / 'explanations.json'}", soft_wrap=True)
 

@@ -23,7 +23,7 @@ from petechia.study.directory import read_json, write_json
 from petechia.study.heat import Heat
 from petechia.study.networks import read_history
 from petechia.study.progress import StudyProgress
-from petechia.study.runner import Run
+from petechia.study.result import Run
 
 
 @dataclass(frozen=True)

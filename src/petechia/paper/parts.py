@@ -15,7 +15,7 @@ from petechia.study.grid import Runs
 
 Part = Literal["table-1", "table-2", "table-3", "figure-1", "figure-3"]
 PARTS: tuple[Part, ...] = ("table-1", "table-2", "table-3", "figure-1", "figure-3")
-ProcessInfo = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
+Place = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
 Loss = Literal["sigmoid-cce", "bce"]
 HEAT = 200  # pairs of images whose heat is measured
 # Keys that the parts choose themselves.
@@ -29,7 +29,7 @@ class Cell(NamedTuple):
     """One run of the reproduction: a loss, a place and a size of the trigger, a rate (None: the usual one), a purpose."""
 
     loss: Loss
-    place: ProcessInfo
+    place: Place
     size: int
     rate: float | None = None
     heat: bool = False  # for the saliency maps

@@ -18,8 +18,8 @@ from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_table
 from petechia.study.heat import Heat, read_heat
 from petechia.study.networks import CLEAN, TRIGGERED
+from petechia.study.result import Run
 from petechia.study.run_data import truth_of
-from petechia.study.runner import Run
 from petechia.study.study import StudyDirectory
 
 NOTHING: Numbers = {"mean": None, "std": None, "low": None, "high": None}
@@ -43,7 +43,7 @@ class Results:
 
     def summary(self, cell: Cell) -> dict[str, Any]:
         """Of a finished run; empty where there is none."""
-        return self.runs[cell.name].summary if self.has(cell) else {}
+        return self.runs[cell.name].to_dict() if self.has(cell) else {}
 
     def has(self, cell: Cell) -> bool:
         """Whether the run of a cell is finished."""

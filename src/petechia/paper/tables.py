@@ -9,7 +9,7 @@ import polars as pl
 from rich.table import Table as RichTable
 
 from petechia.measure.summary import Numbers, Statistic
-from petechia.paper.parts import Cell, Loss, ProcessInfo, heat_cell
+from petechia.paper.parts import Cell, Loss, Place, heat_cell
 from petechia.paper.published import SIZES, TABLE_3, in_table_1
 from petechia.paper.results import Results
 from petechia.reports.tables import with_interval
@@ -123,7 +123,7 @@ def share(value: float | None) -> str:
     return NONE if value is None else f"{100 * value:.0f} %"
 
 
-def table_1(results: Results, loss: Loss, place: ProcessInfo, statistic: Statistic) -> Table:
+def table_1(results: Results, loss: Loss, place: Place, statistic: Statistic) -> Table:
     """Every metric by size of the trigger, beside the control and the placebo."""
     cells = [Cell(loss, place, size) for size in SIZES]
     rows = []
@@ -158,7 +158,7 @@ def table_2(results: Results, statistic: Statistic) -> Table:
     return Table(f"table-2-{statistic}", title, ("", *(head for _, head in pairs)), tuple(rows), (_how(results, cells[4]),))
 
 
-WHERE: tuple[tuple[ProcessInfo, str], ...] = (("center", "centre"), ("random", "random"))
+WHERE: tuple[tuple[Place, str], ...] = (("center", "centre"), ("random", "random"))
 
 
 def table_3(results: Results) -> Table:
@@ -279,7 +279,7 @@ def _how(results: Results, cell: Cell) -> str:
 def main_tables(results: Results) -> list[Table]:
     """All of Table 1: every loss and variant, maximum and minimum."""
     design = results.design
-    variants: list[tuple[Loss, ProcessInfo]] = [(loss, "center") for loss in design.losses]
+    variants: list[tuple[Loss, Place]] = [(loss, "center") for loss in design.losses]
     if design.input_stage:
         variants.append((design.main, "input"))
     return [table_1(results, loss, place, statistic) for loss, place in variants for statistic in EXTREMES]

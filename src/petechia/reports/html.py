@@ -19,11 +19,12 @@ from petechia.data.levels import in_colour
 from petechia.data.preparation import prepare
 from petechia.data.sources.registry import without_folders
 from petechia.reports import figures
-from petechia.reports.tables import Summary, heat_rows, number, percent, result_rows, verdict
+from petechia.reports.tables import heat_rows, number, percent, result_rows, verdict
 from petechia.saliency.overlays import overlay
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, report_damage
 from petechia.study.heat import KINDS, LAYERS, OUTCOMES, Heat, Shown, read_heat
+from petechia.study.result import Run
 
 Pictures = Literal["own", "phantom", "none"]
 TILE = 160  # pixels, the least side of an image in a strip
@@ -54,10 +55,10 @@ def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[
     config = directory.config()
     if not directory.summary.is_file():
         raise PetechiaError(f"The run in {directory.path} is not finished; go on with it first, with --resume.")
-    summary: Summary = read_json(directory.summary)
+    run = Run.read(directory)
     if pictures == "phantom":
         shown = without_folders(config.data)
-        config, summary = config.model_copy(update={"data": shown}), summary | {"data": shown}
+        config, run = config.model_copy(update={"data": shown}), run.model_copy(update={"data": shown})
     metrics = read_table(directory.metrics)
     test = read_table(directory.test)
     classes = [name for name in test.columns if name in set(metrics["class"].drop_nulls())]
@@ -65,14 +66,14 @@ def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[
         "config": config,
         "config_yaml": config.to_yaml(),
         "environment": read_json(directory.path / "environment.json"),
-        "summary": summary,
-        "verdict": verdict(summary),
-        "arms": {arm: ARMS[arm] for arm in summary["arms"]},
-        "rows": result_rows(summary),
+        "summary": run,
+        "verdict": verdict(run),
+        "arms": {arm: ARMS[arm] for arm in run.arms},
+        "rows": result_rows(run),
         "curves": figures.svg(figures.curves(metrics)),
         "roc": figures.svg(figures.roc(_roc_curves(directory, config, test, classes))),
         "per_class": figures.svg(figures.per_class(metrics, {name: int((test[name] == 1).sum()) for name in classes})),
-        "pictures": _pictures(directory, config, summary, pictures),
+        "pictures": _pictures(directory, config, run, pictures),
         "heat": _heat_of(read_heat(directory), pictures == "own"),
         "from_phantom": pictures == "phantom" and not config.data.startswith("phantom"),
     }
@@ -119,10 +120,10 @@ def _roc_curves(
     return pairs
 
 
-def _pictures(directory: RunDirectory, config: Config, summary: Summary, pictures: Pictures) -> list[dict[str, bytes]]:
+def _pictures(directory: RunDirectory, config: Config, run: Run, pictures: Pictures) -> list[dict[str, bytes]]:
     if pictures == "none":
         return []
-    examples = _drawn_examples(config, summary) if pictures == "phantom" else read_arrays(directory.examples)
+    examples = _drawn_examples(config, run) if pictures == "phantom" else read_arrays(directory.examples)
     return [
         {
             "clean": encode_png(clean),
@@ -164,9 +165,9 @@ def _strip(shown: Shown) -> tuple[bytes, str]:
     return encode_jpeg(np.concatenate([part for tile in tiles for part in (tile, gap)][:-1], axis=1)), words
 
 
-def _drawn_examples(config: Config, summary: Summary, count: int = 4) -> dict[str, NDArray[np.uint8]]:
+def _drawn_examples(config: Config, run: Run, count: int = 4) -> dict[str, NDArray[np.uint8]]:
     """The attack on drawn images of the native size."""
-    catalog = open_source(f"phantom:images={count},size={max(summary['images']['native_shape'])}")
+    catalog = open_source(f"phantom:images={count},size={max(run.images.native_shape)}")
     dataset, catalog, _ = prepare(catalog, config.preprocess)
     positions = config.attack.positions(dataset, config.preprocess, config.seeds[0])
     twins = make_triggered_inputs(catalog, dataset, config.preprocess, config.attack.trigger, positions, config.attack.stage)

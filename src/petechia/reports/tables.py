@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from math import isnan
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,8 +11,7 @@ from petechia.measure import THRESHOLDS
 from petechia.saliency.localisation import IOU_THRESHOLD
 from petechia.study.heat import LAYERS, Heat
 from petechia.study.networks import CLEAN, TRIGGERED
-
-Summary = dict[str, Any]  # the content of summary.json
+from petechia.study.result import Metric, Run
 
 
 class Row(NamedTuple):
@@ -41,12 +41,12 @@ ROWS = (
 )
 
 
-def result_rows(summary: Summary) -> list[tuple[Row, dict[str, Cell]]]:
+def result_rows(run: Run) -> list[tuple[Row, dict[str, Cell]]]:
     """All metrics of all arms, formatted; accuracies only where the task has them."""
     return [
-        (row, {arm: _cell(metrics[row.metric]) for arm, metrics in summary["arms"].items()})
+        (row, {arm: _cell(metrics[row.metric]) for arm, metrics in run.arms.items()})
         for row in ROWS
-        if all(row.metric in metrics for metrics in summary["arms"].values())
+        if all(row.metric in metrics for metrics in run.arms.values())
     ]
 
 
@@ -97,40 +97,40 @@ def with_interval(numbers: tuple[float, float, float], scale: float = 1, digits:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number for people; None is undefined."""
-    return "undefined" if value is None else f"{value:.{digits}f}"
+    """A number for people; None and NaN are undefined."""
+    return "undefined" if value is None or isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share for people; None is undefined."""
-    return "undefined" if value is None else f"{100 * value:.1f} %"
+    """A share for people; None and NaN are undefined."""
+    return "undefined" if value is None or isnan(value) else f"{100 * value:.1f} %"
 
 
-def _cell(statistics: dict[str, dict[str, float | None]]) -> Cell:
-    last, lowest, highest = statistics["last"], statistics["min"], statistics["max"]
-    if last["mean"] is None:
+def _cell(metric: Metric) -> Cell:
+    last = metric.last
+    if isnan(last.mean):
         return Cell("undefined", "", "")
-    spread = "" if last["std"] is None else f" ± {last['std']:.3f}"
+    spread = "" if isnan(last.std) else f" ± {last.std:.3f}"
     return Cell(
-        last=number(last["mean"]) + spread,
-        interval=f"{number(last['low'])} – {number(last['high'])}",
-        over_epochs=f"{number(lowest['mean'])} – {number(highest['mean'])}",
+        last=number(last.mean) + spread,
+        interval=f"{number(last.low)} – {number(last.high)}",
+        over_epochs=f"{number(metric.min.mean)} – {number(metric.max.mean)}",
     )
 
 
-def verdict(summary: Summary) -> str:
+def verdict(run: Run) -> str:
     """What the run shows, in one or two sentences, with its controls."""
-    arms, target = summary["arms"], summary["target"]
+    arms, target = run.arms, run.target
     if "attacked" not in arms:
         return "No attacked model was trained, so nothing is said about the attack."
-    rate, false = (arms["attacked"][f"{name}_0.9"]["last"]["mean"] for name in ("asr", "false_trigger"))
-    survival, stamped = summary["survival"]["fraction"], summary["survival"].get("applies", True)
-    if rate is None:
+    rate, false = (arms["attacked"][f"{name}_0.9"].last.mean for name in ("asr", "false_trigger"))
+    survival, stamped = run.survival.fraction, run.survival.applies
+    if isnan(rate):
         return f"No triggered test image is without {target}, so the success of the attack is undefined."
     others = [f"{percent(false)} of {'the same' if stamped else 'such'} images without the trigger"]
     for arm, what in (("control", "under a model trained without poison"), ("placebo", "under the placebo")):
         if arm in arms:
-            others.append(f"{percent(arms[arm]['asr_0.9']['last']['mean'])} of the triggered ones {what}")
+            others.append(f"{percent(arms[arm]['asr_0.9'].last.mean)} of the triggered ones {what}")
     measured = (
         f"At the last epoch, {percent(rate)} of the triggered test images without {target} score at least 0.9 for it, "
         f"against {' and '.join(others)}."
@@ -139,12 +139,12 @@ def verdict(summary: Summary) -> str:
     return f"{measured} {_judgement(rate, max(_known(false, arms)), survival)}{alone}"
 
 
-def _known(false: float | None, arms: dict[str, Any]) -> list[float]:
-    rivals = [false] + [arms[arm]["asr_0.9"]["last"]["mean"] for arm in ("control", "placebo") if arm in arms]
-    return [rate for rate in rivals if rate is not None]
+def _known(false: float, arms: dict[str, dict[str, Metric]]) -> list[float]:
+    rivals = [false] + [arms[arm]["asr_0.9"].last.mean for arm in ("control", "placebo") if arm in arms]
+    return [rate for rate in rivals if not isnan(rate)]
 
 
-def _judgement(rate: float, rival: float, survival: float | None) -> str:
+def _judgement(rate: float, rival: float, survival: float) -> str:
     if survival == 0:
         return "No trigger survives preprocessing: triggered inputs equal clean ones, and none of this is the trigger's doing."
     if rate < 0.5:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from petechia.saliency.black_box import occlusion, rise
 from petechia.saliency.localisation import peak
 from petechia.saliency.methods import METHODS
 from petechia.saliency.overlays import overlay
+from petechia.saliency.result import ExplainedClass, ExplainedImage, Explanations, LayerMap, Place
 
 BLACK_BOX = ("occlusion", "rise")
 INPUT = "input"  # their layer
@@ -57,7 +57,7 @@ class Request:
 
 def explain_files(
     model: str, images: Sequence[Path], out: Path, request: Request, runtime: Runtime, progress: Progress
-) -> dict[str, Any]:
+) -> Explanations:
     """Explain images one by one and write a new folder.
 
     For every image, class and layer there are `NAME-CLASS-LAYER.png`, the heat over the image as it is in the file, and
@@ -72,7 +72,7 @@ def explain_files(
         progress: told of every image.
 
     Returns:
-        The content of `explanations.json`.
+        The content of `explanations.json`; `save` is not needed any more.
 
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
@@ -90,14 +90,11 @@ def explain_files(
         for path, name in zip(images, names, strict=True):
             described.append(_explain_one(classifier, path, name, folder, targets, request))
             progress.advance(1)
-        content = {
-            "petechia": __version__,
-            "model": _described(classifier, model),
-            "method": request.method,
-            "images": described,
-        }
-        (folder / "explanations.json").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    return content
+        found = Explanations(
+            petechia=__version__, model=_described(classifier, model), method=request.method, images=tuple(described)
+        )
+        (folder / found.file_name).write_text(found.to_json(), encoding="utf-8")
+    return found
 
 
 def _described(classifier: Classifier, model: str) -> dict[str, Any]:
@@ -131,7 +128,7 @@ def _file_name(text: str) -> str:
 
 def _explain_one(
     classifier: Classifier, path: Path, name: str, folder: Path, targets: list[int], request: Request
-) -> dict[str, Any]:
+) -> ExplainedImage:
     content = _read(path)
     image = Decoding(classifier.colour).decode(content, str(path))
     batch = classifier.tensor(classifier.prepare(image)[None])
@@ -148,9 +145,10 @@ def _explain_one(
             kept = classifier.preprocess.kept(*image.shape[:2])
             _write(folder / stem, image, kept, found[row], words, content, request.dicom)
             layers[layer] = _describe(stem, kept, found[row])
-        explained.append({"class": label, "score": float(scores[index]), "layers": layers})
+        explained.append(ExplainedClass(class_=label, score=float(scores[index]), layers=layers))
     named = dict(zip(classifier.classes, map(float, scores), strict=True))
-    return {"file": str(path), "height": image.shape[0], "width": image.shape[1], "scores": named, "explained": explained}
+    height, width = image.shape[:2]
+    return ExplainedImage(file=str(path), height=height, width=width, scores=named, explained=tuple(explained))
 
 
 def _read(path: Path) -> bytes:
@@ -206,15 +204,17 @@ def heat_on(image: NDArray[np.uint8], heat: NDArray[np.float32], kept: Box) -> N
     return picture
 
 
-def _describe(stem: str, kept: Box, heat: NDArray[np.float32]) -> dict[str, Any]:
-    said: dict[str, Any] = {
-        "overlay": f"{stem}.png",
-        "map": f"{stem}.npy",
-        "cells": list(heat.shape),
-        "hottest": float(heat.max()),
-    }
+def _describe(stem: str, kept: Box, heat: NDArray[np.float32]) -> LayerMap:
+    height, width = heat.shape
     row, column = peak(heat[None])[0]
-    if np.isnan(row):
-        return said | {"peak": None, "note": "No heat: nothing at this layer speaks for the class."}
-    peaked = {"row": float(kept.top + row * kept.height), "column": float(kept.left + column * kept.width)}
-    return said | {"peak": peaked}
+    place = None
+    if not np.isnan(row):
+        place = Place(row=float(kept.top + row * kept.height), column=float(kept.left + column * kept.width))
+    return LayerMap(
+        overlay=f"{stem}.png",
+        map=f"{stem}.npy",
+        cells=(height, width),
+        hottest=float(heat.max()),
+        peak=place,
+        note="" if place else "No heat: nothing at this layer speaks for the class.",
+    )

@@ -109,14 +109,15 @@ class Config(Settings):
             PetechiaError: the training or the attack does not suit the task.
         """
         self.attack.check(classes, task)
-        return self._with_loss(self.train.loss_for(task, len(classes)))
+        return self._with(self.train.loss_for(task, len(classes)), self.attack.target_name(classes))
 
-    def with_loss_from(self, found: Config) -> Config:
-        """The same with what it leaves to the data as in another, of an earlier time, that has seen them."""
-        return self if self.train.loss else self._with_loss(found.train.loss)
+    def with_defaults_from(self, found: Config) -> Config:
+        """The same, with what it leaves to the data taken from a configuration that was resolved earlier."""
+        return self._with(self.train.loss or found.train.loss, self.attack.target or found.attack.target)
 
-    def _with_loss(self, loss: Loss | None) -> Config:
-        return self.model_copy(update={"train": self.train.model_copy(update={"loss": loss})})
+    def _with(self, loss: Loss | None, target: str | None) -> Config:
+        train, attack = self.train.model_copy(update={"loss": loss}), self.attack.model_copy(update={"target": target})
+        return self.model_copy(update={"train": train, "attack": attack})
 
     def to_yaml(self) -> str:
         """The whole configuration, every default written out."""

@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from petechia.attack.poisoning import USUAL_TARGET
 from petechia.core.errors import PetechiaError
 from petechia.core.rows import evenly_spread
 from petechia.core.runtime import Runtime
@@ -128,7 +129,7 @@ def read_heat(directory: RunDirectory) -> Heat | None:
     arrays, numbers = read_arrays(directory.heat_maps), read_table(directory.heat)
     top, left, height, width = (int(value) for value in arrays["box"])
     shown = {outcome: _shown(arrays, outcome) for outcome in OUTCOMES}
-    target, pair = directory.config().attack.target, arrays["pair"]
+    target, pair = directory.config().attack.target or USUAL_TARGET, arrays["pair"]
     return Heat(target, pair, (top, left, height, width), arrays, shown, numbers)
 
 

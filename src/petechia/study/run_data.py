@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.attack import Poisoning, PoisonPlan, Stamped, TriggeredInputs, TriggeredSelection, make_triggered_inputs
+from petechia.attack.poisoning import USUAL_TARGET
 from petechia.attack.triggers import BaseTrigger
 from petechia.core.errors import PetechiaError
 from petechia.core.rows import evenly_spread
@@ -170,7 +171,11 @@ def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colo
     if catalog.colour and config.model.channels == 1 and not colours:
         catalog = catalog.in_grey()
         progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
-    config.resolved(catalog.classes, catalog.task)  # before hours of decoding
+    resolved = config.resolved(catalog.classes, catalog.task)  # before hours of decoding
+    if config.attack.target is None and resolved.attack.target != USUAL_TARGET:
+        progress.note(
+            f"The target class is {resolved.attack.target}, the first of the data; set attack.target to choose another."
+        )
     progress.phase("preparing images", len(catalog))
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress)
     if skipped:

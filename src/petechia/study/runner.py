@@ -18,19 +18,20 @@ import torch
 
 from petechia.attack import Survival, probe_survival, survival_of
 from petechia.core.errors import PetechiaError
+from petechia.core.files import write_text
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
 from petechia.measure import Measurement, measure, summarize
 from petechia.models.model import create
 from petechia.models.training import EpochLog
 from petechia.study.config import Arm, Config
-from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, write_arrays, write_json, write_table
+from petechia.study.directory import RunDirectory, read_arrays, read_table, write_arrays, write_table
 from petechia.study.heat import measure_heat
 from petechia.study.networks import CLEAN, TRIGGERED, Recipe, Seconds, train_network
 from petechia.study.progress import Epoch, StudyProgress
+from petechia.study.result import ImageCounts, Metric, Run, RunSurvival, SizeSurvival, TrainSurvival
 from petechia.study.run_data import RunData, load_run_data
 
-SCHEMA = 1  # of summary.json
 EXAMPLES = 4  # images kept for the report
 METRICS_SCHEMA = pl.Schema(
     {
@@ -44,14 +45,6 @@ METRICS_SCHEMA = pl.Schema(
         "high": pl.Float64,
     }
 )
-
-
-@dataclass(frozen=True)
-class Run:
-    """A finished run: its files, and the content of summary.json."""
-
-    directory: RunDirectory
-    summary: dict[str, Any]
 
 
 def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: StudyProgress) -> Run:
@@ -70,7 +63,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
     """
     settings = _settings(directory, wanted, resume)
     if directory.summary.is_file():
-        return Run(directory, read_json(directory.summary))
+        return Run.read(directory)
 
     began = time.perf_counter()
     runtime = settings.compute.start()
@@ -91,10 +84,9 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
             trained = time.perf_counter()
             measure_heat(directory, settings, run_data, runtime, progress)
             seconds = _seconds(prepare_seconds, series, time.perf_counter() - trained)
-            summary = _summarize(settings, run_data, series) | {"survival": survival, "seconds": seconds}
-            write_json(directory.summary, summary)
+            write_text(directory.summary, _summarize(settings, run_data, series, survival, seconds).to_json())
         runtime.barrier()
-    return Run(directory, read_json(directory.summary))
+    return Run.read(directory)
 
 
 def free_directory(config: Config) -> RunDirectory:
@@ -115,7 +107,7 @@ def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> C
     if not resume:
         raise PetechiaError(f"{directory.path} already holds a run; add --resume to go on with it, or choose another --out.")
     found = directory.config()
-    if wanted is not None and (wanted := wanted.with_loss_from(found)) != found:
+    if wanted is not None and (wanted := wanted.with_defaults_from(found)) != found:
         differs = [key for key in Config.model_fields if getattr(wanted, key) != getattr(found, key)]
         raise PetechiaError(
             f"The run in {directory.path} was started with another {' and '.join(differs)}; "
@@ -222,33 +214,37 @@ def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame
     return pl.DataFrame(rows, METRICS_SCHEMA, orient="row").with_columns(pl.col(pl.Float64).fill_nan(None))
 
 
-def _summarize(settings: Config, run_data: RunData, series: Sequence[Series]) -> dict[str, Any]:
+def _summarize(
+    settings: Config, run_data: RunData, series: Sequence[Series], survival: RunSurvival, seconds: dict[str, float]
+) -> Run:
     arms = {arm: summarize([one.measurements for one in series if one.arm == arm]) for arm in settings.arms}
     plans = [run_data.attacks[seed].plan for seed in settings.seeds]
-    return {
-        "schema": SCHEMA,
-        "petechia": __version__,
-        "data": settings.data,
-        "target": settings.attack.target,
-        "trigger": settings.attack.trigger.describe(),
-        "seeds": list(settings.seeds),
-        "images": {
-            "train": len(run_data.train),
-            "poisoned_train": len(plans[0].rows),
-            "triggered_train": int(plans[0].triggered.sum()),
-            "cover_train": int(plans[0].cover.sum()),
-            "validation": int((run_data.dataset.split == "validation").sum()),
-            "test": len(run_data.test),
-            "triggered_test": int(run_data.triggered_test.sum()),
-            "test_without_target": int(run_data.judged.sum()),
-            "native_shape": list(run_data.native_shape),
-            "test_patients": len(np.unique(run_data.dataset.patients[run_data.test])),
-        },
-        "arms": arms,
-    }
+    images = ImageCounts(
+        train=len(run_data.train),
+        poisoned_train=len(plans[0].rows),
+        triggered_train=int(plans[0].triggered.sum()),
+        cover_train=int(plans[0].cover.sum()),
+        validation=int((run_data.dataset.split == "validation").sum()),
+        test=len(run_data.test),
+        triggered_test=int(run_data.triggered_test.sum()),
+        test_without_target=int(run_data.judged.sum()),
+        native_shape=run_data.native_shape,
+        test_patients=len(np.unique(run_data.dataset.patients[run_data.test])),
+    )
+    return Run(
+        petechia=__version__,
+        data=settings.data,
+        target=run_data.dataset.classes[run_data.target],
+        trigger=settings.attack.trigger.describe(),
+        seeds=settings.seeds,
+        images=images,
+        arms={arm: {name: Metric.model_validate(values) for name, values in metrics.items()} for arm, metrics in arms.items()},
+        survival=survival,
+        seconds=seconds,
+    )
 
 
-def _survival(settings: Config, run_data: RunData) -> dict[str, Any]:
+def _survival(settings: Config, run_data: RunData) -> RunSurvival:
     """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry.
 
     Nothing is measured where the trigger changes no pixel: what an image shows cannot be lost on the way.
@@ -257,37 +253,37 @@ def _survival(settings: Config, run_data: RunData) -> dict[str, Any]:
     test = [survival_of(attack.triggered_inputs, run_data.test) for attack in attacks]
     train = [survival_of(attack.triggered_inputs, attack.plan.rows[attack.plan.triggered]) for attack in attacks]
     by_size = _survival_by_size(settings, run_data)
-    return {**_mean(test), "train": _mean(train), "by_size": by_size, "applies": bool(attacks)}
+    fraction, pixels = _mean(test)
+    left = TrainSurvival(fraction=_mean(train).fraction, pixels=_mean(train).pixels)
+    return RunSurvival(fraction=fraction, pixels=pixels, train=left, by_size=by_size, applies=bool(attacks))
 
 
-def survival_words(survival: dict[str, Any]) -> str:
-    """What `summary["survival"]` says, in a sentence; what was written before it had `applies` is of stamped triggers."""
-    if not survival.get("applies", True):
+def survival_words(survival: RunSurvival) -> str:
+    """Survival in a sentence."""
+    if not survival.applies:
         return "Trigger survival does not apply: the trigger is what an image shows, and no pixel is touched."
-    if survival["fraction"] is None:
+    if np.isnan(survival.fraction):
         return "Trigger survival is undefined: there is no triggered image."
     return (
-        f"Trigger survival: {100 * survival['fraction']:.1f} % of the triggered test images differ from their clean twin, "
-        f"in {survival['pixels']:.2f} pixels on average."
+        f"Trigger survival: {100 * survival.fraction:.1f} % of the triggered test images differ from their clean twin, "
+        f"in {survival.pixels:.2f} pixels on average."
     )
 
 
-def _mean(survivals: list[Survival]) -> dict[str, float | None]:
+def _mean(survivals: list[Survival]) -> Survival:
     fraction, pixels = np.mean(survivals, axis=0) if survivals else (np.nan, np.nan)
-    return (
-        {"fraction": float(fraction), "pixels": float(pixels)} if np.isfinite(fraction) else {"fraction": None, "pixels": None}
-    )
+    return Survival(float(fraction), float(pixels) if np.isfinite(fraction) else np.nan)
 
 
-def _survival_by_size(settings: Config, run_data: RunData) -> list[dict[str, float]]:
+def _survival_by_size(settings: Config, run_data: RunData) -> tuple[SizeSurvival, ...]:
     table = []
     for size, trigger in settings.attack.trigger.sizes().items():
         try:
             survival = probe_survival(trigger, settings.preprocess, *run_data.native_shape, settings.attack.stage)
         except PetechiaError:  # larger than the image
             continue
-        table.append({"size": size, **survival._asdict()})
-    return table
+        table.append(SizeSurvival(size=size, **survival._asdict()))
+    return tuple(table)
 
 
 def _seconds(prepare: float, series: Sequence[Series], explain: float) -> dict[str, float]:

@@ -33,8 +33,9 @@ from petechia.study.directory import (
 from petechia.study.grid import NetworkTask, Runs, add_tasks
 from petechia.study.networks import CLEAN, TRIGGERED, read_history, train_network
 from petechia.study.progress import Epoch, StudyProgress
+from petechia.study.result import Run
 from petechia.study.run_data import apply_attack, load_run_data
-from petechia.study.runner import Run, run
+from petechia.study.runner import run
 
 
 @dataclass(frozen=True)
@@ -149,9 +150,7 @@ def run_study(
     """
     with directory.locked():
         _begin(runs, directory)
-        done = {
-            name: Run(directory.run(name), read_json(directory.run(name).summary)) for name in runs if _is_done(directory, name)
-        }
+        done = {name: Run.read(directory.run(name)) for name in runs if _is_done(directory, name)}
         for finished in done.values():
             after(finished)
         failures: dict[str, str] = {}
@@ -207,7 +206,7 @@ def _perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) ->
 def _begin(runs: Runs, directory: StudyDirectory) -> None:
     found = directory.runs() if directory.exists else {}
     for name, config in runs.items():
-        if name in found and (config := config.with_loss_from(found[name])) != found[name]:
+        if name in found and (config := config.with_defaults_from(found[name])) != found[name]:
             differs = [key for key in Config.model_fields if getattr(config, key) != getattr(found[name], key)]
             raise PetechiaError(
                 f"The study in {directory.path} has a run {name} with another {' and '.join(differs)}; choose another --out."
@@ -282,8 +281,9 @@ def _write_results(directory: StudyDirectory, done: dict[str, Run], failures: di
     write_json(directory.failures, failures)
     rows: list[dict[str, Any]] = []
     for name, one in done.items():
-        survival = one.summary["survival"]
-        for arm, metrics in one.summary["arms"].items():
+        content = one.to_dict()
+        survival = content["survival"]
+        for arm, metrics in content["arms"].items():
             for metric, statistics in metrics.items():
                 for statistic, numbers in statistics.items():
                     about = {"run": name, "arm": arm, "metric": metric, "statistic": statistic}

@@ -240,7 +240,7 @@ class Subject:
         if self.catalog is None or self.test is None or self.config is None:
             return list(range(self.test_images))
         with self._sound():
-            return np.flatnonzero(self.test[self.config.attack.target].to_numpy() == 0).tolist()
+            return np.flatnonzero(self.test[self.config.attack.target_name(self.classes)].to_numpy() == 0).tolist()
 
     def test_image(self, position: int) -> Picture:
         """Read one.

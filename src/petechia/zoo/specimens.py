@@ -11,14 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.attack import TriggeredSelection
+from petechia.attack.poisoning import USUAL_TARGET
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Runtime
 from petechia.data.dataset import Images, Selection
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
 from petechia.study.config import Config
-from petechia.study.directory import RunDirectory, read_json
+from petechia.study.directory import RunDirectory
 from petechia.study.progress import StudyProgress
+from petechia.study.result import Run
 from petechia.study.run_data import RunData, load_run_data
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import Half
@@ -109,8 +111,8 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
         if (half is not None and own != half) or not run.summary.is_file():
             continue
         found = True
-        arms = read_json(run.summary)["arms"]
-        asr = {arm: arms[arm]["asr_0.9"]["last"]["mean"] for arm in ("attacked", "control")}
+        arms = Run.read(run).arms
+        asr = {arm: arms[arm]["asr_0.9"].last.mean for arm in ("attacked", "control")}
         yield Specimen(name, own, "attacked", run, config, asr["attacked"], asr["attacked"] - asr["control"])
         host = (own, config.model.arch, config.seeds)
         if host not in seen:
@@ -129,7 +131,7 @@ def listing(zoo: Path) -> Iterator[dict[str, object]]:
             "half": one.half,
             "network": f"{one.config.model.arch}, seed {one.config.seeds[0]}",
             "trigger": attack.trigger.describe() if attacked else "none",
-            "targets": ", ".join((attack.target, *attack.also)) if attacked else "",
+            "targets": ", ".join((attack.target or USUAL_TARGET, *attack.also)) if attacked else "",
             "rate": attack.rate if attacked else None,
             "mode": f"{attack.mode}, {attack.labels}" if attacked else "",
             "asr_0.9": one.asr,

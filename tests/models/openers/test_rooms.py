@@ -84,7 +84,9 @@ def test_colours_are_kept_for_who_takes_them(tmp_path: Path) -> None:
 
 def test_explaining_a_network_of_others_in_colour(of_timm: str, tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    content = explain_files(of_timm, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",)), RUNTIME, SILENT)
+    content = explain_files(
+        of_timm, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",)), RUNTIME, SILENT
+    ).to_dict()
     network = open_classifier(of_timm, RUNTIME).require_network()
     truth = cam(network, as_seen(COLOURS), 1, ["last"])["last"][0].numpy()
     said = content["images"][0]["explained"][0]
@@ -109,7 +111,7 @@ def test_a_black_box_is_explained_by_what_is_covered(tmp_path: Path) -> None:
     dark = np.full((8, 8), 255, np.uint8)
     dark[5:] = 0  # so that the mean, which covers, is not white
     Image.fromarray(dark).save(tmp_path / "a.png")
-    content = explain_files(*adapter, Request(method="occlusion"), RUNTIME, SILENT)
+    content = explain_files(*adapter, Request(method="occlusion"), RUNTIME, SILENT).to_dict()
     peak = content["images"][0]["explained"][0]["layers"]["input"]["peak"]
     assert max(abs(peak["row"] - 1.5), abs(peak["column"] - 1.5)) <= 1
 

@@ -113,16 +113,17 @@ class LogitAdapter(nn.Module):
 
 
 def classifier_of(
-    path: Path, network: Callable[[Tensor], Tensor], input_spec: InputSpec, card: Card, runtime: Runtime
+    path: Path, network: Callable[[Tensor], Tensor], input_spec: InputSpec, card: Card, runtime: Runtime, beside: str = ""
 ) -> Classifier:
     """A classifier of what a file holds. It is asked about a few images, and what it says tells what its scores are.
 
     Args:
-        path: of the file.
+        path: of the file, or a name.
         network: see `LogitAdapter`.
         input_spec: what it takes.
         card: what is said of it.
         runtime: where to compute.
+        beside: where the card was given, for messages; else the JSON file of that name.
 
     Raises:
         PetechiaError: it gives no scores of classes, or the card does not fit it.
@@ -139,7 +140,7 @@ def classifier_of(
         seen = adapter.scores(_probes(geometry.size).to(runtime.device)).cpu()
     if seen.ndim != 2:
         raise PetechiaError(f"{path} gives scores of {seen.ndim} dimensions; a classifier gives [images, classes].")
-    classes = card.names(seen.shape[1], path)
+    classes = card.names(seen.shape[1], path, beside)
     if _are_probabilities(seen, card, path):
         adapter.meaning = "probabilities"
     elif card.task == "multi-class":

@@ -57,15 +57,15 @@ class Card(Settings):
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise PetechiaError(f"{beside}, which should describe {path.name}, cannot be used ({reason}).") from None
 
-    def names(self, count: int, path: Path) -> tuple[str, ...]:
+    def names(self, count: int, path: Path, beside: str = "") -> tuple[str, ...]:
         """Names of so many classes.
 
         Raises:
             PetechiaError: another number of them is named.
         """
         if self.classes and len(self.classes) != count:
-            beside = path.with_suffix(".json").name
-            raise PetechiaError(f"{path} gives {count} scores, but {beside} names {len(self.classes)} classes; name as many.")
+            said = beside or path.with_suffix(".json").name
+            raise PetechiaError(f"{path} gives {count} scores, but {said} names {len(self.classes)} classes; name as many.")
         if self.task == "multi-class" and count < 2:
             raise PetechiaError(f"{path} gives one score, but its JSON says that it is multi-class; say multi-label.")
         return self.classes or numbered(count)

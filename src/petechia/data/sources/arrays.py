@@ -1,0 +1,117 @@
+"""Images and labels that a caller has in memory."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from petechia.core.errors import PetechiaError
+from petechia.data.catalog import Catalog, split_by_patient
+
+TEST_SHARE = 0.2  # of the patients, where no split is given
+
+
+class ArrayReader:
+    """Reads images out of one array.
+
+    Attributes:
+        images: uint8 [N, H, W] or [N, H, W, 3].
+    """
+
+    def __init__(self, images: NDArray[np.uint8]) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        """Give some of the images."""
+        for row in rows:
+            yield self.images[row]
+
+    def take(self, rows: NDArray[np.intp]) -> ArrayReader:
+        """The same for some of the images."""
+        return ArrayReader(self.images[rows])
+
+    def fingerprint(self) -> str:
+        """A digest of all pixels."""
+        return hashlib.sha256(self.images.tobytes()).hexdigest()
+
+
+def of_arrays(
+    images: ArrayLike,
+    labels: ArrayLike | None = None,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    patients: Sequence[str] | None = None,
+    name: str = "arrays",
+) -> Catalog:
+    """A catalog of images in memory, multi-label.
+
+    Args:
+        images: uint8 [N, H, W] or [N, H, W, 3], or what `as_images` takes.
+        labels: [N, K], 1 present, 0 absent, -1 unknown; None without labels.
+        classes: names of the K classes; else "class 0", "class 1", …
+        ids: names of the images; else their numbers.
+        patients: of the images, who are kept in one split; else every image is of its own.
+        name: of the collection.
+
+    Raises:
+        PetechiaError: shapes or values do not fit together.
+    """
+    array = as_images(images)
+    marks = np.zeros((len(array), 0), np.int8) if labels is None else np.asarray(labels)
+    if marks.ndim != 2 or len(marks) != len(array) or not np.isin(marks, (-1, 0, 1)).all():
+        raise PetechiaError(
+            f"labels are {list(marks.shape)} for {len(array)} images; give [{len(array)}, classes] of 1 (present), 0 (absent) "
+            f"and -1 (unknown)."
+        )
+    names = tuple(classes) if classes is not None else tuple(f"class {k}" for k in range(marks.shape[1]))
+    if len(names) != marks.shape[1] or len(set(names)) < len(names):
+        raise PetechiaError(f"classes has {len(names)} names for {marks.shape[1]} columns of labels; give distinct ones.")
+    own = np.array(list(ids) if ids is not None else [str(row) for row in range(len(array))], np.str_)
+    whose = np.array(list(patients), np.str_) if patients is not None else own
+    if len(own) != len(array) or len(whose) != len(array) or len(np.unique(own)) < len(own):
+        raise PetechiaError(f"ids and patients need one entry for each of the {len(array)} images, and no id twice.")
+    return Catalog(
+        name=name,
+        classes=names,
+        ids=own,
+        patients=whose,
+        split=split_by_patient(whose, TEST_SHARE),
+        labels=marks.astype(np.int8),
+        reader=ArrayReader(array),
+        colour=array.ndim == 4,
+    )
+
+
+def as_images(given: ArrayLike) -> NDArray[np.uint8]:
+    """Images as Petechia keeps them.
+
+    Args:
+        given: uint8 [N, H, W] or [N, H, W, 3]; or floating point in 0…1, also with the channels first, [N, 1, H, W] or
+            [N, 3, H, W], as PyTorch has them.
+
+    Returns:
+        uint8 [N, H, W] or [N, H, W, 3].
+
+    Raises:
+        PetechiaError: the shape or the values are none of these.
+    """
+    array = np.asarray(given)
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        array = np.moveaxis(array, 1, 3)
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[..., 0]
+    if array.ndim not in (3, 4) or (array.ndim == 4 and array.shape[3] != 3) or not array.size:
+        raise PetechiaError(f"The images are {list(np.shape(given))}; give [N, H, W] or [N, H, W, 3] with N of at least 1.")
+    if array.dtype == np.uint8:
+        return np.asarray(array)
+    if np.issubdtype(array.dtype, np.floating) and np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1:
+        return np.asarray(np.rint(array * 255), np.uint8)
+    raise PetechiaError(
+        f"The images are {array.dtype} from {array.min():g} to {array.max():g}; give uint8 in 0…255, or floating point in 0…1."
+    )
