@@ -15,7 +15,14 @@ BACKLOG = 128
 PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
 
 
-def serve(name: str | Path, host: str, port: int, tell: Callable[[str, bool], None], clean: str | None = None) -> None:
+def serve(
+    name: str | Path,
+    host: str,
+    port: int,
+    tell: Callable[[str, bool], None],
+    clean: str | None = None,
+    compute: Compute | None = None,
+) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
     Args:
@@ -24,6 +31,7 @@ def serve(name: str | Path, host: str, port: int, tell: Callable[[str, bool], No
         port: 0 takes a free one.
         tell: told the address, and whether this machine alone can reach it.
         clean: images that nobody has tampered with, to screen others; None takes a run's test images.
+        compute: where to compute.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the
@@ -37,7 +45,7 @@ def serve(name: str | Path, host: str, port: int, tell: Callable[[str, bool], No
         raise PetechiaError(f"The viewer needs {error.name}; install it with pip install 'petechia[web]'.") from None
     from petechia.viewer.subject import Subject
 
-    subject = Subject(name, Compute().start(), clean)
+    subject = Subject(name, (compute or Compute()).start(), clean)
     with _listening(host, port) as listener:
         app = make_app(subject, {host, socket.gethostname()})
         options = uvicorn.Config(

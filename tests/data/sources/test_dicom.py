@@ -208,7 +208,7 @@ def test_a_run_and_a_poisoned_copy(tmp_path: Path) -> None:
     }
     petechia.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["survival"]["fraction"] == 1
-    plan = petechia.poison(config, tmp_path / "out")
+    plan = petechia.poison(config, tmp_path / "out").plan
     again = open_source(f"folder:{tmp_path / 'out' / 'labels.csv'}")
     assert set(plan.ids) <= set(again.ids)
     assert isinstance(again.reader, FileReader)
