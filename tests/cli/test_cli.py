@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.version import __version__
 
 SMALL = [
@@ -34,7 +34,7 @@ def test_help_and_version() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, petechia, petechia.cli.app; sys.exit('torch' in sys.modules)"
+    code = "import sys, petechia, petechia.cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,7 +11,7 @@ from pydicom.fileset import FileSet
 from typer.testing import CliRunner
 
 import petechia
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.data import open_source
 from petechia.data.formats.images import FileReader

@@ -1,4 +1,4 @@
-"""The commands."""
+"""The Typer application: all commands."""
 
 from __future__ import annotations
 
