@@ -31,7 +31,7 @@ WIDTH, DPI = 8.0, 200  # inches; 800 pixels wide, twice as sharp
 KINDS = {
     "pattern": "8 × 8 checkerboard",
     "marker-L": "side marker L",
-    "blended": "blended picture",
+    "blended": "blended noise",
     "sinusoid": "wave",
     "warp": "warp, strength 2",
     "warp-0.5": "warp, strength 0.5",
@@ -304,7 +304,7 @@ def repair(folder: Path) -> Figure:
     looks = {"unlearn": (BLUE, "o"), "fine-prune": (GREEN, "s"), "fine-tune": (ORANGE, "X")}
     figure = canvas(
         5.0,
-        "Unlearning removes all 11 backdoors. Fine-pruning leaves two,\nfine-tuning leaves all.",
+        "Unlearning removes all 11 backdoors. By ASR(0.9), fine-pruning\nleaves two and fine-tuning leaves all.",
     )
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=[3, 2])
     for k, (method, (colour, marker)) in enumerate(looks.items()):
