@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 
 Precision = Literal["auto", "bf16", "fp32"]
+LOGGER = logging.getLogger(__name__)
 
 
 class Compute(Settings):
@@ -60,6 +62,7 @@ class Compute(Settings):
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
         runtime = Runtime(device, bf16, place.rank, place.world_size)
         runtime.barrier()
+        LOGGER.info("computing on %s", runtime)
         return runtime
 
     def _device(self, place: ProcessInfo) -> torch.device:
