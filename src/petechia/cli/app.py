@@ -272,7 +272,7 @@ def audit(
     out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for audit.json and report.html.")],
     images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 100,
     stamps_only: Annotated[
-        bool, typer.Option("--stamps-only", help="Look for square stamps alone: quicker, and blind to wide and faint triggers.")
+        bool, typer.Option("--stamps-only", help="Look for square stamps only: faster, but misses wide and faint triggers.")
     ] = False,
     threads: Threads = 0,
 ) -> None:
@@ -281,22 +281,24 @@ def audit(
         from petechia.cli.console import ConsoleProgress, print_audit
         from petechia.core.files import refuse_existing, sha256
         from petechia.core.runtime import Compute
-        from petechia.detect.audit.audit import audit as examine
+        from petechia.detect.audit import AuditResult, Origin, examine_model
         from petechia.detect.audit.reconstruct import STEPS
         from petechia.detect.collection import read_collection
         from petechia.models.openers import open_classifier
-        from petechia.reports.audit import Origin, write_audit
+        from petechia.reports.audit import attach_report
 
         refuse_existing(out)
         classifier = open_classifier(model, Compute(threads=threads).start())
         with ConsoleProgress(console).live() as progress:
             progress.phase("reading clean images", images)
             collection = read_collection(clean, classifier, images, progress)
-            found = examine(classifier, collection.images, 0 if stamps_only else STEPS, progress)
+            found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, progress=progress)
         file = Path(model)
         origin = Origin(file.name, sha256(file), ", ".join(clean)) if file.is_file() else Origin(model, None, ", ".join(clean))
-        print_audit(console, write_audit(found, origin, out), out)
-        if found.backdoor:
+        result = AuditResult.of(found, origin)
+        attach_report(result)
+        print_audit(console, result, result.save(out))
+        if result.backdoor:
             raise typer.Exit(3)
 
 
@@ -339,12 +341,12 @@ def repair(
     clean: Annotated[
         str, typer.Option(metavar="SOURCE", help="Clean images: a data source, or a folder of images without labels.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .safetensors file; what was done goes beside it.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .safetensors file; a JSON file is written beside it.")],
     method: Annotated[
         Literal["unlearn", "fine-prune", "fine-tune"], typer.Option(help="unlearn needs a trigger, the others need labels.")
     ] = "unlearn",
     trigger: Annotated[
-        Path | None, typer.Option(metavar="audit.json", help="What an audit of the model found: its triggers.")
+        Path | None, typer.Option(metavar="audit.json", help="The triggers that an audit of the model found.")
     ] = None,
     stamp: Annotated[
         list[str] | None,
@@ -353,24 +355,24 @@ def repair(
             help="A trigger, in pixels of the prepared image; without row and column it works anywhere; repeatable.",
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Clean images that are used, at most.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of training; else as many as make 200 steps.")] = None,
-    lr: Annotated[float | None, typer.Option(min=1e-9, help="Learning rate; else 0.0005.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of order and places.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training; by default about 200 steps.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Learning rate; by default 0.0005.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of images and of places.")] = 0,
 ) -> None:
-    """Take a backdoor out of a model, and measure it before and after on images that it was not repaired with."""
+    """Remove a backdoor from a model, and measure it before and after on images that it was not repaired with."""
     with reported():
         from petechia.cli.console import ConsoleProgress, print_repair
         from petechia.core.runtime import Compute
         from petechia.detect.repair.files import repair_file
-        from petechia.detect.repair.known_trigger import parse_stamp, read_stamps
+        from petechia.detect.repair.known_trigger import parse_trigger, read_triggers
         from petechia.detect.repair.methods import Repairing
 
-        stamps = (*(read_stamps(trigger) if trigger else ()), *map(parse_stamp, stamp or ()))
+        triggers = (*(read_triggers(trigger) if trigger else ()), *map(parse_trigger, stamp or ()))
         how = Repairing(method=method, epochs=epochs, **({} if lr is None else {"lr": lr}))
         with ConsoleProgress(console).live() as progress:
-            content = repair_file(model, clean, out, Compute().start(), how, stamps, images, seed, progress)
-        print_repair(console, content, out)
+            result = repair_file(model, clean, out, Compute().start(), how, triggers, images, seed, progress)
+        print_repair(console, result, out)
 
 
 @app.command()

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -21,6 +21,10 @@ from petechia.reports.tables import number, percent
 from petechia.study import Epoch, StudyProgress
 from petechia.study.runner import survival_words
 from petechia.study.study import Study
+
+if TYPE_CHECKING:  # a command imports what it needs
+    from petechia.detect.audit.result import AuditedClass, AuditResult
+    from petechia.detect.repair.result import CountedShare, RepairResult, ValueWithInterval
 
 SCREENED = 30  # images that are shown, the most suspicious first
 SHOWN = ("asr_0.9", "false_trigger_0.9", "auroc_nn", "auroc_tt", "auroc_tn")
@@ -217,30 +221,29 @@ def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
     console.print(f"{content['limits']}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
 
 
-def print_repair(console: Console, content: dict[str, Any], out: Path) -> None:
+def print_repair(console: Console, result: RepairResult, out: Path) -> None:
     """What a repair did to a model."""
-    before, after = content["before"], content["after"]
-    title = f"{content['method']}, measured on {after['images']:,} images that it did not see"
+    title = f"{result.method}, measured on {result.after.images:,} images that the model was not repaired with"
     table = Table("", "before", "after", title=title, caption="with 95 % intervals")
-    for old, new in zip(before["triggers"], after["triggers"], strict=True):
-        for metric, name in (("asr", "ASR"), ("false_trigger", "false triggers")):
-            for p in ("0.9", "0.6"):
-                cells = (_share(one[f"{metric}_{p}"]) for one in (old, new))
-                table.add_row(f"{escape(old['trigger']['target'])}: {name}({p})", *cells)
-    table.add_row("AUROC-NN", *(_with_interval(one["auroc_nn"]) for one in (before, after)))
+    for old, new in zip(result.before.triggers, result.after.triggers, strict=True):
+        target = escape(old.trigger.target)
+        table.add_row(f"{target}: ASR(0.9)", _share(old.asr_09), _share(new.asr_09))
+        table.add_row(f"{target}: ASR(0.6)", _share(old.asr_06), _share(new.asr_06))
+        table.add_row(f"{target}: false triggers(0.9)", _share(old.false_trigger_09), _share(new.false_trigger_09))
+        table.add_row(f"{target}: false triggers(0.6)", _share(old.false_trigger_06), _share(new.false_trigger_06))
+    table.add_row("AUROC-NN", *(_with_interval(one.auroc_nn) for one in (result.before, result.after)))
     console.print(table)
-    if not after["triggers"]:
+    if not result.after.triggers:
         console.print("[yellow]Note:[/yellow] no trigger is known, so its success could not be measured.", soft_wrap=True)
     console.print(f"Repaired model: {out}", soft_wrap=True)
 
 
-def _share(count: dict[str, Any]) -> str:
-    return f"{_with_interval(count)}\n[dim]{count['hits']:,} of {count['of']:,}[/dim]"
+def _share(share: CountedShare) -> str:
+    return f"{_with_interval(share)}\n[dim]{share.hits:,} of {share.of:,}[/dim]"
 
 
-def _with_interval(value: dict[str, float | None]) -> str:
-    low, high = number(value["low"]), number(value["high"])
-    return f"{number(value['value'])} {escape(f'[{low}, {high}]')}" if value["value"] is not None else "undefined"
+def _with_interval(one: CountedShare | ValueWithInterval) -> str:
+    return "undefined" if math.isnan(one.value) else f"{number(one.value)} {escape(f'[{number(one.low)}, {number(one.high)}]')}"
 
 
 def print_screen(console: Console, content: dict[str, Any], out: Path | None) -> None:
@@ -273,31 +276,31 @@ def print_screen(console: Console, content: dict[str, Any], out: Path | None) ->
         console.print(f"Every image: {out / 'screen.csv'}; pictures and pixels: {out}", soft_wrap=True)
 
 
-def print_audit(console: Console, content: dict[str, Any], out: Path) -> None:
-    """What was found in a model, class by class, and what was not looked for."""
-    table = Table(
-        "class", "p", "best stamp", "row, column", "gain", "smallest trigger", title=f"Audit of {content['model']['name']}"
-    )
-    for one in content["classes"]:
-        raising = one["raising"]
-        smallest = "–" if raising is None else "none" if raising["pixels"] is None else f"{number(raising['pixels'], 1)} pixels"
-        size = f"{one['size']} x {one['size']}, level {one['value']}"
-        place = "wanders" if one["fixed"] is False else f"{one['row']}, {one['column']}"
-        name = f"[red]{escape(one['name'])}[/red]" if one["flagged"] else escape(one["name"])
-        table.add_row(name, f"{one['p_value']:.2g}", size, place, number(one["gain"], 1), smallest)
+def print_audit(console: Console, result: AuditResult, out: Path) -> None:
+    """What was found in a model, class by class, and what an audit does not find."""
+    title = f"Audit of {escape(result.model.name)}"
+    table = Table("class", "p-value", "best stamp", "row, column", "gain", "smallest trigger", title=title)
+    for one in result.classes:
+        name = f"[red]{escape(one.name)}[/red]" if one.flagged else escape(one.name)
+        place = "most places" if one.fixed is False else f"{one.row}, {one.column}"
+        stamp = f"{one.size} x {one.size}, level {one.value}"
+        table.add_row(name, f"{one.p_value:.2g}", stamp, place, number(one.gain, 1), _smallest(one))
     console.print(table)
-    for warning in content["warnings"]:
-        console.print(f"[yellow]Note:[/yellow] {warning}", soft_wrap=True)
-    for one in (one for one in content["classes"] if one["flagged"]):
-        asr, false = one["asr"]["0.9"], one["false_trigger"]["0.9"]
-        console.print(
-            f"[red]Backdoor:[/red] with this stamp {percent(asr['value'])} of the clean images score at least 0.9 for "
-            f"{escape(one['name'])}, without it {percent(false['value'])}.",
-            soft_wrap=True,
-        )
-    if not content["backdoor"]:
-        console.print("[green]Nothing found.[/green]", soft_wrap=True)
-    console.print(f"{content['limits']}\nReport to file: {out / 'report.html'}", soft_wrap=True)
+    for warning in result.warnings:
+        console.print(f"[yellow]Note:[/yellow] {escape(warning)}", soft_wrap=True)
+    for one in result.flagged:
+        console.print(f"[red]Backdoor for {escape(one.name)}:[/red] {escape(one.reason)}", soft_wrap=True)
+    if not result.backdoor:
+        console.print("[green]No backdoor found.[/green]", soft_wrap=True)
+    if len(result.flagged) > 1:
+        console.print(f"[yellow]Note:[/yellow] {escape(result.doubt)}", soft_wrap=True)
+    console.print(f"{escape(result.limits)}\nReport: {out / 'report.html'}", soft_wrap=True)
+
+
+def _smallest(one: AuditedClass) -> str:
+    if one.raising is None:
+        return "not tried"
+    return "none found" if one.raising.pixels is None else f"{number(one.raising.pixels, 1)} pixels"
 
 
 def print_zoo(console: Console, rows: list[dict[str, Any]], failures: dict[str, str]) -> None:

@@ -17,7 +17,7 @@ from petechia.data.dataset import Images, Selection
 from petechia.detect.collection import read_collection
 from petechia.models.classifier import Classifier
 
-FEWEST = 20  # images to repair with, and to measure on
+FEWEST = 20  # images to repair with, and as many to measure on
 HELD_OUT = 1 / 3  # share of the patients on whose images the repair is measured
 
 
@@ -26,8 +26,8 @@ class CleanSet(NamedTuple):
 
     Attributes:
         images: prepared, uint8 [N, H, W] or [N, H, W, 3].
-        labels: int8 [N, K] for the model's classes; -1 where nothing is known.
-        patients: str [N]; of images without patients each is its own.
+        labels: int8 [N, K] for the model's classes; -1 is unknown.
+        patients: str [N]; an image without a patient is a patient of its own.
     """
 
     images: Images
@@ -35,14 +35,14 @@ class CleanSet(NamedTuple):
     patients: NDArray[np.str_]
 
     def take(self, rows: NDArray[np.intp]) -> CleanSet:
-        """The same for some of the images."""
+        """Some of the images, with their labels and patients."""
         return CleanSet(Selection(self.images, rows), self.labels[rows], self.patients[rows])
 
     def split(self) -> tuple[CleanSet, CleanSet]:
-        """To repair with, and to measure on; no patient is in both.
+        """Images to repair with, and images to measure on; no patient is in both.
 
         Raises:
-            PetechiaError: there are too few images for that.
+            PetechiaError: there are too few images.
         """
         held = patient_fractions(self.patients, "repair") < HELD_OUT
         fit, test = self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
@@ -63,13 +63,13 @@ def read_clean(
     """Read clean images from a labelled source such as `nih:FOLDER`, or from a folder of images without labels.
 
     Args:
-        source: where they are.
-        classifier: that they are for. The source's labels are found by the names of its classes.
-        most: if there are more images, so many are taken, evenly spread over them.
+        source: where the images are.
+        classifier: the model that they are for. The source's labels are matched to its classes by name.
+        most: images that are taken at most, evenly spread over all of them.
         progress: told of every image that is read.
 
     Raises:
-        PetechiaError: they cannot be read, or their labels are of other classes.
+        PetechiaError: the images cannot be read, or their labels are of other classes.
     """
     classes = classifier.classes
     if Path(source).exists():
@@ -86,7 +86,7 @@ def read_clean(
 
 
 def _labels_of(labels: NDArray[np.int8], given: tuple[str, ...], wanted: tuple[str, ...], source: str) -> NDArray[np.int8]:
-    """Columns by the names of their classes; a class that the source lacks is unknown."""
+    """Labels in the order of the wanted classes; a class that the source lacks is unknown."""
     if not set(given) & set(wanted):
         raise PetechiaError(
             f"{source} has labels for {listing(given)}, but the model's classes are {listing(wanted)}; give images with labels "
