@@ -61,9 +61,9 @@ def reconstruct(
 ) -> list[Reconstruction]:
     """Neural Cleanse (Wang et al. 2019, section IV), for several labels: all goals are optimized side by side.
 
-    A trigger need not make its class win over the others, since classes of a multi-label model do not exclude each other. It must
-    move the class's own logit by `WANTED` standard deviations. As in the paper, the weight of the mask's size rises while the goal
-    is reached and falls while it is not.
+    A trigger need not make its class win over the others, since classes of a multi-label model do not exclude each other. It
+    must move the class's own logit by `WANTED` standard deviations. As in the paper, the weight of the mask's size rises while
+    the goal is reached and falls while it is not.
 
     Args:
         classifier: the model that is audited; its network is needed.

@@ -224,8 +224,9 @@ def refine(classifier: Classifier, hosts: Hosts, label: int, found: Square, valu
     best = {size: [near[row] for row in order if near[row].size == size][:REFINED] for size in range(1, found.size + 2)}
     tried = [found, *(one for some in best.values() for one in some)]
     gains = gains_of(classifier, hosts, [[one] for one in tried])[:, label]
-    strong = [row for row, gain in enumerate(gains) if gain >= NEARLY * gains.max()]
-    return tried[max(strong, key=lambda row: (-tried[row].size, float(gains[row]), tried[row]))]
+    good = [(-one.size, float(gain), one) for one, gain in zip(tried, gains, strict=True) if gain >= NEARLY * gains.max()]
+    smallest: Square = max(good)[2]
+    return smallest
 
 
 def _near(found: Square, side: int, values: Sequence[int]) -> list[Square]:
