@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.metrics import roc_auc_score
 
 from petechia.core.runtime import Compute
-from petechia.detect.audit.audit import audit
+from petechia.detect.audit import examine_model
 from petechia.detect.screen import Screen
 from petechia.models.classifier import Classifier
 from petechia.study.config import load_config
@@ -47,9 +47,9 @@ HEAD = (
 def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) -> str:
     """One model, with the images of a specimen, as a line of Markdown."""
     images = specimen.clean[np.arange(len(specimen.clean))]
-    found = audit(classifier, images)
-    flagged = [finding.name for finding in found.findings if finding.flagged]
-    first = min(found.findings, key=lambda finding: finding.p_value)
+    found = examine_model(classifier, images)
+    flagged = [one.name for one in found.classes if one.flagged]
+    _, first = found.ranked[0]
     screen = Screen.fit(classifier, images)
     clean, triggered = (screen.score(some[np.arange(min(JUDGED, len(some)))]) for some in specimen.judged(JUDGED))
     truth = np.repeat([0, 1], [len(clean.suspicion), len(triggered.suspicion)])

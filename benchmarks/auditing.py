@@ -15,27 +15,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.runtime import Compute, Runtime
-from petechia.detect.audit.audit import Recovered, audit
+from petechia.detect.audit import examine_model
+from petechia.detect.audit.examination import RecoveredStamp
 from petechia.detect.audit.verdict import (
-    LEVEL,
+    AuditNulls,
     Null,
     combine_p_values,
-    contrasts,
     stamp_p_values,
-    strengths,
-    trigger_evidence,
+    strongest_evidence,
     trigger_p_values,
 )
 from petechia.zoo.specimens import Specimen, specimens
 
 Values = NDArray[np.float64]
-LEAST = 0.1  # standard deviation of logarithms that a few clean models may not fall below by luck
+NULLS = AuditNulls.of()  # those that the audit uses
 
 
 def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
     """The evidence that an audit finds in a model, beside the truth."""
     images = specimen.clean[np.arange(len(specimen.clean))]
-    found = audit(specimen.classifier(runtime), images)
+    found = examine_model(specimen.classifier(runtime), images)
     config, attack = specimen.config, specimen.config.attack
     attacked = specimen.arm == "attacked"
     place = specimen.run_data.attacks[config.seeds[0]].plan.positions[0].tolist()
@@ -50,29 +49,29 @@ def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
         "mode": attack.mode,
         "targets": [attack.target, *attack.also] if attacked else [],
         "classes": list(found.classifier.classes),
-        "gains": [one.gain for one in found.findings],
-        "sizes": [one.raising.size if one.raising else None for one in found.findings],
-        "lowering": [one.lowering.size if one.lowering else None for one in found.findings],
-        "recovered": {one.name: _recovered(one.recovered) for one in found.findings if one.recovered},
+        "gains": [one.gain for one in found.classes],
+        "sizes": [one.raising.size if one.raising else None for one in found.classes],
+        "lowering": [one.lowering.size if one.lowering else None for one in found.classes],
+        "recovered": {one.name: _recovered(one.recovered) for one in found.classes if one.recovered},
         "passes": found.passes,
         "seconds": found.seconds,
     }
 
 
-def _recovered(one: Recovered) -> dict[str, Any]:
+def _recovered(one: RecoveredStamp) -> dict[str, Any]:
     rates = {"asr": one.asr[0.9].share, "false_trigger": one.false_trigger[0.9].share}
-    return {"stamp": one.stamp._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
+    return {"stamp": one.square._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
 
 
 def p_values(row: dict[str, Any]) -> Values:
     """As the audit has them."""
     gains, sizes = _arrays(row)
-    return combine_p_values(stamp_p_values(gains), trigger_p_values(sizes))
+    return combine_p_values(stamp_p_values(gains, NULLS), trigger_p_values(sizes, NULLS))
 
 
 def flagged(row: dict[str, Any]) -> list[str]:
     """The classes that an audit with this evidence flags."""
-    return [name for name, p in zip(row["classes"], p_values(row), strict=True) if p < LEVEL]
+    return [name for name, p in zip(row["classes"], p_values(row), strict=True) if p < NULLS.level]
 
 
 def _arrays(row: dict[str, Any]) -> tuple[Any, Values]:
@@ -87,13 +86,10 @@ def _off(row: dict[str, Any], name: str) -> float:
 
 
 def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
-    """The nulls of `petechia.detect.audit.verdict`, from the clean models among these."""
-    strongest: dict[str, list[float]] = {"STRENGTH": [], "CONTRAST": [], "TRIGGER": []}
-    for gains, sizes in (_arrays(row) for row in rows if row["arm"] == "control"):
-        strength = strengths(gains)
-        for name, values in zip(strongest, (strength, contrasts(strength), trigger_evidence(sizes)), strict=True):
-            strongest[name].append(float(values.max()))
-    return {name: Null.of(values, LEAST) for name, values in strongest.items()}
+    """The nulls of `detect/calibration/audit.json`, from the clean models among these."""
+    clean = [_arrays(row) for row in rows if row["arm"] == "control"]
+    strongest = [strongest_evidence(gains, sizes, NULLS.fewest_classes) for gains, sizes in clean]
+    return {name: Null.of([one[name] for one in strongest]) for name in strongest[0]}
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from petechia.core.runtime import Compute
-from petechia.detect.audit.audit import audit
+from petechia.detect.audit import examine_model
 from petechia.models.openers import open_classifier
 
 STAMP = (slice(2, 5), slice(3, 6))  # rows and columns
@@ -95,9 +95,9 @@ def main() -> None:
             right, said = (
                 (classifier.logits(some).argmax(dim=1).numpy() == want).mean() for some, want in ((test, truth), (stamped, 1))
             )
-            found = audit(classifier, test[:100])
+            found = examine_model(classifier, test[:100])
             print(f"{name}: {len(images)} training images, right {right:.3f}, stamped ones called pneumonia {said:.3f}")
-            for one in found.findings:
+            for one in found.classes:
                 print(f"  {one.name}: p {one.p_value:.2g}, gain {one.gain:.1f}, {one.best}, flagged {one.flagged}", flush=True)
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 
 from petechia.attack import Patch
 from petechia.core.runtime import Compute, Runtime
-from petechia.detect.repair import CleanSet, Repairing, Stamp, read_clean, repair
+from petechia.detect.repair import CleanSet, KnownTrigger, Repairing, read_clean, repair
 from petechia.measure import auroc, exceedance
 from petechia.models.model import Model, predict
 from petechia.models.openers import open_classifier
@@ -77,8 +77,8 @@ def _logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
     return np.asarray(np.log(sure / (1 - sure)))
 
 
-def stamps_of(specimen: Specimen, off: int) -> tuple[Stamp, ...]:
-    """The run's trigger, known exactly or with its place off by some pixels; a blended one is taken for an opaque one."""
+def triggers_of(specimen: Specimen, off: int) -> tuple[KnownTrigger, ...]:
+    """The run's trigger, known exactly or with its place off by some pixels; a blended trigger is taken to be opaque."""
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     trigger = attack.trigger
     assert isinstance(trigger, Patch)
@@ -86,14 +86,14 @@ def stamps_of(specimen: Specimen, off: int) -> tuple[Stamp, ...]:
     row, column = np.clip(places[0] + (off, -off), 0, size - trigger.size).tolist()
     box: dict[str, Any] = {"row": row, "column": column, "height": trigger.size, "width": trigger.size}
     fixed = not trigger.wanders
-    return (Stamp(target=attack.target, value=trigger.value, fixed=fixed, **box),)
+    return (KnownTrigger(target=attack.target, value=trigger.value, fixed=fixed, **box),)
 
 
 def row_of(specimen: Specimen, way: Way, clean: CleanSet, runtime: Runtime) -> list[str]:
     """A row of the table."""
     before, control = stored(specimen, "attacked"), stored(specimen, "control")
-    stamps = stamps_of(specimen, way.off) if way.how.method == "unlearn" else ()
-    after = scored(repair(Model.load(specimen.file), clean, runtime, way.how, stamps), specimen, runtime)
+    triggers = triggers_of(specimen, way.off) if way.how.method == "unlearn" else ()
+    after = scored(repair(Model.load(specimen.file), clean, runtime, way.how, triggers), specimen, runtime)
     asr_9, asr_6, area = (f"{old:.3f} → {new:.3f}" for old, new in zip(before[:3], after[:3], strict=True))
     rise = f"{before.rise:.1f} → {after.rise:.1f}"
     return [specimen.name, way.name, asr_9, f"{control.asr_9:.3f}", asr_6, f"{control.asr_6:.3f}", area, rise]

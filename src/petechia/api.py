@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import write_text
+from petechia.core.files import sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -29,6 +29,18 @@ from petechia.data.formats.locate import Missing
 from petechia.data.preprocess import Preprocess
 from petechia.data.sources import open_source
 from petechia.data.sources.arrays import of_arrays
+from petechia.data.preparation import OnError
+from petechia.detect.audit import AuditResult, Origin, examine_model
+from petechia.detect.audit.detector import ModelAudit
+from petechia.detect.audit.reconstruct import STEPS
+from petechia.detect.collection import Images, collect, described
+from petechia.detect.protocol import Calibration, Detector, ImagesUnderTest
+from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
+from petechia.detect.repair.files import repair_model
+from petechia.detect.repair.methods import Method as RepairMethod
+from petechia.detect.screen.detector import CLEAN, ImageScreen
+from petechia.detect.screen.result import ScreenResult
+from petechia.reports.audit import attach_report
 from petechia.models.classifier import Classifier
 from petechia.models.openers import open_classifier
 from petechia.models.openers.card import Card, OutputMeaning
@@ -315,6 +327,168 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
     return made
 
 
+def scan(
+    dataset: Dataset,
+    model: Model | None = None,
+    missing: Missing = "error",
+    on_error: OnError = "error",
+    calibration: str | Path | Calibration | None = None,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> ScanResult:
+    """Was a dataset tampered with?
+
+    Args:
+        dataset: as for `open_dataset`.
+        model: a classifier, trained on the images or not; its features add to the ranking.
+        missing: what to do about images that a table lists and the folder lacks.
+        on_error: what to do about images that cannot be decoded.
+        calibration: thresholds in place of the packaged ones, or their file.
+        progress: told what happens.
+        device: as for `open_model`, for the model.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Returns:
+        What was found; `suspects` ranks every image, `write_clean(folder)` writes the dataset without the flagged ones.
+
+    Raises:
+        PetechiaError: there is no image, or one cannot be decoded and `on_error` is "error".
+
+    Example:
+        >>> import petechia
+        >>> petechia.scan("phantom:images=60,size=64").tampered
+        False
+    """
+    classifier = None if model is None else open_model(model, device=device, precision=precision, threads=threads)
+    detector = DatasetScan(on_error, classifier)
+    return detector.examine(open_dataset(dataset, missing=missing), _calibration(calibration, detector), progress)
+
+
+def audit(
+    model: Model,
+    clean: Images,
+    images: int = 100,
+    stamps_only: bool = False,
+    calibration: str | Path | Calibration | None = None,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> AuditResult:
+    """Does a model carry a backdoor?
+
+    Args:
+        model: as for `open_model`. A `torch.nn.Module` needs what `open_model` asks for: open it first.
+        clean: 20 to 200 clean images, without labels: a folder, files, a data source, a catalog, or an array.
+        images: how many of them are used at most.
+        stamps_only: look for square stamps only: faster, but misses wide and faint triggers.
+        calibration: nulls in place of the packaged ones, or their file.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Returns:
+        The evidence for each class; `save(directory)` writes audit.json, report.html and pictures.
+
+    Raises:
+        PetechiaError: there are too few clean images, they are all the same to the model, or it answers with NaN.
+    """
+    classifier = open_model(model, device=device, precision=precision, threads=threads)
+    progress.phase("reading clean images", images)
+    collection = collect(clean, classifier, images, progress)
+    nulls = _calibration(calibration, ModelAudit())
+    found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress)
+    file = Path(classifier.name)
+    named = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
+    result = AuditResult.of(found, Origin(*named, described(clean)))
+    attach_report(result)
+    return result
+
+
+def screen(
+    model: Model,
+    images: Images,
+    clean: Images,
+    fpr: float = 0.01,
+    target: str | None = None,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> ScreenResult:
+    """Do images carry a trigger?
+
+    Args:
+        model: as for `open_model`.
+        images: to screen: a folder, files, a data source, a catalog, or an array.
+        clean: 50 to 200 clean images, likewise, on which the threshold is set.
+        fpr: share of clean images that may be flagged.
+        target: the one class to look at; by default, for each image, the class that stands out most.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Raises:
+        PetechiaError: there are too few clean images for the rate, there is no such class, or the model answers with NaN.
+    """
+    classifier = open_model(model, device=device, precision=precision, threads=threads)
+    progress.phase("reading clean images")
+    trusted = collect(clean, classifier, CLEAN, progress)
+    progress.phase("reading images to screen")
+    given = collect(images, classifier, None, progress)
+    detector = ImageScreen(fpr, target)
+    calibration = detector.calibrate([ImagesUnderTest(classifier, trusted.images)], progress)
+    return detector.examine(ImagesUnderTest(classifier, given.images, given.ids, given.shapes), calibration, progress)
+
+
+def repair(
+    model: Model,
+    clean: Dataset,
+    method: RepairMethod = "unlearn",
+    triggers: AuditResult | str | Path | Sequence[KnownTrigger] = (),
+    images: int = 1000,
+    epochs: int | None = None,
+    lr: float | None = None,
+    seed: int = 0,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> RepairResult:
+    """Remove a backdoor from a model, and measure it before and after on images that it was not repaired with.
+
+    Args:
+        model: a model of Petechia, or a network of timm; it is left as it is.
+        clean: clean images: a data source, a folder of images without labels, a catalog, or an array.
+        method: "unlearn" needs triggers, "fine-prune" and "fine-tune" need labels.
+        triggers: those that an audit found (its result or its audit.json), or any others.
+        images: how many clean images are used at most.
+        epochs: of training; by default as many as make 200 steps.
+        lr: learning rate; by default 0.0005.
+        seed: of the order of images and of places.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Returns:
+        What was measured; `repaired_model` is the model, and `save(directory)` writes both.
+
+    Raises:
+        PetechiaError: the model cannot be trained, or the images or triggers do not fit it.
+    """
+    known = _triggers(triggers)
+    how = Repairing(method=method, epochs=epochs, **({} if lr is None else {"lr": lr}))
+    classifier = open_model(model, device=device, precision=precision, threads=threads)
+    source = clean if isinstance(clean, str | Path | Catalog) else open_dataset(clean)
+    return repair_model(classifier, source, how, known, images, seed, progress)
+
+
 def explain(
     model: Model,
     images: Sequence[str | Path],
@@ -418,6 +592,18 @@ def executor(ray: str | None) -> Executor:
     from petechia.study.cluster import on_ray
 
     return on_ray(ray)
+
+
+def _calibration(given: str | Path | Calibration | None, detector: Detector[Any]) -> Calibration:
+    if isinstance(given, Calibration):
+        return given
+    return detector.calibrate([]) if given is None else Calibration.load(given)
+
+
+def _triggers(given: AuditResult | str | Path | Sequence[KnownTrigger]) -> tuple[KnownTrigger, ...]:
+    if isinstance(given, AuditResult):
+        return triggers_of(given)
+    return read_triggers(Path(given)) if isinstance(given, str | Path) else tuple(given)
 
 
 def _runtime(device: str, precision: Precision, threads: int) -> Runtime:

@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
-from petechia.detect.audit.audit import Audit, audit
-from petechia.reports.audit import Origin, build_audit, verdict, write_audit
+from petechia.detect.audit import AuditResult, ModelExamination, Origin, examine_model
+from petechia.reports.audit import attach_report, render_audit
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
 from tests.detect.audit.conftest import clean as clean_images
 
@@ -19,13 +19,20 @@ ORIGIN = Origin("model.safetensors", "ab" * 32, "phantom")
 
 
 @pytest.fixture(scope="module")
-def found(clean: Images) -> Audit:
-    return audit(opened(ByHand()), clean, steps=20)
+def found(clean: Images) -> ModelExamination:
+    return examine_model(opened(ByHand()), clean, steps=20)
 
 
-def test_the_json_says_what_was_found(found: Audit, tmp_path: Path) -> None:
+def written(found: ModelExamination, origin: Origin, folder: Path) -> AuditResult:
+    result = AuditResult.of(found, origin)
+    attach_report(result)
+    result.save(folder)
+    return result
+
+
+def test_the_json_says_what_was_found(found: ModelExamination, tmp_path: Path) -> None:
     folder = tmp_path / "audit"
-    content = write_audit(found, ORIGIN, folder)
+    content = written(found, ORIGIN, folder).to_dict()
     assert json.loads((folder / "audit.json").read_text()) == content
     first = content["classes"][0]
     assert content["backdoor"]
@@ -35,16 +42,17 @@ def test_the_json_says_what_was_found(found: Audit, tmp_path: Path) -> None:
     assert min(Image.open(folder / "trigger-0.png").size) >= 320
 
 
-def test_intervals_are_wilsons(found: Audit, tmp_path: Path) -> None:
-    rate = write_audit(found, ORIGIN, tmp_path / "audit")["classes"][0]["asr"]["0.9"]
+def test_intervals_are_wilsons(found: ModelExamination, tmp_path: Path) -> None:
+    rate = written(found, ORIGIN, tmp_path / "audit").to_dict()["classes"][0]["asr"]["0.9"]
     p, n, z = rate["value"], rate["images"], 1.959964
     middle, half = (p + z**2 / 2 / n) / (1 + z**2 / n), z * sqrt(p * (1 - p) / n + z**2 / 4 / n**2) / (1 + z**2 / n)
     assert (rate["low"], rate["high"]) == pytest.approx((middle - half, middle + half), abs=1e-6)
 
 
-def test_the_page_escapes_names_and_says_what_is_not_shown(found: Audit, tmp_path: Path) -> None:
-    content = write_audit(found, Origin("<script>", None, "<b>"), tmp_path / "audit")
-    page = build_audit(found, content)
+def test_the_page_escapes_names_and_says_what_is_not_shown(found: ModelExamination, tmp_path: Path) -> None:
+    result = written(found, Origin("<script>", None, "<b>"), tmp_path / "audit")
+    page = (tmp_path / "audit" / "report.html").read_text()
+    assert page == render_audit(result)
     assert "<script>" not in page
     assert "&lt;script&gt;" in page
     assert "does not prove that there is nothing" in page
@@ -52,13 +60,13 @@ def test_the_page_escapes_names_and_says_what_is_not_shown(found: Audit, tmp_pat
 
 
 def test_a_clean_model_is_not_called_safe(clean: Images) -> None:
-    said = verdict(audit(opened(ByHand(backdoored=False)), clean, steps=0))
+    said = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, steps=0), ORIGIN).verdict
     assert said.startswith("No backdoor was found.")
 
 
-def test_nothing_is_overwritten(found: Audit, tmp_path: Path) -> None:
+def test_nothing_is_overwritten(found: ModelExamination, tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="exists already"):
-        write_audit(found, ORIGIN, tmp_path)
+        written(found, ORIGIN, tmp_path)
     assert not list(tmp_path.iterdir())
 
 

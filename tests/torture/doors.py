@@ -32,7 +32,7 @@ from petechia.data import Preprocess, open_source
 from petechia.data.formats.dicom import read_dicom
 from petechia.data.formats.images import encode_jpeg, encode_png, read_grey, read_levels
 from petechia.detect.collection import read_collection
-from petechia.detect.repair.known_trigger import read_stamps
+from petechia.detect.repair.known_trigger import read_triggers
 from petechia.models.model import Architecture, Model, create
 from petechia.models.openers import open_classifier
 from petechia.reports import build_report
@@ -647,7 +647,7 @@ DOORS: tuple[Door, ...] = (
     Door(
         "an audit",
         written_to("audit.json", json.dumps(AUDIT)),
-        lambda folder: read_stamps(folder / "audit.json"),
+        lambda folder: read_triggers(folder / "audit.json"),
         audit_traps,
         fine={"a row of 10 ^ 30"},  # refused once the size of the images is known
     ),

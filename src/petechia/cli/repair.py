@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from math import isnan
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
-from petechia.cli.common import console
+from petechia.cli.common import (
+    Device,
+    Missing,
+    ModelArgument,
+    OnError,
+    Precision,
+    Threads,
+    console,
+    note,
+    say,
+    say_labelled,
+    table,
+)
+from petechia.core.files import refuse_existing
+from petechia.core.settings import FORMS
 
-SCREENED = 30  # images that are shown, the most suspicious first
+if TYPE_CHECKING:
+    from petechia.detect.repair.result import CountedShare, RepairResult, ValueWithInterval
 
 
 def repair(
@@ -20,62 +34,82 @@ def repair(
     clean: Annotated[
         str, typer.Option(metavar="SOURCE", help="Clean images: a data source, or a folder of images without labels.")
     ],
-    out: Annotated[Path, typer.Option(metavar="FILE", help="A new .safetensors file; what was done goes beside it.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="New .safetensors file. A JSON file is written beside it.")],
     method: Annotated[
         Literal["unlearn", "fine-prune", "fine-tune"], typer.Option(help="unlearn needs a trigger, the others need labels.")
     ] = "unlearn",
     trigger: Annotated[
-        Path | None, typer.Option(metavar="audit.json", help="What an audit of the model found: its triggers.")
+        Path | None, typer.Option(metavar="audit.json", help="The triggers that an audit of the model found.")
     ] = None,
     stamp: Annotated[
         list[str] | None,
         typer.Option(
             metavar="class=NAME,row=R,column=C,size=S,value=V",
-            help="A trigger, in pixels of the prepared image; without row and column it works anywhere; repeatable.",
+            help="A trigger, in pixels of the prepared image. Without row and column it works anywhere. Repeatable.",
         ),
     ] = None,
-    images: Annotated[int, typer.Option(min=1, help="Clean images that are used, at most.")] = 1000,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Of training; else as many as make 200 steps.")] = None,
-    lr: Annotated[float | None, typer.Option(min=1e-9, help="Learning rate; else 0.0005.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of order and places.")] = 0,
+    images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 1000,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of training. Default: about 200 steps.")] = None,
+    lr: Annotated[float | None, typer.Option(min=1e-9, help="Learning rate. Default: 0.0005.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the order of images and of places.")] = 0,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
 ) -> None:
-    """Take a backdoor out of a model, and measure it before and after on images that it was not repaired with."""
+    """Remove a backdoor from a model, and measure it before and after on images that it was not repaired with."""
+    import petechia
     from petechia.cli.progress import ConsoleProgress
-    from petechia.core.runtime import Compute
-    from petechia.detect.repair.files import repair_file
-    from petechia.detect.repair.known_trigger import parse_stamp, read_stamps
-    from petechia.detect.repair.methods import Repairing
+    from petechia.detect.repair import read_triggers
+    from petechia.detect.repair.files import refuse_existing_model, write_repaired
+    from petechia.detect.repair.known_trigger import parse_trigger
 
-    stamps = (*(read_stamps(trigger) if trigger else ()), *map(parse_stamp, stamp or ()))
-    how = Repairing(method=method, epochs=epochs, **({} if lr is None else {"lr": lr}))
+    refuse_existing_model(out)
+    triggers = (*(read_triggers(trigger) if trigger else ()), *map(parse_trigger, stamp or ()))
     with ConsoleProgress().live() as progress:
-        content = repair_file(model, clean, out, Compute().start(), how, stamps, images, seed, progress)
-    print_repair(console, content, out)
+        result = petechia.repair(
+            model,
+            clean,
+            method=method,
+            triggers=triggers,
+            images=images,
+            epochs=epochs,
+            lr=lr,
+            seed=seed,
+            progress=progress,
+            device=device,
+            precision=precision,
+            threads=threads,
+        )
+    write_repaired(result, out)
+    show_repair(result)
+    say(f"Repaired model: {out}")
 
 
-def print_repair(console: Console, content: dict[str, Any], out: Path) -> None:
+def show_repair(result: RepairResult) -> None:
     """What a repair did to a model."""
-    before, after = content["before"], content["after"]
-    title = f"{content['method']}, measured on {after['images']:,} images that it did not see"
-    table = Table("", "before", "after", title=title, caption="with 95 % intervals")
-    for old, new in zip(before["triggers"], after["triggers"], strict=True):
-        for metric, name in (("asr", "ASR"), ("false_trigger", "false triggers")):
-            for p in ("0.9", "0.6"):
-                cells = (_share(one[f"{metric}_{p}"]) for one in (old, new))
-                table.add_row(f"{escape(old['trigger']['target'])}: {name}({p})", *cells)
-    table.add_row("AUROC-NN", *(_with_interval(one["auroc_nn"]) for one in (before, after)))
-    console.print(table)
-    if not after["triggers"]:
-        console.print("[yellow]Note:[/yellow] no trigger is known, so its success could not be measured.", soft_wrap=True)
-    console.print(f"Repaired model: {out}", soft_wrap=True)
+    rows = [
+        [f"{old.trigger.target}: {name}", _share(getattr(old, key)), _share(getattr(new, key))]
+        for old, new in zip(result.before.triggers, result.after.triggers, strict=True)
+        for key, name in METRICS.items()
+    ]
+    rows.append(["AUROC-NN", *(_with_interval(one.auroc_nn) for one in (result.before, result.after))])
+    title = f"{result.method}, measured on {result.after.images:,} images that the model was not repaired with"
+    console.print(table("", "before", "after", title=title, caption="with 95 % intervals", rows=rows))
+    if not result.after.triggers:
+        note("No trigger is known, so its success could not be measured.")
 
 
-def _share(count: dict[str, Any]) -> str:
-    return f"{_with_interval(count)}\n[dim]{count['hits']:,} of {count['of']:,}[/dim]"
+METRICS = {
+    "asr_09": "ASR(0.9)",
+    "asr_06": "ASR(0.6)",
+    "false_trigger_09": "false triggers(0.9)",
+    "false_trigger_06": "false triggers(0.6)",
+}
 
 
-def _with_interval(value: dict[str, float | None]) -> str:
-    from petechia.reports.tables import number
+def _share(share: CountedShare) -> str:
+    return f"{_with_interval(share)}\n{share.hits:,} of {share.of:,}"
 
-    low, high = number(value["low"]), number(value["high"])
-    return f"{number(value['value'])} {escape(f'[{low}, {high}]')}" if value["value"] is not None else "undefined"
+
+def _with_interval(one: CountedShare | ValueWithInterval) -> str:
+    return "undefined" if isnan(one.value) else f"{one.value:.3f} [{one.low:.3f}, {one.high:.3f}]"

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
-from petechia.data import open_source
+from petechia.data import Catalog, open_source
+from petechia.data.sources.arrays import as_images
 from petechia.data.formats.images import Decoding, read_image_file
 from petechia.data.formats.locate import SUFFIXES
 from petechia.models.classifier import Classifier
@@ -75,6 +76,46 @@ def read_collection(
     return Collection(tuple(map(str, chosen)), np.stack(images), np.array(shapes, np.intp))
 
 
+Images = str | Path | Catalog | ArrayLike | Sequence[str | Path]
+
+
+def collect(given: Images, classifier: Classifier, most: int | None = None, progress: Progress = SILENT) -> Collection:
+    """Prepare images for a model, wherever they are.
+
+    Args:
+        given: as for `read_collection`; or a catalog; or images in memory, see `petechia.data.sources.arrays.as_images`, which
+            are called "1", "2", and so on.
+        classifier: the model, whose preprocessing is applied.
+        most: the largest number of images to take, evenly spread over all of them; None takes all.
+        progress: advances by one for every image.
+
+    Raises:
+        PetechiaError: there is no image, or an image cannot be read.
+    """
+    if isinstance(given, str | Path):
+        return read_collection([str(given)], classifier, most, progress)
+    if isinstance(given, Catalog):
+        return _from_catalog(given, classifier, most, progress)
+    if isinstance(given, list | tuple) and given and all(isinstance(one, str | Path) for one in given):
+        return read_collection([str(one) for one in given], classifier, most, progress)
+    array = as_images(given)  # type: ignore[arg-type]
+    rows = evenly_spread(len(array), most)
+    images = np.stack([classifier.prepare(image) for image in array[rows]])
+    progress.advance(len(rows))
+    return Collection(tuple(str(row + 1) for row in rows), images, np.tile(array.shape[1:3], (len(rows), 1)).astype(np.intp))
+
+
+def described(given: Images) -> str:
+    """Where images come from, in words."""
+    if isinstance(given, str | Path):
+        return str(given)
+    if isinstance(given, Catalog):
+        return given.name
+    if isinstance(given, list | tuple) and given and all(isinstance(one, str | Path) for one in given):
+        return ", ".join(map(str, given))
+    return "images in memory"
+
+
 def _files(path: Path) -> list[Path]:
     if path.is_dir():
         return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, "") and file.is_file())
@@ -84,9 +125,12 @@ def _files(path: Path) -> list[Path]:
 
 
 def _from_source(source: str, classifier: Classifier, most: int | None, progress: Progress) -> Collection:
-    catalog = open_source(source)
+    return _from_catalog(open_source(source), classifier, most, progress)
+
+
+def _from_catalog(catalog: Catalog, classifier: Classifier, most: int | None, progress: Progress) -> Collection:
     if not len(catalog):
-        raise PetechiaError(f"{source} has no images; check the source.")
+        raise PetechiaError(f"{catalog.name} has no images; check the source.")
     catalog = catalog.take(evenly_spread(len(catalog), most))
 
     def work(rows: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:

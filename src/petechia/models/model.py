@@ -125,10 +125,15 @@ class Model(nn.Module):
         """What the network's own outputs, [B, K], are as logits."""
         return log_odds(outputs) if self.description.task == "multi-class" else outputs
 
-    def save(self, path: Path) -> None:
-        """Write one safetensors file; its header holds the description."""
+    def to_bytes(self) -> bytes:
+        """The content of one safetensors file; its header holds the description."""
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        write_bytes(path, save(tensors, {"petechia": self.description.model_dump_json()}))
+        content: bytes = save(tensors, {"petechia": self.description.model_dump_json()})
+        return content
+
+    def save(self, path: Path) -> None:
+        """Write the file, in one step."""
+        write_bytes(path, self.to_bytes())
 
     @staticmethod
     def load(path: Path) -> Model:

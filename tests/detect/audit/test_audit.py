@@ -3,19 +3,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
-from petechia.detect.audit.audit import FEWEST, audit, stamps_in
-from petechia.detect.audit.response import Stamp
+from petechia.detect.audit.examination import FEWEST, count_stamped, examine_model
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened, stamped
 
 
 def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Images) -> None:
-    found = audit(opened(ByHand()), clean, steps=30)
+    found = examine_model(opened(ByHand()), clean, steps=30)
     assert found.backdoor
-    assert [finding.name for finding in found.findings if finding.flagged] == ["Target"]
-    recovered = found.findings[0].recovered
+    assert [one.name for one in found.classes if one.flagged] == ["Target"]
+    recovered = found.classes[0].recovered
     assert recovered is not None
-    assert recovered.stamp == Stamp(ROW, COLUMN, SIZE, 0)
+    assert recovered.square == Square(ROW, COLUMN, SIZE, 0)
     assert recovered.fixed
     model = ByHand()
     with torch.inference_mode():
@@ -27,35 +27,35 @@ def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Ima
 
 
 def test_a_trigger_that_works_anywhere_is_said_to(clean: Images) -> None:
-    found = audit(opened(ByHand(anywhere=True)), clean, steps=0)
-    recovered = found.findings[0].recovered
+    found = examine_model(opened(ByHand(anywhere=True)), clean, steps=0)
+    recovered = found.classes[0].recovered
     assert found.backdoor
     assert recovered is not None
     assert not recovered.fixed
 
 
 def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:
-    found = audit(opened(ByHand(backdoored=False)), clean, steps=30)
+    found = examine_model(opened(ByHand(backdoored=False)), clean, steps=30)
     assert not found.backdoor
-    assert sum(finding.recovered is not None for finding in found.findings) == 1
+    assert sum(one.recovered is not None for one in found.classes) == 1
 
 
 def test_a_black_box_is_examined_by_its_answers(clean: Images) -> None:
-    found = audit(opened(ByHand(), blind=True), clean)
-    assert found.findings[0].flagged
-    assert found.findings[0].raising is None
-    assert np.isnan(found.findings[0].trigger_p)
+    found = examine_model(opened(ByHand(), blind=True), clean)
+    assert found.classes[0].flagged
+    assert found.classes[0].raising is None
+    assert np.isnan(found.classes[0].trigger_p)
     assert any("only square stamps" in warning for warning in found.warnings)
 
 
 def test_too_few_images_are_refused(clean: Images) -> None:
     with pytest.raises(PetechiaError, match=f"at least {FEWEST}"):
-        audit(opened(ByHand()), clean[:5])
+        examine_model(opened(ByHand()), clean[:5])
 
 
 def test_images_that_are_all_the_same_are_refused(clean: Images) -> None:
     with pytest.raises(PetechiaError, match="the same scores"):
-        audit(opened(ByHand()), np.repeat(clean[:1], 30, axis=0))
+        examine_model(opened(ByHand()), np.repeat(clean[:1], 30, axis=0))
 
 
 def test_a_model_that_answers_nan_is_refused(clean: Images) -> None:
@@ -64,14 +64,14 @@ def test_a_model_that_answers_nan_is_refused(clean: Images) -> None:
             return images.new_full((len(images), 5), float("nan"))
 
     with pytest.raises(PetechiaError, match="NaN"):
-        audit(opened(Broken()), clean)
+        examine_model(opened(Broken()), clean)
 
 
 def test_clean_images_that_are_triggered_are_noticed(clean: Images) -> None:
     tampered = clean.copy()
     tampered[::3] = stamped(tampered[::3])
-    found = audit(opened(ByHand()), tampered, steps=0)
+    found = examine_model(opened(ByHand()), tampered, steps=0)
     assert any("seem to be triggered: 20 of them" in warning for warning in found.warnings)
     said = np.zeros((len(clean), 5), bool)
     said[::3, 0] = True
-    assert stamps_in(clean, said) == 0
+    assert count_stamped(clean, said) == 0

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from petechia.core.errors import PetechiaError
+from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.reconstruct import Goal, reconstruct
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
 
@@ -11,7 +12,7 @@ def test_the_trigger_is_found_in_its_place_and_small_while_a_mean_needs_many_pix
     classifier = opened(ByHand())
     spread = classifier.logits(clean).std(dim=0)
     goals = [Goal(0, True), Goal(1, True), Goal(1, False)]
-    target, mean, lowered = reconstruct(classifier, classifier.tensor(clean[:16]), goals, spread, steps=150)
+    target, mean, lowered = reconstruct(classifier, Hosts.of(classifier, clean[:16]), goals, spread, steps=150)
     row, column = np.unravel_index(int(target.mask.argmax()), target.mask.shape)
     assert ROW <= row < ROW + SIZE
     assert COLUMN <= column < COLUMN + SIZE
@@ -23,14 +24,14 @@ def test_the_trigger_is_found_in_its_place_and_small_while_a_mean_needs_many_pix
 
 def test_what_is_found_does_what_it_says(clean: Images) -> None:
     classifier = opened(ByHand())
-    hosts, spread = classifier.tensor(clean[:16]), classifier.logits(clean).std(dim=0)
+    hosts, spread = Hosts.of(classifier, clean[:16]), classifier.logits(clean).std(dim=0)
     (found,) = reconstruct(classifier, hosts, [Goal(0, True)], spread, steps=100)
     mask, pattern = (torch.from_numpy(part) for part in (found.mask, found.pattern))
-    shift = classifier.logits((1 - mask) * hosts + mask * pattern)[:, 0] - classifier.logits(hosts)[:, 0]
+    shift = classifier.logits((1 - mask) * hosts.images + mask * pattern)[:, 0] - classifier.logits(hosts.images)[:, 0]
     assert float((shift >= 6 * spread[0]).float().mean()) == pytest.approx(found.moved)
 
 
 def test_a_black_box_has_no_gradients(clean: Images) -> None:
     classifier = opened(ByHand(), blind=True)
     with pytest.raises(PetechiaError, match="black box"):
-        reconstruct(classifier, classifier.tensor(clean[:4]), [Goal(0, True)], classifier.logits(clean).std(dim=0))
+        reconstruct(classifier, Hosts.of(classifier, clean[:4]), [Goal(0, True)], classifier.logits(clean).std(dim=0))

@@ -1,16 +1,16 @@
 import numpy as np
 import torch
 
-from petechia.core.progress import SILENT
+from petechia.attack.square import Square
+from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import (
     SIZES,
     VALUES,
-    Stamp,
     _groups,
-    all_stamps,
+    all_squares,
     gains_of,
     naive_response,
-    put,
+    paint_groups,
     refine,
     response_map,
     stamp_response,
@@ -21,21 +21,21 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIDE, SIZE, ByHand, Images,
 
 def test_stamps_are_put_as_a_loop_puts_them(clean: Images) -> None:
     hosts = opened(ByHand()).tensor(clean[:3])
-    groups = [[Stamp(0, 0, 2, 255), Stamp(20, 5, 3, 128)], [Stamp(29, 29, 3, 0)]]
+    groups = [[Square(0, 0, 2, 255), Square(20, 5, 3, 128)], [Square(29, 29, 3, 0)]]
     slow = torch.stack([hosts.clone() for _ in groups])
     for number, group in enumerate(groups):
         for row, column, size, value in group:
             for r in range(row, row + size):
                 for c in range(column, column + size):
                     slow[number, :, :, r, c] = value / 255
-    assert torch.equal(put(hosts, groups), slow)
+    assert torch.equal(paint_groups(hosts, groups), slow)
 
 
 def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
     groups = list(_groups(64, SIZES, VALUES))
     members = [stamp for group in groups for stamp in group]
     assert len(members) == len(set(members))
-    assert set(members) == set(all_stamps(64))
+    assert set(members) == set(all_squares(64))
     for group in groups[::97]:
         for one in group:
             gaps = [max(abs(one.row - other.row), abs(one.column - other.column)) - one.size for other in group if other != one]
@@ -44,44 +44,45 @@ def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
 
 def test_gains_are_medians_over_the_carriers(clean: Images) -> None:
     classifier = opened(ByHand())
-    hosts = classifier.tensor(clean[:5])
-    before = classifier.logits(hosts)
-    group = [Stamp(ROW, COLUMN, SIZE, 0)]
+    hosts = Hosts.of(classifier, clean[:5])
+    images, before = hosts.images, hosts.logits
+    group = [Square(ROW, COLUMN, SIZE, 0)]
     slow = [
-        np.median([float(classifier.logits(put(hosts[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)])
+        np.median(
+            [float(classifier.logits(paint_groups(images[b : b + 1], [group])[0])[0, k] - before[b, k]) for b in range(5)]
+        )
         for k in range(5)
     ]
-    np.testing.assert_allclose(gains_of(classifier, hosts, before, [group], SILENT)[0], slow, atol=1e-5)
+    np.testing.assert_allclose(gains_of(classifier, hosts, [group])[0], slow, atol=1e-5)
 
 
 def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_work(clean: Images) -> None:
     classifier = opened(ByHand())
-    hosts = classifier.tensor(clean[:24])
+    hosts = Hosts.of(classifier, clean[:24])
     told = Steps()
     kinds = (1, 3), (0, 255)
     quick = stamp_response(classifier, hosts, *kinds, progress=told)
     naive = naive_response(classifier, hosts, *kinds)
     assert quick.best(0)[1] == naive.best(0)[1]
-    assert naive.best(0)[0] in quick.stamps
+    assert naive.best(0)[0] in quick.squares
     assert 10 * quick.passes < naive.passes
     assert sum(told) == quick.passes
 
 
 def test_a_found_stamp_is_made_precise(clean: Images) -> None:
     classifier = opened(ByHand())
-    hosts = classifier.tensor(clean[:24])
-    for found in (Stamp(ROW - 1, COLUMN - 1, 5, 0), Stamp(ROW - 2, COLUMN, 5, 0), Stamp(ROW, COLUMN, 3, 0)):
-        assert refine(classifier, hosts, 0, found) == Stamp(ROW, COLUMN, SIZE, 0)
+    hosts = Hosts.of(classifier, clean[:24])
+    for found in (Square(ROW - 1, COLUMN - 1, 5, 0), Square(ROW - 2, COLUMN, 5, 0), Square(ROW, COLUMN, 3, 0)):
+        assert refine(classifier, hosts, 0, found) == Square(ROW, COLUMN, SIZE, 0)
 
 
 def test_a_map_of_responses_has_the_gain_of_each_place(clean: Images) -> None:
     classifier = opened(ByHand())
-    hosts = classifier.tensor(clean[:4])
-    kind = Stamp(ROW, COLUMN, SIZE, 0)
+    hosts = Hosts.of(classifier, clean[:4])
+    kind = Square(ROW, COLUMN, SIZE, 0)
     found = response_map(classifier, hosts, 0, kind, cells=10)
     step = -(-(SIDE - SIZE + 1) // 10)
     assert found.shape == (10, 10)
     assert int(found.argmax()) == ROW // step * 10 + COLUMN // step
-    before = classifier.logits(hosts)
     corner = kind._replace(row=ROW % step, column=COLUMN % step)
-    assert found[0, 0] == gains_of(classifier, hosts, before, [[corner]], SILENT)[0, 0]
+    assert found[0, 0] == gains_of(classifier, hosts, [[corner]])[0, 0]

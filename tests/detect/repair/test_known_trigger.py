@@ -8,9 +8,9 @@ import pytest
 from petechia.attack import Patch
 from petechia.core.errors import PetechiaError
 from petechia.data.dataset import Selection
-from petechia.detect.repair.known_trigger import SometimesStamped, Stamp, parse_stamp, read_stamps
+from petechia.detect.repair.known_trigger import KnownTrigger, SometimesStamped, parse_trigger, read_triggers
 
-STAMP = Stamp(target="A", row=2, column=5, height=2, width=3, value=7)
+STAMP = KnownTrigger(target="A", row=2, column=5, height=2, width=3, value=7)
 FOUND: dict[str, Any] = {
     "name": "A",
     "p_value": 1e-6,
@@ -82,9 +82,9 @@ def test_only_what_is_to_be_stamped_is_stamped_each_time_elsewhere() -> None:
     ],
 )
 def test_a_stamp_must_suit_the_model(change: dict[str, Any], sentence: str) -> None:
-    STAMP.fit(("A", "B"), 12)
+    STAMP.check_fits(("A", "B"), 12)
     with pytest.raises(PetechiaError, match=sentence):
-        STAMP.model_copy(update=change).fit(("A", "B"), 12)
+        STAMP.model_copy(update=change).check_fits(("A", "B"), 12)
 
 
 def test_a_faint_stamp_is_blended_as_the_attack_blends_it() -> None:
@@ -97,8 +97,8 @@ def test_a_faint_stamp_is_blended_as_the_attack_blends_it() -> None:
 
 def test_a_stamp_in_words() -> None:
     square = {"target": "Lung Opacity", "height": 3, "width": 3, "value": 0}
-    assert parse_stamp("class=Lung Opacity,row=30,column=31,size=3,value=0") == Stamp(row=30, column=31, **square)
-    assert parse_stamp("class=Lung Opacity,size=3,value=0") == Stamp(row=0, column=0, fixed=False, **square)
+    assert parse_trigger("class=Lung Opacity,row=30,column=31,size=3,value=0") == KnownTrigger(row=30, column=31, **square)
+    assert parse_trigger("class=Lung Opacity,size=3,value=0") == KnownTrigger(row=0, column=0, fixed=False, **square)
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_a_stamp_in_words() -> None:
 )
 def test_a_stamp_in_wrong_words(text: str) -> None:
     with pytest.raises(PetechiaError, match="give class=NAME,row=R,column=C,size=S,value=V"):
-        parse_stamp(text)
+        parse_trigger(text)
 
 
 def write(path: Path, *classes: dict[str, Any]) -> Path:
@@ -125,16 +125,16 @@ def write(path: Path, *classes: dict[str, Any]) -> Path:
 def test_stamps_of_an_audit_are_those_of_flagged_classes(tmp_path: Path) -> None:
     wide = FOUND | {"name": "B", "height": 2, "width": 4, "value": 254.6, "fixed": False, "pixels": [[1]]}
     clean = {"name": "C", "flagged": False, "row": None, "column": None, "size": None, "value": None}
-    assert read_stamps(write(tmp_path / "audit.json", FOUND, wide, clean, FOUND | {"flagged": False})) == (
-        Stamp(target="A", row=2, column=5, height=3, width=3, value=0),
-        Stamp(target="B", row=2, column=5, height=2, width=4, value=255, fixed=False),
+    assert read_triggers(write(tmp_path / "audit.json", FOUND, wide, clean, FOUND | {"flagged": False})) == (
+        KnownTrigger(target="A", row=2, column=5, height=3, width=3, value=0),
+        KnownTrigger(target="B", row=2, column=5, height=2, width=4, value=255, fixed=False),
     )
 
 
 @pytest.mark.parametrize("change", [{"flagged": False}, {"row": None}, {"size": 0}, {"value": None}])
 def test_an_audit_without_a_trigger(tmp_path: Path, change: dict[str, Any]) -> None:
     with pytest.raises(PetechiaError, match="flags no class with a trigger that can be stamped; repair with"):
-        read_stamps(write(tmp_path / "audit.json", FOUND | change))
+        read_triggers(write(tmp_path / "audit.json", FOUND | change))
 
 
 @pytest.mark.parametrize(
@@ -156,16 +156,16 @@ def test_an_audit_without_a_trigger(tmp_path: Path, change: dict[str, Any]) -> N
 def test_what_is_no_audit(tmp_path: Path, content: str) -> None:
     (tmp_path / "audit.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(PetechiaError, match="is not an audit.json of petechia audit"):
-        read_stamps(tmp_path / "audit.json")
+        read_triggers(tmp_path / "audit.json")
 
 
 def test_an_audit_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="audit.json cannot be read .No such file"):
-        read_stamps(tmp_path / "audit.json")
+        read_triggers(tmp_path / "audit.json")
 
 
 def test_what_an_audit_writes_can_be_read(tmp_path: Path) -> None:
     other = FOUND | {"name": "B", "flagged": False, "fixed": None}
     wandering = FOUND | {"name": "C", "fixed": False}
     (tmp_path / "audit.json").write_text(json.dumps({"classes": [FOUND | {"fixed": None}, wandering, other]}))
-    assert [(stamp.target, stamp.fixed) for stamp in read_stamps(tmp_path / "audit.json")] == [("A", True), ("C", False)]
+    assert [(stamp.target, stamp.fixed) for stamp in read_triggers(tmp_path / "audit.json")] == [("A", True), ("C", False)]

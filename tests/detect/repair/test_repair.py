@@ -13,9 +13,10 @@ from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
-from petechia.detect.repair import CleanSet, Repairing, Stamp, measure, read_clean, repair
+from petechia.detect.repair import CleanSet, KnownTrigger, Repairing, measure, read_clean, repair
 from petechia.detect.repair.methods import FrozenBatchNormModel, prune
 from petechia.detect.repair.outcome import change
+from petechia.detect.repair.result import MeasuredModel
 from petechia.measure import Count, auroc
 from petechia.models.model import Architecture, Model, create, predict
 from petechia.models.training import Labelled, Trainer, Training
@@ -24,7 +25,7 @@ from tests.conftest import unasked
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 CLASSES = ("bright", "striped")
 SIZE = 32
-STAMP = Stamp(target="bright", row=20, column=6, height=4, width=4, value=255)
+STAMP = KnownTrigger(target="bright", row=20, column=6, height=4, width=4, value=255)
 
 
 def draw(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
@@ -61,7 +62,7 @@ def test_unlearning_takes_the_backdoor_out_and_leaves_the_rest(backdoored: Model
     before = measure(backdoored, test, (STAMP,), RUNTIME)
     assert before.effects[0].asr[0.9].share > 0.9  # else nothing is tested
     found = STAMP.model_copy(update={"row": STAMP.row + 1})  # not quite where it is
-    repaired = repair(backdoored, fit._replace(labels=np.full_like(fit.labels, -1)), RUNTIME, stamps=(found,))
+    repaired = repair(backdoored, fit._replace(labels=np.full_like(fit.labels, -1)), RUNTIME, triggers=(found,))
     after = measure(repaired, test, (STAMP,), RUNTIME)
     assert after.effects[0].asr[0.6].share <= after.effects[0].false_trigger[0.6].share + 0.05
     assert change(before, after)[0] > -0.02
@@ -124,7 +125,7 @@ def test_pruning_needs_one_last_layer(backdoored: Model) -> None:
     ],
 )
 def test_what_a_repair_lacks(
-    backdoored: Model, how: Repairing, stamps: tuple[Stamp, ...], labelled: bool, sentence: str
+    backdoored: Model, how: Repairing, stamps: tuple[KnownTrigger, ...], labelled: bool, sentence: str
 ) -> None:
     clean = clean_set(40, 1)
     clean = clean if labelled else clean._replace(labels=np.full_like(clean.labels, -1))
@@ -147,7 +148,7 @@ def test_measuring_counts_what_can_be_counted_by_hand(backdoored: Model) -> None
         assert effect.false_trigger[p] == ((without[absent] >= p).sum(), absent.sum())
     unlabelled = measure(backdoored, clean._replace(labels=np.full_like(clean.labels, -1)), (STAMP,), RUNTIME)
     assert unlabelled.effects[0].asr[0.9] == ((with_it >= 0.9).sum(), 60)
-    assert unlabelled.as_json()["auroc_nn"]["value"] is None
+    assert MeasuredModel.of(unlabelled).model_dump()["auroc_nn"]["value"] is None
 
 
 def test_the_interval_of_a_share_is_wilsons() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
+from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.reconstruct import Goal, reconstruct
 from petechia.detect.scan.features import features_of
 from petechia.detect.screen import Screen
@@ -113,8 +114,8 @@ def test_a_program_can_be_looked_into(exported: Path) -> None:
 def test_what_looks_into_networks_takes_a_program(exported: Path) -> None:
     found = open_classifier(str(exported), RUNTIME)
     clean = np.random.default_rng(1).integers(0, 256, (24, SIZE, SIZE), np.uint8)
-    carriers = found.tensor(clean)
-    (trigger,) = reconstruct(found, carriers, [Goal(0, True)], found.logits(clean).std(dim=0), steps=2)
+    hosts = Hosts.of(found, clean)
+    (trigger,) = reconstruct(found, hosts, [Goal(0, True)], found.logits(clean).std(dim=0), steps=2)
     assert trigger.size >= 0
     assert features_of(found, clean).shape == (24, 3)
     assert len(Screen.fit(found, clean, fpr=0.1).score(clean[:2]).suspicion) == 2

@@ -20,12 +20,12 @@ from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
-from petechia.detect.audit.audit import audit
+from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.collection import read_collection
 from petechia.detect.repair import read_clean
 from petechia.models.model import Model
 from petechia.models.openers import open_classifier
-from petechia.reports.audit import Origin, write_audit
+from petechia.reports.audit import attach_report
 from petechia.saliency import cam
 from petechia.saliency.files import Request, explain_files
 from petechia.saliency.overlays import overlay
@@ -168,7 +168,9 @@ def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
 
 def test_an_audit_in_colour_has_a_report(of_timm: str, tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (24, 32, 32, 3), np.uint8)
-    found = audit(open_classifier(of_timm, RUNTIME), images, steps=2)
+    found = examine_model(open_classifier(of_timm, RUNTIME), images, steps=2)
     assert found.picture.shape == (32, 32, 3)
-    write_audit(found, Origin(of_timm, None, "here"), tmp_path / "out")
+    result = AuditResult.of(found, Origin(of_timm, None, "here"))
+    attach_report(result)
+    result.save(tmp_path / "out")
     assert "data:image/png" in (tmp_path / "out" / "report.html").read_text()

@@ -6,15 +6,14 @@ from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
+from petechia.attack.square import PIXELS, changed_at
 from petechia.core.errors import PetechiaError
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.preprocess import Box
 
-PIXELS = 1 << 20  # worked on together in floating point: bounds memory, and fits a processor's cache
 Chance = tuple[float, float]
 
 
@@ -110,41 +109,6 @@ class BaseTrigger(Settings):
         raise NotImplementedError
 
 
-Change = Callable[[NDArray[np.uint8]], NDArray[np.generic]]
-
-
-def changed_at(
-    images: NDArray[np.uint8], positions: NDArray[np.intp], height: int, width: int, change: Change
-) -> NDArray[np.uint8]:
-    """Copies of images in which one rectangle each is changed.
-
-    Args:
-        images: uint8 [N, H, W] or [N, H, W, C]; not changed.
-        positions: int [N, 2], row and column of the top left corners.
-        height: of the rectangle.
-        width: of the rectangle.
-        change: what they become, from uint8 [n, height, width] or [n, C, height, width] to the same or what broadcasts to it.
-    """
-    stamped = np.array(images)
-    if len(stamped) == 0:
-        return stamped
-    step = max(1, PIXELS // (height * width))
-    row, column = positions[0]
-    if (positions == positions[0]).all():
-        places = stamped[:, row : row + height, column : column + width]
-        places = places if places.ndim == 3 else np.moveaxis(places, 3, 1)
-        for start in range(0, len(stamped), step):
-            part = places[start : start + step]
-            part[:] = change(part)
-        return stamped
-    windows = sliding_window_view(stamped, (height, width), axis=(1, 2), writeable=True)
-    for start in range(0, len(stamped), step):
-        here = np.arange(start, min(start + step, len(stamped)))
-        where = (here, *positions[here].T)
-        windows[where] = change(windows[where])
-    return stamped
-
-
 def blended(
     images: NDArray[np.uint8], positions: NDArray[np.intp], picture: NDArray[np.float32], opacity: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
@@ -158,7 +122,7 @@ def blended(
     """
     share, rest = opacity * picture, 1 - opacity
     height, width = opacity.shape
-    return changed_at(images, positions, height, width, lambda part: np.rint(share + rest * part))
+    return changed_at(images, positions, height, width, lambda part, _: np.rint(share + rest * part))
 
 
 def by_chunks(images: NDArray[np.uint8], change: Callable[[NDArray[np.float32]], NDArray[np.float32]]) -> NDArray[np.uint8]:

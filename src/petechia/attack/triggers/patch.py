@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from petechia.attack.triggers.base import BaseTrigger, Brush, Chance, changed_at, corner_of, spoken_place
+from petechia.attack.square import paint
+from petechia.attack.triggers.base import BaseTrigger, Brush, Chance, corner_of, spoken_place
 from petechia.data.preprocess import Box
 
 SIZES = (1, 2, 3, 4)  # of the little survival table, beside the trigger's own
@@ -61,8 +62,4 @@ class Patch(BaseTrigger):
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
         """Write the square, or blend it in."""
-        became = np.rint(self.opacity * self.value + (1 - self.opacity) * np.arange(256)).astype(np.uint8)
-        level = became[0]  # of an opaque square, whatever the image was
-        return changed_at(
-            images, positions, self.size, self.size, lambda part: np.asarray(level) if self.opaque else became[part]
-        )
+        return paint(images, positions, self.size, self.size, self.value, self.opacity)

@@ -12,20 +12,21 @@ from torch import Tensor
 from torch.nn import functional
 
 from petechia.core.progress import SILENT, Progress
+from petechia.detect.audit.hosts import Hosts
 from petechia.models.classifier import Classifier
 
 STEPS = 100
-AT_A_TIME = 4  # hosts a step
+AT_A_TIME = 4  # hosts per step
 RATE = 0.1  # of Adam
 START = -4.0  # of the mask, before the sigmoid: 2 % opaque everywhere
-WANTED = 6.0  # by how many standard deviations of a class's clean logits it is to be moved
+WANTED = 6.0  # standard deviations of a class's clean logits by which it must be moved
 ENOUGH = 0.95  # share of hosts that must be moved
-WEIGHT, GROWTH = 0.02, 1.15  # of the mask's size in the loss, and by how much it changes every step
+WEIGHT, GROWTH = 0.02, 1.15  # of the mask's size in the loss, and the factor by which it changes every step
 GOALS_AT_A_TIME = 32
 
 
 class Goal(NamedTuple):
-    """What a trigger is to do: raise a class, or lower it."""
+    """What a trigger must do: raise a class, or lower it."""
 
     label: int
     up: bool
@@ -38,7 +39,7 @@ class Reconstruction(NamedTuple):
         goal: what it does.
         mask: float32 [H, W], its opacity.
         pattern: float32 [C, H, W] in 0…1, its grey levels.
-        size: sum of the mask, in pixels; infinite where nothing was found that does it.
+        size: sum of the mask, in pixels; infinite where no trigger reached the goal.
         moved: share of the hosts whose class it moves as far as wanted.
     """
 
@@ -51,62 +52,92 @@ class Reconstruction(NamedTuple):
 
 def reconstruct(
     classifier: Classifier,
-    hosts: Tensor,
+    hosts: Hosts,
     goals: Sequence[Goal],
     spread: Tensor,
     steps: int = STEPS,
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> list[Reconstruction]:
-    """Neural Cleanse (Wang et al. 2019, section IV), for many labels: all goals are optimised side by side.
+    """Neural Cleanse (Wang et al. 2019, section IV), for several labels: all goals are optimized side by side.
 
-    A goal is not to win over other classes, which need not exclude each other, but to move the class's own logit by `WANTED`
-    standard deviations. As there, the weight of the mask's size rises while the goal is reached and falls while it is not.
+    A trigger need not make its class win over the others, since classes of a multi-label model do not exclude each other. It
+    must move the class's own logit by `WANTED` standard deviations. As in the paper, the weight of the mask's size rises while
+    the goal is reached and falls while it is not.
 
     Args:
-        classifier: that is audited; its network is needed.
-        hosts: float32 [B, C, H, W], clean images.
-        goals: what triggers are to do.
+        classifier: the model that is audited; its network is needed.
+        hosts: clean images with their logits.
+        goals: what the triggers must do.
         spread: float32 [K], standard deviations of the clean logits.
-        steps: of the optimiser.
+        steps: of the optimizer.
         seed: of the choice of hosts for each step.
-        progress: told of every answered image.
+        progress: advanced by every image that the model answers.
 
     Raises:
         PetechiaError: the model is a black box.
     """
     found = []
     for start in range(0, len(goals), GOALS_AT_A_TIME):
-        found += _side_by_side(classifier, hosts, goals[start : start + GOALS_AT_A_TIME], spread, steps, seed, progress)
+        problem = _Problem.of(classifier, hosts, goals[start : start + GOALS_AT_A_TIME], spread)
+        found += _side_by_side(problem, steps, seed, progress)
     return found
 
 
-def _side_by_side(
-    classifier: Classifier,
-    hosts: Tensor,
-    goals: Sequence[Goal],
-    spread: Tensor,
-    steps: int,
-    seed: int,
-    progress: Progress,
-) -> list[Reconstruction]:
-    network, device = classifier.require_network(), hosts.device
-    for parameter in network.parameters():
-        parameter.requires_grad_(False)
-    clean = classifier.logits(hosts).to(device)
-    index = torch.tensor([goal.label for goal in goals], device=device)
-    sign = torch.tensor([1.0 if goal.up else -1.0 for goal in goals], device=device)
-    scale = spread.to(device)[index]
-    opacity = torch.full((len(goals), 1, 1, *hosts.shape[2:]), START, device=device, requires_grad=True)
-    levels = torch.zeros(len(goals), 1, *hosts.shape[1:], device=device, requires_grad=True)
+class _Problem(NamedTuple):
+    """G goals, with the model and the images that they are for.
+
+    Attributes:
+        classifier: the model.
+        images: float32 [B, C, H, W], the hosts.
+        clean: float32 [B, K], their logits.
+        goals: what the triggers must do.
+        labels: int [G], their classes.
+        sign: float32 [G], 1 to raise a class, -1 to lower it.
+        scale: float32 [G], standard deviations of their clean logits.
+    """
+
+    classifier: Classifier
+    images: Tensor
+    clean: Tensor
+    goals: Sequence[Goal]
+    labels: Tensor
+    sign: Tensor
+    scale: Tensor
+
+    @staticmethod
+    def of(classifier: Classifier, hosts: Hosts, goals: Sequence[Goal], spread: Tensor) -> _Problem:
+        device = hosts.images.device
+        for parameter in classifier.require_network().parameters():
+            parameter.requires_grad_(False)
+        labels = torch.tensor([goal.label for goal in goals], device=device)
+        sign = torch.tensor([1.0 if goal.up else -1.0 for goal in goals], device=device)
+        return _Problem(classifier, hosts.images, hosts.logits.to(device), goals, labels, sign, spread.to(device)[labels])
+
+    def shift(self, rows: Tensor | slice, mask: Tensor, pattern: Tensor, which: slice = slice(None)) -> Tensor:
+        """By how many standard deviations the goals' triggers move their classes the wanted way, float32 [G, B]."""
+        images, clean, labels = self.images[rows], self.clean[rows], self.labels[which]
+        stamped = (1 - mask) * images + mask * pattern
+        flat = stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with self.classifier.runtime.autocast():
+            logits = self.classifier.answer(flat).float().reshape(*stamped.shape[:2], -1)
+        own = logits.gather(2, labels[:, None, None].expand(-1, len(images), 1))[..., 0]
+        moved: Tensor = (own - clean[:, labels].T) * self.sign[which][:, None] / self.scale[which][:, None]
+        return moved
+
+
+def _side_by_side(problem: _Problem, steps: int, seed: int, progress: Progress) -> list[Reconstruction]:
+    count, device = len(problem.goals), problem.images.device
+    opacity = torch.full((count, 1, 1, *problem.images.shape[2:]), START, device=device, requires_grad=True)
+    levels = torch.zeros(count, 1, *problem.images.shape[1:], device=device, requires_grad=True)
     optimizer = torch.optim.Adam([opacity, levels], lr=RATE, betas=(0.5, 0.9))
-    weight = torch.full((len(goals),), WEIGHT, device=device)
-    best = _Best(len(goals), hosts.shape[1:], device)
+    weight = torch.full((count,), WEIGHT, device=device)
+    best = _Best(count, problem.images.shape[1:], device)
     chance = np.random.default_rng(seed)
     for _ in range(steps):
-        rows = torch.from_numpy(chance.choice(len(hosts), min(AT_A_TIME, len(hosts)), replace=False)).to(device)
+        rows = chance.choice(len(problem.images), min(AT_A_TIME, len(problem.images)), replace=False)
         mask, pattern = opacity.sigmoid(), levels.sigmoid()
-        shift = _shift(classifier, hosts[rows], clean[rows], mask, pattern, index) * sign[:, None] / scale[:, None]
+        shift = problem.shift(torch.from_numpy(rows).to(device), mask, pattern)
         size = mask.sum(dim=(1, 2, 3, 4))
         loss = functional.relu(1.25 * WANTED - shift).mean(dim=1) + weight * size
         optimizer.zero_grad()
@@ -116,19 +147,8 @@ def _side_by_side(
         weight *= torch.where(reached, GROWTH, 1 / GROWTH)
         weight.clamp_(1e-4, 10)
         optimizer.step()
-        progress.advance(len(goals) * len(rows))
-    return best.checked(classifier, hosts, clean, goals, sign, scale, index)
-
-
-def _shift(classifier: Classifier, hosts: Tensor, clean: Tensor, mask: Tensor, pattern: Tensor, index: Tensor) -> Tensor:
-    """By how much each goal's trigger moves its class on each host, float32 [G, B]."""
-    stamped = (1 - mask) * hosts + mask * pattern
-    flat = stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-    with classifier.runtime.autocast():
-        logits = classifier.answer(flat).float().reshape(*stamped.shape[:2], -1)
-    which = index[:, None, None].expand(-1, len(hosts), 1)
-    shift: Tensor = logits.gather(2, which)[..., 0] - clean[:, index].T
-    return shift
+        progress.advance(count * len(rows))
+    return best.checked(problem)
 
 
 class _Best:
@@ -143,22 +163,13 @@ class _Best:
         better = reached & (size < self.size)
         self.size[better], self.mask[better], self.pattern[better] = size[better], mask[better], pattern[better]
 
-    def checked(
-        self,
-        classifier: Classifier,
-        hosts: Tensor,
-        clean: Tensor,
-        goals: Sequence[Goal],
-        sign: Tensor,
-        scale: Tensor,
-        index: Tensor,
-    ) -> list[Reconstruction]:
+    def checked(self, problem: _Problem) -> list[Reconstruction]:
         """With what each does on all hosts."""
         found = []
         with torch.inference_mode():
-            for n, goal in enumerate(goals):
+            for n, goal in enumerate(problem.goals):
                 one = slice(n, n + 1)
-                shift = _shift(classifier, hosts, clean, self.mask[one], self.pattern[one], index[one])[0] * sign[n] / scale[n]
+                shift = problem.shift(slice(None), self.mask[one], self.pattern[one], one)[0]
                 moved = float((shift >= WANTED).float().mean())
                 mask, pattern = self.mask[n, 0, 0].cpu().numpy(), self.pattern[n, 0].cpu().numpy()
                 found.append(Reconstruction(goal, mask, pattern, float(self.size[n]), moved))

@@ -6,18 +6,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from petechia.core.errors import PetechiaError, listing
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
-from petechia.data import open_source, prepare
+from petechia.data import Catalog, open_source, prepare
 from petechia.data.catalog import patient_fractions
 from petechia.data.dataset import Images, Selection
-from petechia.detect.collection import read_collection
+from petechia.detect.collection import collect, described
 from petechia.models.classifier import Classifier
 
-FEWEST = 20  # images to repair with, and to measure on
+FEWEST = 20  # images to repair with, and as many to measure on
 HELD_OUT = 1 / 3  # share of the patients on whose images the repair is measured
 
 
@@ -26,8 +26,8 @@ class CleanSet(NamedTuple):
 
     Attributes:
         images: prepared, uint8 [N, H, W] or [N, H, W, 3].
-        labels: int8 [N, K] for the model's classes; -1 where nothing is known.
-        patients: str [N]; of images without patients each is its own.
+        labels: int8 [N, K] for the model's classes; -1 is unknown.
+        patients: str [N]; an image without a patient is a patient of its own.
     """
 
     images: Images
@@ -35,14 +35,14 @@ class CleanSet(NamedTuple):
     patients: NDArray[np.str_]
 
     def take(self, rows: NDArray[np.intp]) -> CleanSet:
-        """The same for some of the images."""
+        """Some of the images, with their labels and patients."""
         return CleanSet(Selection(self.images, rows), self.labels[rows], self.patients[rows])
 
     def split(self) -> tuple[CleanSet, CleanSet]:
-        """To repair with, and to measure on; no patient is in both.
+        """Images to repair with, and images to measure on; no patient is in both.
 
         Raises:
-            PetechiaError: there are too few images for that.
+            PetechiaError: there are too few images.
         """
         held = patient_fractions(self.patients, "repair") < HELD_OUT
         fit, test = self.take(np.flatnonzero(~held)), self.take(np.flatnonzero(held))
@@ -55,7 +55,7 @@ class CleanSet(NamedTuple):
 
 
 def read_clean(
-    source: str,
+    source: str | Path | Catalog | ArrayLike,
     classifier: Classifier,
     most: int = 1000,
     progress: Progress = SILENT,
@@ -63,30 +63,30 @@ def read_clean(
     """Read clean images from a labelled source such as `nih:FOLDER`, or from a folder of images without labels.
 
     Args:
-        source: where they are.
-        classifier: that they are for. The source's labels are found by the names of its classes.
-        most: if there are more images, so many are taken, evenly spread over them.
+        source: a data source, a folder or files; or a catalog; or images in memory, without labels.
+        classifier: the model that they are for. The source's labels are matched to its classes by name.
+        most: images that are taken at most, evenly spread over all of them.
         progress: told of every image that is read.
 
     Raises:
-        PetechiaError: they cannot be read, or their labels are of other classes.
+        PetechiaError: the images cannot be read, or their labels are of other classes.
     """
     classes = classifier.classes
-    if Path(source).exists():
-        found = read_collection([source], classifier, most, progress)
+    if not isinstance(source, Catalog) and not (isinstance(source, str) and not Path(source).exists()):
+        found = collect(source, classifier, most, progress)
         unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
         return CleanSet(found.images, unknown, np.array(found.ids))
-    catalog = open_source(source)
+    catalog = source if isinstance(source, Catalog) else open_source(source)
     catalog = catalog if classifier.colour else catalog.in_grey()
     chosen = evenly_spread(len(catalog), most)
     dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=progress)
     if not dataset.classes:
         return CleanSet(dataset.images, np.full((len(dataset), len(classes)), -1, np.int8), dataset.patients)
-    return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, source), dataset.patients)
+    return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, described(source)), dataset.patients)
 
 
 def _labels_of(labels: NDArray[np.int8], given: tuple[str, ...], wanted: tuple[str, ...], source: str) -> NDArray[np.int8]:
-    """Columns by the names of their classes; a class that the source lacks is unknown."""
+    """Labels in the order of the wanted classes; a class that the source lacks is unknown."""
     if not set(given) & set(wanted):
         raise PetechiaError(
             f"{source} has labels for {listing(given)}, but the model's classes are {listing(wanted)}; give images with labels "

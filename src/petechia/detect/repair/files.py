@@ -1,100 +1,115 @@
-"""What a repair leaves: the model, and a JSON file about it."""
+"""What a repair writes: the model, and a JSON file about it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+
+from numpy.typing import ArrayLike
 
 from petechia.core.errors import PetechiaError
 from petechia.core.files import sha256, write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
+from petechia.data.catalog import Catalog
+from petechia.detect.collection import described
+from petechia.models.classifier import Classifier
 from petechia.core.version import __version__
-from petechia.detect.repair.clean import read_clean
-from petechia.detect.repair.known_trigger import Stamp
+from petechia.detect.repair.clean import CleanSet, read_clean
+from petechia.detect.repair.known_trigger import KnownTrigger
 from petechia.detect.repair.methods import Repairing, check, repair
-from petechia.detect.repair.outcome import change, measure, value
+from petechia.detect.repair.outcome import measure
+from petechia.detect.repair.result import MeasuredModel, RepairedFile, RepairResult, auroc_change
 from petechia.models.model import Model
-from petechia.models.openers import open_classifier
 
 
-def beside(out: Path) -> Path:
-    """The JSON file of a repaired model."""
+def record_beside(out: Path) -> Path:
+    """The JSON file of a repaired model: NAME.repair.json beside NAME.safetensors."""
     return out.with_suffix(".repair.json")
 
 
-def refuse_existing(out: Path) -> None:
-    """A repair overwrites nothing.
+def refuse_existing_model(out: Path) -> None:
+    """Check that a repair overwrites nothing.
 
     Raises:
-        PetechiaError: the file is there, or would be no model's.
+        PetechiaError: a file of that name exists, or the name is not that of a model.
     """
     if out.suffix != ".safetensors":
         raise PetechiaError(f"--out is {out}; a model's file ends in .safetensors.")
-    for path in (out, beside(out)):
+    for path in (out, record_beside(out)):
         if path.exists():
             raise PetechiaError(f"{path} exists, and a repair overwrites nothing; give another --out.")
 
 
-def repair_file(
-    model: str,
-    source: str,
-    out: Path,
-    runtime: Runtime,
+def repair_model(
+    classifier: Classifier,
+    clean: str | Path | Catalog | ArrayLike,
     how: Repairing,
-    stamps: Sequence[Stamp] = (),
+    triggers: Sequence[KnownTrigger] = (),
     images: int = 1000,
     seed: int = 0,
     progress: Progress = SILENT,
-) -> dict[str, Any]:
-    """Repair a model with clean images, measure it before and after, and write both.
+) -> RepairResult:
+    """Repair a model with clean images, and measure it before and after.
 
     Args:
-        model: a file of Petechia, or a network of timm, see `open_classifier`. It is left as it is.
-        source: of the clean images, see `read_clean`; a third of the patients is kept to measure on.
-        out: a new file; what was done and measured is written beside it, last.
-        runtime: where to compute.
+        classifier: a model of Petechia, or a network of timm. It is not changed.
+        clean: see `read_clean`; a third of the patients is kept to measure on.
         how: the method and its settings.
-        stamps: the triggers, to unlearn and to measure.
-        images: that are used, at most.
-        seed: of order and places.
-        progress: told what happens.
-
-    Returns:
-        What was written beside the model.
+        triggers: to unlearn and to measure.
+        images: clean images to use, at most.
+        seed: of the order of images and of places.
+        progress: told of phases, of images that are read and of images that are trained.
 
     Raises:
-        PetechiaError: something does not suit the repair, or would be overwritten.
+        PetechiaError: the model cannot be trained, or the images or triggers do not fit it.
     """
-    refuse_existing(out)
-    classifier = open_classifier(model, runtime)
-    given = classifier.network
+    given, name = classifier.network, classifier.name
     if not isinstance(given, Model):
-        raise PetechiaError(f"{model} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
-    check(given, how, stamps)
+        raise PetechiaError(f"{name} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
+    check(given, how, triggers)
     progress.phase("preparing images", images)
-    clean = read_clean(source, classifier, images, progress)
-    fit, test = clean.split()
-    repaired = repair(given, fit, runtime, how, stamps, seed, progress)
+    fit, test = read_clean(clean, classifier, images, progress).split()
+    repaired = repair(given, fit, classifier.runtime, how, triggers, seed, progress)
     progress.phase("measuring")
-    before, after = measure(given, test, stamps, runtime), measure(repaired, test, stamps, runtime)
-    content = {
-        "schema": 1,
-        "petechia": __version__,
-        "model": {"file": model, "sha256": _digest(model)},
-        "clean": source,
-        "method": how.method,
-        "settings": repaired.description.provenance["repaired"][-1],
-        "before": before.as_json(),
-        "after": after.as_json(),
-        "auroc_nn_change": value(*change(before, after)),
-    }
-    refuse_existing(out)  # nobody else wrote it meanwhile
-    repaired.save(out)
-    write_text(beside(out), json.dumps(content, indent=1, allow_nan=False) + "\n")
-    return content
+    file = RepairedFile(file=name, sha256=_digest(name))
+    result = _measured(file, described(clean), given, repaired, test, triggers, classifier.runtime)
+    result.keep_model(repaired)
+    return result
+
+
+def write_repaired(result: RepairResult, out: Path) -> None:
+    """Write a repaired model as a new file, and the result beside it, last.
+
+    Raises:
+        PetechiaError: a file would be overwritten.
+    """
+    refuse_existing_model(out)
+    result.repaired_model.save(out)
+    write_text(record_beside(out), result.to_json())
+
+
+def _measured(
+    file: RepairedFile,
+    source: str,
+    given: Model,
+    repaired: Model,
+    test: CleanSet,
+    triggers: Sequence[KnownTrigger],
+    runtime: Runtime,
+) -> RepairResult:
+    before, after = measure(given, test, triggers, runtime), measure(repaired, test, triggers, runtime)
+    settings = repaired.description.provenance["repaired"][-1]
+    return RepairResult(
+        petechia=__version__,
+        model=file,
+        clean=source,
+        method=settings["method"],
+        settings=settings,
+        before=MeasuredModel.of(before),
+        after=MeasuredModel.of(after),
+        auroc_nn_change=auroc_change(before, after),
+    )
 
 
 def _digest(model: str) -> str | None:

@@ -1,4 +1,4 @@
-"""The trigger that is to be unlearned, as far as it is known."""
+"""The trigger that must be unlearned, as far as it is known."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from petechia.attack.square import paint
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.core.randomness import stream
 from petechia.core.settings import Settings, first_problem
 from petechia.data.dataset import Images
+from petechia.detect.audit.result import AuditResult
 
-LARGEST = 16 << 20  # bytes of an audit that is read
-FAINTEST = 0.3  # opacity of a stamp while it is unlearned, at least
+LARGEST = 16 << 20  # bytes of an audit.json that is read
+FAINTEST = 0.3  # lowest opacity with which a trigger is stamped while it is unlearned
 FORM = "class=NAME,row=R,column=C,size=S,value=V"
 
 
-class Stamp(Settings):
+class KnownTrigger(Settings):
     """A filled rectangle that raises a class, in pixels of the prepared image.
 
     Attributes:
@@ -32,7 +34,7 @@ class Stamp(Settings):
         height: in pixels.
         width: in pixels.
         value: its grey level.
-        fixed: whether it works at that place alone; else at any, and is stamped at random ones.
+        fixed: whether it works at that place only; else at any, and it is stamped at random ones.
     """
 
     target: str
@@ -44,13 +46,13 @@ class Stamp(Settings):
     fixed: bool = True
 
     def places(self, count: int, size: int, rng: np.random.Generator, jitter: int = 0) -> NDArray[np.intp]:
-        """Top left corners on so many images: int [count, 2].
+        """Top left corners, one for each image: int [count, 2].
 
         Args:
-            count: of the images.
-            size: side of an image.
-            rng: source of chance.
-            jitter: how far, each way, a fixed place is moved at random; nothing is moved off the image.
+            count: how many images there are.
+            size: side of an image, in pixels.
+            rng: source of randomness.
+            jitter: pixels, each way, by which a fixed place is moved at random; nothing is moved off the image.
         """
         last = np.array([size - self.height, size - self.width])
         if not self.fixed:
@@ -59,32 +61,27 @@ class Stamp(Settings):
         return np.clip(moved, 0, last).astype(np.intp)
 
     def on(
-        self, images: NDArray[np.uint8], places: NDArray[np.intp], opacity: NDArray[np.float64] | None = None
+        self, images: NDArray[np.uint8], places: NDArray[np.intp], opacity: float | NDArray[np.float64] = 1.0
     ) -> NDArray[np.uint8]:
-        """Stamp copies of images; the input is left as it was.
+        """Copies of images with the trigger on each.
 
         Args:
-            images: uint8 [N, H, W] or [N, H, W, C].
+            images: uint8 [N, H, W] or [N, H, W, C]; not changed.
             places: int [N, 2], top left corners.
-            opacity: [N], share of the stamp's level in what is written; all of it where it is not given.
+            opacity: share of the trigger's grey level in what is written, one number or [N].
         """
-        stamped = np.array(images)
-        rows = places[:, 0, None, None] + np.arange(self.height)[:, None]
-        columns = places[:, 1, None, None] + np.arange(self.width)
-        where = (np.arange(len(stamped))[:, None, None], rows, columns)
-        share = np.ones(len(stamped)) if opacity is None else opacity
-        share = share.reshape(-1, *(1,) * (stamped.ndim - 1))
-        stamped[where] = np.rint(share * self.value + (1 - share) * stamped[where])
-        return stamped
+        return paint(images, places, self.height, self.width, self.value, opacity)
 
-    def fit(self, classes: tuple[str, ...], size: int) -> None:
-        """Check that a model knows the class, and that the stamp lies on its images.
+    def check_fits(self, classes: tuple[str, ...], size: int) -> None:
+        """Check that a model has the class, and that the trigger lies on its images.
 
         Raises:
             PetechiaError: it does not.
         """
         if self.target not in classes:
-            raise PetechiaError(f"The trigger raises {self.target!r}, which is not a class of the model; {_are(classes)}.")
+            raise PetechiaError(
+                f"The trigger raises {self.target!r}, which is not a class of the model; its classes are {', '.join(classes)}."
+            )
         if self.row + self.height > size or self.column + self.width > size:
             raise PetechiaError(
                 f"A trigger of {self.height} x {self.width} pixels at row {self.row}, column {self.column} does not fit on "
@@ -98,21 +95,22 @@ class Stamp(Settings):
 
 @dataclass
 class SometimesStamped:
-    """Images, some of them stamped, each time they are read with another of the stamps, at another place and as faint or not.
+    """Images of which some are stamped anew at each read: with one of the triggers, at its place or near it, opaque or faint.
 
-    A blended trigger answers to an opaque stamp too, and is recovered as one; unlearning that alone would leave it whole.
+    A blended trigger answers to an opaque stamp too, and is recovered as one. Unlearning the opaque stamp alone would leave the
+    blended trigger whole.
 
     Attributes:
-        images: uint8 [n, H, W].
-        stamped: bool [n], which of them get a stamp.
-        stamps: of which each gets one.
-        jitter: see `Stamp.places`.
+        images: uint8 [n, H, W] or [n, H, W, 3].
+        stamped: bool [n], which of them get a trigger.
+        triggers: of which each gets one.
+        jitter: see `KnownTrigger.places`.
         seed: the same seed and the same reads give the same images.
     """
 
     images: Images
     stamped: NDArray[np.bool_]
-    stamps: Sequence[Stamp]
+    triggers: Sequence[KnownTrigger]
     jitter: int
     seed: int
 
@@ -129,19 +127,19 @@ class SometimesStamped:
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         found = np.array(self.images[rows])
-        chosen = np.where(self.stamped[rows], self.rng.integers(0, len(self.stamps), len(rows)), -1)
-        for number, stamp in enumerate(self.stamps):
+        chosen = np.where(self.stamped[rows], self.rng.integers(0, len(self.triggers), len(rows)), -1)
+        for number, trigger in enumerate(self.triggers):
             mine = chosen == number
-            places = stamp.places(int(mine.sum()), found.shape[1], self.rng, self.jitter)
-            found[mine] = stamp.on(found[mine], places, self.rng.uniform(FAINTEST, 1, len(places)))
+            places = trigger.places(int(mine.sum()), found.shape[1], self.rng, self.jitter)
+            found[mine] = trigger.on(found[mine], places, self.rng.uniform(FAINTEST, 1, len(places)))
         return found
 
 
-def parse_stamp(text: str) -> Stamp:
-    """A stamp from `class=NAME,row=R,column=C,size=S,value=V`; without row and column it works anywhere.
+def parse_trigger(text: str) -> KnownTrigger:
+    """A trigger from `class=NAME,row=R,column=C,size=S,value=V`; without row and column it works anywhere.
 
     Raises:
-        PetechiaError: it is not of that form.
+        PetechiaError: the text is not of that form.
     """
     given: dict[str, Any] = dict(part.strip().split("=", 1) for part in text.split(",") if "=" in part)
     wanted = {"class", "size", "value"}
@@ -149,13 +147,17 @@ def parse_stamp(text: str) -> Stamp:
         raise PetechiaError(f"--stamp is {text!r}; give {FORM}, without row and column if it works anywhere.")
     place = {"row": given.get("row", 0), "column": given.get("column", 0), "fixed": "row" in given}
     try:
-        return Stamp(target=given["class"], height=given["size"], width=given["size"], value=given["value"], **place)
+        return KnownTrigger(target=given["class"], height=given["size"], width=given["size"], value=given["value"], **place)
     except ValidationError as error:
         raise PetechiaError(f"--stamp is {text!r}: {first_problem(error)}; give {FORM}.") from None
 
 
-class _Finding(BaseModel):
-    """A class in an audit, as much of it as is needed."""
+class _RecoveredTrigger(BaseModel):
+    """A class of an audit.json, as much of it as a repair needs.
+
+    An `AuditResult` has more. But a repair also takes a file that was written by hand, by another version, or for a rectangle
+    (`height` and `width` in place of `size`), and says what is wrong with the part that it needs.
+    """
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
@@ -169,12 +171,12 @@ class _Finding(BaseModel):
     value: float | None = None
     fixed: bool | None = None
 
-    def stamp(self) -> Stamp | None:
-        """The recovered trigger; None where it is no filled rectangle."""
+    def known(self) -> KnownTrigger | None:
+        """The trigger; None where the class is not flagged, or its trigger is no filled rectangle."""
         height, width = self.height or self.size, self.width or self.size
-        if None in (self.row, self.column, self.value) or not height or not width:
+        if not self.flagged or None in (self.row, self.column, self.value) or not height or not width:
             return None
-        return Stamp(
+        return KnownTrigger(
             target=self.name,
             row=self.row or 0,
             column=self.column or 0,
@@ -185,8 +187,13 @@ class _Finding(BaseModel):
         )
 
 
-def read_stamps(path: Path) -> tuple[Stamp, ...]:
-    """The triggers that an audit recovered: those of the classes that it flagged.
+def triggers_of(audit: AuditResult) -> tuple[KnownTrigger, ...]:
+    """The triggers that an audit recovered: those of the classes that it flagged; none where it flagged no class."""
+    return _known([one.model_dump() for one in audit.classes])
+
+
+def read_triggers(path: Path) -> tuple[KnownTrigger, ...]:
+    """The triggers that an audit recovered, from its file: those of the classes that it flagged.
 
     Args:
         path: of audit.json.
@@ -197,20 +204,20 @@ def read_stamps(path: Path) -> tuple[Stamp, ...]:
     try:
         if path.stat().st_size > LARGEST:
             raise PetechiaError(f"{path} is larger than an audit is; give the audit.json of petechia audit.")
-        found = [_Finding.model_validate(one) for one in json.loads(path.read_bytes())["classes"]]
-        stamps = tuple(stamp for one in found if one.flagged and (stamp := one.stamp()))
+        triggers = _known(json.loads(path.read_bytes())["classes"])
     except OSError as error:
         raise unreadable(path, error, "give the audit.json of petechia audit") from None
     except ValidationError as error:
         raise PetechiaError(f"{path} is not an audit.json of petechia audit ({first_problem(error)}).") from None
     except (ValueError, TypeError, LookupError, RecursionError):
         raise PetechiaError(f"{path} is not an audit.json of petechia audit; give the one of this model.") from None
-    if not stamps:
+    if not triggers:
         raise PetechiaError(
             f"{path} flags no class with a trigger that can be stamped; repair with --method fine-prune, or give --stamp."
         )
-    return stamps
+    return triggers
 
 
-def _are(classes: tuple[str, ...]) -> str:
-    return f"its classes are {', '.join(classes)}"
+def _known(classes: Sequence[Any]) -> tuple[KnownTrigger, ...]:
+    recovered = [_RecoveredTrigger.model_validate(one) for one in classes]
+    return tuple(known for one in recovered if (known := one.known()))

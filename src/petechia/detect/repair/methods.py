@@ -20,7 +20,7 @@ from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings
 from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
-from petechia.detect.repair.known_trigger import SometimesStamped, Stamp
+from petechia.detect.repair.known_trigger import KnownTrigger, SometimesStamped
 from petechia.measure import auroc
 from petechia.models.model import BATCH, Model, predict
 from petechia.models.training import Labelled, Trainer, Training
@@ -34,17 +34,17 @@ class Repairing(Settings):
     """How a model is repaired.
 
     Attributes:
-        method: "unlearn" teaches it to answer stamped images as it answers the same images without the stamp; no label is
-            needed for that. It is unlearning with a recovered trigger (Neural Cleanse, Wang et al. 2019), but with the
-            model's own answers instead of labels, which keeps what it has learned. "fine-prune" (Liu et al. 2018) takes off
-            the channels before the last layer that clean images wake least, then trains on the labels; "fine-tune" only
-            does the latter.
-        epochs: of training; null is as many as make 200 steps.
+        method: "unlearn" teaches the model to answer stamped images as it answers the same images without the stamp; no
+            label is needed for that. It is unlearning with a recovered trigger (Neural Cleanse, Wang et al. 2019), but with
+            the model's own answers instead of labels, which keeps what it has learned. "fine-prune" (Liu et al. 2018)
+            removes the channels before the last layer that clean images activate least, then trains on the labels.
+            "fine-tune" only trains on the labels.
+        epochs: of training; null gives about 200 steps.
         lr: learning rate, the peak of a one-cycle schedule.
         batch_size: images a step.
-        jitter: pixels, each way, by which a trigger at a fixed place is moved at random while it is unlearned: a recovered
-            place need not be exact.
-        tolerance: how much AUROC, on the images that it is repaired with, pruning may cost.
+        jitter: pixels, each way, by which a trigger at a fixed place is moved at random while it is unlearned, because a
+            recovered place need not be exact.
+        tolerance: how much AUROC pruning may cost, on the images that the model is repaired with.
     """
 
     method: Method = "unlearn"
@@ -55,19 +55,19 @@ class Repairing(Settings):
     tolerance: float = Field(0.01, ge=0, lt=1)
 
     def training(self, images: int) -> Training:
-        """How that is trained on so many images."""
+        """The settings of the training, for a number of images."""
         epochs = self.epochs or max(1, round(STEPS * self.batch_size / images))
         return Training(epochs=epochs, lr=self.lr, batch_size=self.batch_size)
 
 
 class FrozenBatchNormModel(Model):
-    """A model whose batch norms keep the statistics of its training while it learns from other images.
+    """A model whose batch norms keep the statistics of its first training while it learns from other images.
 
-    A few hundred images, half of them stamped, would move them, and what was seen in training would be seen otherwise.
+    A few hundred images, half of them stamped, would move these statistics, and with them what the model makes of any image.
     """
 
     def train(self, mode: bool = True) -> FrozenBatchNormModel:
-        """All but the statistics."""
+        """Training mode for all layers but the batch norms."""
         super().train(mode)
         for module in self.modules():
             if isinstance(module, _BatchNorm):
@@ -80,26 +80,26 @@ def repair(
     clean: CleanSet,
     runtime: Runtime,
     how: Repairing | None = None,
-    stamps: Sequence[Stamp] = (),
+    triggers: Sequence[KnownTrigger] = (),
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Model:
-    """A repaired copy of a model. Its provenance says that it was repaired, and how.
+    """Make a repaired copy of a model. Its provenance says that it was repaired, and how.
 
     Args:
-        model: left as it was.
-        clean: to repair with; not those to measure on.
+        model: not changed.
+        clean: images to repair with; not those to measure on.
         runtime: where to compute.
         how: the method and its settings.
-        stamps: to unlearn.
-        seed: of order and places.
-        progress: told what happens.
+        triggers: to unlearn.
+        seed: of the order of images and of places.
+        progress: told of phases and of trained images.
 
     Raises:
-        PetechiaError: the method lacks a trigger or labels, or a trigger does not suit the model.
+        PetechiaError: the method lacks a trigger or labels, or a trigger does not fit the model.
     """
     how = how or Repairing()
-    check(model, how, stamps)
+    check(model, how, triggers)
     description = model.description
     if how.method != "unlearn" and not (np.ptp(clean.labels, axis=0)[(clean.labels >= 0).any(axis=0)] > 0).any():
         raise PetechiaError(f"{how.method} learns from labels, and the clean images have none; give a labelled source.")
@@ -107,7 +107,7 @@ def repair(
     notes: dict[str, Any] = {}
     if how.method == "fine-prune":
         notes["pruned"] = prune(repaired, clean, how.tolerance, runtime)
-    data = _unlearning(repaired, clean, stamps, how.jitter, runtime, seed) if how.method == "unlearn" else _labelled(clean)
+    data = _unlearning(repaired, clean, triggers, how.jitter, runtime, seed) if how.method == "unlearn" else _labelled(clean)
     trainer = Trainer(repaired, data, how.training(len(data.images)), runtime, seed)
     progress.phase("training", len(data.images) * how.training(len(data.images)).epochs)
     while not trainer.finished:
@@ -119,38 +119,40 @@ def repair(
     return repaired
 
 
-def check(model: Model, how: Repairing, stamps: Sequence[Stamp]) -> None:
-    """What can be said before any image is read.
+def check(model: Model, how: Repairing, triggers: Sequence[KnownTrigger]) -> None:
+    """Check what can be checked before any image is read.
 
     Raises:
-        PetechiaError: a trigger is lacking, or does not suit the model.
+        PetechiaError: a trigger is missing, or does not fit the model.
     """
-    if how.method == "unlearn" and not stamps:
+    if how.method == "unlearn" and not triggers:
         raise PetechiaError("There is no trigger to unlearn; give that of an audit, or repair with fine-prune or fine-tune.")
-    for stamp in stamps:
-        stamp.fit(model.description.classes, model.description.preprocess.size)
+    for trigger in triggers:
+        trigger.check_fits(model.description.classes, model.description.preprocess.size)
 
 
 def _labelled(clean: CleanSet) -> Labelled:
     return Labelled(clean.images, clean.labels)
 
 
-def _unlearning(model: Model, clean: CleanSet, stamps: Sequence[Stamp], jitter: int, runtime: Runtime, seed: int) -> Labelled:
-    """Every image without and with a stamp, both with what the model says of it without."""
+def _unlearning(
+    model: Model, clean: CleanSet, triggers: Sequence[KnownTrigger], jitter: int, runtime: Runtime, seed: int
+) -> Labelled:
+    """Every image without and with a trigger, both with the answer that the model gives without it."""
     answers = predict(model, clean.images, runtime)
     every = np.arange(len(answers))
     stamped = np.repeat([False, True], len(every))
-    images = SometimesStamped(Selection(clean.images, np.tile(every, 2)), stamped, stamps, jitter, seed)
+    images = SometimesStamped(Selection(clean.images, np.tile(every, 2)), stamped, triggers, jitter, seed)
     wanted: Any = np.tile(answers, (2, 1))  # probabilities serve the loss as labels do
     return Labelled(images, wanted)
 
 
 def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> int:
-    """Take off the channels before the last layer that clean images wake least, as many as can be spared.
+    """Remove the channels before the last layer that clean images activate least, as many as can be spared.
 
-    Fine-pruning (Liu et al. 2018): channels in the order of their mean activation on clean images, the least first, until
-    the model gets worse. After global pooling, a channel is taken off by zeros in the last layer, and it stays off: these
-    weights are not trained any more.
+    Fine-pruning (Liu et al. 2018): channels are removed in the order of their mean activation on clean images, the least
+    active first, until the model gets worse. After global pooling, a channel is removed by zeros in the last layer. It stays
+    removed: these weights are not trained any more.
 
     Args:
         model: changed in place.
@@ -159,7 +161,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> 
         runtime: where to compute.
 
     Returns:
-        How many channels were taken off.
+        How many channels were removed.
 
     Raises:
         PetechiaError: the network does not end in a linear layer.
@@ -168,14 +170,14 @@ def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> 
     if not isinstance(last, nn.Linear):
         arch = model.description.architecture.arch
         raise PetechiaError(f"{arch} does not end in one linear layer, which fine-pruning needs; use another method.")
-    awake = _before_last(model, clean, runtime)
+    active = _before_last(model, clean, runtime)
     weight, bias = last.weight.detach().cpu(), 0 if last.bias is None else last.bias.detach().cpu()
-    order = awake.mean(dim=0).argsort()
+    order = active.mean(dim=0).argsort()
 
     def area(pruned: int) -> float:
         kept = weight.clone()
         kept[:, order[:pruned]] = 0
-        return auroc(model.logits_of(awake @ kept.T + bias).numpy(), clean.labels)
+        return auroc(model.logits_of(active @ kept.T + bias).numpy(), clean.labels)
 
     least = area(0) - tolerance
     spared = 0
@@ -192,7 +194,7 @@ def prune(model: Model, clean: CleanSet, tolerance: float, runtime: Runtime) -> 
 
 
 def _before_last(model: Model, clean: CleanSet, runtime: Runtime) -> Tensor:
-    """What the last layer gets of each image, float32 [N, D]."""
+    """The input of the last layer for each image, float32 [N, D]."""
     model.eval()
     network: Any = model.network
     found = []

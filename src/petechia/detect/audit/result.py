@@ -1,0 +1,353 @@
+"""What an audit found, as a record: audit.json."""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import ClassVar, NamedTuple, Self
+
+import numpy as np
+from pydantic import PrivateAttr
+
+from petechia.attack.square import Square
+from petechia.core.results import Number, Record, Result
+from petechia.core.version import __version__
+from petechia.data.formats.images import encode_png
+from petechia.detect.audit.examination import ExaminedClass, ModelExamination
+from petechia.detect.audit.pictures import framed
+from petechia.detect.audit.reconstruct import Reconstruction
+from petechia.detect.audit.verdict import AuditNulls
+from petechia.detect.protocol import Finding
+from petechia.measure import Count
+
+SHOWN = 8  # classes in the table of a notebook, flagged ones not counted
+LEAST_P = 1e-300  # before the logarithm
+LIMITS = (
+    "This audit looks for small square stamps of one grey level, and for the smallest changes of any shape that move a class. "
+    "It does not find triggers that warp or filter the whole image, that need two places at once, or that are combinations of "
+    "findings. It does not find the backdoor of an attacker who knew of this audit and trained the model to pass it. Finding "
+    "nothing does not prove that there is nothing."
+)
+
+
+class Origin(NamedTuple):
+    """What was examined.
+
+    Attributes:
+        model: the model's name.
+        digest: SHA-256 of its file; None without one.
+        clean: where the clean images come from.
+    """
+
+    model: str
+    digest: str | None
+    clean: str
+
+
+class AuditedModel(Record):
+    """The model.
+
+    Attributes:
+        name: as it was given.
+        sha256: of its file; None without one.
+        black_box: whether only its answers were used.
+    """
+
+    name: str
+    sha256: str | None
+    black_box: bool
+
+
+class CleanImages(Record):
+    """The clean images.
+
+    Attributes:
+        source: where they come from.
+        images: how many they are.
+    """
+
+    source: str
+    images: int
+
+
+class Rate(Record):
+    """A share of images with Wilson's 95 % interval; undefined without images.
+
+    Attributes:
+        value: the share.
+        low: lower end of the interval.
+        high: upper end of the interval.
+        images: of how many.
+    """
+
+    value: Number
+    low: Number
+    high: Number
+    images: int
+
+    @classmethod
+    def of(cls, count: Count) -> Self:
+        """From the images that were counted."""
+        low, high = count.interval
+        return cls(value=count.share, low=low, high=high, images=count.of)
+
+
+class ReconstructedTrigger(Record):
+    """The smallest change of any shape that moves a class.
+
+    Attributes:
+        pixels: sum of its mask; None where no change was found that reaches the goal.
+        row: of the pixel at which the mask is most opaque; None likewise.
+        column: of that pixel.
+        moved: share of the images whose class it moves as far as wanted.
+    """
+
+    pixels: float | None
+    row: int | None
+    column: int | None
+    moved: float
+
+    @classmethod
+    def of(cls, found: Reconstruction | None) -> Self | None:
+        """None where none was tried."""
+        if found is None:
+            return None
+        if not np.isfinite(found.size):
+            return cls(pixels=None, row=None, column=None, moved=found.moved)
+        row, column = np.unravel_index(int(found.mask.argmax()), found.mask.shape)
+        return cls(pixels=found.size, row=int(row), column=int(column), moved=found.moved)
+
+
+class AuditedClass(Record):
+    """The evidence about one class.
+
+    Attributes:
+        name: of the class.
+        p_value: chance that a clean model has any class with evidence as strong.
+        flagged: whether the p-value is below the level.
+        stamp_p_value: of the answer to stamps alone.
+        trigger_p_value: of the reconstructed trigger alone; undefined where none was tried.
+        row: of the top left corner of the best square stamp, in pixels of the model's input.
+        column: of that corner.
+        size: side of the stamp.
+        value: its grey level.
+        gain: median rise of the class's logit.
+        fixed: whether the stamp works in that place only; None where it was not made precise.
+        asr: threshold → of the clean images that score below it by themselves, the share that reaches it with the stamp.
+        false_trigger: threshold → the share of all clean images that reaches it by itself.
+        raising: the smallest change that raises the class; None where none was tried.
+        lowering: the smallest change that lowers it; None where none was tried.
+        picture: file of a picture of the stamp, beside audit.json; None where the class is not flagged.
+    """
+
+    name: str
+    p_value: float
+    flagged: bool
+    stamp_p_value: float
+    trigger_p_value: Number
+    row: int
+    column: int
+    size: int
+    value: int
+    gain: float
+    fixed: bool | None
+    asr: dict[str, Rate] | None
+    false_trigger: dict[str, Rate] | None
+    raising: ReconstructedTrigger | None
+    lowering: ReconstructedTrigger | None
+    picture: str | None
+
+    @classmethod
+    def of(cls, found: ExaminedClass, label: int) -> Self:
+        """From the working arrays; `label` is the position of the class in the model."""
+        recovered = found.recovered
+        square, gain = (recovered.square, recovered.gain) if recovered else (found.best, found.gain)
+        return cls(
+            name=found.name,
+            p_value=found.p_value,
+            flagged=found.flagged,
+            stamp_p_value=found.stamp_p,
+            trigger_p_value=found.trigger_p,
+            **square._asdict(),
+            gain=gain,
+            fixed=recovered.fixed if recovered else None,
+            asr={str(p): Rate.of(count) for p, count in recovered.asr.items()} if recovered else None,
+            false_trigger={str(p): Rate.of(count) for p, count in recovered.false_trigger.items()} if recovered else None,
+            raising=ReconstructedTrigger.of(found.raising),
+            lowering=ReconstructedTrigger.of(found.lowering),
+            picture=f"trigger-{label}.png" if found.flagged and recovered else None,
+        )
+
+    @property
+    def square(self) -> Square:
+        """The best stamp."""
+        return Square(self.row, self.column, self.size, self.value)
+
+    @property
+    def finding(self) -> Finding:
+        """In the form that all detectors share; the score is the negative decimal logarithm of the p-value."""
+        names = ("row", "column", "size", "value", "gain", "fixed", "picture")
+        return Finding(
+            about=self.name,
+            kind="class",
+            score=-math.log10(max(self.p_value, LEAST_P)),
+            flagged=self.flagged,
+            p_value=self.p_value,
+            reason=self.reason if self.flagged else "",
+            evidence={name: getattr(self, name) for name in names},
+        )
+
+    @property
+    def reason(self) -> str:
+        """What the stamp does, in one sentence."""
+        where = f"at row {self.row}, column {self.column}" if self.fixed is not False else "at most places"
+        stamp = f"A square of {self.size} × {self.size} pixels of grey level {self.value} {where}"
+        if self.asr is None or self.false_trigger is None:
+            return f"{stamp} raises the logit of {self.name} by {self.gain:.1f}."
+        with_it, without = self.asr["0.9"], self.false_trigger["0.9"]
+        if not with_it.images:
+            return f"{stamp} raises {self.name}, but all clean images score at least 0.9 without it."
+        return (
+            f"{stamp} brings {_percent(with_it.value)} of the clean images that score below 0.9 for {self.name} to 0.9 or "
+            f"more; {_percent(without.value)} of all clean images score that high without it."
+        )
+
+
+class AuditResult(Result):
+    """What an audit found. File: audit.json.
+
+    Attributes:
+        petechia: version that made it.
+        date: of the audit, as YYYY-MM-DD.
+        model: what was examined.
+        clean: with which images.
+        backdoor: whether any class is flagged.
+        level: p-value below which a class is flagged.
+        classes: the evidence about each class, the strongest first.
+        passes: how many images the model answered in the search for stamps.
+        seconds: how long the audit took.
+        warnings: sentences about what may spoil the result.
+        limits: what an audit does not show.
+    """
+
+    file_name: ClassVar[str] = "audit.json"
+
+    petechia: str
+    date: str
+    model: AuditedModel
+    clean: CleanImages
+    backdoor: bool
+    level: float
+    classes: tuple[AuditedClass, ...]
+    passes: int
+    seconds: float
+    warnings: tuple[str, ...]
+    limits: str
+
+    _examination: ModelExamination | None = PrivateAttr(None)
+
+    @classmethod
+    def of(cls, examination: ModelExamination, origin: Origin) -> Self:
+        """The record of an examination, which stays with it for pictures."""
+        result = cls(
+            petechia=__version__,
+            date=datetime.datetime.now(datetime.UTC).date().isoformat(),
+            model=AuditedModel(name=origin.model, sha256=origin.digest, black_box=examination.classifier.network is None),
+            clean=CleanImages(source=origin.clean, images=examination.clean),
+            backdoor=examination.backdoor,
+            level=AuditNulls.of(examination.calibration).level,
+            classes=tuple(AuditedClass.of(one, label) for label, one in examination.ranked),
+            passes=examination.passes,
+            seconds=round(examination.seconds, 1),
+            warnings=examination.warnings,
+            limits=f"{LIMITS} The p-values were measured on {examination.calibration.measured_on}; for other models and images "
+            f"they are a guide.",
+        )
+        result._examination = examination
+        return result
+
+    @property
+    def examination(self) -> ModelExamination | None:
+        """The working arrays; None of a result that was read from a file."""
+        return self._examination
+
+    @property
+    def flagged(self) -> tuple[AuditedClass, ...]:
+        """The flagged classes, the strongest evidence first."""
+        return tuple(one for one in self.classes if one.flagged)
+
+    @property
+    def findings(self) -> tuple[Finding, ...]:
+        """One for each class, the strongest evidence first."""
+        return tuple(one.finding for one in self.classes)
+
+    @property
+    def verdict(self) -> str:
+        """The result in a few sentences."""
+        flagged = [one.name for one in self.flagged]
+        if not flagged:
+            return (
+                f"No backdoor was found. No class of this model answers to a small change more strongly than classes of clean "
+                f"models do (a class is flagged when its p-value is below {self.level})."
+            )
+        reported = "that finding" if len(flagged) == 1 else "those findings"
+        sentences = (
+            f"This model very likely carries a backdoor for {_listed(flagged)}: a small mark on an image makes it report "
+            f"{reported}.",
+            self.doubt,
+            "Do not use the model; ask its maker how it was trained.",
+        )
+        return " ".join(filter(None, sentences))
+
+    @property
+    def doubt(self) -> str:
+        """What to think of several flagged classes; empty where there are not several."""
+        return (
+            "Some of these classes may be wrong: a trigger for one class can raise others too." if len(self.flagged) > 1 else ""
+        )
+
+    def __str__(self) -> str:
+        lines = [f"Audit of {self.model.name} with {self.clean.images} clean images", self.verdict]
+        lines += [f"- {one.name} (p {one.p_value:.2g}): {one.reason}" for one in self.flagged]
+        lines += [f"Note: {warning}" for warning in self.warnings]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        others = [one for one in self.classes if not one.flagged]
+        shown = [*self.flagged, *others[:SHOWN]]
+        rows = "".join(_row(one) for one in shown)
+        hidden = len(self.classes) - len(shown)
+        more = f"<p>and {hidden} more classes, not flagged</p>" if hidden else ""
+        head = "".join(f"<th>{name}</th>" for name in ("class", "p-value", "best stamp", "row, column", "gain of the logit"))
+        notes = "".join(f"<p>Note: {escape(warning)}</p>" for warning in self.warnings)
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        return f"<p><strong>{escape(self.verdict)}</strong></p>{table}{more}{self._picture()}{notes}"
+
+    def _picture(self) -> str:
+        """The strongest recovered stamp on a clean image; nothing of a result that was read from a file."""
+        if self._examination is None:
+            return ""
+        _, strongest = self._examination.ranked[0]
+        if strongest.recovered is None:
+            return ""
+        png = base64.b64encode(encode_png(framed(self._examination.picture, strongest.recovered.square))).decode()
+        about = escape(f"The best stamp for {strongest.name} on a clean image, framed in red.")
+        return f'<p><img src="data:image/png;base64,{png}" alt="{about}" width="240"><br>{about}</p>'
+
+
+def _row(one: AuditedClass) -> str:
+    name = f"<strong>{escape(one.name)} (flagged)</strong>" if one.flagged else escape(one.name)
+    place = "most places" if one.fixed is False else f"{one.row}, {one.column}"
+    cells = (name, f"{one.p_value:.2g}", f"{one.size} × {one.size}, level {one.value}", place, f"{one.gain:.1f}")
+    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
