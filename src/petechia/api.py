@@ -26,10 +26,10 @@ from petechia.core.runtime import Compute, Precision, Runtime
 from petechia.core.task import Task
 from petechia.data.catalog import Catalog
 from petechia.data.formats.locate import Missing
+from petechia.data.preparation import OnError
 from petechia.data.preprocess import Preprocess
 from petechia.data.sources import open_source
 from petechia.data.sources.arrays import of_arrays
-from petechia.data.preparation import OnError
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit
 from petechia.detect.audit.reconstruct import STEPS
@@ -40,7 +40,6 @@ from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
 from petechia.detect.screen.detector import CLEAN, ImageScreen
 from petechia.detect.screen.result import ScreenResult
-from petechia.reports.audit import attach_report
 from petechia.models.classifier import Classifier
 from petechia.models.openers import open_classifier
 from petechia.models.openers.card import Card, OutputMeaning
@@ -48,6 +47,7 @@ from petechia.models.openers.in_memory import Network, of_module
 from petechia.paper import PARTS, Part, Reproduction
 from petechia.paper.reproduction import reproduce as reproduce_paper
 from petechia.reports import build_report
+from petechia.reports.audit import attach_report
 from petechia.reports.html import Pictures
 from petechia.saliency.files import Request, explain_files
 from petechia.saliency.result import Explanations
@@ -403,8 +403,8 @@ def audit(
     nulls = _calibration(calibration, ModelAudit())
     found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress)
     file = Path(classifier.name)
-    named = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
-    result = AuditResult.of(found, Origin(*named, described(clean)))
+    name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
+    result = AuditResult.of(found, Origin(name, digest, described(clean)))
     attach_report(result)
     return result
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from petechia.cli.common import (
     Device,
-    Missing,
     ModelArgument,
-    OnError,
     Precision,
     Threads,
     console,
@@ -22,7 +20,6 @@ from petechia.cli.common import (
     table,
 )
 from petechia.core.files import refuse_existing
-from petechia.core.settings import FORMS
 
 if TYPE_CHECKING:
     from petechia.detect.audit.result import AuditedClass, AuditResult

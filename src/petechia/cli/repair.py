@@ -7,23 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.text import Text
 
 from petechia.cli.common import (
     Device,
-    Missing,
-    ModelArgument,
-    OnError,
     Precision,
     Threads,
     console,
     note,
     say,
-    say_labelled,
     table,
 )
-from petechia.core.files import refuse_existing
-from petechia.core.settings import FORMS
 
 if TYPE_CHECKING:
     from petechia.detect.repair.result import CountedShare, RepairResult, ValueWithInterval

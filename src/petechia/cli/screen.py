@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
 
 from petechia.cli.common import (
     Device,
-    Missing,
     ModelArgument,
-    OnError,
     Precision,
     Threads,
     console,
@@ -22,7 +20,6 @@ from petechia.cli.common import (
     table,
 )
 from petechia.core.files import refuse_existing
-from petechia.core.settings import FORMS
 
 if TYPE_CHECKING:
     from petechia.detect.screen.result import ScreenedImage, ScreenResult
@@ -35,7 +32,7 @@ def screen(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a data source.")
     ],
-    clean: Annotated[str, typer.Option(metavar="DIR|SOURCE", help="50 to 200 clean images: a folder, a file or a data source.")],
+    clean: Annotated[str, typer.Option(metavar="DIR|SOURCE", help="50 to 200 clean images: a folder or a data source.")],
     fpr: Annotated[float, typer.Option(metavar="RATE", help="Share of clean images that may be flagged.")] = 0.01,
     target: Annotated[str | None, typer.Option(metavar="CLASS", help="Class to look at. Default: any.")] = None,
     out: Annotated[

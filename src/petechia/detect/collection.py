@@ -14,9 +14,9 @@ from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data import Catalog, open_source
-from petechia.data.sources.arrays import as_images
 from petechia.data.formats.images import Decoding, read_image_file
 from petechia.data.formats.locate import SUFFIXES
+from petechia.data.sources.arrays import as_images
 from petechia.models.classifier import Classifier
 
 

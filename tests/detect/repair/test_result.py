@@ -9,8 +9,8 @@ from petechia.data import Preprocess
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
 from petechia.detect.repair.files import repair_model, write_repaired
-from petechia.models.openers import open_classifier
 from petechia.models.model import Architecture, create
+from petechia.models.openers import open_classifier
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
 from tests.detect.audit.conftest import clean as clean_images
 

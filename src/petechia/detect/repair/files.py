@@ -11,15 +11,15 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import sha256, write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
+from petechia.core.version import __version__
 from petechia.data.catalog import Catalog
 from petechia.detect.collection import described
-from petechia.models.classifier import Classifier
-from petechia.core.version import __version__
 from petechia.detect.repair.clean import CleanSet, read_clean
 from petechia.detect.repair.known_trigger import KnownTrigger
 from petechia.detect.repair.methods import Repairing, check, repair
 from petechia.detect.repair.outcome import measure
 from petechia.detect.repair.result import MeasuredModel, RepairedFile, RepairResult, auroc_change
+from petechia.models.classifier import Classifier
 from petechia.models.model import Model
 
 

@@ -13,8 +13,8 @@ from petechia.detect.repair.known_trigger import KnownTrigger
 from petechia.detect.repair.methods import Method
 from petechia.detect.repair.outcome import Effect, RepairOutcome, change
 from petechia.measure import Count
-from petechia.models.model import Model
 from petechia.measure.bootstrap import interval
+from petechia.models.model import Model
 
 
 class ValueWithInterval(Record):
