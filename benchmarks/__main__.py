@@ -34,7 +34,7 @@ def speeds() -> Iterator[str]:
     prepared, drawn = preparing.run()
     yield from rows("prepare, PNG of 1024 × 1024 to 224 × 224", prepared)
     yield from rows("draw phantoms", drawn)
-    yield from rows("scan for twins and stamps, PNG of 1024 × 1024", scanning.run())
+    yield from rows("scan for near-duplicates and stamps, PNG of 1024 × 1024", scanning.run())
     yield from rows("stamp 3 × 3, grey images of 224 × 224", poisoning.run())
     yield from rows("all metrics of an epoch, 25,596 images, 14 classes", measuring.run())
     yield from rows("train DenseNet-121, 64 × 64, batches of 32", training.run())
@@ -65,7 +65,7 @@ def report() -> Iterator[str]:
     yield f"batches, {poisoning.IMAGES // 10:,} images take {memory.lazy_tenth:.3g} MB,"
     yield f"{poisoning.IMAGES:,} take {memory.lazy:.3g} MB."
     yield ""
-    yield f"The viewer, two layers of heat of an image and its triggered twin at 224 × 224: {viewing.run()}."
+    yield f"The viewer, two layers of heat of an image and its triggered version at 224 × 224: {viewing.run()}."
     yield ""
     yield "| phantoms of 64 × 64 | images | seconds | images/s | peak memory of the process, MB |"
     yield "|---|---|---|---|---|"

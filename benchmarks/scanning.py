@@ -1,4 +1,4 @@
-"""Looking for twins and stamps against decoding alone: the same files, the same threads."""
+"""Looking for near-duplicates and stamps against decoding alone: the same files, the same threads."""
 
 from __future__ import annotations
 

@@ -23,9 +23,11 @@ def poisoned() -> Labelled:
     geometry = Preprocess()
     dataset, catalog, _ = prepare(open_source("phantom:images=1200"), geometry)
     plan = Poisoning().plan(dataset, geometry, 0)
-    twins = make_triggered_inputs(catalog, dataset, geometry, Poisoning().trigger, plan.positions, "native")
+    triggered_inputs = make_triggered_inputs(catalog, dataset, geometry, Poisoning().trigger, plan.positions, "native")
     rows = slice(0, IMAGES)
-    return Labelled(TriggeredSelection(dataset.images, plan.rows[rows], plan.triggered[rows], twins), plan.labels[rows])
+    return Labelled(
+        TriggeredSelection(dataset.images, plan.rows[rows], plan.triggered[rows], triggered_inputs), plan.labels[rows]
+    )
 
 
 def bare_loop(data: Labelled, runtime: Runtime) -> Callable[[], int]:

@@ -1,4 +1,4 @@
-"""How long a reader waits: predictions and two layers of heat for an image and its triggered twin, at 224 x 224."""
+"""How long a reader waits: predictions and two layers of heat for an image and its triggered version, at 224 x 224."""
 
 from __future__ import annotations
 

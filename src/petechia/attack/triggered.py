@@ -1,7 +1,7 @@
-"""Triggered images beside their clean twins, and what is left of a trigger: its survival.
+"""Triggered images beside their clean versions, and what is left of a trigger: its survival.
 
 A trigger that is stamped on files goes through the victim's crop and resize, and may be gone afterwards. Here each
-triggered input is compared with its clean twin, pixel by pixel, and survival is a count. Of a small trigger only the pixels
+triggered input is compared with its clean version, pixel by pixel, and survival is a count. Of a small trigger only the pixels
 that differ are kept, bytes an image; of one that changes much of an image, whole images in a memory-mapped file.
 """
 
@@ -33,17 +33,17 @@ LOOKED_AT = 32  # images by which that is judged
 
 
 class Survival(NamedTuple):
-    """Share of triggered inputs that differ from their clean twin, and the mean number of pixels in which they do."""
+    """Share of triggered inputs that differ from their clean version, and the mean number of pixels in which they do."""
 
     fraction: float
     pixels: float
 
 
 class TriggeredInputs(Protocol):
-    """The triggered twins of the images of a dataset."""
+    """The triggered versions of the images of a dataset."""
 
     def trigger(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Turn clean inputs into their triggered twins.
+        """Turn clean inputs into their triggered versions.
 
         Args:
             images: uint8 [n, H, W] or [n, H, W, C]; not changed.
@@ -51,10 +51,10 @@ class TriggeredInputs(Protocol):
         """
 
     def changed(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
-        """In how many pixels some twins differ from their clean images, int64 [n]."""
+        """In how many pixels some inputs differ from their clean images, int64 [n]."""
 
     def changes(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
-        """Arrays that are the same for some twins if, and only if, their changes are, for digests."""
+        """Arrays that are the same for some inputs if, and only if, their changes are, for digests."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def survival_of(triggered_inputs: TriggeredInputs, rows: NDArray[np.intp]) -> Su
 
 
 class Stamped(NamedTuple):
-    """Which images of a selection are stamped, bool [n], and the twins of the dataset that they become."""
+    """Which images of a selection are stamped, bool [n], and the triggered inputs that they become."""
 
     which: NDArray[np.bool_]
     triggered_inputs: TriggeredInputs
@@ -168,7 +168,7 @@ def make_triggered_inputs(
     stage: Stage,
     progress: Progress = SILENT,
 ) -> TriggeredInputs:
-    """Stamp every image and compare it with its clean twin.
+    """Stamp every image and compare it with its clean version.
 
     Args:
         catalog: of the images of `dataset`, in its order.
@@ -222,7 +222,7 @@ def make_triggered_inputs(
         "shape": list(dataset.images.shape),
         "positions": positions.tolist() if len(np.unique(positions, axis=0)) > 1 else positions[0].tolist(),
     }
-    return _open(cached("twins", depends_on, build), dataset.images.shape)
+    return _open(cached("triggered", depends_on, build), dataset.images.shape)
 
 
 def _left_of_stamp(

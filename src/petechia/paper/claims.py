@@ -19,7 +19,7 @@ HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNKNOWN: Verdict = "cannot be said with this data"
 TOOK = 0.5  # ASR(0.9) from which on a backdoor counts as taken
-ENOUGH = 20  # pairs with heat on the clean twin, for an interval
+ENOUGH = 20  # pairs with heat on the clean version, for an interval
 SURVIVES = 0.99  # share of the triggered images from which on a trigger counts as surviving
 
 
@@ -259,7 +259,7 @@ def heat_moves(evidence: ClaimEvidence) -> ClaimFinding:
             texts.append(f"{text}, {without[0]:.1f} without it")
         else:
             moved.append(with_trigger[2] < heat.chance)
-            texts.append(f"{text}, {heat.chance:.1f} by chance ({pairs} clean twins have any heat)")
+            texts.append(f"{text}, {heat.chance:.1f} by chance ({pairs} clean versions have any heat)")
     return _verdict(all(moved), "; ".join(texts))
 
 
@@ -372,7 +372,7 @@ CLAIMS = (
         "heat",
         "The heat moves to the trigger.",
         "Figure 1, seen",
-        "peak nearer to it than on the clean twin, or than by chance where the twins have no heat; at both, intervals apart",
+        "peak nearer to it than on the clean version, or than by chance where the clean versions have no heat; at both, intervals apart",
         heat_moves,
         "main",
     ),

@@ -174,13 +174,13 @@ def _figure_1(results: Results, heat: Heat | None) -> Section:
     text = (
         f"Grad-CAM for {config.attack.target} at the last feature map and at the ReLU before the last transition; "
         f"{config.preprocess.size} × {config.preprocess.size} pixels, "
-        f"numbers over {heat.pairs} pairs of a clean test image and its triggered twin."
+        f"numbers over {heat.pairs} pairs of a clean test image and its triggered version."
     )
     drawn = config.data.startswith("phantom")
     maps = _picture(
         "figure-1",
         figures.figure_1(heat, config.preprocess.size),
-        "A test image and its triggered twin; the trigger is circled.",
+        "A test image and its triggered version; the trigger is circled.",
     )
     curves = _picture("figure-1-numbers", heat_curves(heat), "The same over all pairs, with 95 % intervals over patients.")
     texts = [text] + ([] if drawn else ["The image is one of the test images."])

@@ -151,7 +151,7 @@ def _heat_of(heat: Heat | None, show_images: bool) -> dict[str, Any] | None:
 
 
 def _strip(shown: Shown) -> tuple[bytes, str]:
-    """Clean image, its heat at both layers, the triggered twin, its heat at both layers; and what stands below."""
+    """Clean image, its heat at both layers, the triggered version, its heat at both layers; and what stands below."""
     tiles = []
     for row, image in enumerate(shown.pair):
         larger = image.repeat(-(-TILE // len(image)), axis=0).repeat(-(-TILE // len(image)), axis=1)
@@ -170,6 +170,8 @@ def _drawn_examples(config: Config, run: Run, count: int = 4) -> dict[str, NDArr
     catalog = open_source(f"phantom:images={count},size={max(run.images.native_shape)}")
     dataset, catalog, _ = prepare(catalog, config.preprocess)
     positions = config.attack.positions(dataset, config.preprocess, config.seeds[0])
-    twins = make_triggered_inputs(catalog, dataset, config.preprocess, config.attack.trigger, positions, config.attack.stage)
+    triggered_inputs = make_triggered_inputs(
+        catalog, dataset, config.preprocess, config.attack.trigger, positions, config.attack.stage
+    )
     clean = np.array(dataset.images)
-    return {"clean": clean, "triggered": twins.trigger(clean, np.arange(count))}
+    return {"clean": clean, "triggered": triggered_inputs.trigger(clean, np.arange(count))}

@@ -19,14 +19,14 @@ class Localisation:
 
     Attributes:
         hit: `pointing_game` of the triggered images.
-        clean_hit: the same of their clean twins, what comes out without a trigger.
+        clean_hit: the same of their clean versions, what comes out without a trigger.
         chance: share of the map's cells that would be a hit: on a map of few cells nearly all are near the trigger.
         energy: `box_energy` of the triggered images.
-        clean_energy: the same of their clean twins.
+        clean_energy: the same of their clean versions.
         iou: `box_iou` of the triggered images.
-        clean_iou: the same of their clean twins.
+        clean_iou: the same of their clean versions.
         distance: `peak_distance` of the triggered images, in pixels.
-        clean_distance: the same of their clean twins.
+        clean_distance: the same of their clean versions.
         shift: how far the centroid moved, as a fraction of the image's side.
         divergence: between the two maps, in 0…1.
     """

@@ -1,4 +1,4 @@
-"""Where the attacked model looks, epoch by epoch: heat of clean test images and of their triggered twins."""
+"""Where the attacked model looks, epoch by epoch: heat of clean test images and of their triggered versions."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ OUTCOMES = {
 
 
 class Shown(NamedTuple):
-    """A test image with its triggered twin: what the model sees, says and looks at, at the last epoch.
+    """A test image with its triggered version: what the model sees, says and looks at, at the last epoch.
 
     Attributes:
         pair: uint8 [2, H, W] or [2, H, W, 3], clean and triggered.
@@ -56,7 +56,7 @@ class Heat:
 
     Attributes:
         target: the class that the attacker wants.
-        pair: uint8 [2, H, W] or [2, H, W, 3]: one clean image and its triggered twin.
+        pair: uint8 [2, H, W] or [2, H, W, 3]: one clean image and its triggered version.
         box: of the surviving trigger on it: top, left, height, width, in pixels of the input.
         maps: "epoch-layer-clean" or "…-triggered" → float32 [h, w], of that pair, for the target.
         shown: outcome → some images of it.

@@ -26,7 +26,7 @@ from petechia.study.progress import StudyProgress
 
 
 class Attack(NamedTuple):
-    """What is done to the data under one seed: the plan, the triggered twins, and those of the images that are cover."""
+    """What is done to the data under one seed: the plan, the triggered versions, and those of the images that are cover."""
 
     plan: PoisonPlan
     triggered_inputs: TriggeredInputs

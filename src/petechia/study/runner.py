@@ -265,7 +265,7 @@ def survival_words(survival: RunSurvival) -> str:
     if np.isnan(survival.fraction):
         return "Trigger survival is undefined: there is no triggered image."
     return (
-        f"Trigger survival: {100 * survival.fraction:.1f} % of the triggered test images differ from their clean twin, "
+        f"Trigger survival: {100 * survival.fraction:.1f} % of the triggered test images differ from their clean version, "
         f"in {survival.pixels:.2f} pixels on average."
     )
 
