@@ -1,18 +1,23 @@
-# make run: the main job; make test: all tests; make torture: the long form of the hard ones; make check: lint, format, types;
-# make docs: the documentation, in site/.
+# make run: the main job; make test: all tests; make coverage: the same, with the share of the lines that they run;
+# make torture: the long form of the hard ones; make check: lint, format, types, imports; make docs: the documentation, in site/;
+# make install-locked: the exact versions of constraints.txt in .venv; make constraints: writes that file anew.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
 TORTURE := tests/torture tests/attack/test_properties.py tests/measure/test_properties.py
 
-.PHONY: run test torture check format bench docs clean
+.PHONY: run test coverage torture check format bench docs install-locked constraints clean
 
 run: $(STAMP)
 	$(BIN)/petechia run
 
 test: $(STAMP)
 	$(BIN)/pytest -n 2 --dist loadfile
+
+coverage: $(STAMP)
+	$(BIN)/pytest -n 2 --dist loadfile --cov --cov-report=
+	@echo "Coverage: $$($(BIN)/coverage report --format=total) % of the lines in src/petechia"
 
 torture: $(STAMP)
 	PETECHIA_TORTURE=1 OMP_NUM_THREADS=1 $(BIN)/pytest --durations=20 $(TORTURE)
@@ -34,8 +39,25 @@ bench: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+# What petechia needs to run, viewer included, in the exact versions of constraints.txt, each file checked by its hash; the one thing
+# that is not is hatchling, which builds petechia itself. Then: .venv/bin/petechia run
+install-locked:
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes --requirement constraints.txt
+	$(BIN)/pip install --disable-pip-version-check --no-deps --editable .
+	$(BIN)/pip check
+
+# Writes constraints.txt, for the oldest supported Python on Linux. Versions that it has are kept while they fit; delete it first for
+# newer ones.
+constraints:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --disable-pip-version-check 'pip-tools>=7.5'
+	CUSTOM_COMPILE_COMMAND="make constraints" .venv-lock/bin/pip-compile --quiet --generate-hashes --allow-unsafe --strip-extras \
+		--no-emit-options --no-emit-index-url --no-emit-trusted-host --no-emit-find-links \
+		--extra web --output-file constraints.txt pyproject.toml
+
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache site
+	rm -rf .venv .venv-lock .coverage .mypy_cache .pytest_cache .ruff_cache dist site
 
 # Installs again only when the dependencies change.
 $(STAMP): pyproject.toml
