@@ -83,7 +83,7 @@ def test_a_function_is_a_black_box() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({}, "does not say how large its images are; give size="),
+        ({}, "does not state the size of its images; give size="),
         ({"size": 8, "classes": ("A", "B")}, "gives 4 scores, but classes= names 2 classes"),
         ({"size": 8, "channels": 3}, r"cannot be called with float32 \[8, 3, 8, 8\]"),
     ],

@@ -103,7 +103,7 @@ def test_files_without_or_with_a_wrong_description_are_refused(tmp_path: Path) -
 
 
 def test_unknown_architectures_get_near_names() -> None:
-    with pytest.raises(PetechiaError, match=r"'densenet12', which timm does not know; near names: densenet121"):
+    with pytest.raises(PetechiaError, match=r"'densenet12', which timm does not know; similar names: densenet121"):
         create(Architecture(arch="densenet12"), CLASSES, GEOMETRY, 0)
 
 
@@ -131,7 +131,9 @@ def test_without_a_network_pretrained_weights_are_missed_with_a_sentence(monkeyp
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(PetechiaError, match=r"pretrained weights of test_resnet cannot be had \(no route.*model.pretrained"):
+    with pytest.raises(
+        PetechiaError, match=r"pretrained weights of test_resnet are not available \(no route.*model.pretrained"
+    ):
         create(Architecture(arch="test_resnet", pretrained=True), CLASSES, GEOMETRY, 0)
 
 

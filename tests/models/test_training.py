@@ -78,9 +78,9 @@ def test_the_loss_is_that_of_the_task_where_none_is_given() -> None:
     assert Training().loss_for("multi-label", 3) == "bce"
     assert Training().loss_for("multi-class", 3) == "cross-entropy"
     assert Training(loss="bce").loss_for("multi-class", 3) == "bce"
-    with pytest.raises(PetechiaError, match="cross-entropy, which gives each image one class, but these data are multi-label"):
+    with pytest.raises(PetechiaError, match="cross-entropy, which needs one class per image, but the data are multi-label"):
         Training(loss="cross-entropy").loss_for("multi-label", 3)
-    with pytest.raises(PetechiaError, match="sigmoid-cce, which divides .* of one class that is always 1; use bce"):
+    with pytest.raises(PetechiaError, match="sigmoid-cce, which divides .* always 1 for a single class; use bce"):
         Training(loss="sigmoid-cce").loss_for("multi-label", 1)
 
 

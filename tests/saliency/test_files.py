@@ -135,7 +135,7 @@ def test_bad_input_is_a_sentence_and_leaves_nothing(
     out = tmp_path / "out"
     cases: list[tuple[str, dict[str, Any]]] = [
         ("not a safetensors file", {"model": tmp_path / "trap.safetensors"}),
-        ("is a pickle, which can run any code", {"model": tmp_path / "trap.pt"}),
+        ("is a pickle, which can run arbitrary code", {"model": tmp_path / "trap.pt"}),
         ("is a folder, not a model; give a .safetensors, .onnx", {"model": tmp_path}),
         ("text.png is not a PNG, JPEG or TIFF image", {"images": [image, tmp_path / "text.png"]}),
         ("gone.png cannot be read", {"images": [tmp_path / "gone.png"]}),

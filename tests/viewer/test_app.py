@@ -538,7 +538,7 @@ def test_what_cannot_be_served_is_a_sentence(finished: Run, tmp_path: Path, monk
     (tmp_path / "study" / "runs" / "a").mkdir(parents=True)
     (tmp_path / "study" / "study.json").write_text("{}")
     cases = {
-        tmp_path / "trap.pt": "is a pickle, which can run any code when it is opened",
+        tmp_path / "trap.pt": "is a pickle, which can run arbitrary code when loaded",
         tmp_path / "study": "is a study of 1 runs; serve one of them, such as .*runs/a",
         tmp_path: "holds no run",
         tmp_path / "gone": "There is no run and no model",

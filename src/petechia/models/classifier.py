@@ -1,4 +1,4 @@
-"""What is asked of any model: logits for prepared images, and, where it can be looked into, its network."""
+"""The common interface of all models: logits for prepared images and, unless it is a black box, the network."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Answer = Callable[[Tensor], Tensor]  # images, float32 [B, C, H, W] in 0…1 →
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model, whoever made it.
+    """A model of any origin, ready to be called.
 
     Attributes:
-        name: for people.
+        name: display name.
         classes: names of the K classes.
-        preprocess: its geometry.
-        answer: gives logits; probabilities of a model that gives nothing else are turned into logits before.
-        runtime: where it computes.
-        network: takes what `answer` takes, and has gradients and layers; None for a black box.
-        colour: whether it takes images in colour; grey ones are repeated for it.
+        preprocess: geometry of the model's input.
+        answer: function that returns logits. For a model that only returns probabilities, it converts them to logits.
+        runtime: device and precision.
+        network: the same function as `answer`, with gradients and layers; None for a black box.
+        colour: whether the model takes colour images; grey images are repeated to three channels.
     """
 
     name: str
@@ -43,35 +43,35 @@ class Classifier:
 
     @staticmethod
     def of(model: Model, runtime: Runtime, name: str = "model") -> Classifier:
-        """A Petechia model, moved to the machine."""
+        """Wrap a Petechia model and move it to the runtime's device."""
         placed = runtime.to_device(model).eval()
         description = model.description
         colour = description.architecture.channels == 3
         return Classifier(name, description.classes, description.preprocess, placed, runtime, placed, colour)
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """What the model sees of an image, uint8 [H, W] or [H, W, 3]: in colour or in grey, in its geometry."""
+        """Convert an image, uint8 [H, W] or [H, W, 3], to the model's input: colour or grey, in the model's geometry."""
         return self.preprocess((in_colour if self.colour else to_grey)(image))
 
     def tensor(self, images: NDArray[np.uint8]) -> Tensor:
-        """Prepared images, uint8 [N, H, W] or [N, H, W, 3], as float32 [N, C, H, W] in 0…1 on the machine."""
+        """Convert prepared images, uint8 [N, H, W] or [N, H, W, 3], to float32 [N, C, H, W] in 0…1 on the device."""
         batch = self.runtime.tensor(images)
         if not self.colour or batch.shape[1] == 3:
             return batch
         return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def logits(self, images: Tensor | NDArray[np.uint8], batch: int = BATCH) -> Tensor:
-        """What the model says of images, without gradients.
+        """Return the logits of images, without gradients.
 
         Args:
             images: float32 [N, C, H, W] in 0…1, or uint8 as for `tensor`.
-            batch: images that are computed at a time.
+            batch: number of images per batch.
 
         Returns:
-            float32 [N, K], on the processor.
+            float32 [N, K], on the CPU.
 
         Raises:
-            PetechiaError: an answer is not a finite number.
+            PetechiaError: an output is not finite, or the number of scores is not the number of classes.
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode(), self.runtime.autocast():
@@ -79,21 +79,21 @@ class Classifier:
         found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(
-                f"{self.name} gives {found.shape[1]} scores, but {len(self.classes)} classes are named; name as many."
+                f"{self.name} gives {found.shape[1]} scores, but {len(self.classes)} classes are named; name one per score."
             )
         if not found.isfinite().all():
             row = int((~found.isfinite().all(dim=1)).nonzero()[0])
-            raise PetechiaError(f"{self.name} answers image {row + 1} with NaN or infinity; it cannot be examined.")
+            raise PetechiaError(f"{self.name} gives NaN or infinity for image {row + 1}; it cannot be examined.")
         return found
 
     def require_network(self) -> nn.Module:
-        """The network.
+        """Return the network.
 
         Raises:
-            PetechiaError: it is a black box.
+            PetechiaError: the model is a black box.
         """
         if self.network is None:
             raise PetechiaError(
-                f"{self.name} is a black box, and this needs its layers and gradients; give the network itself."
+                f"{self.name} is a black box, but this needs its layers and gradients; give the network itself."
             )
         return self.network

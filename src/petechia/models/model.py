@@ -1,4 +1,4 @@
-"""The classifier with all that is needed to use it: classes, geometry, normalisation, provenance; stored as safetensors."""
+"""A classifier with everything needed to use it: classes, geometry, normalisation, provenance. Stored as safetensors."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ BATCH = 256
 
 
 class Architecture(Settings):
-    """Which network.
+    """The network and its pretrained weights.
 
     Attributes:
         arch: a timm model name.
-        pretrained: true fetches timm's ImageNet weights; a path names a safetensors file of them.
-        channels: 1 or 3; grey images are repeated for 3.
+        pretrained: true downloads timm's ImageNet weights; a path names a safetensors file that contains them.
+        channels: 1 or 3; grey images are repeated to fill 3 channels.
     """
 
     arch: str = "densenet121"
@@ -43,11 +43,11 @@ class Architecture(Settings):
 
 
 class Description(Settings):
-    """What a model file says about itself, in its header.
+    """The description of a model that its file contains, in the safetensors header.
 
     Attributes:
-        task: "multi-class" where the classes exclude each other: the network's outputs are meant for a softmax. Files that
-            do not say it are multi-label.
+        task: "multi-class" if the classes exclude each other, that is, if the outputs are meant for a softmax. A file
+            without this key is multi-label.
     """
 
     format: Literal["petechia-model-1"] = "petechia-model-1"
@@ -73,35 +73,36 @@ class Description(Settings):
 
 
 def log_odds(outputs: Tensor) -> Tensor:
-    """Outputs that are meant for a softmax, as the log-odds of each class against all others, z_c - log Σ_{j≠c} exp(z_j).
+    """Convert outputs meant for a softmax to the log-odds of each class against all others, z_c - log Σ_{j≠c} exp(z_j).
 
-    The sigmoid of these is exactly the softmax, so whoever takes logits for what a sigmoid makes a probability of need not
-    know of the softmax.
+    The sigmoid of the result is exactly the softmax, so code that applies a sigmoid to logits also works for multi-class
+    models.
 
     Args:
-        outputs: float [..., K], K at least 2.
+        outputs: float [..., K] with K ≥ 2.
 
     Returns:
-        The same shape.
+        float, the same shape as `outputs`.
     """
     every = outputs.logsumexp(dim=-1, keepdim=True)
     top = torch.zeros_like(outputs, dtype=torch.bool).scatter(-1, outputs.argmax(dim=-1, keepdim=True), True)
-    # The others of the class on top are added up, for taking it off the sum of all would leave no digits. Shares of the rest
-    # are at most 1/2. No branch is infinite where the other is taken, or its gradient would be NaN.
+    # For the top class, sum the other terms directly: subtracting the top term from the total would lose all digits. Every
+    # other class has a share of at most 1/2, so the subtraction is safe. Neither branch is infinite where the other one is
+    # used, because the gradient would then be NaN.
     beside_top = outputs.masked_fill(top, -torch.inf).logsumexp(dim=-1, keepdim=True)
     beside_rest = every + torch.log1p(-(outputs - every).masked_fill(top, -torch.inf).exp())
     return outputs - torch.where(top, beside_top, beside_rest)
 
 
 class Model(nn.Module):
-    """A classifier. Called with float images [B, C, H, W] in 0…1, grey or RGB, it gives logits, float32 [B, K].
+    """A classifier. Takes float images [B, C, H, W] in 0…1, grey or RGB; returns logits, float32 [B, K].
 
-    A logit is what the sigmoid makes the probability of a class of. Of a multi-class model it is the log-odds of the class
-    against all others, see `log_odds`, and the probabilities of an image add up to 1.
+    The sigmoid of a logit is the probability of the class. In a multi-class model, each logit is the log-odds of the class
+    against all others (see `log_odds`), so the probabilities of an image sum to 1.
 
     Attributes:
         network: a timm network.
-        description: classes, geometry, normalisation and where it comes from.
+        description: classes, geometry, normalisation and provenance.
     """
 
     mean: Tensor
@@ -115,32 +116,32 @@ class Model(nn.Module):
         self.register_buffer("std", torch.tensor(description.std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise and classify. Under autocast the last layer still runs in float32: bf16 has too few digits for scores."""
+        """Normalise and classify. The last layer runs in float32 even under autocast: bf16 has too few digits for scores."""
         features = self.network.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
         with torch.autocast(images.device.type, enabled=False):
             outputs: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
             return self.logits_of(outputs)
 
     def logits_of(self, outputs: Tensor) -> Tensor:
-        """What the network's own outputs, [B, K], are as logits."""
+        """Convert the network's raw outputs, float [B, K], to logits."""
         return log_odds(outputs) if self.description.task == "multi-class" else outputs
 
     def to_bytes(self) -> bytes:
-        """The content of one safetensors file; its header holds the description."""
+        """Return the content of a safetensors file with the weights, and the description in its header."""
         tensors = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
         content: bytes = save(tensors, {"petechia": self.description.model_dump_json()})
         return content
 
     def save(self, path: Path) -> None:
-        """Write the file, in one step."""
+        """Write the model to a file, atomically."""
         write_bytes(path, self.to_bytes())
 
     @staticmethod
     def load(path: Path) -> Model:
-        """Read a model that `save` wrote. Nothing is unpickled.
+        """Load a model written by `save`. Nothing is unpickled.
 
         Raises:
-            PetechiaError: it is not such a file, or does not fit its own description.
+            PetechiaError: the file is not a model file, or its weights do not match its description.
         """
         try:
             with safe_open(path, "pt") as file:
@@ -163,24 +164,24 @@ class Model(nn.Module):
 
 
 def state_dict_mismatch(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> str:
-    """Why tensors of a file are not those of a network; empty where they are.
+    """Return why the tensors of a file do not match a network, or an empty string if they match.
 
-    The network is built without memory first: a small file can name one that takes more than there is.
+    The network is first built on the meta device: a small file can describe a network larger than the memory.
 
     Args:
-        build: makes the network.
-        tensors: by name.
+        build: function that builds the network.
+        tensors: name → tensor.
     """
     try:
         with torch.device("meta"):
             wanted = {name: tuple(tensor.shape) for name, tensor in build().state_dict().items()}
     except PetechiaError:
         raise
-    except Exception as error:  # whatever timm says of options that do not suit a network
+    except Exception as error:  # timm raises many types for unsuitable options
         return f"the network cannot be built: {printable(str(error), 200)}"
     for name in sorted({*wanted, *tensors}):
         if name not in wanted or name not in tensors:
-            return f"{printable(name)} is {'too much' if name in tensors else 'missing'}"
+            return f"{printable(name)} is {'unexpected' if name in tensors else 'missing'}"
         if tuple(tensors[name].shape) != wanted[name]:
             return f"{printable(name)} is {list(tensors[name].shape)} instead of {list(wanted[name])}"
     return ""
@@ -189,10 +190,10 @@ def state_dict_mismatch(build: Callable[[], nn.Module], tensors: Mapping[str, Te
 def create(
     architecture: Architecture, classes: tuple[str, ...], preprocess: Preprocess, seed: int, task: Task = "multi-label"
 ) -> Model:
-    """A new model. Its initial weights depend on the seed alone.
+    """Create a new model. Its initial weights depend only on the seed.
 
     Raises:
-        PetechiaError: timm does not know the architecture, or the pretrained weights cannot be had.
+        PetechiaError: timm does not know the architecture, or the pretrained weights are not available.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -206,15 +207,15 @@ def create(
 
 
 def build_network(architecture: Architecture, classes: int, size: int, pretrained: bool | Path = False) -> nn.Module:
-    """A timm network for images of this size.
+    """Build a timm network for images of the given size.
 
     Raises:
-        PetechiaError: timm does not know it, or the weights cannot be had.
+        PetechiaError: timm does not know the architecture, or the pretrained weights are not available.
     """
     if not timm.is_model(architecture.arch.split(".")[0]):
         near = ", ".join(timm.list_models(f"*{architecture.arch[:6]}*")[:5])
         raise PetechiaError(
-            f"model.arch is {shown(architecture.arch)}, which timm does not know; near names: {near or 'none'}."
+            f"model.arch is {shown(architecture.arch)}, which timm does not know; similar names: {near or 'none'}."
         )
     options: dict[str, Any] = {"num_classes": classes, "in_chans": architecture.channels}
     defaults = timm.models.get_pretrained_cfg(architecture.arch)
@@ -232,22 +233,22 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
         if not pretrained:
             raise
         raise PetechiaError(
-            f"The pretrained weights of {architecture.arch} cannot be had ({first_line(error)}); without a network, "
-            f"set model.pretrained to a safetensors file of them, or to false."
+            f"The pretrained weights of {architecture.arch} are not available ({first_line(error)}); offline, set "
+            f"model.pretrained to a safetensors file that contains them, or to false."
         ) from None
     return network
 
 
 def predict(model: Model, images: Images, runtime: Runtime, progress: Progress = SILENT) -> NDArray[np.float32]:
-    """Probabilities, float32 [N, K].
+    """Return the predicted probabilities, float32 [N, K].
 
-    Several processes share the batches out. All must call this, and each gets all scores.
+    Under several processes, the batches are divided among them. Every process must call this, and each gets all scores.
 
     Args:
-        model: on the machine's device.
-        images: prepared, uint8 [N, H, W] or [N, H, W, 3].
-        runtime: where to compute.
-        progress: told how many more images are done, by all processes together.
+        model: a model on the runtime's device.
+        images: prepared images, uint8 [N, H, W] or [N, H, W, 3].
+        runtime: device and precision.
+        progress: advanced by the number of images that all processes have finished.
     """
     model.eval()
     scores = np.zeros((len(images), len(model.description.classes)), np.float32)

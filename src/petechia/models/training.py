@@ -1,4 +1,4 @@
-"""The victim's training loop, which knows nothing of any attack."""
+"""The victim's training loop. It knows nothing about the attack."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ class Training(Settings):
     """How the victim trains.
 
     Attributes:
-        epochs: at most.
-        batch_size: images a step; an epoch is cut into steps of nearly this size, none of them tiny.
-        loss: "bce" is binary cross-entropy on logits; "sigmoid-cce" the categorical cross-entropy on sigmoid outputs
-            that the paper's code uses: outputs divided by their sum, then -sum(y log p); "cross-entropy" that of a softmax,
-            for classes that exclude each other. null is "cross-entropy" for a multi-class task and "bce" for any other; a run
-            writes down which it was.
-        class_weights: "none", or "frequency" as the paper's code has it: see `frequency_weights`.
+        epochs: maximum number of epochs.
+        batch_size: images per step. An epoch is split into steps of nearly this size; no step is tiny.
+        loss: "bce" is binary cross-entropy on logits. "sigmoid-cce" is the loss of the paper's code, categorical cross-entropy
+            on sigmoid outputs: outputs divided by their sum, then -sum(y log p). "cross-entropy" is that of a softmax, for
+            classes that exclude each other. null selects "cross-entropy" for a multi-class task and "bce" for any other; the
+            configuration of a run states which one was used.
+        class_weights: "none", or "frequency" as in the paper's code; see `frequency_weights`.
         optimizer: "adam".
-        lr: learning rate; for one-cycle its peak.
+        lr: learning rate; the peak rate for one-cycle.
         schedule: "plateau" halves the rate after 3 epochs without a better validation loss, down to 1e-5, and stops after
-            10; "one-cycle" rises and falls once over all epochs.
-        validation: share of the training patients held out for the plateau; null is 0.1 for plateau, 0 for one-cycle.
+            10; "one-cycle" raises and lowers the rate once over all epochs.
+        validation: share of the training patients held out for the plateau schedule; null is 0.1 for plateau, 0 for one-cycle.
         flip: mirror half of the training images left to right.
-        rotate: turn half of the training images by an angle up to this many degrees, either way.
+        rotate: rotate half of the training images by up to this many degrees in either direction.
     """
 
     epochs: int = Field(4, ge=1)
@@ -64,30 +64,30 @@ class Training(Settings):
         return self
 
     def loss_for(self, task: Task, classes: int) -> Loss:
-        """The loss, where none is given that of the task.
+        """Return the loss; if none is set, the default of the task.
 
         Args:
-            task: of the data.
-            classes: how many.
+            task: task of the data.
+            classes: number of classes.
 
         Raises:
-            PetechiaError: the loss cannot teach this task.
+            PetechiaError: the loss does not suit the task.
         """
         loss = self.loss or ("cross-entropy" if task == "multi-class" else "bce")
         if loss == "cross-entropy" and task != "multi-class":
             raise PetechiaError(
-                "train.loss is cross-entropy, which gives each image one class, but these data are multi-label; use bce."
+                "train.loss is cross-entropy, which needs one class per image, but the data are multi-label; use bce."
             )
         if loss == "sigmoid-cce" and classes == 1:
             raise PetechiaError(
-                "train.loss is sigmoid-cce, which divides every score by the sum of all, and of one class that is always 1; "
+                "train.loss is sigmoid-cce, which divides every score by the sum of all, which is always 1 for a single class; "
                 "use bce."
             )
         return loss
 
     @property
     def held_out(self) -> float:
-        """The share of training patients in the validation split."""
+        """Share of the training patients in the validation split."""
         if self.validation is None:
             return 0.1 if self.schedule == "plateau" else 0
         return self.validation
@@ -101,7 +101,7 @@ class Labelled(NamedTuple):
 
 
 class EpochLog(NamedTuple):
-    """What an epoch did. `validation_loss` is None without a validation split."""
+    """The record of an epoch. `validation_loss` is None without a validation split."""
 
     epoch: int
     loss: float
@@ -111,30 +111,30 @@ class EpochLog(NamedTuple):
 
 
 def frequency_weights(labels: NDArray[np.int8]) -> NDArray[np.float32]:
-    """Weights with which the positives and the negatives of a class count the same together, as in CheXNet (2017).
+    """Weights that give the positives and the negatives of a class the same total weight, as in CheXNet (2017).
 
-    A positive weighs the share of images without the class, a negative the share with it; unknown labels do not count. The
-    negatives of a class that no image shows weigh 0: it teaches nothing.
+    A positive has the share of images without the class as its weight, a negative the share with it. Unknown labels do not
+    count. The negatives of a class that no image shows have weight 0, because such a class teaches nothing.
 
     Args:
         labels: int8 [N, K], see `Labelled`.
 
     Returns:
-        float32 [2, K]: of the negatives, of the positives.
+        float32 [2, K]: weights of the negatives and of the positives.
     """
     shown = (labels == 1).sum(axis=0) / np.maximum((labels >= 0).sum(axis=0), 1)
     return np.stack([shown, 1 - shown]).astype(np.float32)
 
 
 def mean_loss(logits: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None = None) -> Tensor:
-    """The mean loss of a batch; unknown labels (-1) do not count.
+    """Return the mean loss of a batch. Unknown labels (-1) do not count.
 
     Args:
-        logits: float32 [B, K], as `Model` gives them: of a softmax the log-odds of each class against all others.
+        logits: float32 [B, K], as returned by `Model`; in a multi-class model, log-odds of each class against all others.
         labels: float32 [B, K].
-        kind: see `Training`. "cross-entropy" is the mean over the images whose class is known.
-        weights: float32 [2, K] by which the terms of negatives and of positives are multiplied; "sigmoid-cce" and
-            "cross-entropy" have terms of positives only. The mean is over the number of terms, whatever they weigh.
+        kind: see `Training`. "cross-entropy" is averaged over the images whose class is known.
+        weights: float32 [2, K], factors of the negative and the positive terms. "sigmoid-cce" and "cross-entropy" only have
+            positive terms. The mean is over the number of terms, regardless of their weights.
     """
     known = labels >= 0
     if kind == "bce":
@@ -151,20 +151,23 @@ def mean_loss(logits: Tensor, labels: Tensor, kind: Loss, weights: Tensor | None
 
 
 def _terms(labels: NDArray[np.int8], kind: Loss) -> int:
-    """How many terms `mean_loss` is the mean of."""
+    """Return the number of terms that `mean_loss` averages over."""
     if kind == "cross-entropy":
         return int((labels > 0).any(axis=1).sum())
     return int((labels >= 0).sum()) if kind == "bce" else len(labels)
 
 
 def draw_turns(count: int, rng: np.random.Generator, flip: bool, rotate: float) -> NDArray[np.float32]:
-    """Mirrorings and rotations at random, each for half of the images: float32 [count, 2, 3], affine matrices.
+    """Draw random reflections and rotations, each for half of the images.
 
     Args:
-        count: of the images.
-        rng: source of chance.
+        count: number of images.
+        rng: random number generator.
         flip: whether to mirror.
-        rotate: largest angle in degrees.
+        rotate: largest angle, in degrees.
+
+    Returns:
+        Affine matrices, float32 [count, 2, 3].
     """
     mirror = np.where(rng.random(count) < 0.5, -1.0, 1.0) if flip else np.ones(count)
     angle = np.where(rng.random(count) < 0.5, np.radians(rng.uniform(-rotate, rotate, count)), 0.0)
@@ -175,18 +178,18 @@ def draw_turns(count: int, rng: np.random.Generator, flip: bool, rotate: float) 
 
 
 def turn(batch: Tensor, turns: NDArray[np.float32]) -> Tensor:
-    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix; what turns in from outside is black."""
+    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix; pixels from outside the image are black."""
     grid = functional.affine_grid(torch.from_numpy(turns).to(batch.device), list(batch.shape), align_corners=False)
     turned = functional.grid_sample(batch, grid, padding_mode="zeros", align_corners=False)
     return turned.contiguous(memory_format=torch.channels_last)
 
 
 class Trainer:
-    """Trains a model epoch by epoch. What an epoch does depends on the seed, its number and the state alone.
+    """Trains a model epoch by epoch. An epoch depends only on the seed, its number and the trainer's state.
 
-    Several processes train one model, each on its share of every batch: order, augmentation, gradients and batch statistics
-    are those of one process, so that results agree up to rounding (networks with dropout draw other masks). All of them must
-    make the trainer, run its epochs and restore it alike.
+    Several processes can train one model, each on its share of every batch. Order, augmentation, gradients and batch
+    statistics equal those of a single process, so results agree up to rounding (networks with dropout draw other masks).
+    Every process must create the trainer, run its epochs and restore it in the same way.
     """
 
     def __init__(
@@ -208,7 +211,7 @@ class Trainer:
         if (smallest := len(data.images) // self.steps) < runtime.world_size:
             raise PetechiaError(
                 f"Batches of {smallest} images cannot be shared among {runtime.world_size} processes; "
-                f"raise train.batch_size, or start fewer."
+                f"raise train.batch_size, or start fewer processes."
             )
         self.model = runtime.to_device(model)
         self.replica = runtime.replicate(self.model)
@@ -233,14 +236,17 @@ class Trainer:
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or the plateau has lasted too long."""
+        """Whether all epochs are done, or the plateau schedule has stopped."""
         return self.epoch >= self.settings.epochs or self.stale >= STOP_AFTER
 
     def run_epoch(self, progress: Progress = SILENT) -> EpochLog:
-        """Train one epoch; `progress` is told how many more images are done, by all processes together.
+        """Train one epoch.
+
+        Args:
+            progress: advanced by the number of images that all processes have finished.
 
         Raises:
-            PetechiaError: the loss is no longer a number.
+            PetechiaError: the loss is NaN or infinite.
         """
         started = time.perf_counter()
         self.epoch += 1
@@ -257,7 +263,7 @@ class Trainer:
         return EpochLog(self.epoch, loss, self._validate(), len(self.data.images), time.perf_counter() - started)
 
     def _step(self, rows: NDArray[np.intp], rng: np.random.Generator) -> Tensor:
-        """Learn from a batch; what the images of this process add to its loss."""
+        """Train on a batch and return this process's contribution to its loss."""
         mine = self.runtime.share(rows)
         images = self._images(mine, len(rows), rng)
         with self.runtime.autocast():
@@ -266,14 +272,14 @@ class Trainer:
         share = _terms(self.data.labels[mine], kind) / max(1, _terms(self.data.labels[rows], kind))
         loss = mean_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
         self.optimizer.zero_grad()
-        (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # processes take the mean of gradients
+        (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged over processes
         self.optimizer.step()
         if isinstance(self.schedule, OneCycleLR):
             self.schedule.step()
         return loss.detach()
 
     def _images(self, mine: NDArray[np.intp], count: int, rng: np.random.Generator) -> Tensor:
-        """The images of this process, turned as they would be in the whole batch of `count`."""
+        """Return this process's images, augmented exactly as in the whole batch of `count` images."""
         images = self.runtime.tensor(self.data.images[mine])
         if not self.settings.flip and not self.settings.rotate:
             return images
@@ -298,14 +304,14 @@ class Trainer:
         return loss
 
     def judge(self, validation_loss: float) -> None:
-        """Let the schedule react to a validation loss."""
+        """Update the schedule with a validation loss."""
         if isinstance(self.schedule, ReduceLROnPlateau):
             self.schedule.step(validation_loss)
             self.stale = 0 if validation_loss < self.best else self.stale + 1
             self.best = min(validation_loss, self.best)
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything, beside the model's weights, that the next epoch depends on: tensors, and JSON."""
+        """Return what the next epoch depends on besides the model's weights: tensors, and JSON-serialisable values."""
         optimizer = self.optimizer.state_dict()
         tensors = {f"{i}.{name}": value for i, state in optimizer["state"].items() for name, value in state.items()}
         plain = {
@@ -318,11 +324,11 @@ class Trainer:
         return tensors, plain
 
     def restore(self, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-        """Go back to a state; the model's weights must be those of the same epoch."""
+        """Restore a state. The model's weights must be those of the same epoch."""
         states: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             i, name = key.split(".")
-            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # that of the weights
+            layout = torch.channels_last if value.ndim == 4 else torch.contiguous_format  # the layout of the weights
             states.setdefault(int(i), {})[name] = value.contiguous(memory_format=layout)
         self.optimizer.load_state_dict({"state": states, "param_groups": plain["groups"]})
         self.schedule.load_state_dict(plain["schedule"])

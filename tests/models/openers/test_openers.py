@@ -97,7 +97,7 @@ def test_one_score_is_not_multi_class(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", weights=WEIGHTS[:, :1])
     np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS[:, :1], atol=1e-4)
     describe(path, task="multi-class")
-    with pytest.raises(PetechiaError, match="gives one score, but its JSON says that it is multi-class"):
+    with pytest.raises(PetechiaError, match="gives one score, but its JSON states the task multi-class"):
         open_classifier(path, RUNTIME)
 
 
@@ -132,7 +132,7 @@ def test_onnx_of_colour(tmp_path: Path, channels_last: bool) -> None:
 
 def test_onnx_of_any_size_takes_that_of_the_card(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", ("N", 1, "H", "W"))
-    with pytest.raises(PetechiaError, match="images of any size; give preprocess.size in m.json"):
+    with pytest.raises(PetechiaError, match="images of any size; set preprocess.size in m.json"):
         open_classifier(path, RUNTIME)
     describe(path, preprocess={"size": SIZE})
     np.testing.assert_allclose(open_classifier(path, RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
@@ -142,11 +142,11 @@ def test_onnx_of_any_size_takes_that_of_the_card(tmp_path: Path) -> None:
     ("card", "sentence"),
     [
         ({"classes": ["A"]}, "gives 3 scores, but m.json names 1 classes"),
-        ({"preprocess": {"size": 9}}, "images of 8 pixels a side, but its JSON says preprocess.size is 9"),
-        ({"outputs": "probabilities"}, "its JSON says that they are probabilities; say logits"),
+        ({"preprocess": {"size": 9}}, "images of 8 pixels a side, but its JSON states preprocess.size 9"),
+        ({"outputs": "probabilities"}, "its JSON states probabilities; set outputs to logits"),
         ({"channels": 3}, "takes images of 1 channels"),
         ({"mean": [0.1, 0.2]}, None),
-        ({"clases": ["A"]}, "m.json, which should describe m.onnx, cannot be used .clases: Extra inputs"),
+        ({"clases": ["A"]}, "m.json, the description of m.onnx, cannot be used .clases: Extra inputs"),
     ],
 )
 def test_onnx_that_its_card_does_not_fit(tmp_path: Path, card: dict[str, Any], sentence: str | None) -> None:
@@ -162,10 +162,10 @@ def test_onnx_that_its_card_does_not_fit(tmp_path: Path, card: dict[str, Any], s
 @pytest.mark.parametrize(
     ("shape", "sentence"),
     [
-        (("N", 64), "a classifier of images takes one batch of them"),
+        (("N", 64), "an image classifier takes one batch of images"),
         (("N", 2, SIZE, SIZE), "images of 2 channels"),
-        (("N", 1, SIZE, 2 * SIZE), "8 x 16 pixels; only squares"),
-        (("N", "C", SIZE, SIZE), "does not say how many channels"),
+        (("N", 1, SIZE, 2 * SIZE), "8 x 16 pixels; only square images"),
+        (("N", "C", SIZE, SIZE), "does not state its number of channels"),
     ],
 )
 def test_onnx_that_takes_something_else(tmp_path: Path, shape: tuple[Any, ...], sentence: str) -> None:
@@ -178,14 +178,14 @@ def test_onnx_that_takes_something_else(tmp_path: Path, shape: tuple[Any, ...], 
 def test_onnx_that_contradicts_itself_cannot_be_asked(tmp_path: Path) -> None:
     path = write_onnx(tmp_path / "m.onnx", ("N", 1, "H", "W"))
     describe(path, preprocess={"size": 9})
-    with pytest.raises(PetechiaError, match="cannot be asked"):
+    with pytest.raises(PetechiaError, match="cannot be run on images"):
         open_classifier(path, RUNTIME)
 
 
 def test_onnx_that_is_none(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     (tmp_path / "m.onnx").write_bytes(b"no model")
-    with pytest.raises(PetechiaError, match="not an ONNX model that can be run"):
+    with pytest.raises(PetechiaError, match="not a valid ONNX model"):
         open_classifier(str(tmp_path / "m.onnx"), RUNTIME)
 
 
@@ -205,7 +205,7 @@ def test_onnx_reads_no_file_outside_its_folder(tmp_path: Path, location: str) ->
     entry.key, entry.value = "location", {"absolute": str(secret), "link": "link.bin"}.get(location, location)
     (folder / "link.bin").symlink_to(secret)
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(PetechiaError, match="not an ONNX model that can be run"):
+    with pytest.raises(PetechiaError, match="not a valid ONNX model"):
         open_classifier(str(path), RUNTIME)
     (folder / "inside.bin").write_bytes(WEIGHTS.tobytes())
     entry.value = "inside.bin"  # the same file where it may be
@@ -269,9 +269,9 @@ def test_timm_with_a_file_that_is_no_state_dict_of_it(tmp_path: Path) -> None:
     pytest.importorskip("timm")
     path = tmp_path / "m.pt"
     for content, sentence in (
-        ({"fc.weight": torch.zeros(2, 3)}, "does not hold the weights of timm's test_resnet"),
-        ({"state_dict": {"fc.weight": torch.zeros(2, 3), "epoch": 3}}, "holds more than weights"),
-        (torch.zeros(3), "holds more than weights"),
+        ({"fc.weight": torch.zeros(2, 3)}, "does not contain the weights of timm's test_resnet"),
+        ({"state_dict": {"fc.weight": torch.zeros(2, 3), "epoch": 3}}, "contains more than weights"),
+        (torch.zeros(3), "contains more than weights"),
     ):
         torch.save(content, path)
         with pytest.raises(PetechiaError, match=sentence):
@@ -324,7 +324,7 @@ def test_timm_with_the_weights_of_another_network(tmp_path: Path) -> None:
     timm = pytest.importorskip("timm")
     path = tmp_path / "weights.safetensors"
     save_file(timm.create_model("test_vit", num_classes=2).state_dict(), path)
-    with pytest.raises(PetechiaError, match="does not hold the weights of timm's test_resnet"):
+    with pytest.raises(PetechiaError, match="does not contain the weights of timm's test_resnet"):
         open_classifier(f"timm:test_resnet:{path}", RUNTIME)
 
 
@@ -334,7 +334,7 @@ def test_timm_without_a_network_connection(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr("timm.create_model", offline)
     with pytest.raises(
-        PetechiaError, match="ImageNet weights of test_resnet cannot be had .Name or service not known.; .* give timm"
+        PetechiaError, match="ImageNet weights of test_resnet are not available .Name or service not known.; .* give timm"
     ):
         open_classifier("timm:test_resnet", RUNTIME)
     with pytest.raises(PetechiaError, match="timm does not know a network 'test_resnot'"):
@@ -392,7 +392,7 @@ def test_xrv_without_weights_or_package(monkeypatch: pytest.MonkeyPatch) -> None
         raise ConnectionError("Name or service not known")
 
     monkeypatch.setattr(xrv.models, "get_model", offline)
-    with pytest.raises(PetechiaError, match="weights of xrv:densenet121-res224-nih cannot be had .* put the file of https"):
+    with pytest.raises(PetechiaError, match="weights of xrv:densenet121-res224-nih are not available .* put the file https"):
         open_classifier("xrv:densenet121-res224-nih", RUNTIME)
     with pytest.raises(PetechiaError, match="has no model 'densenet'; its models are densenet121-res224-all"):
         open_classifier("xrv:densenet", RUNTIME)

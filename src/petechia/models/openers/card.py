@@ -1,4 +1,4 @@
-"""What is said of a model beside its file, and what is refused."""
+"""The description of a model in a JSON file beside it, and the files that are refused."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from petechia.core.settings import Settings, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
-STATES = (".pt", ".pth", ".bin")  # of these a bare state dict can be read without running anything
-MOST_BYTES = 16_000_000  # of a card
+STATES = (".pt", ".pth", ".bin")  # a bare state dict in these can be read without running code
+MOST_BYTES = 16_000_000  # largest card
 PICKLES = (*STATES, ".pkl", ".pickle", ".ckpt", ".joblib")
 
 OutputMeaning = Literal["logits", "probabilities"]
 
 
 class Card(Settings):
-    """What the file of a model does not say of itself: the JSON beside it, NAME.json beside NAME.onnx and the like.
+    """What a model file does not state about itself. Read from the JSON beside it, NAME.json beside NAME.onnx and the like.
 
     Attributes:
-        classes: their names, in the order of the scores; else "class 0", "class 1", …
-        preprocess: crop and resampling of the images; the size may be left out where the model has one. Else no crop.
-        mean: of each channel, taken off images in 0…1; else 0, or of timm's networks their own.
-        std: of each channel, by which they are then divided; else 1, or of timm's networks their own.
-        outputs: "logits" or "probabilities"; else the model is asked, and gives probabilities if all are in 0…1.
-        task: "multi-class" where the classes exclude each other, so that logits are meant for a softmax; else "multi-label".
-        channels: of the images of an ONNX model or a program, where its own file does not say.
+        classes: class names, in the order of the scores. Default: "class 0", "class 1", …
+        preprocess: crop and resampling of the images; the size may be left out if the model states one. Default: no crop.
+        mean: value per channel, subtracted from images in 0…1. Default: 0, or timm's own value for a timm network.
+        std: value per channel, by which images are then divided. Default: 1, or timm's own value for a timm network.
+        outputs: "logits" or "probabilities". By default, the outputs for a few test images decide: probabilities if all of
+            them are in 0…1.
+        task: "multi-class" if the classes exclude each other, so that logits are meant for a softmax; otherwise "multi-label".
+        channels: number of channels of the images, for an ONNX model or a program whose own file does not state it.
     """
 
     classes: tuple[str, ...] = ()
@@ -43,10 +44,10 @@ class Card(Settings):
 
     @staticmethod
     def beside(path: Path) -> Card:
-        """The card of a model's file; an empty one where there is none.
+        """Read the card of a model file; an empty card if there is none.
 
         Raises:
-            PetechiaError: it cannot be read.
+            PetechiaError: the card cannot be read.
         """
         beside = path.with_suffix(".json")
         try:
@@ -57,23 +58,23 @@ class Card(Settings):
             return Card.model_validate_json(beside.read_bytes())
         except (OSError, ValidationError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
-            raise PetechiaError(f"{beside}, which should describe {path.name}, cannot be used ({reason}).") from None
+            raise PetechiaError(f"{beside}, the description of {path.name}, cannot be used ({reason}).") from None
 
     def names(self, count: int, path: Path, beside: str = "") -> tuple[str, ...]:
-        """Names of so many classes.
+        """Return the names of `count` classes.
 
         Raises:
-            PetechiaError: another number of them is named.
+            PetechiaError: the card names another number of classes.
         """
         if self.classes and len(self.classes) != count:
             said = beside or path.with_suffix(".json").name
             raise PetechiaError(f"{path} gives {count} scores, but {said} names {len(self.classes)} classes; name as many.")
         if self.task == "multi-class" and count < 2:
-            raise PetechiaError(f"{path} gives one score, but its JSON says that it is multi-class; say multi-label.")
+            raise PetechiaError(f"{path} gives one score, but its JSON states the task multi-class; set task to multi-label.")
         return self.classes or numbered(count)
 
     def geometry(self, usual: Preprocess) -> Preprocess:
-        """The model's geometry: what the card says, and else the usual one."""
+        """Return the model's geometry: the card's values, and the usual ones for what it leaves out."""
         if self.preprocess is None:
             return usual
         said = self.preprocess.model_dump(exclude_unset=True)
@@ -81,29 +82,29 @@ class Card(Settings):
 
 
 def numbered(count: int) -> tuple[str, ...]:
-    """Names for classes that have none."""
+    """Return names for classes that have none."""
     return tuple(f"class {k}" for k in range(count))
 
 
 def refuse_pickle(path: Path) -> None:
-    """Say how to convert a pickle, by its name alone.
+    """Refuse a pickle, recognised by its file name alone, and explain how to convert it.
 
     Raises:
-        PetechiaError: it is one.
+        PetechiaError: the file is a pickle.
     """
     if path.suffix.lower() in PICKLES:
         raise PetechiaError(
-            f"{path} is a pickle, which can run any code when it is opened; give timm:NAME:{path} if it is the bare state dict "
-            f"of a timm network in a .pt or .pth file; else, where you trust it, write its state_dict with "
+            f"{path} is a pickle, which can run arbitrary code when loaded; give timm:NAME:{path} if it is the bare state dict "
+            f"of a timm network in a .pt or .pth file; otherwise, if you trust it, write its state_dict with "
             f"safetensors.torch.save_file, or export it to ONNX."
         )
 
 
 def per_channel(given: tuple[float, ...], channels: int, name: str) -> tuple[float, ...]:
-    """Numbers of a normalisation, one a channel; those of colour are averaged for grey.
+    """Return one normalisation value per channel; colour values are averaged for grey images.
 
     Raises:
-        PetechiaError: they are for another number of channels.
+        PetechiaError: the values are for another number of channels.
     """
     if len(given) == channels:
         return tuple(given)

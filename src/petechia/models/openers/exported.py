@@ -1,9 +1,9 @@
-"""Programs of `torch.export` (.pt2), run operation by operation, so that nothing of a stranger's file is executed as code.
+"""Programs of `torch.export` (.pt2), run operation by operation, so that no code from an untrusted file is executed.
 
-`torch.export.load` unpickles sample inputs and, where the archive says so, weights and constants; it hands strings of the file
-to sympy, which evaluates them, looks operations up as attributes of the whole of torch, and writes and runs Python with names
-from the file. So it is not called. What a program says is a list of ATen operations with numbers and tensors for arguments:
-these are looked up in a list of those that classifiers are made of, and called.
+`torch.export.load` is not safe for this: it unpickles sample inputs and, if the archive asks for it, weights and constants;
+it passes strings of the file to sympy, which evaluates them; it looks operations up as attributes anywhere in torch; and it
+writes and runs Python code with names from the file. So it is not called. A program is a list of ATen operations whose
+arguments are numbers and tensors. Each operation is looked up in an allow list of those that classifiers use, and called.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from petechia.models.classifier import Classifier
 from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
 
-SLACK = 64 << 20  # bytes that weights may have beyond four times their file, where they share memory
-MAJOR = 8  # version of the schema of programs that is read
+SLACK = 64 << 20  # bytes that weights may take beyond four times the file size, because tensors can share memory
+MAJOR = 8  # supported major version of the program schema
 MODEL, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/", "data/constants/"
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError, zipfile.BadZipFile)
-NUMBERS = {  # of the schema
+NUMBERS = {  # type numbers of the schema
     1: torch.uint8,
     2: torch.int8,
     3: torch.int16,
@@ -53,7 +53,7 @@ OF_NUMBERS: dict[str, Callable[..., Any]] = {
     f"_operator.{name}": getattr(operator, name)
     for name in ("add", "sub", "mul", "floordiv", "mod", "neg", "eq", "ne", "lt", "le", "gt", "ge", "getitem")
 }
-# Of ATen, the operations that networks for images consist of; none reads a file or memory that is not a tensor's.
+# The ATen operations that image networks use. None of them reads a file or memory outside a tensor.
 OPERATIONS = frozenset(
     """
     _assert_tensor_metadata _upsample_bicubic2d_aa _upsample_bilinear2d_aa _softmax _log_softmax
@@ -78,25 +78,25 @@ OPERATIONS = frozenset(
 
 
 class Name(NamedTuple):
-    """What stands for a value of the program."""
+    """Placeholder for a value of the program."""
 
     name: str
 
 
 class Here(NamedTuple):
-    """What stands for the device, whichever the program names."""
+    """Placeholder for the device, whichever one the program names."""
 
 
 class Step(nn.Module):
-    """One operation; a module, so that its result can be looked at as that of a layer.
+    """One operation. It is a module, so that its result can be hooked like that of a layer.
 
     Attributes:
-        operation: that is called.
-        given: its arguments in order.
-        named: its arguments by name.
-        trains: whether it does what it does in training alone.
-        results: names of what it gives; a lone string where that is one value and no list of them.
-        last: names of the values that nothing needs after it.
+        operation: function to call.
+        given: positional arguments.
+        named: keyword arguments.
+        trains: whether the operation has training enabled.
+        results: names of the results; a single string if the operation returns one value rather than a list.
+        last: names of the values that no later operation needs.
     """
 
     def __init__(self, node: Mapping[str, Any]) -> None:
@@ -118,29 +118,29 @@ class Step(nn.Module):
 
     @property
     def names(self) -> set[str]:
-        """Of the values that it takes and gives."""
+        """Names of the values that the operation takes and returns."""
         taken = (one.name for one in _leaves([self.given, *self.named.values()]) if isinstance(one, Name))
         return {*taken, *([self.results] if isinstance(self.results, str) else self.results)}
 
     def forward(self, *given: Any, **named: Any) -> Any:
-        """Its result."""
+        """Call the operation."""
         return self.operation(*given, **named)
 
 
 class Program(nn.Module):
-    """Runs a program, in the precision in which it was exported: images, float32 [B, C, H, W] → its scores.
+    """Runs a program in the precision in which it was exported: images, float32 [B, C, H, W] → scores.
 
     Attributes:
-        path: of its file.
-        shape: of its images [B, C, H, W]; None is any.
-        steps: its operations.
+        path: path of the program file.
+        shape: shape of the images, [B, C, H, W]; None for any size.
+        steps: the operations.
     """
 
     def __init__(self, archive: Archive) -> None:
         super().__init__()
         self.path = archive.path
         module = archive.program["graph_module"]
-        self._kept: dict[str, str] = {}  # name of a value → of the tensor that is kept for it
+        self._kept: dict[str, str] = {}  # name of a value → name of the buffer that holds it
         taken = []
         for spec in module["signature"]["input_specs"]:
             ((kind, said),) = spec.items()
@@ -150,16 +150,16 @@ class Program(nn.Module):
             else:
                 taken.append(said.get("arg", {}).get("as_tensor"))
         if len(taken) != 1 or taken[0] is None:
-            raise PetechiaError(f"{self.path} takes {len(taken)} inputs; a classifier of images takes one batch of them.")
+            raise PetechiaError(f"{self.path} takes {len(taken)} inputs; an image classifier takes one batch of images.")
         graph = module["graph"]
         self._images, self._scores = str(taken[0]["name"]), str(graph["outputs"][0]["as_tensor"]["name"])
         self.shape = [side.get("as_int") for side in graph["tensor_values"][self._images]["sizes"]]
         if len(self.shape) != 4:
-            raise PetechiaError(f"{self.path} takes {len(self.shape)} dimensions; a classifier of images takes [B, C, H, W].")
+            raise PetechiaError(f"{self.path} takes {len(self.shape)} dimensions; an image classifier takes [B, C, H, W].")
         self.steps = nn.ModuleList(self._step(node) for node in graph["nodes"])
         changes = any("user_output" not in spec for spec in module["signature"]["output_specs"])
         if changes or any(step.trains for step in self._each()):
-            raise PetechiaError(f"{self.path} was exported as it trains; call eval() on the network, and export it again.")
+            raise PetechiaError(f"{self.path} was exported in training mode; call eval() on the network, and export it again.")
         needed = {self._scores}
         for step in reversed(list(self._each())):
             step.last = step.names - needed
@@ -175,7 +175,7 @@ class Program(nn.Module):
         yield from self.steps  # type: ignore[misc]
 
     def forward(self, images: Tensor) -> Tensor:
-        """Its scores.
+        """Return the scores.
 
         Raises:
             PetechiaError: an operation fails.
@@ -188,7 +188,7 @@ class Program(nn.Module):
                     self._run(step, values, images.device)
             scores: Tensor = values[self._scores]
         except DAMAGED as error:
-            raise PetechiaError(f"{self.path} cannot be asked ({first_line(error)}).") from None
+            raise PetechiaError(f"{self.path} cannot be run on images ({first_line(error)}); export it again.") from None
         return scores
 
     def _run(self, step: Step, values: dict[str, Any], device: torch.device) -> None:
@@ -203,16 +203,16 @@ class Program(nn.Module):
 
 
 def _operation(target: str) -> tuple[Callable[..., Any], bool]:
-    """What a program calls, and whether it is one of ATen's.
+    """Return the function that a program calls, and whether it is an ATen operation.
 
     Raises:
-        NotImplementedError: it is not one that classifiers are made of.
+        NotImplementedError: the operation is not on the allow list.
     """
     if target in OF_NUMBERS:
         return OF_NUMBERS[target], False
     name, _, overload = target.removeprefix("torch.ops.aten.").partition(".")
     if not target.startswith("torch.ops.aten.") or name.removesuffix("_") not in OPERATIONS:
-        raise NotImplementedError(f"uses {target[:80]}, which is not among the operations that are run for a stranger's file")
+        raise NotImplementedError(f"uses {target[:80]}, which is not an operation that is allowed in untrusted files")
     packet = getattr(torch.ops.aten, name)
     if overload not in packet.overloads():
         raise NotImplementedError(f"uses {target[:80]}, which this version of PyTorch does not know")
@@ -220,10 +220,10 @@ def _operation(target: str) -> tuple[Callable[..., Any], bool]:
 
 
 def _argument(said: Mapping[str, Any]) -> Any:
-    """An argument as a value, with a `Name` in the place of each that is computed.
+    """Return an argument as a value, with a `Name` for every computed value.
 
     Raises:
-        NotImplementedError: it is neither of numbers nor of tensors.
+        NotImplementedError: the argument contains neither numbers nor tensors.
     """
     ((kind, value),) = said.items()
     if kind in PLAIN:
@@ -236,7 +236,7 @@ def _argument(said: Mapping[str, Any]) -> Any:
         return Here()
     if kind == "as_layout" and value == 7:
         return torch.strided
-    raise NotImplementedError(f"gives an operation {str(kind)[:40]}, which is neither a number nor a tensor")
+    raise NotImplementedError(f"passes {str(kind)[:40]} to an operation, which is neither a number nor a tensor")
 
 
 def _named(said: Mapping[str, Any]) -> Any:
@@ -255,7 +255,7 @@ def _leaves(given: Any) -> Iterator[Any]:
 
 
 def _filled(given: Any, values: Mapping[str, Any], device: torch.device) -> Any:
-    """An argument with values in the place of names."""
+    """Return an argument with names replaced by values."""
     if type(given) is list:
         return [_filled(one, values, device) for one in given]
     if isinstance(given, Name):
@@ -264,14 +264,14 @@ def _filled(given: Any, values: Mapping[str, Any], device: torch.device) -> Any:
 
 
 class Archive:
-    """The file of a program: text, and tensors as bare bytes.
+    """The file of a program: its JSON, and its tensors as raw bytes.
 
     Attributes:
-        path: of the file.
-        program: what its text says.
+        path: path of the file.
+        program: content of its JSON.
 
     Raises:
-        PetechiaError: it is compressed, holds compiled code or pickled tensors, or is of another version.
+        PetechiaError: the file is compressed, contains compiled code or pickled tensors, or has another version.
     """
 
     def __init__(self, path: Path) -> None:
@@ -281,7 +281,7 @@ class Archive:
         self._root = entries[0].filename.partition("/")[0] + "/"
         self._entries = {one.filename.removeprefix(self._root): one for one in entries}
         if any(one.compress_type != zipfile.ZIP_STORED for one in entries):
-            raise PetechiaError(f"{path} is compressed, which torch.export.save does not do; export the model again.")
+            raise PetechiaError(f"{path} is compressed, but torch.export.save does not compress; export the model again.")
         if "archive_format" not in self._entries or MODEL not in self._entries:
             raise PetechiaError(
                 f"{path} is not a program that torch.export.save of PyTorch 2.8 or newer wrote; export the model again."
@@ -289,7 +289,7 @@ class Archive:
         self.program = self._json(MODEL)
         if self.program["schema_version"]["major"] != MAJOR:
             raise PetechiaError(
-                f"{path} is of another version of torch.export; export the model with PyTorch {torch.__version__}."
+                f"{path} was written by another version of torch.export; export the model with PyTorch {torch.__version__}."
             )
         self._left = SLACK + 4 * path.stat().st_size
         self._about: dict[str, Any] = {}
@@ -297,10 +297,10 @@ class Archive:
             self._about |= {name: (folder, about) for name, about in self._config(folder).items()}
 
     def tensor(self, name: str) -> Tensor:
-        """A weight or a constant.
+        """Return a weight or a constant.
 
         Raises:
-            PetechiaError: it is pickled.
+            PetechiaError: the tensor is pickled.
         """
         folder, about = self._about[name]
         if isinstance(about, Tensor):
@@ -308,7 +308,7 @@ class Archive:
         file, meta = f"{folder}{about['path_name']}", about["tensor_meta"]
         if about["use_pickle"] or meta is None or not str(about["path_name"]).startswith(("weight_", "tensor_")):
             raise PetechiaError(
-                f"{self.path} holds {name[:80]!r} as a pickle, which can run any code when it is opened; "
+                f"{self.path} holds {name[:80]!r} as a pickle, which can run arbitrary code when loaded; "
                 f"export the model to ONNX."
             )
         content = bytearray(self._zip.read(self._entries[file]))
@@ -322,7 +322,7 @@ class Archive:
         return flat.as_strided(size, stride, meta["storage_offset"]["as_int"]).clone()
 
     def _config(self, folder: str) -> dict[str, Any]:
-        """Name of a tensor → about it, or, of PyTorch 2.8, the tensor itself."""
+        """Name of a tensor → its description, or the tensor itself in files of PyTorch 2.8."""
         whole = f"{folder}model.pt"
         if whole in self._entries:
             found = torch.load(io.BytesIO(self._zip.read(self._entries[whole])), "cpu", weights_only=True)
@@ -335,17 +335,17 @@ class Archive:
 
 
 def of_program(path: Path, runtime: Runtime) -> Classifier:
-    """A program of `torch.export.save` and, if it is there, the JSON beside it, see `Card`.
+    """Open a program written by `torch.export.save`, with the JSON file beside it if there is one; see `Card`.
 
-    It can be looked into: each of its operations counts as a layer.
+    The classifier is not a black box: each operation counts as a layer.
 
     Raises:
-        PetechiaError: it is no program that scores images, would have to be unpickled, uses an operation that is not known
-            to be harmless, or the JSON does not fit it.
+        PetechiaError: the file is not an image classifier, would have to be unpickled, or uses an operation that is not on
+            the allow list, or the JSON does not match it.
     """
     card = Card.beside(path)
     try:
         program = Program(Archive(path))
     except (*DAMAGED, pickle.UnpicklingError) as error:
-        raise PetechiaError(f"{path} is not a program of torch.export that can be read ({first_line(error)}).") from None
+        raise PetechiaError(f"{path} is not a valid torch.export program ({first_line(error)}); export it again.") from None
     return classifier_of(path, program, InputSpec.of(path, card, *program.shape), card, runtime)
