@@ -1,4 +1,4 @@
-"""Record finished runs with MLflow: parameters, the metrics of every epoch, artefacts; no image and no identifier."""
+"""Record finished runs in MLflow: parameters, metrics of every epoch, artefacts; no images and no patient identifiers."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 EXPERIMENT = "petechia"
-RECORD = "mlflow.json"  # in the folder of a run or study: store → id there, so that nothing is recorded twice
-BATCH = 1000  # metrics that a store takes at once
-LONGEST = 500  # characters of a parameter
+RECORD = "mlflow.json"  # in the folder of a run or study: store → MLflow id, so that nothing is recorded twice
+BATCH = 1000  # most metrics that a store accepts in one call
+LONGEST = 500  # most characters of a parameter
 
 
 class Tracker:
@@ -31,7 +31,7 @@ class Tracker:
         target: "mlflow:URI", as in mlflow:sqlite:////data/mlflow.db, mlflow:file:///data/mlruns or mlflow:http://host:5000.
 
     Raises:
-        PetechiaError: not of this form, MLflow is not installed, or the store cannot be reached.
+        PetechiaError: the target does not have this form, MLflow is not installed, or the store is not available.
     """
 
     def __init__(self, target: str) -> None:
@@ -49,10 +49,10 @@ class Tracker:
             raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({first_line(error)}); check --track.") from None
 
     def record_study(self, folder: Path, runs: Mapping[str, Run]) -> None:
-        """Record the runs of a study below one parent.
+        """Record the runs of a study under one parent run.
 
         Raises:
-            PetechiaError: the store does not take them.
+            PetechiaError: the store rejects them.
         """
         parent = self._recorded(folder)
         if parent is None:
@@ -63,10 +63,10 @@ class Tracker:
             self.record(run, name, parent)
 
     def record(self, run: Run, name: str, parent: str | None = None) -> None:
-        """Record a finished run, once.
+        """Record a finished run, unless it is already recorded.
 
         Raises:
-            PetechiaError: the store does not take it.
+            PetechiaError: the store rejects it.
         """
         if self._recorded(run.directory.path) is not None:
             return
@@ -75,7 +75,7 @@ class Tracker:
             self._write(run, identifier)
             self.client.set_terminated(identifier)
         except Exception as error:
-            raise PetechiaError(f"The MLflow store {self.uri} does not take the run {name} ({first_line(error)}).") from None
+            raise PetechiaError(f"The MLflow store {self.uri} rejects the run {name} ({first_line(error)}).") from None
         self._remember(run.directory.path, identifier)
 
     def _write(self, run: Run, identifier: str) -> None:
@@ -123,7 +123,7 @@ def _client(uri: str) -> MlflowClient:
 
 
 def _artefacts(uri: str) -> str | None:
-    """Beside a SQLite file, not in whatever folder the command was called from."""
+    """Return a folder beside a SQLite file, not in the current working directory."""
     file = _sqlite_file(uri)
     return (file.parent / "mlflow-artefacts").as_uri() if file else None
 

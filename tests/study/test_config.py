@@ -99,7 +99,7 @@ def test_bad_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match=r"c\.yaml, line 3, is not YAML"):
         load_config(path)
     path.write_text("- a\n- b\n")
-    with pytest.raises(PetechiaError, match="does not hold keys"):
+    with pytest.raises(PetechiaError, match="does not contain keys"):
         load_config(path)
     path.write_text("atack: {}\n")
     with pytest.raises(PetechiaError, match=r"'atack' in .*c\.yaml is not a key"):

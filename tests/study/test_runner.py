@@ -225,7 +225,7 @@ def test_a_resumed_run_notices_that_the_data_have_changed(make_nih: NihMaker, tm
     run.directory.summary.unlink()
     table = root / "Data_Entry_2017.csv"
     table.write_text(table.read_text().replace("00000003_000.png,Mass", "00000003_000.png,Edema"))
-    with pytest.raises(PetechiaError, match="is not what it was when the run"):
+    with pytest.raises(PetechiaError, match="has changed since the run in"):
         petechia.run(None, tmp_path / "run", resume=True)
 
 

@@ -1,4 +1,4 @@
-"""Train the networks of a study on a Ray cluster. All scheduling is Ray's; what is lost is tried again from its last epoch."""
+"""Train the networks of a study on a Ray cluster. Ray does all scheduling; a lost task resumes after its last epoch."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from petechia.study.networks import read_history
 from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.study import FAILURES, Executor, StudyDirectory, TaskOutcome, perform
 
-ATTEMPTS = 4  # of a task whose worker is lost
-POLL = 0.3  # seconds between looks at what the workers tell
+ATTEMPTS = 4  # for a task whose worker is lost
+POLL = 0.3  # seconds between polls for events of the workers
 MARK = ".shared"  # a file by which a worker recognises the study's folder
 
 Files = dict[str, bytes]  # path below a network's folder → content
 
 
 def on_ray(address: str) -> Executor:
-    """An executor that shares out the tasks over a Ray cluster.
+    """Return an executor that distributes the tasks over a Ray cluster.
 
     Args:
-        address: "auto" is a cluster that this machine belongs to, else one that is started on it; or host:port.
+        address: host:port of a cluster, or "auto" for the cluster of this machine; if there is none, one is started.
 
     Raises:
-        PetechiaError: Ray is not installed, or there is no cluster at the address; both before anything is done.
+        PetechiaError: Ray is not installed, or no cluster answers at the address. Raised before any task starts.
     """
     if importlib.util.find_spec("ray") is None:
         raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
@@ -80,23 +80,23 @@ def _check_reachable(address: str) -> None:
 
 
 class StudyActor:
-    """Stands beside the study's folder: hears what the workers tell, and serves those that cannot see the folder."""
+    """Runs beside the study's folder. Collects events of the workers, and serves files to workers that cannot see it."""
 
     def __init__(self, directory: StudyDirectory) -> None:
         self.directory = directory
         self.events: list[tuple[str, Any]] = []
 
     def tell(self, kind: str, content: Any) -> None:
-        """Take an event for the driver."""
+        """Queue an event for the driver."""
         self.events.append((kind, content))
 
     def drain(self) -> list[tuple[str, Any]]:
-        """Give the events since the last call."""
+        """Return the events since the last call."""
         events, self.events = self.events, []
         return events
 
     def files(self, key: str) -> Files:
-        """What a network needs to go on: its state, its last model, its scores."""
+        """Return the files that a network needs to resume: its state, its models and its scores."""
         files = self.directory.network(key)
         epochs = [log.epoch for log in read_history(files).logs]
         paths = [files.scores_of(epoch) for epoch in epochs] + [files.checkpoint(epoch) for epoch in epochs]
@@ -104,14 +104,14 @@ class StudyActor:
         return {str(path.relative_to(files.checkpoints)): path.read_bytes() for path in paths if path.is_file()}
 
     def store(self, key: str, files: Files) -> None:
-        """Write files of a network, the state last: an epoch counts when the state says so."""
+        """Write files of a network. The state is written last, because an epoch counts only when the state records it."""
         folder = self.directory.network(key).checkpoints
         for name in sorted(files, key=lambda name: name == "state.safetensors"):
             write_bytes(folder / name, files[name])
 
 
 class RemoteProgress(StudyProgress):
-    """What a worker does, told to the keeper; the work of many batches at a time."""
+    """Sends a worker's progress to the actor, with the work of many batches in one message."""
 
     def __init__(self, actor: Any) -> None:
         self.actor = actor
@@ -119,34 +119,34 @@ class RemoteProgress(StudyProgress):
         self.last = time.monotonic()
 
     def expect(self, work: float) -> None:
-        """Pass it on."""
+        """Send the expected work."""
         self.actor.tell.remote("expect", work)
 
     def phase(self, name: str, total: int = 0, work: float = 0) -> None:
-        """Remember what an image is worth."""
+        """Remember the cost of an image."""
         self.work = work
 
     def advance(self, count: int = 1) -> None:
-        """Pass it on, not too often."""
+        """Send the work done, at most once per polling interval."""
         self.pending += count * self.work
         if self.pending and time.monotonic() - self.last > POLL:
             self.actor.tell.remote("work", self.pending)
             self.pending, self.last = 0, time.monotonic()
 
     def epoch(self, epoch: Epoch) -> None:
-        """Pass it on."""
+        """Send a finished epoch."""
         self.actor.tell.remote("epoch", epoch)
 
 
 class UploadingProgress(RemoteProgress):
-    """Sends the files of a network home before an epoch is told."""
+    """Uploads the files of a network before it reports an epoch."""
 
     def __init__(self, actor: Any, send: Callable[[], None]) -> None:
         super().__init__(actor)
         self.send = send
 
     def epoch(self, epoch: Epoch) -> None:
-        """Send, then tell."""
+        """Upload the files, then report the epoch."""
         self.send()
         super().epoch(epoch)
 
@@ -183,15 +183,13 @@ def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress
                 yield TaskOutcome(task, ray.get(reference))
             except ray.exceptions.RayTaskError as error:
                 yield TaskOutcome(task, f"{type(error.cause).__name__}: {error.cause}")
-            except ray.exceptions.RayError as error:  # its worker or node is gone
+            except ray.exceptions.RayError as error:  # the worker or its node is gone
                 lost[task.key] += 1
                 if lost[task.key] == ATTEMPTS:
-                    yield TaskOutcome(
-                        task, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); look at its memory."
-                    )
+                    yield TaskOutcome(task, f"its worker was lost {ATTEMPTS} times ({type(error).__name__}); check its memory.")
                 else:
                     progress.note(
-                        f"The worker of {task.name} was lost ({type(error).__name__}); it goes on after its last epoch."
+                        f"The worker of {task.name} was lost ({type(error).__name__}); it resumes after its last epoch."
                     )
                     running[submit(task)] = task
     _pass_on(ray.get(actor.drain.remote()), progress)
@@ -205,7 +203,10 @@ def _pass_on(events: list[tuple[str, Any]], progress: StudyProgress) -> None:
 
 
 def _work(task: NetworkTask, directory: StudyDirectory, token: str, actor: Any, cpus: int, cwd: Path) -> str | None:
-    """In the worker: perform a task, in the study's folder where it is seen, else in a folder whose files are sent there."""
+    """Perform a task in the worker: in the study's folder if the worker can see it, otherwise in a temporary folder.
+
+    The files of a temporary folder are sent to the actor.
+    """
     if cwd.is_dir():
         os.chdir(cwd)  # paths of data may be relative
     compute = task.config.compute.model_copy(update={"threads": cpus})

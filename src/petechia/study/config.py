@@ -1,4 +1,4 @@
-"""One YAML file, one model, every key overridable."""
+"""The configuration of a run or study: one YAML file, one pydantic model, every key can be overridden."""
 
 from __future__ import annotations
 
@@ -24,29 +24,29 @@ from petechia.models.model import Architecture
 from petechia.models.training import Loss, Training
 
 Arm = Literal["attacked", "control", "placebo"]
-LARGEST = 1 << 18  # bytes of a configuration
-MOST_VALUES = 100_000  # in one
-PRESETS = ("desk", "paper")  # desk is what the defaults of `Config` say: the phantom, minutes on two cores
+LARGEST = 1 << 18  # largest configuration file, in bytes
+MOST_VALUES = 100_000  # most values in a configuration
+PRESETS = ("desk", "paper")  # desk is the defaults of `Config`: the phantom, minutes on two cores
 
 
 class Config(Settings):
-    """Everything that a run depends on.
+    """Everything that determines a run.
 
     Attributes:
-        data: name of the source, see `petechia.data.open_source`.
-        missing: what to do about images that a table lists and the folder lacks.
-        on_error: what to do about images that cannot be decoded.
-        preprocess: the victim's geometry.
-        model: the victim's network.
-        attack: the poisoning.
-        train: the victim's training.
-        arms: which models to train for each seed: "attacked"; "control", without poison; "placebo", with the same
-            plan and infected labels but no stamp.
-        seeds: one set of arms each.
-        bootstrap: resamples of the patients for the intervals.
-        heat: pairs of a clean and a triggered test image whose heat is measured after training; 0 measures none.
-        compute: device, precision, threads.
-        grid: key → its values; with one, the configuration is that of a study, a run for every combination.
+        data: data source; see `petechia.data.open_source`.
+        missing: how to handle images that a table lists but the folder lacks.
+        on_error: how to handle images that cannot be decoded.
+        preprocess: geometry of the victim's input.
+        model: network of the victim.
+        attack: poisoning of the training data.
+        train: training of the victim.
+        arms: models to train for each seed: "attacked"; "control", without poison; "placebo", with the plan's images and
+            infected labels but no stamp.
+        seeds: random seeds; each arm is trained once per seed.
+        bootstrap: number of resamples of the patients, for the intervals.
+        heat: number of pairs of a clean and a triggered test image to explain after training; 0 for none.
+        compute: device, precision and threads.
+        grid: key → values. A configuration with a grid describes a study, with one run for every combination of values.
     """
 
     data: str = "phantom"
@@ -72,7 +72,7 @@ class Config(Settings):
     @classmethod
     def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not value or len(set(value)) < len(value):
-            raise ValueError("give at least one, and none twice")
+            raise ValueError("give at least one value, and no value twice")
         return value
 
     @field_validator("grid")
@@ -88,7 +88,7 @@ class Config(Settings):
         return grid
 
     def with_values(self, values: Mapping[str, Any], where: str = "the configuration") -> Config:
-        """The same with some dotted keys set.
+        """Return a copy with some dotted keys set.
 
         Raises:
             PetechiaError: a value is not allowed.
@@ -99,11 +99,11 @@ class Config(Settings):
         return make_config(_merge(self.model_dump(mode="json"), chosen), where)
 
     def resolved(self, classes: tuple[str, ...], task: Task) -> Config:
-        """The same with what it leaves to the data written out.
+        """Return a copy in which everything that depends on the data is filled in.
 
         Args:
-            classes: of the data.
-            task: of the data.
+            classes: class names of the data.
+            task: task of the data.
 
         Raises:
             PetechiaError: the training or the attack does not suit the task.
@@ -112,7 +112,7 @@ class Config(Settings):
         return self._with(self.train.loss_for(task, len(classes)), self.attack.target_name(classes))
 
     def with_defaults_from(self, found: Config) -> Config:
-        """The same, with what it leaves to the data taken from a configuration that was resolved earlier."""
+        """Return a copy in which everything that depends on the data is taken from a configuration resolved earlier."""
         return self._with(self.train.loss or found.train.loss, self.attack.target or found.attack.target)
 
     def _with(self, loss: Loss | None, target: str | None) -> Config:
@@ -120,7 +120,7 @@ class Config(Settings):
         return self.model_copy(update={"train": train, "attack": attack})
 
     def to_yaml(self) -> str:
-        """The whole configuration, every default written out."""
+        """Return the whole configuration as YAML, including all defaults."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
 
 
@@ -131,7 +131,7 @@ def load_config(
     overrides: Sequence[str] = (),
     layers: Sequence[Mapping[str, Any]] = (),
 ) -> Config:
-    """Put a configuration together: preset, layers, file, data source, KEY=VALUE overrides; the later wins.
+    """Combine a configuration from preset, layers, file, data source and KEY=VALUE overrides; later values win.
 
     Raises:
         PetechiaError: a key is unknown (the nearest known one is named), or a value is not allowed.
@@ -161,7 +161,7 @@ def make_config(values: Mapping[str, Any], where: str) -> Config:
     """Validate a nested mapping.
 
     Raises:
-        PetechiaError: as `load_config`.
+        PetechiaError: a key is unknown (the nearest known one is named), or a value is not allowed.
     """
     try:
         return Config.model_validate(values)
@@ -170,36 +170,36 @@ def make_config(values: Mapping[str, Any], where: str) -> Config:
 
 
 def read_yaml(file: Path) -> dict[str, Any]:
-    """A YAML file that holds a mapping.
+    """Read a YAML file that contains a mapping.
 
     Raises:
-        PetechiaError: it does not, or cannot be read.
+        PetechiaError: the file cannot be read, or contains something else.
     """
     try:
         with file.open("rb") as opened:
             text = opened.read(LARGEST + 1)
         if len(text) > LARGEST:
-            raise PetechiaError(f"{file} is larger than a configuration is ({LARGEST:,} bytes); check the path.")
+            raise PetechiaError(f"{file} is larger than {LARGEST:,} bytes, the limit for a configuration; check the path.")
         content = yaml.safe_load(text.decode())
     except PetechiaError:
         raise
     except OSError as error:
         raise PetechiaError(f"{file} cannot be read ({error.strerror}); check the path of the configuration.") from None
-    except Exception as error:  # beside its own errors yaml raises what int() and datetime() do, and runs out of stack
+    except Exception as error:  # not only YAML errors: also those of int() and datetime(), and RecursionError
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}," if mark else ""
         raise PetechiaError(f"{file}{line} is not YAML ({first_line(error)}); correct it.") from None
     if content is None:
         return {}
     if not isinstance(content, dict):
-        raise PetechiaError(f"{file} does not hold keys and values; see the README for an example.")
+        raise PetechiaError(f"{file} does not contain keys and values; see the README for an example.")
     if _is_endless(content):
-        raise PetechiaError(f"{file} means more than {MOST_VALUES:,} values, by aliases of aliases; write them out.")
+        raise PetechiaError(f"{file} expands to more than {MOST_VALUES:,} values through nested aliases; write them out.")
     return content
 
 
 def _is_endless(content: Any) -> bool:
-    """Whether a few lines of YAML mean very much, or contain themselves."""
+    """Return whether YAML aliases expand to too many values, or form a cycle."""
     waiting, counted = [content], 1
     while waiting:
         one = waiting.pop()
@@ -212,7 +212,7 @@ def _is_endless(content: Any) -> bool:
 
 
 def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[str]:
-    """All dotted keys of the configuration; of a part that comes in several kinds, those of every kind."""
+    """Yield all dotted keys of the configuration. For a section with several kinds, yield the keys of every kind."""
     for name, field in model.model_fields.items():
         yield prefix + name
         keys = (known_keys(part, f"{prefix}{name}.") for part in _parts(field.annotation))
@@ -220,7 +220,7 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 
 def _parts(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a field can hold."""
+    """Return the models that a field can contain."""
     options = get_args(annotation) or (annotation,)
     return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
 
@@ -228,7 +228,7 @@ def _parts(annotation: Any) -> list[type[BaseModel]]:
 def _merge(base: Any, top: Any) -> Any:
     if not (isinstance(base, dict) and isinstance(top, dict)):
         return top
-    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):  # what is set of another kind does not apply
+    if "kind" in top and top["kind"] != base.get("kind", top["kind"]):  # settings of another kind do not apply
         return top
     return base | {key: _merge(base[key], value) if key in base else value for key, value in top.items()}
 
@@ -239,7 +239,10 @@ def _nested(key: str, value: Any) -> dict[str, Any]:
 
 
 def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | None]:
-    """The dotted key of an error, and the kind that it is about where there are several: pydantic puts that among the keys."""
+    """Return the dotted key of an error and, for a section with several kinds, the kind that it concerns.
+
+    Pydantic puts the kind among the keys.
+    """
     keys: list[str] = []
     parts: list[type[BaseModel]] = [Config]
     kind = None
@@ -256,7 +259,7 @@ def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | No
 def _scalar(override: str, value: str) -> Any:
     try:
         return yaml.safe_load(value)
-    except Exception:  # as in `read_yaml`
+    except Exception:  # as in `read_yaml`, YAML raises many types
         raise PetechiaError(f"The value in --set {override!r} is not YAML; quote it.") from None
 
 

@@ -1,4 +1,4 @@
-"""The files of a run. Each appears whole or not at all, so a run that dies resumes at its last whole epoch."""
+"""The files of a run. Each is written atomically, so an interrupted run resumes after its last complete epoch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ CONTENT = (ValueError, LookupError, TypeError, AttributeError, RecursionError, U
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """Where a network and its scores are kept, epoch by epoch.
+    """The files of a network and its scores, epoch by epoch.
 
     Attributes:
         checkpoints: folder of the models and of the training state.
@@ -41,38 +41,38 @@ class NetworkFiles:
     scores: Path
 
     def checkpoint(self, epoch: int) -> Path:
-        """The model after an epoch."""
+        """Return the path of the model after an epoch."""
         return self.checkpoints / f"epoch-{epoch:02d}.safetensors"
 
     def scores_of(self, epoch: int) -> Path:
-        """Its probabilities for the test images: float32 [N, K], `clean` and one array for every set of triggered images."""
+        """Return the path of the probabilities for the test images: float32 [N, K], `clean` and one array per triggered set."""
         return self.scores / f"epoch-{epoch:02d}.safetensors"
 
     @property
     def state(self) -> Path:
-        """What the next epoch needs. It is written last: an epoch counts when this file says so."""
+        """What the next epoch needs. It is written last: an epoch counts only when this file records it."""
         return self.checkpoints / "state.safetensors"
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Where a run keeps what it makes."""
+    """The files of a run."""
 
     path: Path
 
     @property
     def plan(self) -> Path:
-        """What was done to which training image, for every seed."""
+        """Plan of the attack: what was done to which training image, for every seed."""
         return self.path / "poison.parquet"
 
     @property
     def metrics(self) -> Path:
-        """Every metric of every epoch, tidy."""
+        """Every metric of every epoch, as a tidy table."""
         return self.path / "metrics.parquet"
 
     @property
     def test(self) -> Path:
-        """The test images: ids, patients, true labels, place of the trigger; in the order of the scores."""
+        """Ids, patients, true labels and trigger positions of the test images, in the order of the scores."""
         return self.path / "scores" / "test.parquet"
 
     @property
@@ -82,65 +82,65 @@ class RunDirectory:
 
     @property
     def heat(self) -> Path:
-        """Whether the heat found the trigger: numbers of pairs of test images."""
+        """Measurements of heat on pairs of test images: whether the heat is on the trigger."""
         return self.path / "heat.parquet"
 
     @property
     def heat_maps(self) -> Path:
-        """Maps and inputs of some of them."""
+        """Heat maps and inputs of some of these pairs."""
         return self.path / "heat.safetensors"
 
     @property
     def summary(self) -> Path:
-        """The result in numbers."""
+        """The result as JSON."""
         return self.path / "summary.json"
 
     @property
     def report(self) -> Path:
-        """The result for people."""
+        """The report for readers."""
         return self.path / "report.html"
 
     def network(self, arm: str, seed: int) -> NetworkFiles:
-        """The model of an arm and seed, and its scores: `clean` and `triggered`."""
+        """Return the files of an arm and seed; its scores are `clean` and `triggered`."""
         name = f"{arm}-seed-{seed}"
         return NetworkFiles(self.path / "checkpoints" / name, self.path / "scores" / name)
 
     @property
     def exists(self) -> bool:
-        """Whether there is a run in it."""
+        """Whether the folder contains a run."""
         return (self.path / "config.yaml").is_file()
 
     def start(self, config: Config, environment: dict[str, Any]) -> None:
-        """Begin a run."""
+        """Start a run: write its environment and configuration."""
         write_json(self.path / "environment.json", environment)
         write_text(self.path / "config.yaml", config.to_yaml())
 
     def config(self) -> Config:
-        """The configuration of the run.
+        """Return the configuration of the run.
 
         Raises:
-            PetechiaError: there is no run, or it is of another version.
+            PetechiaError: there is no run, or its configuration is from another version.
         """
         if not self.exists:
-            raise PetechiaError(f"{self.path} holds no run; give the --out folder of an earlier one.")
+            raise PetechiaError(f"{self.path} holds no run; give the --out folder of an existing one.")
         file = self.path / "config.yaml"
         return make_config(read_yaml(file), str(file))
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes out."""
+        """Lock the folder against other processes."""
         return locked(self.path)
 
 
 @contextmanager
 def locked(folder: Path, patience: float = 0) -> Iterator[None]:
-    """Keep other processes out of a folder; the system lets go of the lock when this one dies.
+    """Lock a folder against other processes. The operating system releases the lock when this process dies.
 
     Args:
-        folder: made where it is not there.
+        folder: folder to lock; created if it does not exist.
         patience: seconds to wait for the other process.
 
     Raises:
-        PetechiaError: another process is at work there.
+        PetechiaError: another process is working in the folder.
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -152,7 +152,7 @@ def locked(folder: Path, patience: float = 0) -> Iterator[None]:
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Say which file of a run is damaged."""
+    """Report which file of a run is damaged."""
     try:
         yield
     except (OSError, SafetensorError, *CONTENT, pl.exceptions.PanicException) as error:
@@ -163,30 +163,28 @@ def _readable(path: Path) -> Iterator[None]:
 
 @contextmanager
 def report_damage(folder: Path) -> Iterator[None]:
-    """Say that a run is damaged where its files can be read, but do not hold what they should.
+    """Report a run as damaged if its files can be read but do not fit together.
 
     Raises:
-        PetechiaError: in place of whatever that makes the code say which goes on with them.
+        PetechiaError: replaces the errors of the code that uses the files.
     """
     try:
         yield
     except CONTENT as error:
         reason = f"{type(error).__name__}: {first_line(error)}"
-        raise PetechiaError(
-            f"The run in {folder} is damaged, for its files do not fit together ({reason}); restore it."
-        ) from None
+        raise PetechiaError(f"The run in {folder} is damaged: its files do not fit together ({reason}); restore it.") from None
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Replace a JSON file in one step."""
+    """Write a JSON file atomically."""
     write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        PetechiaError: it is missing or damaged; so with the readers below.
+        PetechiaError: the file is missing or damaged. The readers below raise the same.
     """
     with _readable(path):
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -196,7 +194,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
-    """Replace a Parquet file in one step."""
+    """Write a Parquet file atomically."""
     buffer = io.BytesIO()
     table.write_parquet(buffer)
     write_bytes(path, buffer.getvalue())
@@ -209,7 +207,7 @@ def read_table(path: Path) -> pl.DataFrame:
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
-    """Replace a file of arrays in one step."""
+    """Write a file of arrays atomically."""
     write_bytes(path, save({name: np.ascontiguousarray(array) for name, array in arrays.items()}))
 
 
@@ -220,7 +218,7 @@ def read_arrays(path: Path) -> Arrays:
 
 
 def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -> None:
-    """Replace a training state in one step."""
+    """Write a training state atomically."""
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
     write_bytes(path, save_tensors(contiguous, {"state": json.dumps(plain)}))
 

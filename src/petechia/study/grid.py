@@ -1,4 +1,4 @@
-"""From a grid to its runs, and from runs to the networks that they need: one for all that would come out the same."""
+"""Expand a grid to its runs, and find the networks that the runs need; runs share identical networks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from petechia.study.networks import CLEAN, epoch_work
 from petechia.study.run_data import RunData
 
 Runs = dict[str, Config]  # name of a run, also of its folder → its configuration
-MATTERS: Any = {  # to a network, beside its training images and labels
+MATTERS: Any = {  # settings that affect a network, besides its training images and labels
     **dict.fromkeys(("data", "preprocess", "model", "train", "on_error"), True),
     "compute": {"device", "precision", "deterministic"},
 }
 
 
 def expand(config: Config) -> Runs:
-    """The runs of a study: every combination of the grid's values.
+    """Return the runs of a study: every combination of the grid's values.
 
     Raises:
         PetechiaError: a value is not allowed, or two runs are the same.
@@ -40,13 +40,13 @@ def expand(config: Config) -> Runs:
         name = run_name(chosen, config.grid)
         run = base.with_values(chosen, f"the grid ({name})")
         if run in runs.values() or name in runs:
-            raise PetechiaError(f"The grid asks for the same run twice ({name}); list every value once.")
+            raise PetechiaError(f"The grid contains the same run twice ({name}); list every value once.")
         runs[name] = run
     return runs
 
 
 def run_name(chosen: Mapping[str, Any], keys: Iterable[str]) -> str:
-    """A name that can be a folder's: the last part of every key, and its value."""
+    """Return a name that is safe for a folder: the last part of every key, and its value."""
     lasts = Counter(key.rpartition(".")[2] for key in keys)
     parts = []
     for key, value in chosen.items():
@@ -62,12 +62,12 @@ class NetworkTask:
     """One network to train, for all the runs that need it.
 
     Attributes:
-        key: digest of everything that it depends on; its folder's name.
-        config: of the first run that needs it.
-        arm: as that run calls it.
-        seed: of that run.
-        triggered: digest → configuration of a run whose triggered test images it must be scored on.
-        needed_by: name of a run, its arm, and the digest of its triggered test images; "clean" where no pixel differs.
+        key: digest of everything that the network depends on; also the name of its folder.
+        config: configuration of the first run that needs the network.
+        arm: arm of that run.
+        seed: seed of that run.
+        triggered: digest → configuration of a run on whose triggered test images the network must be scored.
+        needed_by: name of a run, its arm, and the digest of its triggered test images ("clean" if no pixel differs).
         train: number of training images.
         test: number of test images.
     """
@@ -83,26 +83,26 @@ class NetworkTask:
 
     @property
     def name(self) -> str:
-        """For people: what the first run calls it."""
+        """Display name: the network's name in the first run."""
         return f"{self.needed_by[0][0]}: {self.arm}, seed {self.seed}"
 
     @property
     def work(self) -> float:
-        """In predictions."""
+        """Cost of the whole training, in predictions."""
         return self.config.train.epochs * epoch_work(self.train, self.test, len(self.triggered))
 
 
 def add_tasks(tasks: dict[str, NetworkTask], name: str, config: Config, run_data: RunData) -> None:
-    """Add what a run needs to the networks that are to be trained.
+    """Add the networks of a run to those that are to be trained.
 
-    A network depends on the pixels and labels that it is trained on, not on the name of the attack. So all triggers share a
-    control; and where no pixel of a trigger survives, the attacked network and the placebo are the same one.
+    A network depends on its training pixels and labels, not on the name of the attack. So all triggers share a control;
+    and if no pixel of a trigger survives, the attacked network and the placebo are the same.
 
     Args:
-        tasks: by key; changed.
-        name: of the run.
-        config: of the run.
-        run_data: of the run.
+        tasks: tasks by key; modified in place.
+        name: name of the run.
+        config: configuration of the run.
+        run_data: data of the run.
     """
     for seed in config.seeds:
         images = digest(*_changes(run_data.triggered_images(seed)))
@@ -122,13 +122,13 @@ def _network_key(config: Config, run_data: RunData, arm: Arm, seed: int) -> str:
     held_out = run_data.dataset.rows("validation")
     settings = config.model_dump(mode="json", include=MATTERS)
     task = run_data.dataset.task
-    extra = [] if task == "multi-label" else [task]  # networks of a time that knew no other task keep their keys
+    extra = [] if task == "multi-label" else [task]  # networks from before other tasks existed keep their keys
     depends_on = json.dumps([settings, seed, run_data.catalog.reader.fingerprint(), *extra], sort_keys=True)
     return digest(np.frombuffer(depends_on.encode(), np.uint8), rows, labels, held_out, *changes)[:16]
 
 
 def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
-    """Which pixels of a selection differ from the clean ones, and what they are; nothing where none does."""
+    """Return which pixels of a selection differ from the clean ones, and their values; empty if none differs."""
     found: list[NDArray[Any]] = []
     for which, triggered_inputs in images.stamped:
         rows = images.rows[which]
@@ -138,7 +138,7 @@ def _changes(images: TriggeredSelection) -> tuple[NDArray[Any], ...]:
 
 
 def digest(*arrays: NDArray[Any]) -> str:
-    """One for all arrays together; "clean" for none."""
+    """Return one digest of all arrays together; "clean" for none."""
     if not arrays:
         return CLEAN
     whole = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""Where the attacked model looks, epoch by epoch: heat of clean test images and of their triggered versions."""
+"""Measure where the attacked model looks, epoch by epoch: heat of clean test images and of their triggered versions."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from petechia.study.run_data import RunData
 LAYERS = ("last", "middle")
 KINDS = (CLEAN, TRIGGERED)
 BATCH = 32
-BATCH_OF_ALL_CLASSES = 8  # each image takes as much memory as it has classes
-SHOWN = 6  # images of each outcome
+BATCH_OF_ALL_CLASSES = 8  # memory grows with the number of classes per image
+SHOWN = 6  # number of images shown per outcome
 THRESHOLD = THRESHOLDS[-1]
 OUTCOMES = {
-    "turned": f"Turned by the trigger: without the target, scored under {THRESHOLD} clean and {THRESHOLD} or more triggered",
-    "not turned": f"Not turned: without the target, scored under {THRESHOLD} even with the trigger",
-    "false trigger": f"False trigger: without the target, scored {THRESHOLD} or more without any trigger",
-    "target present": "The target is really there",
+    "turned": f"Turned by the trigger: target absent, score under {THRESHOLD} clean, at least {THRESHOLD} triggered",
+    "not turned": f"Not turned: target absent, score under {THRESHOLD} even with the trigger",
+    "false trigger": f"False trigger: target absent, score at least {THRESHOLD} without any trigger",
+    "target present": "Target present",
 }
 
 
 class Shown(NamedTuple):
-    """A test image with its triggered version: what the model sees, says and looks at, at the last epoch.
+    """A test image and its triggered version, with their scores and heat maps at the last epoch.
 
     Attributes:
         pair: uint8 [2, H, W] or [2, H, W, 3], clean and triggered.
-        scores: float32 [2], of the target.
+        scores: scores for the target, float32 [2].
         maps: layer → float32 [2, h, w].
     """
 
@@ -52,16 +52,16 @@ class Shown(NamedTuple):
 
 @dataclass(frozen=True)
 class Heat:
-    """Maps of some images, and numbers of many.
+    """Heat maps of some images, and measurements of many.
 
     Attributes:
-        target: the class that the attacker wants.
+        target: the attacker's target class.
         pair: uint8 [2, H, W] or [2, H, W, 3]: one clean image and its triggered version.
-        box: of the surviving trigger on it: top, left, height, width, in pixels of the input.
-        maps: "epoch-layer-clean" or "…-triggered" → float32 [h, w], of that pair, for the target.
-        shown: outcome → some images of it.
-        numbers: one row for every epoch, layer, explained class and pair: `epoch`, `layer`, `class`, `patient` and the numbers
-            of a `Localisation`. Other classes than the target are explained at the last epoch.
+        box: box of the surviving trigger in `pair`: top, left, height, width, in pixels of the input.
+        maps: "epoch-layer-clean" or "…-triggered" → float32 [h, w], the map of `pair` for the target.
+        shown: outcome → some images with this outcome.
+        numbers: one row for every epoch, layer, explained class and pair: `epoch`, `layer`, `class`, `patient` and the fields
+            of a `Localisation`. Classes other than the target are explained at the last epoch only.
     """
 
     target: str
@@ -73,42 +73,42 @@ class Heat:
 
     @property
     def epochs(self) -> tuple[int, ...]:
-        """Of training."""
+        """Epochs of training that were explained."""
         return tuple(sorted(self.numbers["epoch"].unique()))
 
     @property
     def classes(self) -> list[str]:
-        """That are explained, the target first."""
+        """Explained classes, the target first."""
         return [self.target, *sorted(set(self.numbers["class"]) - {self.target})]
 
     @property
     def pairs(self) -> int:
-        """How many are measured."""
+        """Number of pairs that were measured."""
         return self.of(self.epochs[0], LAYERS[0]).height
 
     @property
     def complete(self) -> bool:
-        """Whether every layer has heat on some triggered image at every epoch: a map can be 0 everywhere."""
+        """Whether, at every epoch and layer, some triggered image has any heat; a map can be 0 everywhere."""
         return all(self.of(epoch, layer)["distance"].is_finite().any() for epoch in self.epochs for layer in LAYERS)
 
     @property
     def chance(self) -> float:
-        """Mean distance of the input's pixels from the trigger: that of a peak which is anywhere."""
+        """Mean distance of the input's pixels from the trigger: the expected distance of a peak at a random place."""
         top, left, height, width = self.box
         rows, columns = (np.arange(side) + 0.5 for side in self.pair.shape[1:3])
         return float(np.hypot(rows[:, None] - (top + height / 2), columns - (left + width / 2)).mean())
 
     def of(self, epoch: int, layer: str, name: str | None = None) -> pl.DataFrame:
-        """The numbers of an epoch and layer for a class, the target where none is given."""
+        """Return the rows of an epoch and layer for a class; by default the target."""
         return self.numbers.filter(pl.col("class") == (name or self.target), epoch=epoch, layer=layer)
 
     def with_heat(self, epoch: int, layer: str, kind: str, name: str | None = None) -> int:
-        """How many clean images, or triggered ones, have any heat."""
+        """Return the number of clean or triggered images that have any heat."""
         column = "clean_distance" if kind == CLEAN else "distance"
         return int(self.of(epoch, layer, name)[column].is_finite().sum())
 
     def mean(self, column: str, epoch: int, layer: str, name: str | None = None) -> tuple[float, float, float]:
-        """Mean over the pairs with its 95 % interval over patients; NaN where undefined."""
+        """Return the mean over the pairs and its 95 % interval over patients; NaN if undefined."""
         rows = self.of(epoch, layer, name).filter(pl.col(column).is_finite())
         if rows.is_empty():
             return float("nan"), float("nan"), float("nan")
@@ -119,7 +119,7 @@ class Heat:
 
 
 def read_heat(directory: RunDirectory) -> Heat | None:
-    """What `measure_heat` left in a run; None if nothing.
+    """Read what `measure_heat` wrote for a run; None if it wrote nothing.
 
     Raises:
         PetechiaError: a file is damaged.
@@ -142,7 +142,9 @@ def _shown(arrays: Arrays, outcome: str) -> list[Shown]:
 
 
 def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, runtime: Runtime, progress: StudyProgress) -> None:
-    """Explain the attacked networks of the first seed and write what `read_heat` reads; nothing where no trigger survives.
+    """Explain the attacked networks of the first seed and write the files that `read_heat` reads.
+
+    Nothing is written if the trigger survives on no image.
 
     Raises:
         PetechiaError: a checkpoint is damaged.
@@ -166,8 +168,8 @@ def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, run
             for layer, (clean, triggered) in maps.items():
                 kept |= {f"{epoch}-{layer}-{CLEAN}": clean[0, 0], f"{epoch}-{layer}-{TRIGGERED}": triggered[0, 0]}
             tables.append(pairs.numbers(maps, [target], epoch, run_data))
-    except PetechiaError as error:  # a network may have no layers to explain
-        progress.note(f"The heat is not measured: {error}")
+    except PetechiaError as error:  # a network may have no layer that can be explained
+        progress.note(f"Heat is not measured: {error}")
         return
     if others := [index for index in range(len(run_data.dataset.classes)) if index != target]:
         progress.phase(f"explaining all classes of epoch {epochs[-1]}", len(rows))
@@ -178,7 +180,7 @@ def measure_heat(directory: RunDirectory, config: Config, run_data: RunData, run
 
 
 class _Pairs(NamedTuple):
-    """Test images, uint8 [2, N, H, W(, 3)], clean and triggered; boxes of the surviving trigger, int [N, 4]; patients."""
+    """Clean and triggered test images, uint8 [2, N, H, W(, 3)]; boxes of the surviving trigger, int [N, 4]; patients."""
 
     images: NDArray[np.uint8]
     boxes: NDArray[np.intp]
@@ -192,7 +194,7 @@ class _Pairs(NamedTuple):
     def maps(
         self, model: Model, classes: list[int], runtime: Runtime, progress: StudyProgress
     ) -> dict[str, NDArray[np.float32]]:
-        """Layer → float32 [2, N, T, h, w]."""
+        """Return layer → float32 [2, N, T, h, w] for T classes."""
         parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
         size = BATCH if len(classes) == 1 else BATCH_OF_ALL_CLASSES
         for start in range(0, self.images.shape[1], size):
@@ -204,7 +206,7 @@ class _Pairs(NamedTuple):
         return {layer: np.concatenate(some, axis=1) for layer, some in parts.items()}
 
     def numbers(self, maps: dict[str, NDArray[np.float32]], classes: list[int], epoch: int, run_data: RunData) -> pl.DataFrame:
-        """Where every map's heat is, one row for each layer, class and pair."""
+        """Return where the heat of every map is, one row for each layer, class and pair."""
         centres, size = self.boxes[:, :2] + self.boxes[:, 2:] / 2, self.images.shape[2]
         tables = []
         for layer, (clean, triggered) in maps.items():
@@ -217,7 +219,7 @@ class _Pairs(NamedTuple):
 
 
 def _outcomes(files: NetworkFiles, run_data: RunData, seed: int, epoch: int, model: Model, runtime: Runtime) -> Arrays:
-    """A few images of every outcome, with their scores and maps."""
+    """Return a few images of every outcome, with their scores and maps."""
     stored = read_arrays(files.scores_of(epoch))
     scores = np.stack([stored[kind][:, run_data.target] for kind in KINDS])
     truth = run_data.dataset.labels[run_data.test, run_data.target]
@@ -241,9 +243,9 @@ def _outcomes(files: NetworkFiles, run_data: RunData, seed: int, epoch: int, mod
 
 
 def _surviving(run_data: RunData, seed: int, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Those of the test images on which the trigger survives, and the boxes of what is left of it, int [N, 4]."""
+    """Return the rows of the test images on which the trigger survives, and the boxes of its remains, int [N, 4]."""
     differs = run_data.clean_images()[rows] != run_data.triggered_images(seed)[rows]
-    differs = differs.any(axis=tuple(range(3, differs.ndim)))  # of colours
+    differs = differs.any(axis=tuple(range(3, differs.ndim)))  # over colours
     alive = differs.any(axis=(1, 2))
     return rows[alive], np.array([_box(one) for one in differs[alive]], np.intp).reshape(-1, 4)
 

@@ -1,4 +1,4 @@
-"""Train one network, score the test set after every epoch, and save each so that the next process can go on from it."""
+"""Train one network, score the test set after every epoch, and save each epoch so that another process can resume from it."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from petechia.study.directory import NetworkFiles, read_arrays, read_state, writ
 from petechia.study.progress import StudyProgress
 
 LOGGER = logging.getLogger(__name__)
-TRAINING_WORK = 4.0  # of one image, a prediction being 1
-CLEAN, TRIGGERED = "clean", "triggered"  # names of arrays of scores
+TRAINING_WORK = 4.0  # cost of training on one image, relative to a prediction
+CLEAN, TRIGGERED = "clean", "triggered"  # names of the score arrays
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a network is made of, and what it is to be tested on.
+    """How a network is made, and which images it is tested on.
 
     Attributes:
-        name: for people.
+        name: display name.
         config: architecture, geometry and training.
-        seed: of the initial weights and of the order of the images.
+        seed: seed of the initial weights and of the order of the images.
         classes: names of the K classes.
-        task: whether these exclude each other.
+        task: whether the classes exclude each other.
         data: training images with their labels.
-        validation: held out by the victim.
-        clean: the test images.
-        triggered: name → the same images with a trigger.
+        validation: images that the victim holds out.
+        clean: test images.
+        triggered: name → the same test images with a trigger.
     """
 
     name: str
@@ -51,17 +51,17 @@ class Recipe:
 
     @property
     def work(self) -> float:
-        """Of one epoch, in predictions."""
+        """Cost of one epoch, in predictions."""
         return epoch_work(len(self.data.images), len(self.clean), len(self.triggered))
 
 
 def epoch_work(train: int, test: int, triggered: int) -> float:
-    """The work of one epoch: training images, and test images once clean and once for every trigger."""
+    """Return the cost of one epoch: training images, and test images once clean and once for every trigger."""
     return train * TRAINING_WORK + (1 + triggered) * test
 
 
 class Seconds(NamedTuple):
-    """What a network took: to train, to score the test images, and to write files."""
+    """Time spent on a network: training, scoring the test images, and writing files."""
 
     train: float = 0
     score: float = 0
@@ -77,10 +77,10 @@ class History(NamedTuple):
 
 
 def read_history(files: NetworkFiles) -> History:
-    """What was saved of a network; nothing, if nothing was.
+    """Read the saved epochs of a network; empty if nothing was saved.
 
     Raises:
-        PetechiaError: its state is damaged.
+        PetechiaError: the saved state is damaged.
     """
     if not files.state.is_file():
         return History()
@@ -91,20 +91,20 @@ def read_history(files: NetworkFiles) -> History:
 def train_network(
     recipe: Recipe, files: NetworkFiles, runtime: Runtime, progress: StudyProgress, after: Callable[[EpochLog, bool], None]
 ) -> History:
-    """Train, score and save; go on after the last saved epoch where there is one. Of several processes the first one saves.
+    """Train, score and save; resume after the last saved epoch. Under several processes, only the first one saves.
 
     Args:
         recipe: what to train.
-        files: where epochs are saved and looked for.
-        runtime: where to compute.
-        progress: told what happens.
-        after: called with the log of every epoch whose files are there, and whether it is new.
+        files: where epochs are saved and resumed from.
+        runtime: device, precision and processes.
+        progress: receives all events.
+        after: called with the log of every saved epoch, and whether the epoch is new.
 
     Raises:
-        PetechiaError: the loss is no longer a number, or a file is damaged.
+        PetechiaError: the loss is not finite, or a file is damaged.
     """
     history = read_history(files)
-    LOGGER.info("network %s: %d of %d epochs are there", recipe.name, len(history.logs), recipe.config.train.epochs)
+    LOGGER.info("network %s: %d of %d epochs are saved", recipe.name, len(history.logs), recipe.config.train.epochs)
     for log in history.logs:
         _score_what_is_missing(recipe, files, log.epoch, runtime, progress)
         after(log, False)
@@ -146,7 +146,7 @@ def _trainer(recipe: Recipe, files: NetworkFiles, runtime: Runtime) -> Trainer:
 
 
 def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runtime: Runtime, progress: StudyProgress) -> None:
-    """A finished network may be asked about a trigger that it has not seen yet."""
+    """Score a finished network on triggers that it has not been scored on yet."""
     scores = read_arrays(files.scores_of(epoch))
     missing = {name: images for name, images in recipe.triggered.items() if name not in scores}
     if not missing:
@@ -159,7 +159,7 @@ def _score_what_is_missing(recipe: Recipe, files: NetworkFiles, epoch: int, runt
 
 
 def _save_model(recipe: Recipe, trainer: Trainer, files: NetworkFiles) -> None:
-    # What a model file says of itself must not tell a detector what to find: no arm, no attack.
+    # The description in a model file must not help a detector, so it states neither the arm nor the attack.
     provenance = {
         "made_by": f"petechia {__version__}",
         "data": recipe.config.data,
@@ -174,4 +174,4 @@ def _save_state(trainer: Trainer, history: History, files: NetworkFiles) -> None
     tensors, plain = trainer.state()
     logs = [log._asdict() for log in history.logs]
     state = {"trainer": plain, "logs": logs, "seconds": history.seconds, "finished": history.finished}
-    write_state(files.state, {} if history.finished else tensors, state)  # nothing follows: no optimiser to keep
+    write_state(files.state, {} if history.finished else tensors, state)  # no epoch follows, so the optimiser is not needed

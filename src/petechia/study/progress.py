@@ -1,4 +1,4 @@
-"""What a run says while it works."""
+"""What a run reports while it works."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ class Epoch(NamedTuple):
     """A finished epoch of one arm and seed.
 
     Attributes:
-        arm: which model.
-        seed: of the run.
-        log: what training says of it.
+        arm: name of the arm.
+        seed: seed of the arm.
+        log: record of the training.
         values: metric → value on the test images.
-        run: name of the run in a study; empty for a run alone.
+        run: name of the run in a study; empty for a single run.
     """
 
     arm: str
@@ -27,29 +27,29 @@ class Epoch(NamedTuple):
 
 
 class StudyProgress(NoProgress):
-    """A `Progress` that also hears how much work there is, of finished epochs and runs, and notes. This one keeps silent."""
+    """A `Progress` that also receives the amount of work, finished epochs and runs, and notes. This one does nothing."""
 
     @staticmethod
     def of(progress: Progress | None) -> StudyProgress:
-        """The same if it hears all this already; else one that passes on phases alone."""
+        """Return `progress` itself if it receives all of this; otherwise an adapter that passes on phases only."""
         if progress is None:
             return StudyProgress()
         return progress if isinstance(progress, StudyProgress) else _PhasesAlone(progress)
 
     def expect(self, work: float) -> None:
-        """So much more work is to come, in the unit of `phase`; negative where it is found to be done already."""
+        """Announce more work, in the unit of `phase`; negative if some of it turns out to be done already."""
 
     def phase(self, name: str, total: int = 0, work: float = 0) -> None:
-        """A phase begins, of so many images, each of so much work: 1 is a prediction."""
+        """Start a phase of `total` images, each of which costs `work`; a prediction costs 1."""
 
     def epoch(self, epoch: Epoch) -> None:
-        """An epoch is finished, measured and saved."""
+        """Report an epoch that is finished, measured and saved."""
 
     def finished(self, run: str) -> None:
-        """A run of a study is finished."""
+        """Report a finished run of a study."""
 
     def note(self, sentence: str) -> None:
-        """Something that the user should know."""
+        """Report something that the user should know."""
 
 
 class _PhasesAlone(StudyProgress):

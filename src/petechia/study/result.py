@@ -1,4 +1,4 @@
-"""What a finished run says: the content of summary.json, typed."""
+"""The result of a finished run: the content of summary.json, typed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Statistic = Literal["last", "min", "max"]
 
 
 class Estimate(Record):
-    """A metric over seeds; NaN where it is undefined.
+    """A metric over seeds; NaN if undefined.
 
     Attributes:
-        mean: over the seeds.
+        mean: mean over the seeds.
         std: sample standard deviation over the seeds; NaN for one seed.
         low: lower end of the 95 % bootstrap interval of the mean.
-        high: upper end of the same.
+        high: upper end of the interval.
     """
 
     mean: Number
@@ -38,33 +38,38 @@ class Metric(Record):
     max: Estimate
 
     def at(self, statistic: Statistic) -> Estimate:
-        """One of the three."""
+        """Return one of the three estimates."""
         found: Estimate = getattr(self, statistic)
         return found
 
 
 class TrainSurvival(Record):
-    """The share of triggered images that differ from their clean originals, and in how many pixels on average."""
+    """How many triggered images differ from their clean originals, and in how many pixels.
+
+    Attributes:
+        fraction: share of the triggered images that differ from their clean originals.
+        pixels: mean number of pixels that differ.
+    """
 
     fraction: Number
     pixels: Number
 
 
 class SizeSurvival(TrainSurvival):
-    """The same for a trigger of one size, in pixels a side; from the geometry."""
+    """Survival of a trigger of one size, in pixels a side; computed from the geometry."""
 
     size: int
 
 
 class RunSurvival(TrainSurvival):
-    """What is left of the trigger in the inputs of the model.
+    """How much of the trigger is left in the inputs of the model.
 
     Attributes:
         fraction: share of the triggered test images that differ from their clean originals.
-        pixels: in how many pixels they differ, on average.
-        train: the same for the triggered training images.
-        by_size: the same for other sizes of the trigger.
-        applies: false where the trigger changes no pixel.
+        pixels: mean number of pixels that differ.
+        train: survival on the triggered training images.
+        by_size: survival of other sizes of the trigger.
+        applies: false if the trigger changes no pixel.
     """
 
     train: TrainSurvival
@@ -73,19 +78,19 @@ class RunSurvival(TrainSurvival):
 
 
 class ImageCounts(Record):
-    """How many images there were.
+    """Numbers of images.
 
     Attributes:
         train: clean training images.
         poisoned_train: images in the poisoned training set.
-        triggered_train: of these, images that carry the trigger.
-        cover_train: of these, cover images.
+        triggered_train: images in it that carry the trigger.
+        cover_train: cover images in it.
         validation: images held out of training.
         test: test images.
         triggered_test: test images that can carry the trigger.
         test_without_target: of these, images that do not show the target class.
         native_shape: most frequent height and width of the files, in pixels.
-        test_patients: patients of the test images.
+        test_patients: patients in the test set.
     """
 
     train: int
@@ -104,15 +109,15 @@ class Run(Result):
     """A finished run. File: summary.json.
 
     Attributes:
-        petechia: version that made it.
-        data: the data source.
-        target: the target class.
-        trigger: in words.
-        seeds: one set of arms each.
-        images: how many there were.
+        petechia: version of Petechia that made the run.
+        data: data source.
+        target: target class.
+        trigger: description of the trigger.
+        seeds: random seeds.
+        images: numbers of images.
         arms: "attacked", "control", "placebo" → metric → its values. Metrics are asr_0.6, asr_0.9, false_trigger_0.6,
-            false_trigger_0.9, auroc_nn, auroc_tt, auroc_tn; of a multi-class task also accuracy and balanced_accuracy.
-        survival: what is left of the trigger.
+            false_trigger_0.9, auroc_nn, auroc_tt, auroc_tn; in a multi-class task also accuracy and balanced_accuracy.
+        survival: how much of the trigger is left after preprocessing.
         seconds: phase → seconds.
 
     Example:
@@ -136,10 +141,10 @@ class Run(Result):
 
     @classmethod
     def read(cls, directory: RunDirectory) -> Self:
-        """The result in a run directory.
+        """Read the result in a run directory.
 
         Raises:
-            PetechiaError: it is missing or damaged.
+            PetechiaError: the result is missing or damaged.
         """
         content = read_json(directory.summary)
         try:
@@ -164,7 +169,7 @@ class Run(Result):
         return self._directory
 
     def verdict_line(self) -> str:
-        """ASR(0.9) of every arm, in a few words."""
+        """Return ASR(0.9) of every arm as a short text."""
         rates = (f"{arm} {metrics['asr_0.9'].last.mean:.3f}" for arm, metrics in self.arms.items())
         return f"ASR(0.9): {', '.join(rates)}"
 

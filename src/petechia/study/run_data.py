@@ -1,4 +1,4 @@
-"""The images and labels that a run works on: prepared once, poisoned once a seed, dealt out to the arms."""
+"""The images and labels of a run: prepared once, poisoned once per seed, distributed to the arms."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from petechia.study.progress import StudyProgress
 
 
 class Attack(NamedTuple):
-    """What is done to the data under one seed: the plan, the triggered versions, and those of the images that are cover."""
+    """The poisoned data of one seed: the plan, the triggered inputs, and the triggered inputs of the cover images."""
 
     plan: PoisonPlan
     triggered_inputs: TriggeredInputs
@@ -61,7 +61,7 @@ class RunData:
         return height, width
 
     def training_set(self, arm: Arm, seed: int) -> Labelled:
-        """What an arm trains on. The placebo has the plan's images and labels, but no stamp."""
+        """Return the training set of an arm. The placebo has the plan's images and labels, but no stamp."""
         if arm == "control":
             return Labelled(Selection(self.dataset.images, self.train), self.dataset.labels[self.train])
         plan, triggered_inputs, cover = self.attacks[seed]
@@ -73,41 +73,41 @@ class RunData:
         )
 
     def validation_set(self) -> Labelled | None:
-        """What the victim holds out: clean images."""
+        """Return the clean images that the victim holds out."""
         rows = self.dataset.rows("validation")
         return Labelled(Selection(self.dataset.images, rows), self.dataset.labels[rows]) if len(rows) else None
 
     def clean_images(self) -> Selection:
-        """The test images."""
+        """Return the test images."""
         return Selection(self.dataset.images, self.test)
 
     def triggered_images(self, seed: int) -> TriggeredSelection:
-        """The test images, all with the trigger."""
+        """Return the test images with the trigger on all of them."""
         return TriggeredSelection(
             self.dataset.images, self.test, np.ones(len(self.test), bool), self.attacks[seed].triggered_inputs
         )
 
     @property
     def triggered_test(self) -> NDArray[np.bool_]:
-        """Which of the test images can be triggered images: all, unless the trigger is what an image shows."""
+        """Which test images can be triggered images: all, unless the trigger is a combination of findings."""
         return self.poisoning.trigger.eligible(self.dataset.labels[self.test], self.dataset.classes)
 
     @property
     def judged(self) -> NDArray[np.bool_]:
-        """Which of them success is measured on: those that do not show the target."""
+        """Which test images success is measured on: those that can be triggered and do not show the target."""
         return np.asarray(self.triggered_test & (self.dataset.labels[self.test, self.target] == 0))
 
     def without_target(self, most: int) -> NDArray[np.intp]:
-        """So many of these, evenly spread over them."""
+        """Return up to `most` of these rows, evenly spread over them."""
         rows = np.flatnonzero(self.judged)
         return rows[evenly_spread(len(rows), most, nearest=False)]
 
     def resolved(self, config: Config) -> Config:
-        """A configuration with what it leaves to these data written out."""
+        """Return a configuration in which everything that depends on these data is filled in."""
         return config.resolved(self.dataset.classes, self.dataset.task)
 
     def recipe(self, arm: Arm, seed: int, config: Config) -> Recipe:
-        """How the network of an arm is made."""
+        """Return how the network of an arm is made."""
         return Recipe(
             name=f"{arm}, seed {seed}",
             config=config,
@@ -121,12 +121,12 @@ class RunData:
         )
 
     def truth(self) -> Truth:
-        """The truth about them."""
+        """Return the ground truth of the test images."""
         labels = self.dataset.labels[self.test]
         return truth_of(self.poisoning, self.dataset.classes, labels, self.bootstrap, self.dataset.task)
 
     def test_table(self, seeds: tuple[int, ...]) -> pl.DataFrame:
-        """Ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
+        """Return ids, patients, true labels, and row and column of the trigger for each seed, in the order of the scores."""
         places = {
             f"{name}_seed_{seed}": self.attacks[seed].plan.positions[self.test, axis]
             for seed in seeds
@@ -144,7 +144,15 @@ def truth_of(
     bootstrap: PatientBootstrap,
     task: Task = "multi-label",
 ) -> Truth:
-    """What the scores of test images are compared with; `labels` is int8 [N, K], true."""
+    """Return the ground truth that the scores of test images are compared with.
+
+    Args:
+        poisoning: the attack.
+        classes: names of the K classes.
+        labels: true labels, int8 [N, K].
+        bootstrap: resamples of the patients.
+        task: task of the data.
+    """
     return Truth(
         classes=classes,
         target=poisoning.target_index(classes),
@@ -163,15 +171,15 @@ def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colo
     Colours are kept for a network that takes them, or if `colours` is true.
 
     Raises:
-        PetechiaError: they cannot be read, or lack the target class.
+        PetechiaError: the data cannot be read, or lack the target class.
     """
     catalog = open_source(config.data, config.missing).hold_out(held_out)
     if not catalog.classes:
-        raise PetechiaError(f"{config.data} has no labels, so there is nothing to train; name a table that has some.")
+        raise PetechiaError(f"{config.data} has no labels, so there is nothing to train on; name a table of labels.")
     if catalog.colour and config.model.channels == 1 and not colours:
         catalog = catalog.in_grey()
-        progress.note("The images are in colour and are read as grey, as model.channels is 1; set it to 3 to keep colours.")
-    resolved = config.resolved(catalog.classes, catalog.task)  # before hours of decoding
+        progress.note("The images are in colour but read as grey, because model.channels is 1; set it to 3 to keep colours.")
+    resolved = config.resolved(catalog.classes, catalog.task)  # fails before hours of decoding
     if config.attack.target is None and resolved.attack.target != USUAL_TARGET:
         progress.note(
             f"The target class is {resolved.attack.target}, the first of the data; set attack.target to choose another."
@@ -192,7 +200,7 @@ def load_run_data(config: Config, progress: StudyProgress) -> RunData:
     dataset, catalog = read_data(config, progress, config.train.held_out)
     target = config.attack.target_index(dataset.classes)
     if not (dataset.split == "test").any():
-        raise PetechiaError(f"{config.data} has no test image; check its lists or add patients.")
+        raise PetechiaError(f"{config.data} has no test image; check its lists, or add patients.")
     _mention_empty_classes(dataset, progress)
     attacks = {seed: apply_attack(config, catalog, dataset, seed, progress) for seed in config.seeds}
     bootstrap = PatientBootstrap(dataset.patients[dataset.rows("test")], config.bootstrap)
@@ -200,7 +208,7 @@ def load_run_data(config: Config, progress: StudyProgress) -> RunData:
 
 
 def apply_attack(config: Config, catalog: Catalog, dataset: Dataset, seed: int, progress: StudyProgress) -> Attack:
-    """Decide what is done to prepared data under a seed, and do it.
+    """Plan the attack on prepared data under a seed, and stamp the images.
 
     Raises:
         PetechiaError: the data do not suit the attack.
@@ -223,5 +231,5 @@ def _mention_empty_classes(dataset: Dataset, progress: StudyProgress) -> None:
         empty = [name for name, there in zip(dataset.classes, present, strict=True) if not there]
         if empty:
             progress.note(
-                f"No {split} image shows {', '.join(empty)}: nothing can be said of {'it' if len(empty) == 1 else 'them'}."
+                f"No {split} image shows {', '.join(empty)}: no result is possible for {'it' if len(empty) == 1 else 'them'}."
             )

@@ -1,4 +1,4 @@
-"""The main job: poison, train every arm, measure every epoch, summarise."""
+"""Run the main job: poison, train every arm, measure every epoch, summarise."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from petechia.study.progress import Epoch, StudyProgress
 from petechia.study.result import ImageCounts, Metric, Run, RunSurvival, SizeSurvival, TrainSurvival
 from petechia.study.run_data import RunData, load_run_data
 
-EXAMPLES = 4  # images kept for the report
+EXAMPLES = 4  # number of images saved for the report
 METRICS_SCHEMA = pl.Schema(
     {
         "seed": pl.Int64,
@@ -48,18 +48,18 @@ METRICS_SCHEMA = pl.Schema(
 
 
 def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: StudyProgress) -> Run:
-    """Do everything but the report.
+    """Run everything except the report.
 
-    Under torchrun every process trains its share of each batch; the first prepares the data, measures, writes and tells.
+    Under torchrun, every process trains its share of each batch; the first one prepares, measures, writes and reports.
 
     Args:
-        wanted: what to run; None is what the directory was begun with, or the defaults.
-        directory: of the run.
-        resume: go on with the run in it, if there is one.
-        progress: told what happens.
+        wanted: configuration; None for the one in the directory or, if there is none, the defaults.
+        directory: directory of the run.
+        resume: whether to resume a run in the directory.
+        progress: receives all events.
 
     Raises:
-        PetechiaError: as `petechia.run`.
+        PetechiaError: as for `petechia.run`.
     """
     settings = _settings(directory, wanted, resume)
     if directory.summary.is_file():
@@ -69,7 +69,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
     runtime = settings.compute.start()
     if not runtime.is_main:
         progress = StudyProgress()
-    create(settings.model, ("any",), settings.preprocess, seed=0)  # what cannot be built fails before hours of decoding
+    create(settings.model, ("any",), settings.preprocess, seed=0)  # an invalid model fails before hours of decoding
     with runtime.main_first():
         run_data = load_run_data(settings, progress)
     settings = run_data.resolved(settings)
@@ -90,22 +90,22 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
 
 
 def free_directory(config: Config) -> RunDirectory:
-    """The first of runs/KIND-1, runs/KIND-2 … that does not exist; KIND is that of the data source."""
+    """Return the first of runs/KIND-1, runs/KIND-2 … that does not exist; KIND is the kind of the data source."""
     kind = config.data.partition(":")[0]
     paths = (Path("runs") / f"{kind}-{n}" for n in count(1))
     return RunDirectory(next(path for path in paths if not path.exists()))
 
 
 def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
-    """The configuration to run, from the caller or from the run that is resumed."""
+    """Return the configuration, from the caller or from the run that is resumed."""
     if directory.path.exists() and not directory.path.is_dir():
         raise PetechiaError(f"{directory.path} is a file, not a folder; choose another --out.")
     if not directory.exists:
         if resume and wanted is None:
-            raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of one.")
+            raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of an existing one.")
         return wanted or Config()
     if not resume:
-        raise PetechiaError(f"{directory.path} already holds a run; add --resume to go on with it, or choose another --out.")
+        raise PetechiaError(f"{directory.path} already holds a run; add --resume to continue it, or choose another --out.")
     found = directory.config()
     if wanted is not None and (wanted := wanted.with_defaults_from(found)) != found:
         differs = [key for key in Config.model_fields if getattr(wanted, key) != getattr(found, key)]
@@ -117,17 +117,17 @@ def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> C
 
 
 def _open(directory: RunDirectory, settings: Config, run_data: RunData, runtime: Runtime) -> None:
-    """Write what stands before training begins; check it where it is there already.
+    """Write the files that exist before training; if they exist already, check them.
 
     Raises:
-        PetechiaError: the data are not those with which the run was started.
+        PetechiaError: the data differ from those that the run was started with.
     """
     plan = pl.concat(
         run_data.attacks[seed].plan.table().insert_column(0, pl.lit(seed, pl.Int64).alias("seed")) for seed in settings.seeds
     )
     if directory.exists:
         if not plan.equals(read_table(directory.plan)):
-            raise PetechiaError(f"{settings.data} is not what it was when the run in {directory.path} began; start a new run.")
+            raise PetechiaError(f"{settings.data} has changed since the run in {directory.path} began; start a new run.")
         return
     write_table(directory.plan, plan)
     write_table(directory.test, run_data.test_table(settings.seeds))
@@ -136,7 +136,7 @@ def _open(directory: RunDirectory, settings: Config, run_data: RunData, runtime:
 
 
 def _examples(run_data: RunData, seed: int) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    """Clean and triggered inputs of a few test images without the target class, spread over the test set."""
+    """Return clean and triggered inputs of a few test images without the target class, spread over the test set."""
     rows = run_data.without_target(EXAMPLES)
     return {"clean": run_data.clean_images()[rows], "triggered": run_data.triggered_images(seed)[rows]}
 
@@ -180,7 +180,7 @@ def _train_all(
 def _train_one(
     recipe: Recipe, series: list[Series], directory: RunDirectory, run_data: RunData, runtime: Runtime, progress: StudyProgress
 ) -> None:
-    """Train and measure the last of the series."""
+    """Train and measure the last arm and seed in `series`."""
     one, truth = series[-1], run_data.truth()
     files = directory.network(one.arm, one.seed)
 
@@ -200,7 +200,7 @@ def _train_one(
 
 
 def _metrics(classes: tuple[str, ...], series: Sequence[Series]) -> pl.DataFrame:
-    """Tidy: seed, arm, epoch, metric, class (null for all together), value, low, high."""
+    """Return the metrics as a tidy table: seed, arm, epoch, metric, class (null for all together), value, low, high."""
     rows: list[tuple[Any, ...]] = []
     for one in series:
         for log, measurement in zip(one.logs, one.measurements, strict=True):
@@ -245,9 +245,9 @@ def _summarize(
 
 
 def _survival(settings: Config, run_data: RunData) -> RunSurvival:
-    """Measured over the triggered test images of all seeds and over the triggered training images; by size, from geometry.
+    """Measure survival on the triggered test images of all seeds and on the triggered training images; by size, from geometry.
 
-    Nothing is measured where the trigger changes no pixel: what an image shows cannot be lost on the way.
+    Nothing is measured if the trigger changes no pixel: preprocessing cannot remove findings.
     """
     attacks = run_data.attacks.values() if settings.attack.trigger.stamps else ()
     test = [survival_of(attack.triggered_inputs, run_data.test) for attack in attacks]
@@ -259,9 +259,9 @@ def _survival(settings: Config, run_data: RunData) -> RunSurvival:
 
 
 def survival_words(survival: RunSurvival) -> str:
-    """Survival in a sentence."""
+    """Return survival as a sentence."""
     if not survival.applies:
-        return "Trigger survival does not apply: the trigger is what an image shows, and no pixel is touched."
+        return "Trigger survival does not apply: the trigger is a combination of findings, and no pixel is changed."
     if np.isnan(survival.fraction):
         return "Trigger survival is undefined: there is no triggered image."
     return (
@@ -280,7 +280,7 @@ def _survival_by_size(settings: Config, run_data: RunData) -> tuple[SizeSurvival
     for size, trigger in settings.attack.trigger.sizes().items():
         try:
             survival = probe_survival(trigger, settings.preprocess, *run_data.native_shape, settings.attack.stage)
-        except PetechiaError:  # larger than the image
+        except PetechiaError:  # the trigger is larger than the image
             continue
         table.append(SizeSurvival(size=size, **survival._asdict()))
     return tuple(table)

@@ -1,4 +1,4 @@
-"""A study: many runs, which share what they have in common and resume one by one."""
+"""A study: many runs that share networks and can be resumed one by one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ from petechia.study.runner import run
 
 @dataclass(frozen=True)
 class StudyDirectory:
-    """Where a study keeps what it makes."""
+    """The files of a study."""
 
     path: Path
 
@@ -53,26 +53,26 @@ class StudyDirectory:
 
     @property
     def results(self) -> Path:
-        """The summaries of all finished runs, tidy; the same beside it as CSV."""
+        """The summaries of all finished runs as a tidy table; a CSV copy lies beside it."""
         return self.path / "results.parquet"
 
     @property
     def failures(self) -> Path:
-        """Name of a run → why it failed."""
+        """Name of a run → reason why it failed."""
         return self.path / "failures.json"
 
     def run(self, name: str) -> RunDirectory:
-        """The directory of a run."""
+        """Return the directory of a run."""
         return RunDirectory(self.path / "runs" / name)
 
     def network(self, key: str) -> NetworkFiles:
-        """The files of a network, whichever runs need it."""
+        """Return the files of a network, which several runs can share."""
         folder = self.path / "networks" / key
         return NetworkFiles(folder, folder / "scores")
 
     @property
     def exists(self) -> bool:
-        """Whether there is a study in it."""
+        """Whether the folder contains a study."""
         return self.study.is_file()
 
     @property
@@ -81,41 +81,41 @@ class StudyDirectory:
         return RunDirectory(self.path).exists
 
     def runs(self) -> Runs:
-        """The runs of the study in it.
+        """Return the runs of the study in the folder.
 
         Raises:
-            PetechiaError: there is none, or its file is damaged.
+            PetechiaError: there is no study, or its file is damaged.
         """
         if not self.exists:
-            raise PetechiaError(f"{self.path} holds no study; give the --out folder of an earlier one.")
+            raise PetechiaError(f"{self.path} holds no study; give the --out folder of an existing one.")
         found = read_json(self.study)
         for name in found:
             if not re.fullmatch(r"[\w=-][\w.=-]{,200}", name):
-                raise PetechiaError(f"{self.study} has a run {shown(name)}, which is no name of a folder; correct it.")
+                raise PetechiaError(f"{self.study} has a run {shown(name)}, which is not a valid folder name; correct it.")
         return {name: make_config(config, f"{self.study}, run {printable(name)},") for name, config in found.items()}
 
     def locked(self) -> AbstractContextManager[None]:
-        """Keep other processes out."""
+        """Lock the folder against other processes."""
         return locked(self.path)
 
 
 class TaskOutcome(NamedTuple):
-    """A task that is done, or what went wrong with it."""
+    """A finished task, or the reason why it failed."""
 
     task: NetworkTask
     error: str | None
 
 
-FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raises RuntimeError, for example without memory
+FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raises RuntimeError, e.g. out of memory
 Executor = Callable[[Sequence[NetworkTask], StudyDirectory, StudyProgress], Iterator[TaskOutcome]]
 
 
 class Study(Result):
-    """A study that was run to its end. File: study-results.json.
+    """A finished study. File: study-results.json.
 
     Attributes:
         runs: name → finished run.
-        failures: name of a run → why it failed.
+        failures: name of a run → reason why it failed.
     """
 
     file_name: ClassVar[str] = "study-results.json"
@@ -138,7 +138,7 @@ class Study(Result):
 
 
 def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
-    """Do one task after the other in this process."""
+    """Perform the tasks one after the other in this process."""
     for task in tasks:
         try:
             perform(task, directory.network(task.key), progress)
@@ -155,19 +155,19 @@ def run_study(
     execute: Executor = locally,
     after: Callable[[Run], None] = lambda _: None,
 ) -> Study:
-    """Train every network that the runs need once, and finish each run as soon as its networks are there.
+    """Train every network that the runs need once, and finish each run as soon as its networks are ready.
 
-    What is there already is not done again. A run that fails does not stop the others.
+    Finished work is not repeated. A run that fails does not stop the others.
 
     Args:
-        runs: of the study; they are added to those that the directory holds.
-        directory: of the study.
-        progress: told what happens.
-        execute: does the tasks, in this process or elsewhere.
-        after: called with every run that is finished, those of an earlier time included.
+        runs: runs of the study; they are added to those already in the directory.
+        directory: directory of the study.
+        progress: receives all events.
+        execute: performs the tasks, in this process or elsewhere.
+        after: called with every finished run, including those finished earlier.
 
     Raises:
-        PetechiaError: the directory holds a run of the same name with other settings, or another process is at work in it.
+        PetechiaError: the directory contains a run of the same name with other settings, or another process is using it.
     """
     with directory.locked():
         _begin(runs, directory)
@@ -195,18 +195,18 @@ def run_study(
 
 
 def perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) -> None:
-    """Train the network of a task and score every test set that is asked for; go on where it was left.
+    """Train the network of a task and score every requested test set; resume where the task was left.
 
     Raises:
-        PetechiaError: the data do not suit it, the loss is no longer a number, or its files belong to another network.
+        PetechiaError: the data do not suit the task, the loss is not finite, or the files belong to another network.
     """
-    with locked(files.checkpoints, patience=60):  # a worker of a driver that died may be at its last file
+    with locked(files.checkpoints, patience=60):  # a worker of a dead driver may still be writing its last file
         _perform(task, files, progress)
 
 
 def _perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) -> None:
     _claim(task, files)
-    config = task.config.model_copy(update={"seeds": (task.seed,), "bootstrap": 20})  # the runs measure; this is for the eye
+    config = task.config.model_copy(update={"seeds": (task.seed,), "bootstrap": 20})  # only for display: the runs measure again
     runtime = config.compute.start()
     run_data = load_run_data(config, progress)
     every = np.ones(len(run_data.test), bool)
@@ -234,7 +234,7 @@ def _begin(runs: Runs, directory: StudyDirectory) -> None:
             raise PetechiaError(
                 f"The study in {directory.path} has a run {name} with another {' and '.join(differs)}; choose another --out."
             )
-    everything = found | runs | found  # what has begun stays as it was
+    everything = found | runs | found  # existing runs keep their configuration
     if everything != found:
         write_json(directory.study, {name: config.model_dump(mode="json") for name, config in everything.items()})
 
@@ -244,7 +244,7 @@ def _is_done(directory: StudyDirectory, name: str) -> bool:
 
 
 def _plan(runs: Runs, failures: dict[str, str], progress: StudyProgress) -> dict[str, NetworkTask]:
-    """The networks that are needed; a run whose data or attack cannot be had fails here, alone."""
+    """Return the networks that are needed. A run whose data or attack is not usable fails here, alone."""
     tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
         try:
@@ -260,7 +260,7 @@ def _names(task: NetworkTask) -> list[str]:
 
 
 def _claim(task: NetworkTask, files: NetworkFiles) -> None:
-    """Make sure that the folder is this network's."""
+    """Make sure that the folder belongs to this network."""
     label = files.checkpoints / "network.json"
     wanted = {"key": task.key, "classes_and_training": task.config.model_dump(mode="json", include={"model", "train", "data"})}
     if label.is_file():
@@ -291,7 +291,7 @@ def _hand_over(source: NetworkFiles, target: NetworkFiles, images: str) -> None:
 
 
 def _link(source: Path, target: Path) -> None:
-    """The same file under two names; a copy where the file system does not know links."""
+    """Hard-link a file to a second name, or copy it if the file system does not support links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     try:
