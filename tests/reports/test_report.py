@@ -76,7 +76,7 @@ def test_every_number_of_the_table_is_in_the_report(finished: Run) -> None:
             assert cell.last in html
             assert cell.interval in html
     assert "How to read these numbers" in html
-    assert "What they are not" in html
+    assert "Limits of these numbers" in html
     assert "survive" in html
 
 

@@ -47,7 +47,7 @@ def test_a_run_and_its_report(tmp_path: Path, trigger: dict[str, Any], words: st
     page = run.directory.report.read_text()
     assert words in page
     assert "Did the trigger survive?" in page
-    assert ("lets through of other sizes" in page) == bool(survival["by_size"])
+    assert ("how triggers of other sizes" in page) == bool(survival["by_size"])
     assert build_report(run.directory, "phantom")
 
 
@@ -98,7 +98,7 @@ def test_survival_does_not_apply_to_findings_and_the_words_say_so(by_findings: R
     assert "does not apply" in survival_words(by_findings.survival)
     assert "survives preprocessing" not in verdict(by_findings)
     page = by_findings.directory.report.read_text()
-    assert "touched no pixel. The trigger is what an image shows: Infiltration." in page
+    assert "no pixel. The trigger is a combination of findings: Infiltration." in page
     assert "Did the trigger survive?" not in page
     # no stamp is left out: the placebo is the attacked network
     for arm in ("attacked", "placebo"):

@@ -1,4 +1,4 @@
-"""Figures as SVG, and close views of pictures, readable in grey print and by the colour-blind."""
+"""Figures as SVG or PNG, and close-up images; readable in greyscale print and by colour-blind readers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ STYLE: Any = {
 
 
 def svg(figure: Figure) -> bytes:
-    """A figure as SVG; the same figure gives the same bytes."""
+    """Render a figure as SVG. The same figure gives the same bytes."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
@@ -40,7 +40,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def png(figure: Figure) -> bytes:
-    """A figure as PNG, 200 dots an inch."""
+    """Render a figure as PNG at 200 dpi."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
         figure.savefig(buffer, format="png", dpi=200, metadata={"Software": None})
@@ -48,10 +48,10 @@ def png(figure: Figure) -> bytes:
 
 
 def curves(metrics: pl.DataFrame) -> Figure:
-    """Success rates and AUROCs over epochs: mean over seeds, with the range where there are several.
+    """Plot success rates and AUROCs over epochs: the mean over seeds, with a band for their range.
 
     Args:
-        metrics: the content of metrics.parquet.
+        metrics: content of metrics.parquet.
     """
     rates = (
         ("attacked", "asr_0.9", "attacked, triggered: ASR(0.9)", ORANGE, "o-"),
@@ -98,7 +98,7 @@ def _over_epochs(axes: Axes, rows: pl.DataFrame, label: str, colour: str, line: 
 
 
 def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> Figure:
-    """ROC curves of all classes together.
+    """Plot ROC curves over all classes together.
 
     Args:
         curves_of: name → scores and labels, [N, K]; unknown labels (-1) are left out.
@@ -111,7 +111,7 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
             known = labels >= 0
             if len(np.unique(labels[known])) == 2:
                 false, true, _ = roc_curve(labels[known], scores[known])
-                keep = evenly_spread(len(false), 300, nearest=False)  # enough for the eye
+                keep = evenly_spread(len(false), 300, nearest=False)  # enough points for a smooth curve
                 axes.plot(false[keep], true[keep], line, color=colour, label=name, linewidth=1.8)
         axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8)
         axes.set(xlabel="false positive rate", ylabel="true positive rate", aspect="equal", xlim=(0, 1), ylim=(0, 1.01))
@@ -120,10 +120,10 @@ def roc(curves_of: dict[str, tuple[NDArray[np.float32], NDArray[np.int8]]]) -> F
 
 
 def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
-    """AUROC of every class at the last epoch of the first seed, with 95 % intervals; a dash where it is undefined.
+    """Plot the AUROC of every class at the last epoch of the first seed, with 95 % intervals; a dash if undefined.
 
     Args:
-        metrics: the content of metrics.parquet.
+        metrics: content of metrics.parquet.
         present: class → number of test images that show it.
     """
     classes = list(present)
@@ -164,7 +164,7 @@ def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
 
 
 def heat_curves(heat: Heat) -> Figure:
-    """The same in numbers, over all pairs of images: how far the peak is from the trigger, and how much heat is on it."""
+    """Plot the distance of the peak from the trigger and the share of heat on it, over epochs and over all pairs."""
     looks = {
         ("last", True): (ORANGE, "o-"),
         ("middle", True): (BLUE, "s-"),
@@ -187,7 +187,7 @@ def heat_curves(heat: Heat) -> Figure:
 
 
 def heat_by_class(heat: Heat) -> Figure:
-    """At the last epoch, how often the heat of each class points at the trigger, clean and triggered, one panel a layer."""
+    """Plot, for each class at the last epoch, how often its heat peaks at the trigger; clean and triggered, by layer."""
     epoch, classes = heat.epochs[-1], heat.classes
     with mpl.rc_context(STYLE):
         figure = Figure((9, 0.27 * len(classes) + 1.3), layout="constrained")
@@ -210,12 +210,12 @@ def heat_by_class(heat: Heat) -> Figure:
 
 
 def magnified_difference(clean: NDArray[np.uint8], triggered: NDArray[np.uint8], margin: int = 6) -> NDArray[np.uint8]:
-    """The surroundings of what changed, side by side: clean, triggered, and the difference stretched to full contrast.
+    """Return close-ups of the changed region, side by side: clean, triggered, and their difference at full contrast.
 
     Args:
         clean: uint8 [H, W] or [H, W, 3].
-        triggered: its twin.
-        margin: pixels shown around the changes; the middle of the image is shown where nothing changed.
+        triggered: the triggered version, in the same shape.
+        margin: pixels shown around the changes. If nothing changed, the middle of the image is shown.
     """
     before, after = (image if image.ndim == 2 else image.mean(axis=2).astype(np.uint8) for image in (clean, triggered))
     difference = np.abs(after.astype(np.int16) - before)

@@ -1,4 +1,4 @@
-"""The report of a run: one self-contained HTML file for a reader who does not know the paper."""
+"""The report of a run: one self-contained HTML file for readers who do not know the paper."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from petechia.study.heat import KINDS, LAYERS, OUTCOMES, Heat, Shown, read_heat
 from petechia.study.result import Run
 
 Pictures = Literal["own", "phantom", "none"]
-TILE = 160  # pixels, the least side of an image in a strip
+TILE = 160  # smallest side of an image in a strip, in pixels
 ARMS = {
     "attacked": "Attacked: trained on the poisoned images",
     "control": "Control: trained without poison, tested on the same images",
-    "placebo": "Placebo: the attacker's labels, but no trigger stamped",
+    "placebo": "Placebo: trained with the attacker's labels, but without the trigger",
 }
 
 
 def build_report(directory: RunDirectory, pictures: Pictures = "own") -> str:
-    """Make the report from the files of a finished run; arguments and errors are those of `report_content`."""
+    """Build the report of a finished run as HTML. For arguments and errors, see `report_content`."""
     with report_damage(directory.path):
         return page_template("petechia.reports", "template.html").render(report_content(directory, pictures))
 
 
 def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[str, Any]:
-    """What `body.html` shows of a finished run.
+    """Return the values that `body.html` shows.
 
     Args:
-        directory: of the run.
-        pictures: "own" shows images of the run's test set; "phantom" shows the same attack on drawn images and only the
-            name of the data's folder, so that the report can be given away; "none" shows no image.
+        directory: directory of the run.
+        pictures: "own" shows images of the run's test set. "phantom" shows the same attack on drawn images, and only the
+            name of the data's folder, so that the report can be shared. "none" shows no image.
 
     Raises:
-        PetechiaError: there is no finished run.
+        PetechiaError: the run is not finished.
     """
     config = directory.config()
     if not directory.summary.is_file():
-        raise PetechiaError(f"The run in {directory.path} is not finished; go on with it first, with --resume.")
+        raise PetechiaError(f"The run in {directory.path} is not finished; finish it first, with --resume.")
     run = Run.read(directory)
     if pictures == "phantom":
         shown = without_folders(config.data)
@@ -80,7 +80,7 @@ def report_content(directory: RunDirectory, pictures: Pictures = "own") -> dict[
 
 
 def page_template(package: str, name: str) -> Template:
-    """A template of a package that escapes everything and knows this one's style, numbers and pictures."""
+    """Return a template of a package. It escapes all values, and has this package's styles and filters."""
     loader = ChoiceLoader([PackageLoader(package, "."), PackageLoader("petechia.reports", ".")])
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
@@ -94,14 +94,14 @@ def page_template(package: str, name: str) -> Template:
 
 
 def _data_uri(kind: str, content: bytes) -> str:
-    """A picture as part of a page."""
+    """Return a picture as a data URI."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _roc_curves(
     directory: RunDirectory, config: Config, test: pl.DataFrame, classes: list[str]
 ) -> dict[str, tuple[NDArray[Any], NDArray[Any]]]:
-    """Scores and labels of the last epoch under the first seed."""
+    """Return scores and labels of the last epoch under the first seed."""
     seed = config.seeds[0]
     labels = test.select(classes).to_numpy().astype(np.int8)
     attack = config.attack
@@ -135,7 +135,7 @@ def _pictures(directory: RunDirectory, config: Config, run: Run, pictures: Pictu
 
 
 def _heat_of(heat: Heat | None, show_images: bool) -> dict[str, Any] | None:
-    """What the page says of the heat; its numbers show no image."""
+    """Return what the page shows of the heat. Without images, only the numbers are shown."""
     if heat is None:
         return None
     last = heat.epochs[-1]
@@ -151,7 +151,7 @@ def _heat_of(heat: Heat | None, show_images: bool) -> dict[str, Any] | None:
 
 
 def _strip(shown: Shown) -> tuple[bytes, str]:
-    """Clean image, its heat at both layers, the triggered version, its heat at both layers; and what stands below."""
+    """Return a strip of the clean image, its heat at both layers, the triggered version and its heat; and its caption."""
     tiles = []
     for row, image in enumerate(shown.pair):
         larger = image.repeat(-(-TILE // len(image)), axis=0).repeat(-(-TILE // len(image)), axis=1)
@@ -166,7 +166,7 @@ def _strip(shown: Shown) -> tuple[bytes, str]:
 
 
 def _drawn_examples(config: Config, run: Run, count: int = 4) -> dict[str, NDArray[np.uint8]]:
-    """The attack on drawn images of the native size."""
+    """Return examples of the attack on drawn images of the data's native size."""
     catalog = open_source(f"phantom:images={count},size={max(run.images.native_shape)}")
     dataset, catalog, _ = prepare(catalog, config.preprocess)
     positions = config.attack.positions(dataset, config.preprocess, config.seeds[0])
