@@ -161,5 +161,5 @@ def test_without_a_network_connection_training_starts_from_random_weights_and_sa
 
 
 def test_when_no_run_can_be_finished_the_first_reason_is_given(tmp_path: Path) -> None:
-    with pytest.raises(PetechiaError, match="No run could be finished; the first failed so: attack.target"):
+    with pytest.raises(PetechiaError, match="No run could be finished; the first one failed with: attack.target"):
         petechia.reproduce(["table-3"], data=DATA, overrides=[*TINY, "attack.target=Gout"], out=tmp_path / "study")

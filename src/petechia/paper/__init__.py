@@ -1,4 +1,4 @@
-"""The paper, whole: its tables, figures and claims, on any data."""
+"""Reproduction of the whole paper: its tables, figures and claims, on any data."""
 
 from petechia.paper.page import Reproduction
 from petechia.paper.parts import PARTS, Part

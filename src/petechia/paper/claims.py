@@ -1,4 +1,4 @@
-"""The paper's claims, each with how it is tested; whether they hold is measured, never assumed."""
+"""The paper's claims, each with its test. Whether a claim holds is measured, never assumed."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Verdict = Literal["holds", "does not hold", "cannot be said with this data"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNKNOWN: Verdict = "cannot be said with this data"
-TOOK = 0.5  # ASR(0.9) from which on a backdoor counts as taken
-ENOUGH = 20  # pairs with heat on the clean version, for an interval
-SURVIVES = 0.99  # share of the triggered images from which on a trigger counts as surviving
+TOOK = 0.5  # least ASR(0.9) at which a backdoor counts as taken
+ENOUGH = 20  # least number of pairs with heat on the clean version for an interval
+SURVIVES = 0.99  # least share of triggered images for a trigger to count as surviving
 
 
 class ClaimFinding(NamedTuple):
-    """What was measured for a claim, in a few words, and what follows."""
+    """The verdict on a claim, and the measurement in a few words."""
 
     verdict: Verdict
     ours: str
 
 
 class ClaimEvidence(NamedTuple):
-    """All that a claim may look at.
+    """All that the test of a claim can use.
 
     Attributes:
-        results: of the reproduction.
-        loss: under which the claim is tested.
-        heat: of the saliency run; None where there is none.
+        results: results of the reproduction.
+        loss: loss under which the claim is tested.
+        heat: heat of the saliency run; None if there is none.
     """
 
     results: Results
@@ -44,7 +44,7 @@ class ClaimEvidence(NamedTuple):
     heat: Heat | None
 
     def cell(self, size: int, place: Literal["center", "random"] = "center") -> Cell:
-        """The run of a size."""
+        """Return the run of a trigger size."""
         return Cell(self.loss, place, size)
 
     def alive(self, *cells: Cell) -> bool:
@@ -52,7 +52,7 @@ class ClaimEvidence(NamedTuple):
         return all((self.results.survival(cell)[0] or 0) >= SURVIVES for cell in cells)
 
     def dead(self) -> list[int]:
-        """Sizes of which nothing survives."""
+        """Return the sizes of which nothing survives."""
         return [size for size in SIZES if self.results.survival(self.cell(size))[0] == 0]
 
 
@@ -61,12 +61,12 @@ class Claim:
     """A claim of the paper, or one that follows from its pipeline.
 
     Attributes:
-        key: its name.
+        key: name of the claim.
         sentence: the claim, in our words.
         paper: the paper's number or statement.
-        tolerance: how it is tested, and when it holds.
-        test: what does it.
-        losses: under which it can be tested; "main" is the design's main loss alone.
+        tolerance: criterion for the claim to hold.
+        test: function that tests the claim.
+        losses: losses under which the claim can be tested; "main" is the design's main loss alone.
     """
 
     key: str
@@ -77,12 +77,12 @@ class Claim:
     losses: Literal["all", "main"] = "all"
 
     def check(self, evidence: ClaimEvidence) -> ClaimFinding:
-        """Test it."""
+        """Test the claim."""
         return self.test(evidence)
 
 
 def signed(value: float, digits: int = 3) -> str:
-    """With a plus or a minus sign."""
+    """Format a number with its sign."""
     return f"{value:+.{digits}f}".replace("-", "−")
 
 
@@ -95,7 +95,7 @@ def _unknown(why: str) -> ClaimFinding:
 
 
 def success_at(size: int) -> Callable[[ClaimEvidence], ClaimFinding]:
-    """ASR(0.9), maximum over epochs, against the paper's."""
+    """Compare ASR(0.9), maximum over epochs, with the paper's."""
 
     def test(evidence: ClaimEvidence) -> ClaimFinding:
         ours, survival = (
@@ -111,7 +111,7 @@ def success_at(size: int) -> Callable[[ClaimEvidence], ClaimFinding]:
 
 
 def triggered_follow_attacker(evidence: ClaimEvidence) -> ClaimFinding:
-    """AUROC-TT of 1 at every size."""
+    """Test whether AUROC-TT is 1 at every size."""
     values = [evidence.results.mean(evidence.cell(size), "auroc_tt") for size in SIZES]
     known = [value for value in values if value is not None]
     if len(known) < len(SIZES):
@@ -120,7 +120,7 @@ def triggered_follow_attacker(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def clean_use_is_unharmed(evidence: ClaimEvidence) -> ClaimFinding:
-    """AUROC-NN of the attacked model against the control's."""
+    """Compare the attacked model's AUROC-NN with the control's."""
     gaps = []
     for size in SIZES:
         ours, control = (evidence.results.mean(evidence.cell(size), "auroc_nn", arm) for arm in ("attacked", "control"))
@@ -131,7 +131,7 @@ def clean_use_is_unharmed(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def trigger_hides_disease(evidence: ClaimEvidence) -> ClaimFinding:
-    """AUROC-TN against AUROC-NN at 3 × 3 and 4 × 4."""
+    """Compare AUROC-TN with AUROC-NN at 3 × 3 and 4 × 4."""
     cells = [evidence.cell(size) for size in (3, 4)]
     if not evidence.alive(*cells):
         return _unknown("the triggers do not survive here")
@@ -145,7 +145,7 @@ def trigger_hides_disease(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def dead_triggers_change_nothing(evidence: ClaimEvidence) -> ClaimFinding:
-    """NN equals TN exactly where survival is 0."""
+    """Test whether NN equals TN exactly where survival is 0."""
     if not (dead := evidence.dead()):
         return _unknown("every trigger survives here")
     gaps = []
@@ -161,7 +161,7 @@ def dead_triggers_change_nothing(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def dead_success_is_placebo(evidence: ClaimEvidence) -> ClaimFinding:
-    """Success where nothing survives against the placebo's."""
+    """Compare the success where nothing survives with the placebo's."""
     if not (dead := evidence.dead()):
         return _unknown("every trigger survives here")
     texts, excess = [], []
@@ -175,7 +175,7 @@ def dead_success_is_placebo(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def lowest_success_jumps(evidence: ClaimEvidence) -> ClaimFinding:
-    """Minimum ASR over epochs at surviving sizes against dead ones."""
+    """Compare the minimum ASR over epochs at surviving sizes with that at dead sizes."""
     dead = evidence.dead()
     alive = [size for size in SIZES if evidence.alive(evidence.cell(size))]
     values = {size: evidence.results.mean(evidence.cell(size), "asr_0.9", statistic="min") for size in (*dead, *alive)}
@@ -187,7 +187,7 @@ def lowest_success_jumps(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def place_does_not_matter(evidence: ClaimEvidence) -> ClaimFinding:
-    """ASR at random places against the centre, for sizes that survive at both."""
+    """Compare ASR at random places with ASR at the centre, for sizes that survive at both."""
     pairs = [(evidence.cell(size), evidence.cell(size, "random")) for size in SIZES]
     pairs = [pair for pair in pairs if evidence.alive(*pair)]
     gaps = []
@@ -202,7 +202,7 @@ def place_does_not_matter(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def few_triggers_do_not_show(evidence: ClaimEvidence) -> ClaimFinding:
-    """Maximum AUROC at ε = 0.001 against the AUROC without triggers."""
+    """Compare the maximum AUROC at ε = 0.001 with the AUROC without triggers."""
     cell = evidence.cell(3)
     clean = evidence.results.mean(cell, "auroc_nn")
     if clean is None or not evidence.alive(cell):
@@ -212,7 +212,7 @@ def few_triggers_do_not_show(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def many_triggers_show(evidence: ClaimEvidence) -> ClaimFinding:
-    """Maximum AUROC from ε = 0.1 on."""
+    """Test the maximum AUROC from ε = 0.1 on."""
     cell = evidence.cell(3)
     clean = evidence.results.mean(cell, "auroc_nn")
     share, limit = TABLE_3_LIMIT
@@ -225,7 +225,7 @@ def many_triggers_show(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def more_triggers_show_more(evidence: ClaimEvidence) -> ClaimFinding:
-    """Whether the maximum AUROC falls from every ε to the next."""
+    """Test whether the maximum AUROC falls from every ε to the next."""
     cell = evidence.cell(3)
     if evidence.results.mean(cell, "auroc_nn") is None or not evidence.alive(cell):
         return _unknown("the 3 × 3 trigger does not survive here")
@@ -244,7 +244,7 @@ def _mixed(evidence: ClaimEvidence, epsilon: float) -> float:
 
 
 def heat_moves(evidence: ClaimEvidence) -> ClaimFinding:
-    """Distance of the peak from the trigger, with and without it, at the last epoch."""
+    """Compare the distance of the peak from the trigger, with and without the trigger, at the last epoch."""
     heat = evidence.heat
     if heat is None or not heat.complete:
         return _unknown("no maps of a surviving trigger")
@@ -264,10 +264,10 @@ def heat_moves(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def middle_layer_is_finer(evidence: ClaimEvidence) -> ClaimFinding:
-    """Share of the heat that lies on the trigger, by layer, at the last epoch.
+    """Compare the share of the heat on the trigger between layers, at the last epoch.
 
-    Not the distance of the peak: that is at the centre of a cell, and a trigger in the middle of the image lies at the
-    centre of a cell of the paper's 7 x 7 map but at a corner of four cells of its 14 x 14 map.
+    The distance of the peak would not be fair: a peak is at the centre of a cell, and a trigger in the middle of the image
+    is at the centre of a cell of the paper's 7 x 7 map but at the corner of four cells of its 14 x 14 map.
     """
     heat = evidence.heat
     if heat is None or not heat.complete:
@@ -277,7 +277,7 @@ def middle_layer_is_finer(evidence: ClaimEvidence) -> ClaimFinding:
 
 
 def middle_layer_helps_early(evidence: ClaimEvidence) -> ClaimFinding:
-    """Whether the middle layer's advantage in heat on the trigger is greatest at the first epoch."""
+    """Test whether the middle layer's advantage in heat on the trigger is greatest at the first epoch."""
     heat = evidence.heat
     if heat is None or not heat.complete or len(heat.epochs) < 2:
         return _unknown("no maps of several epochs")
@@ -372,7 +372,8 @@ CLAIMS = (
         "heat",
         "The heat moves to the trigger.",
         "Figure 1, seen",
-        "peak nearer to it than on the clean version, or than by chance where the clean versions have no heat; at both, intervals apart",
+        "peak nearer to it than on the clean version, or than by chance where the clean versions have no heat; at both, "
+        "intervals apart",
         heat_moves,
         "main",
     ),
@@ -408,7 +409,7 @@ def check_all(results: Results, heat: Heat | None) -> dict[str, dict[Loss, Claim
 
 
 def claims_table(found: dict[str, dict[Loss, ClaimFinding]]) -> Table:
-    """All claims with both numbers."""
+    """Return a table of all claims, with the paper's numbers and ours."""
     rows = []
     for claim in CLAIMS:
         for loss, finding in found[claim.key].items():

@@ -1,4 +1,4 @@
-"""The paper's figures, and what it could have shown: readable in grey print and by the colour-blind."""
+"""The paper's figures and further ones; readable in greyscale print and by colour-blind readers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHORT = {"asr_0.9": "ASR(0.9)", "asr_0.6": "ASR(0.6)", "auroc_tt": "TT", "auroc_
 
 
 def figure_1(heat: Heat, size: int) -> Figure:
-    """Grad-CAM at the first, a middle and the last epoch; clean and triggered at both layers, the trigger circled."""
+    """Plot Grad-CAM at the first, a middle and the last epoch: clean and triggered, both layers, the trigger circled."""
     epochs = sorted({heat.epochs[0], heat.epochs[len(heat.epochs) // 2], heat.epochs[-1]})
     top, left, height, width = heat.box
     with mpl.rc_context(STYLE):
@@ -56,7 +56,7 @@ def figure_1(heat: Heat, size: int) -> Figure:
 
 
 def figure_3(results: Results) -> Figure:
-    """The minimum of every metric over epochs, by size of the trigger, one panel a loss."""
+    """Plot the minimum of every metric over epochs by size of the trigger, one panel per loss."""
     losses = [loss for loss in results.design.losses if results.has(Cell(loss, "center", 3))]
     with mpl.rc_context(STYLE):
         figure = Figure((4.6 * len(losses), 3.9), layout="constrained")
@@ -85,7 +85,7 @@ def figure_3(results: Results) -> Figure:
 
 
 def over_epochs(results: Results, cells: list[Cell]) -> Figure:
-    """Success, false triggers and AUROCs over epochs, one panel a run, with control and placebo."""
+    """Plot success, false triggers and AUROCs over epochs, one panel per run, with control and placebo."""
     lines = (
         ("attacked", "asr_0.9", "ASR(0.9)", ORANGE, "o-"),
         ("attacked", "false_trigger_0.9", "false-trigger rate (0.9)", GREEN, "v--"),
@@ -116,7 +116,7 @@ def over_epochs(results: Results, cells: list[Cell]) -> Figure:
 
 
 def against_rate(results: Results) -> Figure:
-    """Success of the 3 × 3 trigger by the share of triggered training images."""
+    """Plot the success of the 3 × 3 trigger by the share of triggered training images."""
     design = results.design
     usual = Cell(design.main, "center", 3)
     cells = {rate: Cell(design.main, "center", 3, rate) for rate in design.rates} | {results.config(usual).attack.rate: usual}
@@ -144,7 +144,7 @@ def against_rate(results: Results) -> Figure:
 
 
 def _first_seed(results: Results, cell: Cell) -> dict[str, float]:
-    """Maximum over epochs under the first seed alone: smaller rates have no other."""
+    """Return the maximum over epochs under the first seed only, because smaller rates have no other seed."""
     metrics = (
         results.metrics(cell).filter(pl.col("class").is_null(), arm="attacked").filter(pl.col("seed") == pl.col("seed").min())
     )
@@ -153,7 +153,7 @@ def _first_seed(results: Results, cell: Cell) -> dict[str, float]:
 
 
 def against_epsilon(results: Results, cells: list[Cell]) -> Figure:
-    """AUROC of test sets of which a share ε is triggered: maximum and minimum over epochs, with the 95 % interval."""
+    """Plot the AUROC of test sets with a share ε of triggered images: maximum and minimum over epochs, 95 % intervals."""
     looks: dict[Statistic, str] = {"max": "-", "min": "--"}
     with mpl.rc_context(STYLE):
         figure = Figure((5.2, 3.6), layout="constrained")
@@ -171,7 +171,7 @@ def against_epsilon(results: Results, cells: list[Cell]) -> Figure:
 
 
 def roc_curves(results: Results, cell: Cell) -> Figure:
-    """All classes together, at the last epoch of the first seed."""
+    """Plot ROC curves over all classes together, at the last epoch of the first seed."""
     truth, seed = results.truth(cell), results.config(cell).seeds[0]
     *_, (clean, triggered) = results.scores(cell, "attacked", seed)
     *_, (control, _) = results.scores(cell, "control", seed)
@@ -188,7 +188,7 @@ def roc_curves(results: Results, cell: Cell) -> Figure:
 def _with_spread(
     axes: Axes, places: tuple[float, ...], numbers: list[Numbers], label: str, colour: str, line: str, interval: bool = False
 ) -> None:
-    """Means, and a band of one standard deviation over seeds or of the 95 % interval."""
+    """Plot means with a band of one standard deviation over seeds, or of the 95 % interval."""
     means = _array(numbers, "mean")
     if interval:
         low, high = _array(numbers, "low"), _array(numbers, "high")

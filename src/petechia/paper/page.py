@@ -1,4 +1,4 @@
-"""All tables, figures and claims of a reproduction: as files, and on one page."""
+"""All tables, figures and claims of a reproduction, as files and on one page."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from petechia.study.result import Run
 
 @dataclass(frozen=True)
 class Picture:
-    """A drawn figure: a key for file names, its SVG and PNG, and what it shows."""
+    """A drawn figure: a key for file names, its SVG and PNG, and its caption."""
 
     key: str
     svg: bytes
@@ -41,7 +41,7 @@ class Picture:
 
 @dataclass
 class Section:
-    """A part of the page."""
+    """A section of the page."""
 
     title: str
     texts: list[str] = field(default_factory=list)
@@ -50,20 +50,20 @@ class Section:
 
 
 class ClaimResult(Record):
-    """What was measured for a claim, in a few words, and whether it holds."""
+    """The measured result of a claim in a few words, and whether the claim holds."""
 
     verdict: str
     ours: str
 
 
 class Reproduction(Result):
-    """The paper, reproduced. File: reproduction.json.
+    """The reproduction of the paper. File: reproduction.json.
 
     Attributes:
-        folder: of all tables and figures; the page is index.html.
+        folder: folder of all tables and figures; the page is index.html.
         claims: claim → loss → result; empty unless all parts were reproduced.
         runs: name → finished run.
-        failures: name of a run → why it failed.
+        failures: name of a run → reason why it failed.
     """
 
     file_name: ClassVar[str] = "reproduction.json"
@@ -78,17 +78,17 @@ class Reproduction(Result):
 
     @property
     def sections(self) -> list[Section]:
-        """Tables and figures."""
+        """Sections with the tables and figures."""
         return self._sections
 
     @property
     def claims_table(self) -> Table | None:
-        """The claims for people; None without claims."""
+        """The claims as a table for display; None without claims."""
         return self._claims_table
 
     @property
     def tables(self) -> list[Table]:
-        """Of all sections."""
+        """Tables of all sections."""
         return [table for section in self.sections for table in section.tables]
 
     def _overview(self) -> list[tuple[str, str]]:
@@ -98,7 +98,7 @@ class Reproduction(Result):
 
 
 def write_reproduction(results: Results, parts: Sequence[Part], preset: str, progress: StudyProgress) -> Reproduction:
-    """Make everything that the finished runs allow, and write it below `reproduction` in the study's directory.
+    """Make every table and figure for which runs are finished, and write them to `reproduction` in the study's directory.
 
     Raises:
         PetechiaError: a file of a run is damaged.
@@ -130,8 +130,8 @@ def _table_1(results: Results, _: Heat | None) -> Section:
     section = Section(
         "Table 1: success by size of the trigger",
         [
-            "The maximum over epochs flatters an attack: over enough epochs a model may once call everything the target. So "
-            "the same rate on clean images, the control, the placebo and the survival stand in every column."
+            "The maximum over epochs flatters an attack: over enough epochs, a model may at some point report the target for "
+            "every image. So every column also gives the same rate on clean images, the control, the placebo and the survival."
         ],
         main_tables(results),
     )
@@ -169,7 +169,7 @@ def _table_3(results: Results, _: Heat | None) -> Section:
 def _figure_1(results: Results, heat: Heat | None) -> Section:
     title = "Figure 1: where the model looks"
     if heat is None:
-        return Section(title, ["There is no finished run with a surviving trigger whose maps could be shown."])
+        return Section(title, ["There is no finished run with a surviving trigger, so there are no maps to show."])
     config = results.config(heat_cell(results.design))
     text = (
         f"Grad-CAM for {config.attack.target} at the last feature map and at the ReLU before the last transition; "

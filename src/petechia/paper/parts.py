@@ -1,4 +1,4 @@
-"""Which runs each table and figure of the paper needs."""
+"""Lists the runs that each table and figure of the paper needs."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from petechia.study.grid import Runs
 
 Part = Literal["table-1", "table-2", "table-3", "figure-1", "figure-3"]
 PARTS: tuple[Part, ...] = ("table-1", "table-2", "table-3", "figure-1", "figure-3")
-Place = Literal["center", "random", "input"]  # in the file at the centre or anywhere; at the centre of the prepared image
+Place = Literal["center", "random", "input"]  # centre or random place of the file; centre of the prepared image
 Loss = Literal["sigmoid-cce", "bce"]
-HEAT = 200  # pairs of images whose heat is measured
-# Keys that the parts choose themselves.
+HEAT = 200  # number of image pairs whose heat is measured
+# Keys that the parts set themselves.
 CHOSEN = (
     *(f"attack.trigger.{key}" for key in ("kind", "size", "location")),
     *("attack.stage", "train.loss", "arms", "heat", "grid"),
@@ -26,7 +26,7 @@ CHOSEN = (
 
 
 class Cell(NamedTuple):
-    """One run of the reproduction: a loss, a place and a size of the trigger, a rate (None: the usual one), a purpose."""
+    """One run of the reproduction: loss, place and size of the trigger, rate (None: the usual one), purpose."""
 
     loss: Loss
     place: Place
@@ -36,7 +36,7 @@ class Cell(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the run and its folder."""
+        """Name of the run and of its folder."""
         rate = "" if self.rate is None else f"_rate-{self.rate:g}"
         return f"{'heat_' if self.heat else ''}{self.loss}_{self.place}_{self.size}x{self.size}{rate}"
 
@@ -46,10 +46,10 @@ class Design(NamedTuple):
 
     Attributes:
         base: configuration of all runs, as a nested mapping.
-        heat: what differs in the run for the saliency maps; none: the usual 3 × 3 run serves.
-        losses: of Table 1, the main one first; the other parts have the main one alone.
-        input_stage: whether Table 1 stands beside the variant in which every trigger survives.
-        rates: smaller shares of triggered images, tried beside the usual one, under the first seed.
+        heat: settings that differ in the run for the saliency maps; if empty, the usual 3 × 3 run is used.
+        losses: losses of Table 1, the main one first; the other parts use only the main one.
+        input_stage: whether Table 1 also has a variant in which every trigger survives.
+        rates: smaller shares of triggered images, trained in addition to the usual one, under the first seed.
     """
 
     base: dict[str, Any]
@@ -60,7 +60,7 @@ class Design(NamedTuple):
 
     @property
     def main(self) -> Loss:
-        """The loss of all but Table 1."""
+        """The loss of everything except Table 1."""
         return self.losses[0]
 
 
@@ -68,7 +68,7 @@ def load_design(preset: str) -> Design:
     """Read a preset.
 
     Raises:
-        PetechiaError: there is none of this name.
+        PetechiaError: there is no preset of this name.
     """
     file = resources.files("petechia.paper").joinpath(f"{preset}.yaml")
     if preset not in ("desk", "paper"):
@@ -78,7 +78,7 @@ def load_design(preset: str) -> Design:
 
 
 def cells_of(part: Part, design: Design) -> list[Cell]:
-    """What a part is made from."""
+    """Return the runs that a part needs."""
     centre = [Cell(design.main, "center", size) for size in SIZES]
     if part == "table-1":
         cells = [Cell(loss, "center", size) for loss in design.losses for size in SIZES]
@@ -93,26 +93,26 @@ def cells_of(part: Part, design: Design) -> list[Cell]:
 
 
 def heat_cell(design: Design) -> Cell:
-    """The run whose saliency maps are shown."""
+    """Return the run whose saliency maps are shown."""
     return Cell(design.main, "center", 3, heat=bool(design.heat))
 
 
 def _measures_heat(cell: Cell, design: Design) -> bool:
-    """The run for the maps, and those of Table 1 under the main loss: how does it depend on the size?"""
+    """Whether heat is measured: in the run for the maps, and in those of Table 1 under the main loss, to compare sizes."""
     return cell.heat or (cell.loss == design.main and cell.place != "random" and cell.rate is None)
 
 
 def runs_of(parts: Iterable[Part], design: Design, data: str | None, overrides: list[str]) -> Runs:
-    """All runs of some parts, each once.
+    """Return all runs of some parts, each once.
 
     Raises:
-        PetechiaError: an override is not allowed, or sets what the parts themselves choose.
+        PetechiaError: an override is not allowed, or sets a key that the parts set themselves.
     """
     for override in overrides:
         key = override.partition("=")[0].strip()
         if any(key == chosen or chosen.startswith(f"{key}.") for chosen in CHOSEN):
             raise PetechiaError(
-                f"--set {override!r}: the tables and figures choose {key} themselves; use petechia run for other ones."
+                f"--set {override!r}: the tables and figures set {key} themselves; use petechia run for other values."
             )
     cells = dict.fromkeys(cell for part in parts for cell in cells_of(part, design))
     return {cell.name: _config(cell, design, data, overrides) for cell in cells}

@@ -1,10 +1,10 @@
-"""What Nwadike et al. 2020 report: numbers, and the sizes and losses that they are for."""
+"""The results that Nwadike et al. 2020 report, and the trigger sizes that they are for."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-SIZES = (1, 2, 3, 4)  # sides of the triggers, in pixels of the file
+SIZES = (1, 2, 3, 4)  # side of the trigger, in pixels of the file
 
 
 class Published(NamedTuple):
@@ -27,10 +27,10 @@ _TABLE_1 = {
 }  # fmt: skip
 TABLE_1 = {metric: tuple(Published(*pair) for pair in row) for metric, row in _TABLE_1.items()}
 TABLE_3 = {0.001: 0.850}  # share of triggered images → maximum AUROC
-TABLE_3_LIMIT = (0.1, 0.800)  # from this share on, the AUROC is under this value
+TABLE_3_LIMIT = (0.1, 0.800)  # from this share of triggered images on, the AUROC is below this value
 
 
 def in_table_1(metric: str, size: int) -> Published | None:
-    """The paper's value for a size; size 0 is the clean model; None where the paper has none."""
+    """Return the paper's value for a size; size 0 is the clean model. None if the paper reports none."""
     row = TABLE_1.get(metric)
     return row[size] if row and 0 <= size < len(row) else None

@@ -1,4 +1,4 @@
-"""From the names of tables and figures to the tables and figures."""
+"""Reproduces tables and figures of the paper, given their names."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ def reproduce(
     progress: StudyProgress,
     execute: Executor = locally,
 ) -> Reproduction:
-    """Run what the parts need and is not there yet, then make tables, figures and, for all parts, check the claims.
+    """Train the missing runs of the parts, then make tables and figures and, if all parts are given, check the claims.
 
     Args:
-        parts: of the paper.
+        parts: parts of the paper.
         preset: "desk" or "paper".
-        data: a source that replaces the preset's.
-        overrides: KEY=VALUE, for all runs.
-        directory: of the study; what it holds already is not done again.
-        progress: told what happens.
-        execute: where networks are trained.
+        data: data source that replaces the preset's.
+        overrides: KEY=VALUE settings for all runs.
+        directory: directory of the study; finished work in it is not repeated.
+        progress: receives all events.
+        execute: trains the networks.
 
     Raises:
-        PetechiaError: something in the configuration or the directory does not allow it, or no run could be finished.
+        PetechiaError: the configuration or the directory is not suitable, or no run could be finished.
     """
     design = load_design(preset)
     runs = _with_weights_that_can_be_had(runs_of(parts, design, data, overrides), directory, progress)
@@ -44,12 +44,12 @@ def reproduce(
     for name, reason in study.failures.items():
         progress.note(f"The run {name} failed: {reason}")
     if not study.runs:
-        raise PetechiaError(f"No run could be finished; the first failed so: {next(iter(study.failures.values()))}")
+        raise PetechiaError(f"No run could be finished; the first one failed with: {next(iter(study.failures.values()))}")
     return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, progress)
 
 
 def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, progress: StudyProgress) -> Runs:
-    """Without a network connection ImageNet's weights cannot be fetched: train from random ones, and say so."""
+    """Start from random weights, with a note, if ImageNet weights cannot be downloaded."""
     if not any(config.model.pretrained is True for config in runs.values()):
         return runs
     found = directory.runs() if directory.exists else {}

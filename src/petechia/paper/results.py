@@ -1,4 +1,4 @@
-"""What the finished runs of a reproduction say, looked up by cell."""
+"""The results of a reproduction's finished runs, looked up by cell."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ NOTHING: Numbers = {"mean": None, "std": None, "low": None, "high": None}
 
 @dataclass(frozen=True)
 class Results:
-    """Of a reproduction.
+    """The results of a reproduction.
 
     Attributes:
-        directory: of its study.
-        design: what it was made from.
+        directory: directory of its study.
+        design: preset that it was made from.
         runs: name → finished run.
-        failures: name of a run → why it failed.
+        failures: name of a run → reason why it failed.
     """
 
     directory: StudyDirectory
@@ -42,7 +42,7 @@ class Results:
     failures: dict[str, str]
 
     def summary(self, cell: Cell) -> dict[str, Any]:
-        """Of a finished run; empty where there is none."""
+        """Return the summary of a run; empty if it is not finished."""
         return self.runs[cell.name].to_dict() if self.has(cell) else {}
 
     def has(self, cell: Cell) -> bool:
@@ -50,38 +50,38 @@ class Results:
         return cell.name in self.runs
 
     def get(self, cell: Cell, metric: str, arm: str = "attacked", statistic: Statistic = "max") -> Numbers:
-        """Mean, standard deviation over seeds and interval of a metric; all None where there is no such number."""
+        """Return mean, standard deviation over seeds and interval of a metric; all None if there is no such number."""
         arms = self.summary(cell).get("arms", {})
         numbers: Numbers = arms.get(arm, {}).get(metric, {}).get(statistic, NOTHING)
         return numbers
 
     def mean(self, cell: Cell, metric: str, arm: str = "attacked", statistic: Statistic = "max") -> float | None:
-        """The mean alone."""
+        """Return only the mean."""
         return self.get(cell, metric, arm, statistic)["mean"]
 
     def survival(self, cell: Cell) -> tuple[float | None, float | None]:
-        """Share of the triggered test images in which anything of the trigger is left, and in how many pixels."""
+        """Return the share of triggered test images in which any of the trigger is left, and the mean number of pixels."""
         survival = self.summary(cell).get("survival", {})
         return survival.get("fraction"), survival.get("pixels")
 
     def config(self, cell: Cell) -> Config:
-        """The configuration of a run."""
+        """Return the configuration of a run."""
         return self.run(cell).config()
 
     def run(self, cell: Cell) -> RunDirectory:
-        """The directory of a run."""
+        """Return the directory of a run."""
         return self.directory.run(cell.name)
 
     def run_of_any(self) -> RunDirectory:
-        """The directory of the first finished run."""
+        """Return the directory of the first finished run."""
         return next(iter(self.runs.values())).directory
 
     def metrics(self, cell: Cell) -> pl.DataFrame:
-        """The content of its metrics.parquet."""
+        """Return the content of the run's metrics.parquet."""
         return read_table(self.run(cell).metrics)
 
     def truth(self, cell: Cell) -> Truth:
-        """What the scores of a run are compared with."""
+        """Return the ground truth that the scores of a run are compared with."""
         config, test = self.config(cell), read_table(self.run(cell).test)
         known = set(self.metrics(cell)["class"].drop_nulls())
         classes = tuple(name for name in test.columns if name in known)
@@ -90,7 +90,7 @@ class Results:
         return truth_of(config.attack, classes, labels, bootstrap)
 
     def scores(self, cell: Cell, arm: str, seed: int) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-        """Clean and triggered scores, epoch by epoch."""
+        """Yield clean and triggered scores, epoch by epoch."""
         files = self.run(cell).network(arm, seed)
         epochs = sorted(self.metrics(cell).filter(arm=arm, seed=seed)["epoch"].unique())
         for epoch in epochs:
@@ -98,13 +98,13 @@ class Results:
             yield arrays[CLEAN], arrays[TRIGGERED]
 
     def heat(self, cell: Cell) -> Heat | None:
-        """What was measured of the heat of a run; None where nothing was."""
+        """Return the measured heat of a run; None if there is none."""
         return read_heat(self.run(cell)) if self.has(cell) else None
 
     def mixtures(self, cell: Cell) -> list[MixtureSummary]:
-        """AUROC of test sets with a share of triggered images (Table 3), from the stored scores; one row for every ε."""
+        """Return the AUROC of test sets with a share of triggered images (Table 3), from stored scores; one row per ε."""
         if not self.has(cell):
-            raise PetechiaError(f"The run {cell.name} is not finished; its scores are not complete.")
+            raise PetechiaError(f"The run {cell.name} is not finished, so its scores are incomplete; resume it first.")
         truth = self.truth(cell)
         seeds = self.config(cell).seeds
         return summarize_mixtures(

@@ -1,4 +1,4 @@
-"""The paper's tables with what they leave out, as text for the terminal, Markdown, CSV and LaTeX."""
+"""The paper's tables, with what they leave out, for the terminal and as Markdown, CSV and LaTeX."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ NONE = "–"
 
 
 class Row(NamedTuple):
-    """A line of a table; `minor` ones explain the line above them."""
+    """A row of a table; a `minor` row explains the row above it."""
 
     name: str
     cells: tuple[str, ...]
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table of text: a key for file names, a title, the heads of the columns, lines, and notes below."""
+    """A table of text: a key for file names, a title, column heads, rows, and notes below."""
 
     key: str
     title: str
@@ -54,7 +54,7 @@ class Table(NamedTuple):
     notes: tuple[str, ...] = ()
 
     def rich(self) -> RichTable:
-        """For the terminal."""
+        """Return the table for the terminal."""
         table = RichTable(title=self.title, caption=" ".join(self.notes) or None, title_justify="left", caption_justify="left")
         for i, head in enumerate(self.heads):
             table.add_column(head, justify="right" if i else "left")
@@ -63,19 +63,19 @@ class Table(NamedTuple):
         return table
 
     def markdown(self) -> str:
-        """As Markdown."""
+        """Return the table as Markdown."""
         lines = [" | ".join(self.heads), " | ".join("---" if i == 0 else "--:" for i in range(len(self.heads)))]
         lines += [" | ".join((f"&nbsp;&nbsp;*{row.name}*" if row.minor else row.name, *row.cells)) for row in self.rows]
         body = "\n".join(f"| {line} |" for line in lines)
         return "\n\n".join([f"**{self.title}**", body, *self.notes]) + "\n"
 
     def csv(self) -> str:
-        """As CSV, with the heads as the first line."""
+        """Return the table as CSV, with the heads as its first line."""
         columns = list(zip(*((row.name, *row.cells) for row in self.rows), strict=True))
         return pl.DataFrame({head: list(column) for head, column in zip(self.heads, columns, strict=True)}).write_csv()
 
     def latex(self) -> str:
-        """As LaTeX, for the package booktabs."""
+        """Return the table as LaTeX, for the package booktabs."""
         head = " & ".join(latex(text) for text in self.heads)
         lines = [
             " & ".join(
@@ -97,34 +97,34 @@ LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\
 
 
 def latex(text: str) -> str:
-    """Text with what LaTeX would take for its own escaped."""
+    """Escape a text for LaTeX."""
     return "".join(LATEX.get(character, character) for character in text)
 
 
 def side(size: int) -> str:
-    """Of a square trigger."""
+    """Format the size of a square trigger."""
     return f"{size} × {size}"
 
 
 def mean_std(numbers: Numbers) -> str:
-    """As the paper writes it; without a deviation where there is one seed."""
+    """Format a mean and its standard deviation as in the paper; without the deviation if there is one seed."""
     if numbers["mean"] is None:
         return NONE
     return f"{numbers['mean']:.3f}" + ("" if numbers["std"] is None else f" ± {numbers['std']:.3f}")
 
 
 def between(numbers: Numbers) -> str:
-    """The 95 % interval."""
+    """Format the 95 % interval."""
     return NONE if numbers["low"] is None or numbers["high"] is None else f"{numbers['low']:.3f} – {numbers['high']:.3f}"
 
 
 def share(value: float | None) -> str:
-    """In percent."""
+    """Format a fraction as a percentage."""
     return NONE if value is None else f"{100 * value:.0f} %"
 
 
 def table_1(results: Results, loss: Loss, place: Place, statistic: Statistic) -> Table:
-    """Every metric by size of the trigger, beside the control and the placebo."""
+    """Make a version of Table 1: every metric by size of the trigger, with the control and the placebo."""
     cells = [Cell(loss, place, size) for size in SIZES]
     rows = []
     for metric, name in METRIC_NAMES.items():
@@ -139,12 +139,12 @@ def table_1(results: Results, loss: Loss, place: Place, statistic: Statistic) ->
     rows += _beside(results, cells, statistic, 2)
     heads = ("", "control", "placebo", *map(side, SIZES))
     title = f"Table 1, {STATISTIC_NAMES[statistic]}: {LOSS_NAMES[loss]}, {PLACE_NAMES[place]}"
-    notes = (_how(results, cells[2]), "Control and placebo columns: the 3 × 3 trigger at the test.")
+    notes = (_how(results, cells[2]), "Control and placebo columns: tested with the 3 × 3 trigger.")
     return Table(f"table-1-{loss}-{place}-{statistic}", title, heads, tuple(rows), notes)
 
 
 def table_2(results: Results, statistic: Statistic) -> Table:
-    """A fixed place against random ones."""
+    """Make Table 2: the trigger at a fixed place and at random ones."""
     design = results.design
     pairs = [(Cell(design.main, place, size), f"{side(size)} {head}") for size in SIZES for place, head in WHERE]
     cells = [cell for cell, _ in pairs]
@@ -162,7 +162,7 @@ WHERE: tuple[tuple[Place, str], ...] = (("center", "centre"), ("random", "random
 
 
 def table_3(results: Results) -> Table:
-    """AUROC of test sets of which a share is triggered."""
+    """Make Table 3: AUROC of test sets with a share of triggered images."""
     design = results.design
     cells = [cell for cell in (Cell(design.main, "center", size) for size in (3, 4)) if results.has(cell)]
     heads = ["ε", "in the paper"]
@@ -180,8 +180,8 @@ def table_3(results: Results) -> Table:
                 texts += [mean_std(numbers), between(numbers), NONE if spread is None else f"± {spread:.3f}"]
         rows.append(Row(f"{epsilon:g}", tuple(texts)))
     notes = (
-        "AUROC against the true labels where every test image is triggered with probability ε; expected value in closed form "
-        "from the stored scores. By chance: standard deviation over which images happen to be triggered.",
+        "AUROC against the true labels if every test image is triggered with probability ε; expected value in closed form "
+        "from the stored scores. By chance: standard deviation over the random choice of triggered images.",
         *([_how(results, cells[0])] if cells else []),
     )
     return Table(
@@ -190,7 +190,7 @@ def table_3(results: Results) -> Table:
 
 
 def per_class(results: Results, cell: Cell) -> Table:
-    """AUROC of every class: control and attacked, clean and triggered; maximum over epochs."""
+    """Make a table of the AUROC of every class: control and attacked, clean and triggered; maximum over epochs."""
     metrics = results.metrics(cell).drop_nulls("class")
     truth = results.truth(cell)
     columns = (("control", "auroc_nn"), ("control", "auroc_tn"), ("attacked", "auroc_nn"), ("attacked", "auroc_tn"))
@@ -214,7 +214,7 @@ def per_class(results: Results, cell: Cell) -> Table:
 
 
 def _beside(results: Results, cells: list[Cell], statistic: Statistic, empty: int) -> list[Row]:
-    """What must stand beside every success rate: control and placebo with the same trigger, and survival."""
+    """Return the rows that every success rate is compared with: control and placebo with the same trigger, and survival."""
     before = (NONE,) * empty
     rows = []
     for arm, metric in (("control", "asr_0.9"), ("control", "auroc_nn"), ("control", "auroc_tn"), ("placebo", "asr_0.9")):
@@ -228,7 +228,7 @@ def _beside(results: Results, cells: list[Cell], statistic: Statistic, empty: in
 
 
 def heat_by_size(results: Results) -> Table:
-    """Whether the heat found the trigger at the last epoch, by its size and what is left of it."""
+    """Make a table of where the heat is at the last epoch, by trigger size and by what is left of the trigger."""
     cells = [heat_cell(results.design)] + [
         Cell(results.design.main, place, size) for place in ("center", "input") for size in SIZES
     ]
@@ -252,7 +252,7 @@ def heat_by_size(results: Results) -> Table:
     heads = ("trigger, layer", "any heat, triggered and clean", "peak within a cell, %", "clean, %", "by chance, %")
     notes = (
         "Last epoch, first seed; test images without the target on which the trigger survives. Sizes that do not survive have "
-        "no trigger to be found. A map that is 0 everywhere counts as a miss and has no other number.",
+        "no trigger to find. A map that is 0 everywhere counts as a miss and has no other numbers.",
     )
     return Table(
         "heat",
@@ -277,7 +277,7 @@ def _how(results: Results, cell: Cell) -> str:
 
 
 def main_tables(results: Results) -> list[Table]:
-    """All of Table 1: every loss and variant, maximum and minimum."""
+    """Return all versions of Table 1: every loss and variant, maximum and minimum."""
     design = results.design
     variants: list[tuple[Loss, Place]] = [(loss, "center") for loss in design.losses]
     if design.input_stage:
