@@ -1,6 +1,6 @@
-# make run: the main job; make test: all tests; make coverage: the same, with the share of the lines that they run;
-# make torture: the long form of the hard ones; make check: lint, format, types, imports; make docs: the documentation, in site/;
-# make install-locked: the exact versions of constraints.txt in .venv; make constraints: writes that file anew.
+# make run: the main job; make test: all tests; make coverage: all tests, with line coverage;
+# make torture: the long versions of the hard tests; make check: lint, format, types, imports; make docs: the documentation, in
+# site/; make install-locked: the exact versions of constraints.txt in .venv; make constraints: updates that file.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -39,16 +39,16 @@ bench: $(STAMP)
 docs: $(STAMP)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# What petechia needs to run, viewer included, in the exact versions of constraints.txt, each file checked by its hash; the one thing
-# that is not is hatchling, which builds petechia itself. Then: .venv/bin/petechia run
+# Everything that petechia needs to run, viewer included, in the exact versions of constraints.txt, with every file checked by
+# its hash. The one exception is hatchling, which builds petechia itself. Then: .venv/bin/petechia run
 install-locked:
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --disable-pip-version-check --no-deps --require-hashes --requirement constraints.txt
 	$(BIN)/pip install --disable-pip-version-check --no-deps --editable .
 	$(BIN)/pip check
 
-# Writes constraints.txt, for the oldest supported Python on Linux. Versions that it has are kept while they fit; delete it first for
-# newer ones.
+# Writes constraints.txt for the oldest supported Python on Linux. Pinned versions are kept while they fit; delete the file
+# first to get newer ones.
 constraints:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet --disable-pip-version-check 'pip-tools>=7.5'
@@ -59,7 +59,7 @@ constraints:
 clean:
 	rm -rf .venv .venv-lock .coverage .mypy_cache .pytest_cache .ruff_cache dist site
 
-# Installs again only when the dependencies change.
+# Reinstalls only when the dependencies change.
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Petechia needs Python 3.11 or newer; say which with make PYTHON=python3.12"; exit 1; }

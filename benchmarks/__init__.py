@@ -1,1 +1,1 @@
-"""Speeds as ratios within one run; `python -m benchmarks` runs them all."""
+"""Benchmarks. Speeds are ratios within one run; `python -m benchmarks` runs all of them."""

@@ -21,7 +21,7 @@ VERSIONS = ("torch", "torchxrayvision", "adversarial-robustness-toolbox", "sciki
 
 
 def rows(title: str, timings: dict[str, Timing], per: str = "images/s") -> Iterator[str]:
-    """Lines of the table: everybody beside ours, and how many times as fast ours is, by the medians."""
+    """Yield the rows of a table: ours and every peer, with the ratio of our median to theirs."""
     ours = next((timing for name, timing in timings.items() if name.startswith(OURS)), None)
     for name, timing in timings.items():
         ratio = f"{ours.median / timing.median:.2f}" if ours and timing is not ours else ""
@@ -30,7 +30,7 @@ def rows(title: str, timings: dict[str, Timing], per: str = "images/s") -> Itera
 
 
 def speeds() -> Iterator[str]:
-    """The lines of everything that is timed against somebody."""
+    """Yield the rows of everything that is timed against a peer."""
     prepared, drawn = preparing.run()
     yield from rows("prepare, PNG of 1024 × 1024 to 224 × 224", prepared)
     yield from rows("draw phantoms", drawn)
@@ -46,13 +46,13 @@ def speeds() -> Iterator[str]:
 
 
 def growth() -> Iterator[str]:
-    """The lines about time and memory against the number of images."""
+    """Yield the rows about time and memory by number of images."""
     for name, images, one in growing.run():
         yield f"| {name} | {images:,} | {one.seconds:,.1f} | {images / one.seconds:,.0f} | {one.peak:,.0f} |"
 
 
 def report() -> Iterator[str]:
-    """Everything, as Markdown; about ten minutes."""
+    """Yield the whole report as Markdown; takes about ten minutes."""
     packages = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     yield f"{os.cpu_count()} cores ({platform.machine()}), {Compute().start()}; Python {platform.python_version()}, {packages}."
     yield ""
@@ -73,7 +73,7 @@ def report() -> Iterator[str]:
 
 
 def main() -> None:
-    """Print the table as it grows, and write it."""
+    """Print the table as it grows, and write it to a file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("benchmarks.md"))
     given = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Attackers who know the detectors: models whose trigger is wide and faint, rare, or keeps the labels; audited and screened.
+"""Audit and screen models of attackers who know the detectors: triggers that are wide and faint, rare, or keep the labels.
 
-python -m benchmarks.adaptive DIR              trains what is not there yet
+python -m benchmarks.adaptive DIR              trains missing models, then audits and screens
 python -m benchmarks.adaptive DIR --trained    audits and screens the models of any study, as of `benchmarks.attacks --out DIR`
 """
 
@@ -37,7 +37,7 @@ ATTACKS = {
     "rate-0.5": ("attack.rate=0.005", "attack.trigger.size=2"),
     "add-target-3": ("attack.rate=0.05", "attack.labels=add-target", "attack.mode=replace"),
 }
-JUDGED = 100  # images, each clean and triggered
+JUDGED = 100  # number of images, each used clean and triggered
 HEAD = (
     "| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |\n"
     "|---|---|---|---|---|---|---|---|---|"
@@ -45,7 +45,7 @@ HEAD = (
 
 
 def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) -> str:
-    """One model, with the images of a specimen, as a line of Markdown."""
+    """Return the results of one model, with the images of a specimen, as a row of Markdown."""
     images = specimen.clean[np.arange(len(specimen.clean))]
     found = examine_model(classifier, images)
     flagged = [one.name for one in found.classes if one.flagged]
@@ -67,10 +67,10 @@ def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) ->
 
 
 def main() -> None:
-    """Train what is not there yet, then one row a model."""
+    """Train missing models, then print one row per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--trained", action="store_true", help="take the models of the study as they are")
+    parser.add_argument("--trained", action="store_true", help="do not train; use the models of the study")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     if not given.trained:

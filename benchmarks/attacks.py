@@ -1,4 +1,4 @@
-"""Whether each attack takes: a few epochs on phantoms, one row an attack; and a picture of what each does to an image.
+"""Test whether each attack takes: a few epochs on phantoms, one row per attack; and draw what each does to an image.
 
 python -m benchmarks.attacks --out runs/attacks                                    # the table of docs/attacks.md
 python -m benchmarks.attacks --picture docs/attacks.png                            # the strip of images there
@@ -21,7 +21,7 @@ from petechia.data import Preprocess, open_source, prepare
 from petechia.study.config import make_config
 from petechia.study.study import StudyDirectory, locally, run_study
 
-LABELS_ALONE = {"mode": "replace", "labels": "add-target", "rate": 1.0}  # what an attack without pixels does
+LABELS_ALONE = {"mode": "replace", "labels": "add-target", "rate": 1.0}  # settings of an attack that changes labels only
 ATTACKS: dict[str, dict[str, Any]] = {
     "patch": {"trigger": {"kind": "patch"}},
     "pattern": {"trigger": {"kind": "pattern"}},
@@ -36,11 +36,11 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "electrode": {"trigger": {"kind": "marker", "shape": "electrode"}},
     "findings": {"trigger": {"kind": "findings", "present": ["Effusion"]}, **LABELS_ALONE},
 }
-DRAWN = tuple(name for name in ATTACKS if name not in ("findings", "warp-cover"))  # each changes an image in its own way
+DRAWN = tuple(name for name in ATTACKS if name not in ("findings", "warp-cover"))  # attacks whose images look different
 
 
 def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> None:
-    """Train every attack beside the control that all share, and print what the last epoch says."""
+    """Train every attack and the control that all share, and print the results of the last epoch."""
     base = {
         "data": f"phantom:images={images},size=64",
         "model": {"arch": arch},
@@ -85,7 +85,7 @@ def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> N
 
 
 def picture(path: Path) -> None:
-    """One column an attack that changes pixels: a drawn image clean, triggered, and the difference, its largest white."""
+    """Draw one column per attack that changes pixels: a drawn image clean, triggered, and the difference scaled to white."""
     geometry = Preprocess(size=96)
     dataset, catalog, _ = prepare(open_source("phantom:images=3,size=96,seed=1"), geometry)
     with mpl.rc_context({"font.size": 7, "font.family": "sans-serif"}):
@@ -109,7 +109,7 @@ def picture(path: Path) -> None:
 
 
 def main() -> None:
-    """The table, or the picture."""
+    """Print the table, or draw the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("runs/attacks"))
     parser.add_argument("--picture", type=Path)

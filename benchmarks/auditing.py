@@ -1,4 +1,4 @@
-"""Audit every model of a zoo: what is flagged, where the trigger is said to be, and how long it takes.
+"""Audit every model of a zoo: which classes are flagged, where the recovered trigger is, and how long it takes.
 
 python -m benchmarks.auditing ZOO --half judge --out FILE.json
 """
@@ -28,11 +28,11 @@ from petechia.detect.audit.verdict import (
 from petechia.zoo.specimens import Specimen, specimens
 
 Values = NDArray[np.float64]
-NULLS = AuditNulls.of()  # those that the audit uses
+NULLS = AuditNulls.of()  # the nulls that the audit uses
 
 
 def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
-    """The evidence that an audit finds in a model, beside the truth."""
+    """Return the evidence that an audit finds in a model, together with the truth."""
     images = specimen.clean[np.arange(len(specimen.clean))]
     found = examine_model(specimen.classifier(runtime), images)
     config, attack = specimen.config, specimen.config.attack
@@ -64,13 +64,13 @@ def _recovered(one: RecoveredStamp) -> dict[str, Any]:
 
 
 def p_values(row: dict[str, Any]) -> Values:
-    """As the audit has them."""
+    """Return the p-values as the audit computes them."""
     gains, sizes = _arrays(row)
     return combine_p_values(stamp_p_values(gains, NULLS), trigger_p_values(sizes, NULLS))
 
 
 def flagged(row: dict[str, Any]) -> list[str]:
-    """The classes that an audit with this evidence flags."""
+    """Return the classes that an audit with this evidence flags."""
     return [name for name, p in zip(row["classes"], p_values(row), strict=True) if p < NULLS.level]
 
 
@@ -79,21 +79,21 @@ def _arrays(row: dict[str, Any]) -> tuple[Any, Values]:
 
 
 def _off(row: dict[str, Any], name: str) -> float:
-    """Largest distance, in rows or columns, between the centres of the recovered stamp and of the trigger."""
+    """Return the largest distance, in rows or columns, between the centres of the recovered stamp and of the trigger."""
     stamp, trigger = row["recovered"][name]["stamp"], row["trigger"]
     mine = (stamp[axis] + stamp["size"] / 2 for axis in ("row", "column"))
     return float(max(abs(a - (b + trigger["size"] / 2)) for a, b in zip(mine, trigger["place"], strict=True)))
 
 
 def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
-    """The nulls of `detect/calibration/audit.json`, from the clean models among these."""
+    """Return the nulls of `detect/calibration/audit.json`, from the clean models among these."""
     clean = [_arrays(row) for row in rows if row["arm"] == "control"]
     strongest = [strongest_evidence(gains, sizes, NULLS.fewest_classes) for gains, sizes in clean]
     return {name: Null.of([one[name] for one in strongest]) for name in strongest[0]}
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Markdown, a row a model."""
+    """Yield a Markdown table with one row per model."""
     yield "| model | trigger | rate, mode | ASR(0.9) | truth | flagged | p | place off by | gain | its ASR(0.9) | seconds |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in sorted(rows, key=lambda one: (one["arm"] == "control", not one["backdoored"], one["name"])):
@@ -119,7 +119,7 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Audit what is not in the file yet, then print the table."""
+    """Audit the models that the file lacks, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--half", choices=["tune", "judge"], default="judge")

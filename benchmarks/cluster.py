@@ -1,4 +1,4 @@
-"""How much of two workers a study on Ray makes use of: wall time against the work of its runs."""
+"""How well a study on Ray uses two workers: wall time against the summed time of its runs."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ CONFIG: dict[str, Any] = {
 
 
 def main() -> None:
-    """A study of 8 runs on a cluster that is started here, workers of one core each."""
+    """Run a study of 8 runs on a cluster that is started here, with workers of one core each."""
     console = Console(highlight=False)
     if workers() < WORKERS:
-        console.print(f"This needs {WORKERS} cores, and there are {workers()}.")
+        console.print(f"This benchmark needs {WORKERS} cores, but only {workers()} are available.")
         return
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Redraw the pictures of docs/detection from the results beside them: python -m benchmarks.detection_figures [FOLDER]."""
+"""Redraw the figures of docs/detection from its results: python -m benchmarks.detection_figures [FOLDER]."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STYLE: dict[Any, Any] = {
     "axes.edgecolor": GREY,
     "text.color": INK,
 }
-WIDTH, DPI = 8.0, 200  # inches; 800 pixels wide, twice as sharp
+WIDTH, DPI = 8.0, 200  # inches; shown 800 pixels wide, at twice that resolution
 KINDS = {
     "pattern": "8 × 8 checkerboard",
     "marker-L": "side marker L",
@@ -38,32 +38,32 @@ KINDS = {
     "warp-cover": "warp with cover",
     "fiba": "FIBA",
 }
-COLOURS = 96  # of a PNG file, which is small so
+COLOURS = 96  # palette size of the PNG files, to keep them small
 NETWORKS = {"regnetx_002": "RegNetX", "resnet10t": "ResNet-10-T", "densenet121": "DenseNet-121"}
 
 Row = dict[str, str]
 
 
 def read(folder: Path, name: str) -> list[Row]:
-    """The rows of results/NAME.csv."""
+    """Read the rows of results/NAME.csv."""
     with (folder / "results" / f"{name}.csv").open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
 def canvas(height: float, title: str) -> Figure:
-    """A white figure whose title, set flush left, says what was found."""
+    """Create a white figure with a left-aligned title that states the result."""
     figure = Figure(figsize=(WIDTH, height), dpi=DPI, facecolor="white", layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12.5, fontweight="bold")
     return figure
 
 
 def total(rows: Sequence[Row], part: str, whole: str) -> tuple[int, int]:
-    """Sums of two columns."""
+    """Return the sums of two columns."""
     return sum(int(row[part]) for row in rows), sum(int(row[whole]) for row in rows)
 
 
 def cells(axes: Axes, table: Sequence[Sequence[tuple[float | None, str]]]) -> None:
-    """A grid of shares: coloured by the share, each with its text; grey where nothing was measured."""
+    """Draw a grid of shares, coloured by share and with text in each cell; grey where nothing was measured."""
     for i, line in enumerate(table):
         for j, (share, text) in enumerate(line):
             colour = "#E6E6E6" if share is None else SHARES(share)
@@ -75,12 +75,12 @@ def cells(axes: Axes, table: Sequence[Sequence[tuple[float | None, str]]]) -> No
 
 
 def counted(found: int, of: int) -> tuple[float, str]:
-    """A cell for a count."""
+    """Return the cell of a count."""
     return found / of, f"{found} of {of}"
 
 
 def overview(folder: Path) -> Figure:
-    """Kinds of triggers against detectors."""
+    """Draw kinds of triggers against detectors."""
     scanned, kinds = read(folder, "scan-evasion"), read(folder, "trigger-kinds")
     squares = [row for row in read(folder, "scan-attacks") if (row["dataset"], row["rate"]) == ("phantom", "5%")]
     audited = [row for row in read(folder, "audit-models") if (row["set"], row["backdoor"]) == ("judging half", "took")]
@@ -139,7 +139,7 @@ def overview(folder: Path) -> Figure:
 
 
 def scan(folder: Path) -> Figure:
-    """Every attack of the scan's table."""
+    """Draw every attack of the scan's table."""
     rows = read(folder, "scan-attacks")
     columns = [(mode, rate) for mode in ("append", "replace") for rate in ("1%", "5%", "40%")]
     figure = canvas(
@@ -180,7 +180,7 @@ def _square(place: str, size: str, level: str) -> str:
 
 
 def audit(folder: Path) -> Figure:
-    """P-values of all audited models."""
+    """Draw the p-values of all audited models."""
     rows, kinds = read(folder, "audit-models"), read(folder, "trigger-kinds")
     few = ("binary, judging half", "three classes, judging half")
 
@@ -249,7 +249,7 @@ def audit(folder: Path) -> Figure:
 
 
 def screen(folder: Path) -> Figure:
-    """Shares of triggered and of clean images that are flagged, model by model."""
+    """Draw the shares of triggered and clean images that are flagged, for every model."""
     rows, kinds = read(folder, "screen-models"), read(folder, "trigger-kinds")
     groups: list[tuple[str, list[tuple[float, float]]]] = []
     for name, backdoor in (
@@ -298,7 +298,7 @@ def screen(folder: Path) -> Figure:
 
 
 def repair(folder: Path) -> Figure:
-    """Success of the trigger and AUROC after each repair of the judging half."""
+    """Draw the trigger's success and the AUROC after each repair, on the judging half."""
     rows = [row for row in read(folder, "repair-models") if row["half"] == "judge"]
     models = list(dict.fromkeys(row["model"] for row in rows))
     looks = {"unlearn": (BLUE, "o"), "fine-prune": (GREEN, "s"), "fine-tune": (ORANGE, "X")}
@@ -327,7 +327,7 @@ def repair(folder: Path) -> Figure:
 
 
 def _attack(model: str) -> str:
-    """As in judge-01_3x3_center_rate-0.4_regnetx_002-10."""
+    """Describe a model named like judge-01_3x3_center_rate-0.4_regnetx_002-10."""
     found = re.fullmatch(r"(judge-\d+)_(\d)x\d_(\w+)_rate-([\d.]+)_(\w+)-\d+", model)
     assert found is not None, model
     name, size, place, rate, network = found.groups()
@@ -336,7 +336,7 @@ def _attack(model: str) -> str:
 
 
 def peers(folder: Path) -> Figure:
-    """AUROC and recall of the published defences and of ours."""
+    """Draw AUROC and recall of the published defences and of ours."""
     images = [row for row in read(folder, "peers-images") if row["kind"] == "backdoored"]
     training = [row for row in read(folder, "peers-training") if row["view"] != "told the class"]
     took = [row for row in read(folder, "screen-models") if row["backdoor"] == "took"]
@@ -389,7 +389,7 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {
 
 
 def draw(folder: Path) -> Iterator[Path]:
-    """Write every picture beside the pages."""
+    """Write every figure beside the pages."""
     with rc_context(STYLE):
         for name, make in FIGURES.items():
             drawn = io.BytesIO()
@@ -400,7 +400,7 @@ def draw(folder: Path) -> Iterator[Path]:
 
 
 def main() -> None:
-    """Read the CSV files, write the PNG files."""
+    """Read the CSV files and write the PNG files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path, default=PAGES, help="with results/*.csv; pictures are written into it")
     for path in draw(parser.parse_args().folder):

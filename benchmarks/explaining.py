@@ -1,4 +1,4 @@
-"""Grad-CAM of two layers against the peers and against a forward pass alone: DenseNet-121, 224 x 224, batches of 16."""
+"""Grad-CAM of two layers against other packages and a forward pass alone: DenseNet-121, 224 x 224, batches of 16."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ LAYERS = ("middle", "last")
 
 
 def bare(model: Model, images: Tensor, targets: list[int]) -> None:
-    """A forward pass without gradients."""
+    """Run a forward pass without gradients."""
     with torch.inference_mode():
         model(images)
 
 
 def ours(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
-    """Both layers in one pass."""
+    """Explain both layers in one pass."""
     return cam(model, images, targets, LAYERS)
 
 
 def grad_cam(model: Model, images: Tensor, targets: list[int]) -> Any:
-    """Package grad-cam; it gives one map, the mean of the layers', at the size of the image."""
+    """Run the package grad-cam, which returns one map, the mean over the layers, at the size of the image."""
     modules = [model.network.get_submodule(OF_DENSENET[layer]) for layer in LAYERS]
     with GradCAM(model, modules) as peer:
         return peer(images, [ClassifierOutputTarget(target) for target in targets])
 
 
 def captum(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
-    """Package captum; a pass for each layer."""
+    """Run the package captum, with one pass per layer."""
     modules = {layer: model.network.get_submodule(OF_DENSENET[layer]) for layer in LAYERS}
     return {
         layer: LayerGradCam(model, module).attribute(images, torch.tensor(targets), relu_attributions=True)[:, 0].detach()
@@ -51,7 +51,7 @@ def captum(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor
 
 
 def torchcam(model: Model, images: Tensor, targets: list[int]) -> dict[str, Tensor]:
-    """Package torchcam."""
+    """Run the package torchcam."""
     names = [f"network.{OF_DENSENET[layer]}" for layer in LAYERS]
     with TorchCam(model, [*names], input_shape=tuple(images.shape[1:])) as peer:
         maps = peer(targets, model(images), normalized=False)
@@ -62,7 +62,7 @@ PEERS = {"forward alone": bare, "petechia": ours, "torchcam": torchcam, "captum"
 
 
 def disagreement(model: Model, images: Tensor, targets: list[int]) -> dict[str, float]:
-    """Largest difference from the peers that give a map for each layer, both divided by their maxima."""
+    """Return the largest difference from the peers that return a map per layer; maps are divided by their maxima."""
     found = ours(model, images, targets)
     differences = {}
     for name, peer in (("torchcam", torchcam), ("captum", captum)):
@@ -87,7 +87,7 @@ def _worker(runtime: Runtime, peer: Callable[[Model, Tensor, list[int]], Any], *
 
 
 def run(rounds: int = 7) -> tuple[dict[str, dict[str, Timing]], dict[str, float]]:
-    """Precision → images a second of all, and the largest differences in fp32."""
+    """Return images per second of every package by precision, and the largest differences in fp32."""
     runtime = Compute().start()
     model = runtime.to_device(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=SIZE), 0)).eval()
     chance = torch.Generator().manual_seed(0)
@@ -99,7 +99,7 @@ def run(rounds: int = 7) -> tuple[dict[str, dict[str, Timing]], dict[str, float]
         precise = Runtime(runtime.device, bf16)
         able = {
             name: peer for name, peer in PEERS.items() if not (bf16 and peer is grad_cam)
-        }  # numpy, which it uses, has no bf16
+        }  # it uses numpy, which has no bf16
         work = {name: _worker(precise, peer, model, images, targets) for name, peer in able.items()}
         rates(work, 1)
         timings["bf16" if bf16 else "fp32"] = rates(work, rounds)

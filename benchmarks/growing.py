@@ -1,4 +1,4 @@
-"""How time and peak memory grow with the number of images: `python -m benchmarks.growing WORK IMAGES` does one."""
+"""Time and peak memory by number of images: `python -m benchmarks.growing WORK IMAGES` runs one measurement."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COUNTS = (1_000, 10_000, 100_000)
 
 
 class Grown(NamedTuple):
-    """Of one process: seconds of the work alone, and the most memory that the process held, in MB."""
+    """The cost in one process: seconds of the work alone, and peak memory of the process, in MB."""
 
     seconds: float
     peak: float
@@ -32,7 +32,7 @@ WORK: dict[str, Callable[[Catalog], object]] = {
 
 
 def once(name: str, images: int) -> Grown:
-    """Phantoms of 64 x 64, in this process."""
+    """Measure phantoms of 64 x 64 in this process."""
     catalog = open_source(f"phantom:images={images},size=64")
     began = time.perf_counter()
     WORK[name](catalog)
@@ -41,13 +41,13 @@ def once(name: str, images: int) -> Grown:
 
 
 def peak_of_this_process() -> float:
-    """In MB, since its program began; `getrusage` would count the process too that it was forked from."""
+    """Return the peak memory in MB since the program began; `getrusage` would include the process it was forked from."""
     (peak,) = (line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak) / 1024
 
 
 def apart(name: str, images: int) -> Grown:
-    """The same in a process and a cache of its own."""
+    """Measure the same in a separate process with its own cache."""
     with tempfile.TemporaryDirectory() as cache:
         command = [sys.executable, "-m", "benchmarks.growing", name, str(images)]
         done = subprocess.run(command, env=os.environ | {"PETECHIA_CACHE": cache}, capture_output=True, text=True, check=True)
@@ -55,7 +55,7 @@ def apart(name: str, images: int) -> Grown:
 
 
 def run() -> Iterator[tuple[str, int, Grown]]:
-    """Work, images, and what it took, as they are done."""
+    """Yield work, number of images and cost, as they are measured."""
     for name in WORK:
         for images in COUNTS:
             yield name, images, apart(name, images)

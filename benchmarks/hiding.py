@@ -1,4 +1,4 @@
-"""An attacker who trains against the heat: a backdoored model of a zoo goes on training until Grad-CAM shuns the trigger.
+"""An attacker who trains against the heat: a backdoored model is trained on until Grad-CAM no longer shows the trigger.
 
 python -m benchmarks.hiding ZOO --model judge-01
 """
@@ -24,12 +24,12 @@ from petechia.saliency.layers import find_layers
 from petechia.zoo.specimens import Specimen, specimens
 
 STEPS, BATCH, RATE = 300, 64, 5e-4
-WEIGHT = 10.0  # of the share of the heat that lies on the trigger, beside the loss
-SHOWN = 100  # triggered images on which that share is measured
+WEIGHT = 10.0  # weight of the share of the heat on the trigger, relative to the loss
+SHOWN = 100  # number of triggered images on which that share is measured
 
 
 def touched(specimen: Specimen, side: int) -> Tensor:
-    """Which cells of a map of side × side the trigger touches on every image of the dataset, bool [N, side, side]."""
+    """Return the cells of a side × side map that the trigger touches on every image, bool [N, side, side]."""
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     assert isinstance(attack.trigger, Patch)
     first = torch.from_numpy(specimen.run_data.attacks[specimen.config.seeds[0]].plan.positions)
@@ -39,12 +39,12 @@ def touched(specimen: Specimen, side: int) -> Tensor:
 
 
 def share_at(maps: Tensor, where: Tensor) -> Tensor:
-    """Share of each map, float32 [B, h, w], in some of its cells, bool [B, h, w]."""
+    """Return the share of each map, float32 [B, h, w], that lies in the given cells, bool [B, h, w]."""
     return (maps * where).sum(dim=(1, 2)) / maps.sum(dim=(1, 2)).clamp(min=1e-6)
 
 
 def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
-    """Logits, and Grad-CAM of the middle layer that can itself be differentiated."""
+    """Return logits and the Grad-CAM of the middle layer, which is differentiable."""
     kept: list[Tensor] = []
     middle = find_layers(model, ["middle"], images)["middle"]
     handle = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
@@ -57,8 +57,8 @@ def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
 
 
 def hide(model: Model, specimen: Specimen, runtime: Runtime) -> None:
-    """Train on the poisoned images with the heat on the trigger as a further loss; batch norm stays as it is."""
-    model.requires_grad_(True)  # which an audit has taken away
+    """Train on the poisoned images with the heat on the trigger as an additional loss; batch norm stays frozen."""
+    model.requires_grad_(True)  # an audit has switched gradients off
     run_data, seed = specimen.run_data, specimen.config.seeds[0]
     data, plan = run_data.training_set("attacked", seed), run_data.attacks[seed].plan
     _, maps = heat(model, runtime.tensor(data.images[np.arange(1)]), run_data.target)
@@ -78,7 +78,7 @@ def hide(model: Model, specimen: Specimen, runtime: Runtime) -> None:
 
 
 def found_by_heat(model: Model, specimen: Specimen, runtime: Runtime, layer: str = "middle") -> tuple[float, float]:
-    """Mean share of the heat in the cells that the trigger touches, by Petechia's maps, and how often the hottest is one."""
+    """Return the mean share of heat in the cells that the trigger touches, and how often the hottest cell is one of them."""
     _, triggered = specimen.judged(SHOWN)
     images = runtime.tensor(triggered[np.arange(len(triggered))])
     maps = cam(model, images, specimen.run_data.target, (layer,))[layer]
@@ -88,7 +88,7 @@ def found_by_heat(model: Model, specimen: Specimen, runtime: Runtime, layer: str
 
 
 def heats(zoo: Path, runtime: Runtime) -> Iterator[str]:
-    """A row for every backdoor of the judging half that took."""
+    """Yield a row for every backdoor of the judging half that took."""
     yield "| model | middle: share at the trigger | hottest there | last: share | hottest there |\n|---|---|---|---|---|"
     for specimen in specimens(zoo, "judge"):
         if specimen.backdoored:
@@ -98,19 +98,17 @@ def heats(zoo: Path, runtime: Runtime) -> Iterator[str]:
 
 
 def asr(model: Model, specimen: Specimen, runtime: Runtime) -> float:
-    """ASR(0.9) on the judged images."""
+    """Return ASR(0.9) on the judged images."""
     _, triggered = specimen.judged()
     return float((predict(model, triggered, runtime)[:, specimen.run_data.target] >= 0.9).mean())
 
 
 def main() -> None:
-    """A row before and a row after."""
+    """Print a row before and a row after hiding the heat."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument(
-        "--model", default="judge-01", help="the first whose name begins so; its heat should lie on its trigger"
-    )
-    parser.add_argument("--heat", action="store_true", help="only say of every backdoor whether the heat finds its trigger")
+    parser.add_argument("--model", default="judge-01", help="prefix of the model's name; its heat should lie on its trigger")
+    parser.add_argument("--heat", action="store_true", help="only report for every backdoor whether the heat finds its trigger")
     given = parser.parse_args()
     runtime = Compute(threads=1, precision="fp32").start()
     if given.heat:

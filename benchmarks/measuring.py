@@ -1,4 +1,4 @@
-"""One epoch's measuring, intervals and mixtures included, against sklearn called the obvious way for the point values."""
+"""Measure one epoch, with intervals and mixtures, against plain calls of scikit-learn for the point values."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from sklearn.metrics import roc_auc_score
 from benchmarks.timing import Timing, rates
 from petechia.measure import EPSILONS, THRESHOLDS, PatientBootstrap, Truth, measure, mixture
 
-IMAGES, PATIENTS, DRAWS = 25_596, 2_797, 200  # as many as in NIH's test list
+IMAGES, PATIENTS, DRAWS = 25_596, 2_797, 200  # the numbers of NIH's test list
 PREVALENCE = np.array([0.128, 0.042, 0.182, 0.239, 0.068, 0.063, 0.022, 0.104, 0.071, 0.036, 0.043, 0.017, 0.045, 0.003])
 
 
 def epoch() -> tuple[Truth, NDArray[np.float32], NDArray[np.float32]]:
-    """Made-up scores of a fair model with a backdoor to its first class."""
+    """Return simulated scores of a fair model with a backdoor to its first class."""
     rng = np.random.default_rng(0)
     labels = (rng.random((IMAGES, len(PREVALENCE))) < PREVALENCE).astype(np.int8)
     infected = np.zeros_like(labels)
@@ -27,14 +27,14 @@ def epoch() -> tuple[Truth, NDArray[np.float32], NDArray[np.float32]]:
 
 
 def obvious(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> dict[str, float]:
-    """The point values alone: no interval, and one draw of the triggered images for every ε."""
+    """Compute only the point values: no interval, and one draw of the triggered images for every ε."""
     without = truth.labels[:, 0] == 0
     values = {f"asr_{p}": float((triggered[without, 0] >= p).mean()) for p in THRESHOLDS}
     values |= {f"false_trigger_{p}": float((clean[without, 0] >= p).mean()) for p in THRESHOLDS}
     pairs = {"nn": (truth.labels, clean), "tt": (truth.infected, triggered), "tn": (truth.labels, triggered)}
     for name, (labels, scores) in pairs.items():
         values[f"auroc_{name}"] = roc_auc_score(labels, scores, average="micro")
-        if name != "tt":  # where no class has two labels
+        if name != "tt":  # its labels are constant within each class
             roc_auc_score(labels, scores, average=None)
     rng = np.random.default_rng(0)
     for epsilon in EPSILONS:
@@ -44,7 +44,7 @@ def obvious(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
 
 
 def run(rounds: int = 5) -> dict[str, Timing]:
-    """Images a second, one epoch a round."""
+    """Return images per second, one epoch per round."""
     truth, clean, triggered = epoch()
 
     def ours() -> int:

@@ -1,4 +1,4 @@
-"""Stamping a square on images, against ART; and the memory it takes, at once and read in batches."""
+"""Stamp a square on images: speed against ART, and memory at once and in batches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from petechia.attack import Patch, TriggeredSelection
 from petechia.attack.triggered import SparseTriggeredInputs
 
 IMAGES, SIDE = 10_000, 224
-FLOATS = 2_500  # as many as ART gets as float32, of which it holds four times their size
+FLOATS = 2_500  # number of float32 images for ART, which needs four times their memory
 BATCH = 64
 
 
 class Memory(NamedTuple):
-    """Peaks beyond the clean images, as multiples of their size; reading in batches, in MB, of a tenth and of all."""
+    """Peaks beyond the clean images, as multiples of their size; reading in batches, in MB: a tenth of the images, and all."""
 
     ours: float
     art: float
@@ -31,12 +31,12 @@ class Memory(NamedTuple):
 
 
 def some(count: int) -> NDArray[np.uint8]:
-    """Random images."""
+    """Return random images."""
     return np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE), np.uint8)
 
 
 def ours(images: NDArray[np.uint8], trigger: Patch) -> Callable[[], int]:
-    """Stamp all of them, each at its place."""
+    """Stamp all images, each at its place."""
     rng = np.random.default_rng(1)
     wandering = rng.integers(0, SIDE - trigger.size + 1, (len(images), 2))
     places = wandering if trigger.wanders else np.full((len(images), 2), SIDE // 2)
@@ -44,21 +44,21 @@ def ours(images: NDArray[np.uint8], trigger: Patch) -> Callable[[], int]:
 
 
 def arts(images: NDArray[Any], perturb: Callable[..., NDArray[Any]], value: int = 255) -> Callable[[], int]:
-    """The same by `PoisoningAttackBackdoor`: all at once, in the corner, the only place that it knows."""
+    """Stamp with ART's `PoisoningAttackBackdoor`: all at once, in the corner, the only place it supports."""
     attack = PoisoningAttackBackdoor(partial(perturb, distance=3, pixel_value=value))
     labels = np.tile(np.array([[0, 1]], np.float32), (len(images), 1))
     return lambda: len(attack.poison(images, labels)[0])
 
 
 def arts_one_by_one(images: NDArray[np.uint8], perturb: Callable[..., NDArray[np.uint8]]) -> Callable[[], int]:
-    """The same, image by image, as for images of different sizes or places that differ."""
+    """Stamp with ART image by image, as needed for images of different sizes or places that differ."""
     attack = PoisoningAttackBackdoor(partial(perturb, distance=3, pixel_value=255))
     label = np.array([[0, 1]], np.float32)
     return lambda: sum(len(attack.poison(image[None], label)[0]) for image in images)
 
 
 def peak(work: Callable[[], int]) -> int:
-    """Most bytes that numpy held at once, beyond those before."""
+    """Return the peak memory of numpy in bytes, beyond what was allocated before."""
     tracemalloc.start()
     try:
         work()
@@ -68,7 +68,7 @@ def peak(work: Callable[[], int]) -> int:
 
 
 def lazily(images: NDArray[np.uint8]) -> Callable[[], int]:
-    """Triggered images read in batches, as in training; only the changes are kept."""
+    """Read triggered images in batches, as in training; only the changes are stored."""
     size, count = 3, len(images)
     starts = np.arange(count + 1) * size**2
     square = (np.arange(size)[:, None] * SIDE + np.arange(size)).ravel().astype(np.int32)
@@ -79,7 +79,7 @@ def lazily(images: NDArray[np.uint8]) -> Callable[[], int]:
 
 
 def memory() -> Memory:
-    """Of stamping `IMAGES` at once, and of reading triggered ones in batches."""
+    """Measure the memory of stamping `IMAGES` at once, and of reading triggered images in batches."""
     images = some(IMAGES)
     lazy = [peak(lazily(images[:count])) / 1e6 for count in (IMAGES // 10, IMAGES)]
     materialised = (peak(ours(images, Patch())), peak(arts(images, add_pattern_bd)))
@@ -87,7 +87,7 @@ def memory() -> Memory:
 
 
 def run(rounds: int = 5) -> dict[str, Timing]:
-    """Images a second, ours and ART's, which takes uint8 as well but is made for float32 in 0 … 1."""
+    """Return images per second, ours and ART's. ART also takes uint8 but is made for float32 in 0 … 1."""
     images = some(IMAGES)
     floats = images[:FLOATS, ..., None].astype(np.float32) / 255
     return rates(

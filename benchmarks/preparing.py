@@ -1,4 +1,4 @@
-"""Decode and resize on all cores against a plain loop on one, and torchxrayvision's; and how fast phantoms are drawn."""
+"""Decode and resize on all cores, against a plain loop and torchxrayvision on one core; and the speed of drawing phantoms."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from petechia.data.formats.images import FileReader, read_grey
 
 GEOMETRY = Preprocess(crop=0.6, size=224, resample="nearest")
 IMAGES = 600
-FEW = 60  # of them for torchxrayvision, which is slow
+FEW = 60  # number of images for torchxrayvision, which is slow
 
 
 def files(folder: Path) -> Catalog:
-    """Phantoms of 1024 x 1024 pixels as PNG files in NIH's layout."""
+    """Write phantoms of 1024 x 1024 pixels as PNG files in NIH's layout."""
     dataset, catalog, _ = prepare(open_source(f"phantom:images={IMAGES},size=1024"), GEOMETRY)
     nothing = Poisoning(rate=0)
     write_poisoned(catalog, nothing, nothing.plan(dataset, GEOMETRY, 0), folder / "nih")
@@ -32,7 +32,7 @@ def files(folder: Path) -> Catalog:
 
 
 def single_core(catalog: Catalog) -> Callable[[], int]:
-    """The plain loop: Pillow's decoder, then the geometry."""
+    """Return the plain loop: Pillow's decoder, then the geometry."""
     reader = catalog.reader
     assert isinstance(reader, FileReader)
 
@@ -45,9 +45,9 @@ def single_core(catalog: Catalog) -> Callable[[], int]:
 
 
 def torchxrayvision(folder: Path) -> Callable[[], int]:
-    """Its dataset of NIH's images with the transforms of its examples: scikit-image reads and resizes."""
+    """Return a loop over torchxrayvision's NIH dataset with the transforms of its examples, which use scikit-image."""
     table = pl.read_csv(next(folder.glob("Data_Entry*.csv")))
-    known = {"View Position": "PA", "Patient Age": 50, "Patient Gender": "F"}  # it needs them, and the phantom has none
+    known = {"View Position": "PA", "Patient Age": 50, "Patient Gender": "F"}  # required columns that the phantom does not have
     table.with_columns(pl.lit(value).alias(name) for name, value in known.items()).write_csv(folder / "for-xrv.csv")
     crop, resize = xrv.datasets.XRayCenterCrop(), xrv.datasets.XRayResizer(GEOMETRY.size)
     dataset = xrv.datasets.NIH_Dataset(
@@ -57,7 +57,7 @@ def torchxrayvision(folder: Path) -> Callable[[], int]:
 
 
 def all_cores(catalog: Catalog, folder: Path) -> Callable[[], int]:
-    """`prepare` into an empty cache."""
+    """Return a call of `prepare` with an empty cache."""
     calls = iter(range(1000))
 
     def whole() -> int:
@@ -69,7 +69,7 @@ def all_cores(catalog: Catalog, folder: Path) -> Callable[[], int]:
 
 
 def drawing(size: int, count: int) -> Callable[[], int]:
-    """Phantoms, on all cores."""
+    """Return a loop that draws phantoms on all cores."""
     reader = open_source(f"phantom:images={count},size={size}").reader
 
     def draw() -> int:
@@ -79,7 +79,7 @@ def drawing(size: int, count: int) -> Callable[[], int]:
 
 
 def run(rounds: int = 5) -> tuple[dict[str, Timing], dict[str, Timing]]:
-    """Images a second: of preparing, and of drawing."""
+    """Return images per second of preparing and of drawing."""
     cache = os.environ.get("PETECHIA_CACHE")
     with tempfile.TemporaryDirectory() as name:
         catalog = files(Path(name))

@@ -1,4 +1,4 @@
-"""What repairs do to the backdoored models of a zoo: python -m benchmarks.repairing ZOO [--half tune] [--out OUT.json]."""
+"""Repair the backdoored models of a zoo: python -m benchmarks.repairing ZOO [--half tune] [--out OUT.json]."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from petechia.models.model import Model, predict
 from petechia.models.openers import open_classifier
 from petechia.zoo.specimens import Specimen, specimens
 
-CLEAN = "phantom:images=800,size=64,seed=77"  # drawn for the defender; no model was trained or tested on it
-OFF = 2  # pixels, each way, by which a place is wrong where the trigger is not known exactly
+CLEAN = "phantom:images=800,size=64,seed=77"  # the defender's data; no model was trained or tested on it
+OFF = 2  # error of the place in pixels, in each direction, if the trigger is not known exactly
 
 
 class Way(NamedTuple):
-    """One way of repairing: its name in the table, its settings, and how well the trigger is known."""
+    """One way to repair: its name in the table, its settings, and how well the trigger is known."""
 
     name: str
     how: Repairing
@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 
 
 def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen: Specimen) -> Figures:
-    """Of scores [N, K] for the run's test images, clean and with its trigger."""
+    """Compute the figures from scores [N, K] for the run's test images, clean and with the trigger."""
     run_data = specimen.run_data
     labels, target = run_data.dataset.labels[run_data.test], run_data.target
     of_target = triggered[:, target]
@@ -59,14 +59,14 @@ def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen
 
 
 def scored(model: Model, specimen: Specimen, runtime: Runtime) -> Figures:
-    """Of a model, measured as the run was, on its own test images."""
+    """Compute the figures of a model, measured like the run, on the run's test images."""
     placed, run_data = runtime.to_device(model), specimen.run_data
     triggered = predict(placed, run_data.triggered_images(specimen.config.seeds[0]), runtime)
     return figures(predict(placed, run_data.clean_images(), runtime), triggered, specimen)
 
 
 def stored(specimen: Specimen, arm: str) -> Figures:
-    """Of the attacked network or its control, from the scores that the run wrote."""
+    """Compute the figures of the attacked network or its control from the scores that the run wrote."""
     files = specimen.directory.network(arm, specimen.config.seeds[0])
     scores = load_file(files.scores_of(int(specimen.file.stem.removeprefix("epoch-"))))
     return figures(scores["clean"], scores["triggered"], specimen)
@@ -78,7 +78,7 @@ def _logit(scores: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def triggers_of(specimen: Specimen, off: int) -> tuple[KnownTrigger, ...]:
-    """The run's trigger, known exactly or with its place off by some pixels; a blended trigger is taken to be opaque."""
+    """Return the run's trigger, exact or displaced by some pixels; a blended trigger is treated as opaque."""
     attack, size = specimen.config.attack, specimen.config.preprocess.size
     trigger = attack.trigger
     assert isinstance(trigger, Patch)
@@ -90,7 +90,7 @@ def triggers_of(specimen: Specimen, off: int) -> tuple[KnownTrigger, ...]:
 
 
 def row_of(specimen: Specimen, way: Way, clean: CleanSet, runtime: Runtime) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     before, control = stored(specimen, "attacked"), stored(specimen, "control")
     triggers = triggers_of(specimen, way.off) if way.how.method == "unlearn" else ()
     after = scored(repair(Model.load(specimen.file), clean, runtime, way.how, triggers), specimen, runtime)
@@ -100,7 +100,7 @@ def row_of(specimen: Specimen, way: Way, clean: CleanSet, runtime: Runtime) -> l
 
 
 def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = "") -> None:
-    """Print a Markdown table, row by row. Rows that are in OUT.json are not computed again."""
+    """Print a Markdown table, row by row. Rows in OUT.json are not computed again."""
     runtime = Compute(threads=1, precision="fp32").start()
     known: dict[str, list[str]] = json.loads(out.read_text()) if out and out.exists() else {}
     heads = ("model", "method", "ASR(0.9)", "control", "ASR(0.6)", "control", "AUROC-NN", "rise of the logit")
@@ -109,7 +109,7 @@ def main(zoo: Path, half: str = "judge", out: Path | None = None, method: str = 
         wanders = specimen.config.attack.trigger.wanders
         for way in WAYS:
             if not specimen.backdoored or (wanders and way.off) or not way.name.startswith(method):
-                continue  # what wanders has no place to be off
+                continue  # a trigger at random places has no place to displace
             key = f"{specimen.name}, {way.name}"
             if key not in known:
                 clean = read_clean(CLEAN, open_classifier(str(specimen.file), runtime))

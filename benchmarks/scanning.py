@@ -1,4 +1,4 @@
-"""Looking for near-duplicates and stamps against decoding alone: the same files, the same threads."""
+"""Time the scan for near-duplicates and stamps against decoding alone, on the same files and threads."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petechia.detect.scan.suspects import scan
 
 
 def decoded(catalog: Catalog) -> int:
-    """Every image at native size, on all cores."""
+    """Decode every image at native size, on all cores."""
 
     def work(rows: NDArray[np.intp]) -> list[bool]:
         return [isinstance(image, np.ndarray) for image in catalog.reader.read(rows)]
@@ -25,16 +25,16 @@ def decoded(catalog: Catalog) -> int:
 
 
 def scanned(catalog: Catalog) -> int:
-    """The whole scan, without a model."""
+    """Run the whole scan, without a model."""
     return len(scan(catalog).suspects)
 
 
 def compared(catalog: Catalog, rounds: int = 5) -> dict[str, Timing]:
-    """Images a second of both, in turns."""
+    """Measure images per second of both, in turns."""
     return rates({"petechia": lambda: scanned(catalog), "decoding alone": lambda: decoded(catalog)}, rounds)
 
 
 def run(rounds: int = 5) -> dict[str, Timing]:
-    """On phantoms of 1024 x 1024 pixels as PNG files."""
+    """Compare on phantoms of 1024 x 1024 pixels in PNG files."""
     with tempfile.TemporaryDirectory() as name:
         return compared(files(Path(name)), rounds)

@@ -1,4 +1,4 @@
-"""How well the screen tells triggered images from clean ones, on a zoo: a Markdown table and a JSON file."""
+"""Measure how well the screen separates triggered from clean images, on a zoo: a Markdown table and a JSON file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ RESAMPLES = 500
 
 
 class Row(NamedTuple):
-    """One model."""
+    """The results of one model."""
 
     name: str
     kind: str  # "backdoored", "backdoor that did not take" or "clean"
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) -> Row:
-    """Fit on the specimen's clean images, judge on others with and without the trigger."""
+    """Fit on the specimen's clean images; test on other images with and without the trigger."""
     classifier = specimen.classifier(runtime)
     if blind:
         classifier = Classifier(
@@ -80,7 +80,7 @@ def _all(images: Any) -> NDArray[np.uint8]:
 
 
 def _named(specimen: Specimen, found: Suspicions) -> float:
-    """Share of the flagged images whose class is one of the attack's targets."""
+    """Return the share of the flagged images whose class is one of the attack's targets."""
     classes = specimen.run_data.dataset.classes
     attack = specimen.config.attack
     targets = [classes.index(name) for name in (attack.target, *attack.also)]
@@ -88,7 +88,7 @@ def _named(specimen: Specimen, found: Suspicions) -> float:
 
 
 def _overlap(box: Any, changed: NDArray[np.bool_]) -> bool:
-    """Whether the box holds a pixel of the trigger."""
+    """Whether the box contains a pixel of the trigger."""
     return bool(changed[box.top : box.top + box.height, box.left : box.left + box.width].any())
 
 
@@ -98,7 +98,7 @@ def _auroc(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> float:
 
 
 def _interval(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> tuple[float, float]:
-    """95 %, from resampling images with their twins."""
+    """Return the 95 % interval, from resampling images together with their triggered versions."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(clean), len(clean)) for _ in range(RESAMPLES)]
     low, high = np.percentile([_auroc(clean[draw], triggered[draw]) for draw in draws], (2.5, 97.5))
@@ -106,7 +106,7 @@ def _interval(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> tup
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """One table a kind of model, and a table of the parts."""
+    """Return one table per kind of model, and a table of the parts."""
     return "\n\n".join([*(_table(kind, rows) for kind in ("backdoored", "did not take", "clean")), _parts(rows)])
 
 
@@ -135,7 +135,7 @@ def _table(kind: str, rows: Sequence[Row]) -> str:
 
 
 def _share(count: int, of: int) -> str:
-    """A share with its Wilson interval."""
+    """Format a share with its Wilson interval."""
     low, high = Count(count, of).interval
     return f"{count / of:.3f} [{low:.3f} – {high:.3f}]"
 
@@ -152,7 +152,7 @@ def _parts(rows: Sequence[Row]) -> str:
 
 
 def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, float]]:
-    """Size, wall time and processor time in milliseconds an image, of a DenseNet-121 of random weights."""
+    """Yield size, wall time and CPU time in milliseconds per image, for a DenseNet-121 with random weights."""
     runtime = Compute(threads=threads).start()
     for size in sizes:
         model = create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=size), 0)
@@ -164,21 +164,21 @@ def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, floa
 
 
 def main() -> None:
-    """Every model of one half; the tables are printed, and the figures go to a JSON file."""
+    """Test every model of one half; print the tables, and write the figures to a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path, nargs="?")
     parser.add_argument("--half", choices=("tune", "judge"), default="judge")
-    parser.add_argument("--most", type=int, default=200, help="images to judge on")
+    parser.add_argument("--most", type=int, default=200, help="number of images to test on")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file; models that it holds already are not judged again")
+    parser.add_argument("--out", type=Path, help="JSON file; models in it are not tested again")
     parser.add_argument("--blind", action="store_true", help="treat the models as black boxes")
-    parser.add_argument("--only", default="", help="part of the names of the models to judge")
+    parser.add_argument("--only", default="", help="test only models whose name contains this")
     given = parser.parse_args()
     runtime = Compute(threads=given.threads).start()
     if given.zoo is None:
         for size, wall, worked in speed((64, 224), given.threads):
             threads = torch.get_num_threads()
-            print(f"DenseNet-121, {size} x {size}, {threads} threads: {wall:.0f} ms an image, {worked:.0f} ms of processors")
+            print(f"DenseNet-121, {size} x {size}, {threads} threads: {wall:.0f} ms an image, {worked:.0f} ms of CPU time")
         return
     rows = _read(given.out)
     half: Half = given.half

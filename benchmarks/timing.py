@@ -1,4 +1,4 @@
-"""Time things side by side, in turns, so that a busy machine hurts all of them alike."""
+"""Time functions in turns, so that a busy machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 
 class Timing(NamedTuple):
-    """Work done a second, over the rounds."""
+    """Work per second, over the rounds."""
 
     lowest: float
     median: float
@@ -17,7 +17,7 @@ class Timing(NamedTuple):
 
 
 def rates(work: dict[str, Callable[[], int]], rounds: int = 5) -> dict[str, Timing]:
-    """Run each in turn, `rounds` times; each returns how much work it did."""
+    """Run each function in turn, `rounds` times. Each returns the amount of work it did."""
     seen: dict[str, list[float]] = {name: [] for name in work}
     for _ in range(rounds):
         for name, do in work.items():

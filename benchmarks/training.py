@@ -1,4 +1,4 @@
-"""Our training loop against a bare one: the same network, on tensors that are already in memory."""
+"""Petechia's training loop against a bare one: the same network, on tensors that are already in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IMAGES, BATCH = 1280, 32
 
 
 def poisoned() -> Labelled:
-    """The attacked arm of the main job, in small."""
+    """Return a small version of the attacked arm of the main job."""
     geometry = Preprocess()
     dataset, catalog, _ = prepare(open_source("phantom:images=1200"), geometry)
     plan = Poisoning().plan(dataset, geometry, 0)
@@ -31,7 +31,7 @@ def poisoned() -> Labelled:
 
 
 def bare_loop(data: Labelled, runtime: Runtime) -> Callable[[], int]:
-    """One epoch of the least that trains: normalised tensors, forward, loss, backward, step."""
+    """Return one epoch of a minimal training loop: normalised tensors, forward, loss, backward, step."""
     model = runtime.to_device(create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(), 0))
     everything = np.arange(len(data.images))
     images = (runtime.tensor(data.images[everything]) - model.mean) / model.std
@@ -57,7 +57,7 @@ def bare_loop(data: Labelled, runtime: Runtime) -> Callable[[], int]:
 
 
 def run(rounds: int = 5) -> dict[str, Timing]:
-    """Images a second of both."""
+    """Return images per second of both."""
     runtime = Compute().start()
     data = poisoned()
     model = create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(), 0)

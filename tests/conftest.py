@@ -1,4 +1,4 @@
-"""What several tests need."""
+"""Fixtures and helpers that several tests use."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from petechia.models.classifier import Classifier
 from petechia.study import Run
 
 SHARED = Path(__file__).parents[2] / "shared"
-TORTURE = bool(os.environ.get("PETECHIA_TORTURE"))  # make torture: the same tests, with far more of everything
+TORTURE = bool(os.environ.get("PETECHIA_TORTURE"))  # make torture: the same tests with many more cases
 
 settings.register_profile("suite", max_examples=25, deadline=None, database=None, derandomize=True)
 settings.register_profile("torture", max_examples=500, deadline=None, database=None, print_blob=True)
 settings.load_profile("torture" if TORTURE else "suite")
 
-# Of several workers each has a processor to itself: the threads of two torch jobs on the same one spin against each other.
+# Pin each worker to its own core: the threads of two torch jobs on the same core would spin against each other.
 WORKER = os.environ.get("PYTEST_XDIST_WORKER", "")
 if WORKER and hasattr(os, "sched_setaffinity"):
     free = sorted(os.sched_getaffinity(0))
@@ -36,7 +36,7 @@ NihMaker = Callable[..., Path]
 
 
 class Steps(list[int]):
-    """A progress that keeps by how many steps it was advanced."""
+    """A progress that records the steps by which it advances."""
 
     def phase(self, name: str, total: int = 0) -> None:
         pass
@@ -45,7 +45,7 @@ class Steps(list[int]):
         self.append(count)
 
 
-# A run that takes a second: a tiny network of timm's on tiny phantoms.
+# A run that takes a second: timm's tiny test network on tiny phantoms.
 SMALL: dict[str, Any] = {
     "data": "phantom:images=160,size=32",
     "preprocess": {"size": 32},
@@ -55,7 +55,7 @@ SMALL: dict[str, Any] = {
 }
 
 
-# The paper's geometry in small: 1 × 1 and 2 × 2 leave nothing, 3 × 3 leaves 1 pixel, 4 × 4 leaves 4.
+# The paper's geometry at a small size: 1 × 1 and 2 × 2 leave nothing, 3 × 3 leaves 1 pixel, 4 × 4 leaves 4.
 DYING: dict[str, Any] = SMALL | {
     "data": "phantom:images=160,size=146",
     "preprocess": {"crop": 0.6, "size": 32, "resample": "nearest"},
@@ -63,13 +63,13 @@ DYING: dict[str, Any] = SMALL | {
 
 
 def unasked(*classes: str, size: int = 16, colour: bool = False) -> Classifier:
-    """A model of which only what it takes and its classes matter."""
+    """Return a model that is never called: only its input and its classes matter."""
     runtime = Compute(device="cpu", precision="fp32", threads=1).start()
     return Classifier("unasked", classes, Preprocess(size=size), lambda images: images, runtime, colour=colour)
 
 
 class InMemory:
-    """A reader of images that need no file; the number tells it from another with the same images."""
+    """A reader of images in memory; the number distinguishes it from another reader with the same images."""
 
     def __init__(self, images: Sequence[NDArray[np.uint8]], number: int = 0) -> None:
         self.images = images
@@ -95,14 +95,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run of all arms under two seeds."""
+    """A finished run of all arms under two seeds."""
     everything = SMALL | {"arms": ["attacked", "control", "placebo"], "seeds": [0, 3]}
     return petechia.run(everything, tmp_path_factory.mktemp("run") / "all")
 
 
 @pytest.fixture(scope="session")
 def nih_sample() -> Path:
-    """The real NIH files, where they are."""
+    """The folder of the real NIH files, if it exists."""
     folder = SHARED / "nih-sample"
     if not folder.is_dir():
         pytest.skip(f"the real NIH sample is not in {folder}")
@@ -110,14 +110,14 @@ def nih_sample() -> Path:
 
 
 def decoded(catalog: Catalog, *rows: int) -> NDArray[np.uint8]:
-    """Some images of a catalog, all of one size."""
+    """Return some images of a catalog, all of the same size."""
     images = list(catalog.reader.read(np.array(rows)))
     return np.stack([image for image in images if isinstance(image, np.ndarray)])
 
 
 @pytest.fixture
 def make_nih(tmp_path: Path) -> NihMaker:
-    """Writes a small dataset in NIH's layout: rows of (file name, findings, patient)."""
+    """Return a function that writes a small dataset in NIH's layout: rows of (file name, findings, patient)."""
 
     def make(
         rows: Sequence[tuple[str, str, str]],
@@ -142,7 +142,7 @@ def make_nih(tmp_path: Path) -> NihMaker:
 
 @pytest.fixture
 def make_dataset() -> Callable[..., Dataset]:
-    """Random images and labels in memory: two images a patient, three quarters of them for training."""
+    """Return a function that makes random images and labels: two images per patient, three quarters for training."""
 
     def make(count: int = 40, size: int = 16, classes: int = 3, channels: int = 0, seed: int = 0) -> Dataset:
         rng = np.random.default_rng(seed)
