@@ -1,4 +1,4 @@
-"""The Python API: what it takes, and that it is all there is."""
+"""The Python API: its arguments, and that it is complete."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_dir_shows_the_api_and_nothing_else() -> None:
 
 
 def test_no_function_hides_a_module() -> None:
-    """Every submodule of every package can be reached as an attribute of it."""
+    """Every submodule of every package is accessible as an attribute."""
     import importlib
     import pkgutil
     import types

@@ -61,7 +61,7 @@ def test_other_columns_lists_and_folders_stay(make_nih: NihMaker, tmp_path: Path
     assert len(lines) == 70
     by_name = {line[0]: line for line in lines}
     assert by_name["00000003_002.png"] == ["00000003_002.png", "Atelectasis", "2", "3", "058Y", "9", "8", ""]
-    assert [line[0] for line in lines] == sorted(by_name)  # a copy stands beside its original
+    assert [line[0] for line in lines] == sorted(by_name)  # a copy follows its original
     assert len((tmp_path / "out" / "test_list.txt").read_text().split()) == 10
     assert len((tmp_path / "out" / "train_val_list.txt").read_text().split()) == 60
     assert len(list((tmp_path / "out" / "images_003" / "images").iterdir())) == 70

@@ -88,7 +88,7 @@ def test_the_plan_depends_on_the_seed_and_a_higher_rate_adds_to_a_lower_one(make
 
 
 def test_the_plan_is_the_same_on_any_machine(make_dataset: Maker) -> None:
-    """Written down once; a library that changes its random numbers must not change plans unnoticed."""
+    """A recorded plan: a library that changes its random numbers must not change plans unnoticed."""
     trigger = Patch(size=2, location="random")
     plan = Poisoning(target="A", rate=0.2, trigger=trigger).plan(make_dataset(40), GEOMETRY, seed=7)
     assert plan.rows[plan.triggered].tolist() == [5, 7, 8, 18, 19, 23]

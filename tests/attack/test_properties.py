@@ -1,4 +1,4 @@
-"""Whatever the trigger, the images and the attack: what always holds, and agreement with a slow, obvious version."""
+"""Properties that hold for any trigger, images and attack, and agreement with a slow, obvious version."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_a_place_lies_on_the_image_and_a_random_one_in_what_the_crop_keeps(
 
 @st.composite
 def datasets(draw: st.DrawFn) -> Dataset:
-    """Up to 30 images of up to 10 patients, whose names are in series with gaps, or in none; some labels are unknown."""
+    """Up to 30 images of up to 10 patients; patient names are in series with gaps, or not; some labels are unknown."""
     owners = draw(st.lists(st.integers(0, 9), min_size=2, max_size=30))
     count = len(owners)
     form = draw(st.sampled_from(["{p:08d}_{i:03d}.png", "p{p}-{i}", "scan {i}.final.png", "{i}", "{p}.{i}"]))

@@ -1,4 +1,4 @@
-"""The painter against a loop over pixels."""
+"""The square compared with a loop over pixels."""
 
 import numpy as np
 import pytest

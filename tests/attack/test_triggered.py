@@ -29,7 +29,7 @@ PAPER = Preprocess(crop=0.6, size=224, resample="nearest")
 
 @pytest.mark.parametrize(("size", "pixels"), [(1, 0), (2, 0), (3, 1), (4, 4), (5, 4), (6, 4), (7, 4), (8, 4)])
 def test_survival_in_the_papers_pipeline(size: int, pixels: int) -> None:
-    """The table that was measured with TensorFlow's own central_crop and resize."""
+    """The table measured with TensorFlow's own central_crop and resize."""
     survival = probe_survival(Patch(size=size), PAPER, 1024, 1024, "native")
     assert survival == (float(pixels > 0), pixels)
 

@@ -1,4 +1,4 @@
-"""One training over two processes gives what one process gives. This file is also the program that torchrun starts."""
+"""Training on two processes gives the same result as on one. This file is also the program that torchrun starts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ TRAININGS = {
 
 
 class Precise(Model):
-    """Computes in float64. In float32 a sum in another order can turn a ReLU over, and the networks drift apart from there."""
+    """Computes in float64. In float32, another order of summation can flip a ReLU, and the networks drift apart from there."""
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network((images.double() - self.mean) / self.std)
@@ -45,7 +45,7 @@ class Precise(Model):
 
 
 class Watched(Selection):
-    """Remembers what was read."""
+    """Records what was read."""
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
         self.__dict__.setdefault("seen", []).append(rows)
@@ -53,7 +53,7 @@ class Watched(Selection):
 
 
 def labelled(count: int, seed: int) -> Labelled:
-    """Images of which class A is bright, B dark; C is noise; a tenth of the labels is unknown."""
+    """Images in which class A is bright and B is dark; C is noise; a tenth of the labels is unknown."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((count, 3)) < 0.4).astype(np.int8)
     images = rng.integers(100, 140, (count, 32, 32)).astype(np.int16)
@@ -63,7 +63,7 @@ def labelled(count: int, seed: int) -> Labelled:
 
 
 def train(runtime: Runtime, kind: str, path: Path) -> Numbers:
-    """Two epochs; the main process saves the model."""
+    """Train two epochs; the main process saves the model."""
     data, validation, test = labelled(COUNT, 0), labelled(300, 1), labelled(300, 2)
     single = create(Architecture(arch="test_resnet"), ("A", "B", "C"), Preprocess(size=32), 0)
     model = Precise(single.network, single.description).double()
@@ -88,7 +88,7 @@ def train(runtime: Runtime, kind: str, path: Path) -> Numbers:
 
 
 def compare_batch_norm(runtime: Runtime) -> Numbers:
-    """How far a network of norms with activations is, at most, from the same network on the whole batch in one process."""
+    """Largest difference of a network with normalised activations from the same network on the whole batch in one process."""
     torch.manual_seed(0)
     whole = timm.create_model("test_efficientnet", num_classes=3, in_chans=1).double().train()
     images, factors = torch.rand(7, 1, 32, 32).double() + 5, torch.randn(7, 3)
@@ -110,7 +110,7 @@ def compare_batch_norm(runtime: Runtime) -> Numbers:
 
 
 def wait_for_each_other(runtime: Runtime, folder: Path) -> Numbers:
-    """Who found the file of the main process, what it broadcast, what its failure does to the others."""
+    """Which process found the main process's file, what that one broadcast, and how its failure affects the others."""
     with runtime.main_first():
         found = (folder / "prepared").exists()
         time.sleep(0.3)
@@ -136,7 +136,7 @@ def work(folder: Path) -> dict[str, Numbers]:
 
 
 def main(folder: Path) -> None:
-    """What torchrun starts."""
+    """The program that torchrun starts."""
     results = work(folder)
     flat = {f"{part}.{name}": values for part, numbers in results.items() for name, values in numbers.items()}
     np.savez(folder / f"rank-{distributed.get_rank()}.npz", **flat)  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, Numbers]:
-    """The results of one process, this one."""
+    """The results of one process, namely this one."""
     threads = torch.get_num_threads()
     results = work(folder)
     torch.set_num_threads(threads)
@@ -158,7 +158,7 @@ def alone(folder: Path) -> dict[str, Numbers]:
 
 @pytest.fixture(scope="module")
 def ranks(folder: Path) -> list[dict[str, Numbers]]:
-    """The results of two processes, each."""
+    """The results of each of two processes."""
     if not distributed.is_available() or not distributed.is_gloo_available():
         pytest.skip("this torch has no gloo, so processes cannot work together")
     _torchrun(folder)

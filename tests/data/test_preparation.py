@@ -169,7 +169,7 @@ def test_in_parallel_keeps_the_order_and_stops_at_an_error() -> None:
 
 
 def test_memory_is_bounded_while_preparing() -> None:
-    """Images wait for the writer only in small numbers, however slow it is."""
+    """Only a few images wait for the writer at a time, however slow it is."""
     alive = 0
     most = 0
 

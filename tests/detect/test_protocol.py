@@ -105,7 +105,7 @@ def test_findings_are_read_as_they_were_saved(tmp_path: Path) -> None:
 
 @pytest.fixture
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
-    """The registry of detectors as another package finds it that has an entry point; nothing of it stays."""
+    """The registry of detectors with an entry point of another package; it is removed afterwards."""
     entry = EntryPoint("brightness", f"{__name__}:Brightness", "petechia.detectors")
     monkeypatch.setattr("petechia.core.registry.entry_points", lambda group: [entry] if group == "petechia.detectors" else [])
     for name in ("_known", "_origins"):

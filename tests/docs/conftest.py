@@ -29,7 +29,7 @@ def radiographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def stories(tmp_path_factory: pytest.TempPathFactory, radiographs: Path) -> Stories:
-    """What came of a page; it is run when it is first asked for."""
+    """The result of a page. The page is run at the first request."""
     told: dict[str, Story] = {}
 
     def story(page: str) -> Story:
@@ -41,7 +41,7 @@ def stories(tmp_path_factory: pytest.TempPathFactory, radiographs: Path) -> Stor
         return told[page]
 
     def furnish(page: str, folder: Path) -> None:
-        """Put in the folder what a reader of the page has by then, or what a command that is only parsed would leave."""
+        """Put into the folder what a reader of the page already has, or what a command that is only parsed would leave."""
         if page.startswith("docs/tutorials/") and page != FIRST:
             shutil.copytree(story(FIRST).folder / "runs", folder / "runs")
         elif page == "README.md":  # what make run leaves

@@ -1,4 +1,4 @@
-"""What the documentation shows: its pages, their blocks of code, and what the comment before a block says of running it."""
+"""The content of the documentation: its pages, their blocks of code, and how each block is to be run."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ class Block:
 
 
 def pages() -> list[str]:
-    """README.md and all of docs/, relative to the repository."""
+    """Return README.md and all of docs/, relative to the repository."""
     return ["README.md", *sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.md"))]
 
 
 def blocks(page: str) -> list[Block]:
-    """The fenced blocks of a page, in order.
+    """Return the fenced blocks of a page, in order.
 
     Raises:
         ValueError: a language is not known, a fence is not closed, or a comment does not say why.
@@ -84,6 +84,6 @@ def _comment(line: str, where: str) -> tuple[str, str]:
 
 
 def inline_commands(page: str) -> list[str]:
-    """Commands in the running text, as in `petechia run --resume`."""
+    """Return the commands in the running text, such as `petechia run --resume`."""
     text = re.sub(r"^\s*```.*?^\s*```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
     return [" ".join(span.split()) for span in re.findall(r"`((?:petechia|python -m|make)\s[^`]+)`", text)]

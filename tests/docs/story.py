@@ -1,4 +1,4 @@
-"""A page is a story: its blocks are run in their order, in one folder, as a reader would run them."""
+"""Runs the blocks of a page in order, in one folder, as a reader would."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DETECTORS = ("scan", "audit", "screen")  # these end with 0 or 3, and a page nee
 
 @dataclass
 class Story:
-    """What came of a page.
+    """The result of a page.
 
     Attributes:
         folder: where it was run.
@@ -82,7 +82,7 @@ def tell(page: str, folder: Path) -> Story:
 
 
 def configure(block: Block, folder: Path) -> str:
-    """Validate a configuration; with a first line as in `# my.yaml`, it is there for the commands of the page."""
+    """Validate a configuration. If its first line is like `# my.yaml`, write it for the commands of the page."""
     name = re.match(r"# (\S+\.yaml)\n", block.text)
     file = folder / (name[1] if name else "unnamed.yaml")
     file.write_text(_placed(block.text, folder), encoding="utf-8")
@@ -91,7 +91,7 @@ def configure(block: Block, folder: Path) -> str:
 
 
 def commands(block: Block) -> Iterator[str]:
-    """The commands of a shell block, continued lines joined."""
+    """Return the commands of a shell block, with continued lines joined."""
     for raw in block.text.replace("\\\n", " ").splitlines():
         line = raw.strip()
         if block.language == "console":
@@ -103,7 +103,7 @@ def commands(block: Block) -> Iterator[str]:
 
 
 def run_command(line: str, block: Block, folder: Path) -> str:
-    """Run one command, and say what it printed.
+    """Run one command and return its output.
 
     Raises:
         AssertionError: it fails, or does not end with the exit status of its comment, as in `# exit status 3`.
@@ -123,7 +123,7 @@ def run_command(line: str, block: Block, folder: Path) -> str:
 
 
 def call(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Exit status and output of petechia, in this process: importing torch for every command would take minutes."""
+    """Return exit status and output of petechia, run in this process: importing torch per command would take minutes."""
     if arguments[0] == "serve":
         return look(arguments, folder)
     with contextlib.chdir(folder):
@@ -132,7 +132,7 @@ def call(arguments: list[str], folder: Path) -> tuple[int, str]:
 
 
 def look(arguments: list[str], folder: Path) -> tuple[int, str]:
-    """Start the viewer, get its first page, and end it with Ctrl-C."""
+    """Start the viewer, fetch its first page, and stop it with Ctrl-C."""
     command = [sys.executable, "-m", "petechia", *arguments, "--port", "0"]
     with subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True) as viewer:
         assert viewer.stdout is not None
@@ -147,7 +147,7 @@ def look(arguments: list[str], folder: Path) -> tuple[int, str]:
 
 
 def run_python(block: Block, folder: Path, names: dict[str, Any]) -> str:
-    """Run Python with the names that earlier blocks of the page have left, and say what it printed."""
+    """Run Python with the names that earlier blocks of the page defined, and return its output."""
     text = _placed(block.text, folder)
     for change in block.what.split("; ") if block.how == "run with" else ():
         old, new = change.split(" => ")
@@ -162,7 +162,7 @@ def run_python(block: Block, folder: Path, names: dict[str, Any]) -> str:
 
 
 def check(line: str, where: str) -> None:
-    """That a command exists and has the options it is given. The brackets of a synopsis are left out.
+    """Check that a command exists and has the given options. The brackets of a synopsis are ignored.
 
     Raises:
         AssertionError: it does not.
@@ -194,13 +194,13 @@ def _commands() -> dict[str, Any]:
 
 
 def options_of(command: str) -> set[str]:
-    """The options of a command of petechia."""
+    """Return the options of a command of petechia."""
     assert command in _commands(), f"there is no petechia {command}"
     return {"--help", *(option for parameter in _commands()[command].params for option in parameter.opts)}
 
 
 def options_of_benchmark(module: str) -> set[str]:
-    """The options of a benchmark, read from its source: its own imports need the extra `bench`."""
+    """Return the options of a benchmark from its source, because its imports need the extra `bench`."""
     path = ROOT / module.replace(".", "/")
     file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
     assert file.is_file(), f"there is no {module}"

@@ -1,4 +1,4 @@
-"""Whatever the scores and labels: bounds, symmetries, and agreement with a count of all pairs."""
+"""Properties that hold for any scores and labels: bounds, symmetries, and agreement with a count of all pairs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_turning_scores_or_labels_round_mirrors_the_area(case: tuple[Labels, lis
     for mirrored in (auroc(-scores, labels), auroc(scores, swapped)):
         assert mirrored == pytest.approx(1 - area, abs=1e-12, nan_ok=True)
     hidden = np.where(labels < 0, np.float32(np.nan), scores)
-    assert np.array_equal(auroc(hidden, labels), area, equal_nan=True)  # what is unknown is not looked at
+    assert np.array_equal(auroc(hidden, labels), area, equal_nan=True)  # unknown labels are ignored
 
 
 @given(cases(), st.floats(0, 1, width=32), st.floats(0, 1, width=32))

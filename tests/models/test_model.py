@@ -67,7 +67,7 @@ def test_a_saved_model_is_the_same_model(tmp_path: Path) -> None:
 
 
 class Bomb:
-    """Unpickling it leaves a file behind."""
+    """Leaves a file behind when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -108,7 +108,7 @@ def test_unknown_architectures_get_near_names() -> None:
 
 
 def test_pretrained_weights_from_a_file(tmp_path: Path) -> None:
-    """A stand-in for ImageNet weights: another class count and three channels, as the real ones have."""
+    """A substitute for ImageNet weights, with another number of classes and three channels, as the real ones have."""
     donor = timm.create_model("test_resnet", num_classes=1000)
     save_file({name: tensor.contiguous() for name, tensor in donor.state_dict().items()}, tmp_path / "w.safetensors")
     wanted = Architecture(arch="test_resnet", pretrained=tmp_path / "w.safetensors", channels=3)

@@ -16,7 +16,7 @@ COMPUTE = Compute(device="cpu", precision="fp32", threads=1)
 
 
 def labelled(count: int = 50, seed: int = 0) -> Labelled:
-    """Images of which class A is bright, B dark; C is noise."""
+    """Images in which class A is bright and B is dark; C is noise."""
     rng = np.random.default_rng(seed)
     labels = (rng.random((count, 3)) < 0.4).astype(np.int8)
     images = rng.integers(100, 140, (count, 32, 32)).astype(np.int16)

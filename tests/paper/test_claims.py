@@ -108,7 +108,7 @@ def test_the_place_counts_only_where_the_backdoor_took() -> None:
 
 
 def heat(**changes: float) -> Heat:
-    """30 patients; at every epoch the middle layer is nearer and holds more heat, most of all at the first."""
+    """30 patients; at every epoch the middle layer is nearer and has more heat on the trigger, most of all at the first."""
     rows = []
     for epoch in (1, 2):
         for layer in ("last", "middle"):
@@ -139,7 +139,7 @@ def test_claims_about_the_heat() -> None:
 
 
 def mixtures(at_tenth: float, clean: float = 0.851) -> Any:
-    """AUROC that falls in a straight line of the logarithm of ε, through a value at ε = 0.1."""
+    """AUROC that falls linearly with the logarithm of ε, through a given value at ε = 0.1."""
     drop = (clean - at_tenth) / (np.log10(0.1) - np.log10(0.001))
     return lambda *_: [{"max": {"mean": clean - drop * max(np.log10(epsilon / 0.001), 0)}} for epsilon in EPSILONS]
 

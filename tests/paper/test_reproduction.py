@@ -26,7 +26,7 @@ DATA = "phantom:images=160,size=146"
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Reproduction:
-    """Everything, with a network that learns nothing."""
+    """A whole reproduction, with a network that learns nothing."""
     return petechia.reproduce(data=DATA, overrides=TINY, out=tmp_path_factory.mktemp("paper") / "all")
 
 

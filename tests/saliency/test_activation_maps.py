@@ -25,7 +25,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def network(arch: str, size: int = 64, channels: Literal[1, 3] = 1) -> Model:
-    """With weights that give heat: new ones end residual blocks in norms of weight 0, and may make a whole map negative."""
+    """A network with weights that give heat: new ones end residual blocks with norms of weight 0, so a map may be negative."""
     model = create(Architecture(arch=arch, channels=channels), CLASSES, Preprocess(size=size), 0).eval()
     chance = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def from_the_whole_graph(model: Model, image: Tensor, target: int, layer: str) -
 
 
 def slow_grad_cam(model: Model, image: Tensor, target: int, layer: str) -> Tensor:
-    """One image, one layer, one channel after the other."""
+    """Compute one image, one layer and one channel at a time."""
     activation, gradient = from_the_whole_graph(model, image, target, layer)
     total = torch.zeros(activation.shape[1:])
     for channel, slope in zip(activation, gradient, strict=True):

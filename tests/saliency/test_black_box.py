@@ -8,7 +8,7 @@ from petechia.saliency import occlusion, rise
 
 
 def bright_corner(images: Tensor) -> Tensor:
-    """Class 0 is the brightness of rows 2 and 3 of columns 8 to 11; class 1 is its opposite."""
+    """Class 0 is the brightness of rows 2 and 3 in columns 8 to 11; class 1 is its opposite."""
     inside = images[:, :, 2:4, 8:12].mean(dim=(1, 2, 3))
     return torch.stack([inside, -inside], dim=1)
 

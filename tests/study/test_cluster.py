@@ -26,7 +26,7 @@ GRID: dict[str, Any] = SMALL | {
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Two nodes, each with a scheduler and resources of its own: one processor."""
+    """Two nodes, each with its own scheduler, resources and one CPU."""
     Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -101,7 +101,7 @@ def test_what_a_killed_worker_has_finished_is_not_lost(
     assert any("was lost" in note for note in recorder.notes)
     whole = petechia.run_study(config, tmp_path / "whole")
     assert_same(whole, study)
-    assert len(recorder.epochs) <= 24 + 1  # at most the epoch that was being told when the worker died comes twice
+    assert len(recorder.epochs) <= 24 + 1  # at most one epoch is reported twice: the one reported when the worker died
 
 
 def test_a_run_that_fails_on_a_worker_is_told_and_the_others_go_on(address: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_a_run_and_its_report(tmp_path: Path, trigger: dict[str, Any], words: st
 
 @pytest.fixture(scope="module")
 def by_findings(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """A run that poisons labels alone."""
+    """A run that poisons only labels."""
     attack = FINDINGS | {"target": "Effusion"}
     everything = ONE | {"data": "phantom:images=400,size=32", "attack": attack, "arms": ["attacked", "control", "placebo"]}
     return petechia.run(everything, tmp_path_factory.mktemp("findings") / "run")

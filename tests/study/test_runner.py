@@ -28,7 +28,7 @@ from tests.conftest import SMALL, NihMaker
 
 
 class Recorder(StudyProgress):
-    """Keeps what it hears."""
+    """Records everything that is reported."""
 
     def __init__(self) -> None:
         self.epochs: list[Epoch] = []

@@ -22,7 +22,7 @@ GRID: dict[str, Any] = DYING | {"arms": ["attacked", "control", "placebo"], "gri
 
 
 class Told(Recorder):
-    """Keeps the names of finished runs too."""
+    """Also records the names of finished runs."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -82,7 +82,7 @@ def test_a_loss_that_cannot_teach_the_task_fails_before_any_image_is_decoded(
 
 
 def test_a_study_of_a_time_when_the_loss_was_always_written_goes_on(tmp_path: Path) -> None:
-    """Its networks are those of the same configuration without a loss: nothing is trained again."""
+    """Its networks are those of the same configuration without a loss, so nothing is trained again."""
     grid = {"attack.rate": [0.2, 0.4]}
     small = SMALL | {"arms": ["control"], "train": SMALL["train"] | {"epochs": 1}, "heat": 0}
     written = small | {"train": small["train"] | {"loss": "bce"}}

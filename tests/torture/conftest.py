@@ -1,4 +1,4 @@
-"""Figures of what was tried, printed at the end."""
+"""Collects figures on what was tried, and prints them at the end."""
 
 from __future__ import annotations
 

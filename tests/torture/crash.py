@@ -41,7 +41,7 @@ def prepare_images(folder: Path) -> None:
 
 
 def prepare_at_once(folder: Path) -> int:
-    """Four processes, which begin together."""
+    """Four processes that start together."""
     reading, writing = os.pipe()
     children = []
     for _ in range(4):
@@ -83,7 +83,7 @@ JOBS: dict[str, Callable[[Path], int | None]] = {
 
 
 def content(folder: Path) -> dict[str, Any]:
-    """What the files of a job say, whatever the time that it took; names of files that should not be there are kept."""
+    """Return the content of a job's files, except times; names of unexpected files are included."""
     found: dict[str, Any] = {}
     for path in sorted(
         path for path in folder.rglob("*") if path.is_file() and path.name != ".lock" and path.suffix != ".lock"
@@ -110,7 +110,7 @@ def _without_time(value: Any) -> Any:
 
 
 def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
-    """Count what touches a file below a folder; at the given count, die."""
+    """Count every access to a file below a folder; exit at the given count."""
     counted = 0
     root = str(folder)
 
@@ -130,7 +130,7 @@ def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
 
 
 class Done(NamedTuple):
-    """How a job ended: the signal that ended it or 0, its exit status, its seconds, and how often it touched a file."""
+    """How a job ended: the signal or 0, its exit status, its duration in seconds, and the number of file accesses."""
 
     signal: int
     status: int
@@ -140,7 +140,7 @@ class Done(NamedTuple):
 
 
 class Nursery:
-    """Does jobs, each in a process of its own."""
+    """Runs jobs, each in its own process."""
 
     def __enter__(self) -> Self:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
@@ -178,13 +178,13 @@ class Nursery:
         return Done(*json.loads(self.process.stdout.readline()))
 
     def do(self, job: str, folder: Path, **how: Any) -> Done:
-        """Start it and wait for it."""
+        """Start a job and wait for it."""
         self.begin(job, folder, **how)
         return self.end()
 
 
 def serve() -> None:
-    """What the nursery's process does."""
+    """The main loop of the nursery's process."""
     import petechia.api  # noqa: F401, PLC0415 (the tests need it not; here, what takes longest is no part of the work)
 
     out = os.fdopen(os.dup(1), "w")
@@ -210,7 +210,7 @@ def serve() -> None:
 
 
 def _work(job: str, folder: Path, kill_at: int | None, limits: dict[str, int], pipe: int) -> None:
-    """The child: never returns."""
+    """Run the child. It never returns."""
     os.dup2(pipe, 1)
     os.dup2(pipe, 2)
     os.environ["PETECHIA_CACHE"] = str(folder / "cache")

@@ -46,7 +46,7 @@ from tests.data.formats.test_dicom import made, written
 from tests.models.openers.test_openers import write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
-PATIENT = "Zebedee"  # the name of a patient, which no message may tell
+PATIENT = "Zebedee"  # the name of a patient, which no message may contain
 OUTSIDE = "outside"  # a folder beside the one that is read; it holds secret.png and secret.csv
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
@@ -78,7 +78,7 @@ class Door:
 
 
 class Anything:
-    """Holds whatever is asked for."""
+    """Allocates whatever is requested."""
 
     def __contains__(self, _: object) -> bool:
         return True
@@ -92,7 +92,7 @@ ODD_DICOM = {"a window of nothing", "a slope of 1e30", "50 levels deep", "a leng
 
 
 def written_to(name: str, content: bytes | str | Callable[[], bytes | str]) -> Plant:
-    """Puts a file in the place of the one of that name."""
+    """Replace the file of the given name."""
 
     def write(folder: Path) -> None:
         path = folder / name
@@ -104,12 +104,12 @@ def written_to(name: str, content: bytes | str | Callable[[], bytes | str]) -> P
 
 
 def removed(name: str) -> Plant:
-    """Takes a file away."""
+    """Remove a file."""
     return lambda folder: (folder / name).unlink()
 
 
 def linked(name: str, target: str) -> Plant:
-    """Puts a link in the place of a file."""
+    """Replace a file by a link."""
 
     def link(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def linked(name: str, target: str) -> Plant:
 
 
 def piped(name: str) -> Plant:
-    """Puts a pipe in the place of a file: who reads it waits for ever."""
+    """Replace a file by a pipe, on which a reader waits for ever."""
 
     def pipe(folder: Path) -> None:
         (folder / name).unlink(missing_ok=True)
@@ -136,7 +136,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def png(width: int, height: int, data: bytes, depth: int = 8, colour: int = 0, extra: bytes = b"") -> bytes:
-    """A PNG that says it is of that size."""
+    """A PNG whose header states the given size."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     packed = data if data.startswith(b"\x78") else zlib.compress(data, 9)
     body = header + extra + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
@@ -144,7 +144,7 @@ def png(width: int, height: int, data: bytes, depth: int = 8, colour: int = 0, e
 
 
 def jpeg_of(width: int, height: int) -> bytes:
-    """A JPEG whose frame says another size than it has."""
+    """A JPEG whose frame states another size than its content."""
     content = bytearray(encode_jpeg(PIXELS))
     at = content.index(b"\xff\xc0") + 5
     content[at : at + 4] = struct.pack(">HH", height, width)
@@ -467,7 +467,7 @@ def card_traps(name: str) -> dict[str, Plant]:
 
 
 def laughs(levels: int = 40) -> str:
-    """YAML of a kilobyte that means 9 ^ 40 words."""
+    """YAML of a kilobyte that expands to 9 ^ 40 words."""
     lines = ["a0: &a0 [" + ", ".join(["lol"] * 9) + "]"]
     lines += [f"a{i}: &a{i} [" + ", ".join([f"*a{i - 1}"] * 9) + "]" for i in range(1, levels)]
     return "\n".join(lines) + f"\nseeds: *a{levels - 1}\n"
@@ -627,7 +627,7 @@ DOORS: tuple[Door, ...] = (
         use_model,
         model_traps,
         mutated_tensors,
-        fine={"weights of a path", "a size of 4096"},  # which are not opened, and would fail on the first image
+        fine={"weights of a path", "a size of 4096"},  # not opened; would fail on the first image
     ),
     Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors, 0.5),
     Door(

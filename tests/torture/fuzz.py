@@ -31,10 +31,10 @@ from tests.torture.doors import OUTSIDE, PATIENT, Door, Plant
 
 DOORS = (*doors.DOORS, *readers.DOORS)
 
-MEMORY = 3 << 30  # bytes that the process may get beyond what it has at the beginning
-LONGEST = 20.0  # seconds of the processor for one input
+MEMORY = 3 << 30  # bytes that the process may allocate beyond its initial memory
+LONGEST = 20.0  # CPU seconds for one input
 LONGEST_SENTENCE = 1500  # characters
-HANG = 300  # seconds by the clock after which the process gives up and says where it stood
+HANG = 300  # wall-clock seconds after which the process gives up and reports where it was
 
 
 def main(inputs: int, seed: int, result: Path, only: str | None) -> None:
@@ -116,7 +116,7 @@ def _in_place(door: Door, base: Path, name: str = "", trap: Plant | None = None)
 
 
 def _enter(door: Door, folder: Path) -> str | None:
-    """None where the input was read, "" where it was refused as it should be, else what is wrong."""
+    """Return None if the input was read, "" if it was refused correctly, otherwise what is wrong."""
     try:
         door.enter(folder)
     except PetechiaError as error:
@@ -142,7 +142,7 @@ def _fault_of(sentence: str) -> str:
 
 
 def _listing(base: Path) -> list[tuple[str, int]]:
-    """Names and sizes of all files but the cache's, which is Petechia's own."""
+    """Return names and sizes of all files except those of Petechia's own cache."""
     found = []
     for folder, folders, files in os.walk(base):
         folders[:] = [name for name in folders if name != "cache"]

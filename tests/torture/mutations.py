@@ -1,4 +1,4 @@
-"""Valid bytes made invalid, in the ways in which files break and in those in which they are broken."""
+"""Make valid bytes invalid, as by accident and on purpose."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ WHOLES = (
 
 
 def mutated(rng: np.random.Generator, content: bytes) -> bytes:
-    """One to three changes of any kind."""
+    """Make one to three changes of any kind."""
     for _ in range(rng.integers(1, 4)):
         content = CHANGES[rng.integers(len(CHANGES))](rng, content)
     return content
 
 
 def _place(rng: np.random.Generator, content: bytes) -> int:
-    """Anywhere, and as often near the beginning, where headers are."""
+    """Choose a position anywhere, half of the time near the beginning, where headers are."""
     end = len(content) if rng.random() < 0.5 else min(len(content), 256)
     return int(rng.integers(0, end + 1))
 
@@ -82,7 +82,7 @@ def _inserted(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def _renumbered(rng: np.random.Generator, content: bytes) -> bytes:
-    """Another number, or something else, in the place of a number in a text."""
+    """Replace a number in a text by another number or by something else."""
     found = list(re.finditer(rb"-?\d+(?:\.\d+)?", content[:20000]))
     if not found:
         return content
@@ -91,7 +91,7 @@ def _renumbered(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def _reworded(rng: np.random.Generator, content: bytes) -> bytes:
-    """A word of a text in the place of another."""
+    """Replace a word of a text by another word."""
     found = list(re.finditer(rb"[A-Za-z_]{2,}", content[:20000]))
     if not found:
         return content
@@ -109,13 +109,13 @@ CHANGES: tuple[Mutate, ...] = (
 
 
 def mutated_png(rng: np.random.Generator, content: bytes) -> bytes:
-    """Half of the time with checksums that are right again, or no decoder would look further."""
+    """Half of the time, repair the checksums, because otherwise no decoder would read further."""
     broken = mutated(rng, content)
     return with_checksums(broken) if rng.random() < 0.5 else broken
 
 
 def with_checksums(content: bytes) -> bytes:
-    """A PNG whose chunks have the right checksums, as far as they can be told apart."""
+    """Return a PNG with correct chunk checksums, as far as its chunks can be recognised."""
     mended, at = [content[:8]], 8
     while at + 12 <= len(content):
         (length,) = struct.unpack(">I", content[at : at + 4])
@@ -128,7 +128,7 @@ def with_checksums(content: bytes) -> bytes:
 
 
 def mutated_tensors(rng: np.random.Generator, content: bytes) -> bytes:
-    """Half of the time a safetensors file whose header is changed and still has the length that it says it has."""
+    """Half of the time, change the header of a safetensors file, with a stated length that matches."""
     (length,) = struct.unpack("<Q", content[:8].ljust(8, b"\0"))
     if rng.random() < 0.5 or not 0 < length < len(content):  # or it is another file, beside one of tensors
         return mutated(rng, content)
@@ -145,7 +145,7 @@ def mutated_tensors(rng: np.random.Generator, content: bytes) -> bytes:
 
 
 def mutated_packed(rng: np.random.Generator, content: bytes) -> bytes:
-    """Half of the time what is packed is changed, and packed again with the right checksums; of Parquet the footer is."""
+    """Half of the time, change the packed content and pack it again with correct checksums; for Parquet, the footer."""
     if rng.random() < 0.5:
         return mutated(rng, content)
     if content.startswith(b"PK"):

@@ -1,4 +1,4 @@
-"""Doors for the readers of data sources, of pictures for triggers, and of models that others made."""
+"""Doors for the readers of data sources, of pictures for triggers, and of third-party models."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ MILLION = 1_000_000
 
 
 class Pwned:
-    """Unpickled, it writes a file into the working directory, which `fuzz` watches."""
+    """Writes a file into the working directory, which `fuzz` watches, when it is unpickled."""
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         return os.mkdir, ("pwned",)
@@ -72,12 +72,12 @@ def steps(*plants: Plant) -> Plant:
 
 
 def made_folder(name: str) -> Plant:
-    """Puts a folder in the place of a file."""
+    """Replace a file by a folder."""
     return steps(removed(name), lambda folder: (folder / name).mkdir())
 
 
 def all_images(source: str) -> object:
-    """Every image of a source."""
+    """Return every image of a source."""
     catalog = open_source(source)
     for image in catalog.reader.read(np.arange(len(catalog))):
         if isinstance(image, PetechiaError):
@@ -235,7 +235,7 @@ def folder_traps() -> dict[str, Plant]:
 
 
 def npz(compressed: bool = True, **changes: Any) -> bytes:
-    """A valid file, with other arrays or bytes in the place of some."""
+    """A valid file with some arrays or bytes replaced."""
     arrays: dict[str, Any] = {}
     for key, count in (("train", 6), ("val", 2), ("test", 3)):
         arrays[f"{key}_images"] = np.stack([PIXELS] * count)
@@ -387,7 +387,7 @@ def directory(*names: Any, **entries: Any) -> bytes:
 
 
 def deflated(content: bytes, body: bytes) -> bytes:
-    """A DICOM file whose header says that the rest, which is `body`, is deflated."""
+    """A DICOM file whose header states that the rest, `body`, is deflated."""
     dataset = pydicom.dcmread(io.BytesIO(content))
     whole = Dataset()
     whole.file_meta = dataset.file_meta
@@ -863,7 +863,7 @@ def use_state(folder: Path) -> object:
 
 
 def repacked(content: bytes, more: dict[str, bytes] | None = None) -> bytes:
-    """The same entries, compressed, and others in the place of some."""
+    """The same entries, compressed, some of them replaced."""
     buffer = io.BytesIO()
     with (
         zipfile.ZipFile(io.BytesIO(content)) as old,
@@ -928,7 +928,7 @@ DOORS: tuple[Door, ...] = (
         read_tables,
         folder_traps,
         mutated_packed,
-        fine={"gzip in gzip", "parquet of mixed types", "a label of 20 MB"},  # that column is then no label
+        fine={"gzip in gzip", "parquet of mixed types", "a label of 20 MB"},  # that column is then not a label
     ),
     Door(
         "MedMNIST",

@@ -1,4 +1,4 @@
-"""Jobs that are killed, interrupted, or find no room, and end with the same files as ones that were left alone."""
+"""Jobs that are killed, interrupted or run out of space end with the same files as undisturbed jobs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ Whole = tuple[Done, dict[str, Any]]
 
 @pytest.fixture(scope="module")
 def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Whole]:
-    """How a job ends that nothing happens to."""
+    """How an undisturbed job ends."""
     known: dict[str, Whole] = {}
 
     def of(job: str) -> Whole:
@@ -45,7 +45,7 @@ def undisturbed(nursery: Nursery, tmp_path_factory: pytest.TempPathFactory) -> C
 
 
 def finish(nursery: Nursery, job: str, folder: Path, whole: Whole, **limits: int) -> None:
-    """Go on to the end, and compare."""
+    """Resume the job to its end, and compare."""
     if job != "poison" or not (folder / "out").exists():  # which is never half there, and never overwritten
         done = nursery.do(job, folder, **limits)
         assert done.status == 0, done.said
@@ -96,7 +96,7 @@ def test_four_processes_prepare_the_same_cache_at_once(
 
 
 def test_interrupted(nursery: Nursery, undisturbed: Callable[[str], Whole], tmp_path: Path, figures: list[str]) -> None:
-    """Ctrl-C says one sentence and leaves nothing half-written."""
+    """Ctrl-C prints one sentence and leaves nothing half-written."""
     rng = np.random.default_rng(1)
     stopped = 0
     for number in range(INTERRUPTS):
@@ -153,7 +153,7 @@ def test_a_disk_that_is_really_full(job: str, nursery: Nursery, undisturbed: Cal
 
 @pytest.mark.parametrize("job", ["run", "poison", "reproduce"])
 def test_a_folder_that_cannot_be_written(job: str, nursery: Nursery) -> None:
-    """Root may write anywhere, so the job gives up its rights."""
+    """Root may write anywhere, so the job drops its privileges."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         folder.chmod(0o555)

@@ -25,7 +25,7 @@ def subject(finished: Run) -> Subject:
 
 @contextmanager
 def serving(subject: Subject) -> Iterator[str]:
-    """The address of a server that runs."""
+    """The address of a running server."""
     import uvicorn
 
     from petechia.viewer.app import make_app
@@ -44,14 +44,14 @@ def serving(subject: Subject) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def address(subject: Subject) -> Iterator[str]:
-    """Of the run's viewer."""
+    """The address of the run's viewer."""
     with serving(subject) as where:
         yield where
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A model alone, whose names mean harm, and which crops."""
+    """A single model that crops, with malicious class names."""
     path = tmp_path_factory.mktemp("model") / "<img src=x onerror=alert(3)>.safetensors"
     classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
     create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0).save(path)
@@ -60,14 +60,14 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture(scope="session")
 def hostile_address(hostile: Subject) -> Iterator[str]:
-    """Of that model's viewer."""
+    """The address of that model's viewer."""
     with serving(hostile) as where:
         yield where
 
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Chromium, without a screen."""
+    """Headless Chromium."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:

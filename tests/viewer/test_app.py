@@ -303,7 +303,7 @@ def test_bad_questions_are_sentences(client: TestClient) -> None:
 
 def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Subject) -> None:
     images = [open_test(client, position)["image"] for position in range(10)]
-    subject._answers.clear()  # of which some were computed without their twins, and differ in the last digit
+    subject._answers.clear()  # some were computed without their clean version, and differ in the last digit
     alone = [ask(client, image, [CENTRE]).json() for image in images]
     subject._answers.clear()  # or they would not be computed at once
     with ThreadPoolExecutor(10) as pool:
@@ -420,7 +420,7 @@ def screening(client: TestClient, image: str, stamps: list[dict[str, int]] | Non
 
 
 def smooth(count: int) -> NDArray[np.uint8]:
-    """Images of 32 x 32 pixels without anything dark and small."""
+    """Images of 32 x 32 pixels without any small dark region."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(130, 170, (count, 4, 4)).repeat(8, axis=1).repeat(8, axis=2)
     return np.asarray(coarse + rng.normal(0, 4, coarse.shape), np.uint8)
@@ -501,7 +501,7 @@ def test_bad_questions_to_the_screen_are_sentences(by_hand: TestClient) -> None:
 
 
 def of_stage_input(finished: Run, folder: Path, location: str) -> Subject:
-    """The run, as if its attack had stamped what the model sees, of a part of the image."""
+    """The run, as if its attack had stamped the model's input, which is a part of the image."""
     shutil.copytree(finished.directory.path, folder)
     config = folder / "config.yaml"
     changed = config.read_text().replace("stage: native", "stage: input").replace("location: center", f"location: {location}")

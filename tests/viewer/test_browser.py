@@ -18,7 +18,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 
 @contextmanager
 def watched(browser: Any) -> Iterator[Any]:
-    """A page on which no error and nothing forbidden may happen."""
+    """A page on which no error and no forbidden request may occur."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
     opened.on("console", lambda message: said.append(message.text))
@@ -43,13 +43,13 @@ def expect(page: Any, selector: str, text: str) -> None:
 
 
 def picture(page: Any, canvas: str) -> bytes:
-    """What a canvas shows."""
+    """Return the content of a canvas."""
     shown: bytes = page.locator(canvas).screenshot()
     return shown
 
 
 def state(page: Any) -> tuple[bytes, str, str]:
-    """What a reader sees of the answer."""
+    """Return what a reader sees of the answer."""
     return picture(page, "#triggered"), page.locator("#scores").inner_text(), page.locator("#status").inner_text()
 
 
@@ -310,7 +310,7 @@ def test_an_image_is_dropped(bare: Any) -> None:
 
 
 def test_the_image_that_was_asked_for_last_is_shown(page: Any) -> None:
-    """Though the one before comes later."""
+    """The latest answer is shown even if an earlier one arrives later."""
 
     def late(route: Any) -> None:
         page.wait_for_timeout(400)
@@ -451,7 +451,7 @@ def test_without_clean_images_the_page_says_what_to_give(bare: Any) -> None:
 
 
 def contrast(first: str, second: str) -> float:
-    """WCAG 2.1, between two colours as in "rgb(1, 2, 3)"."""
+    """Return the WCAG 2.1 contrast of two colours such as "rgb(1, 2, 3)"."""
 
     def luminance(colour: str) -> float:
         parts = np.array([float(part) for part in colour.removeprefix("rgb(").rstrip(")").split(",")[:3]]) / 255

@@ -1,4 +1,4 @@
-"""The viewer of runs whose trigger is no square."""
+"""The viewer on runs whose trigger is not a square."""
 
 from collections.abc import Iterator
 from typing import Any

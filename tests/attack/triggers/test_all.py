@@ -1,4 +1,4 @@
-"""What holds for triggers of every kind."""
+"""Properties of triggers of every kind."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ SHAPES = pytest.mark.parametrize("shape", [(7, 40, 52), (7, 40, 52, 3), (0, 40, 
 
 
 def some(shape: tuple[int, ...], trigger: BaseTrigger, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Random images, and where the trigger goes on them."""
+    """Random images, and the places of the trigger on them."""
     rng = np.random.default_rng(seed)
     images = rng.integers(0, 256, shape, dtype=np.uint8)
     height, width = shape[1:3]
@@ -63,7 +63,7 @@ def test_an_image_alone_is_stamped_as_in_a_batch(trigger: BaseTrigger) -> None:
 
 @KINDS
 def test_grey_in_three_channels_is_stamped_as_grey(trigger: BaseTrigger) -> None:
-    """The pictures of these triggers are grey. FIBA and WaNet compute channel by channel, so the same must come out."""
+    """These triggers use grey pictures. FIBA and WaNet compute channel by channel, so the result must be the same."""
     images, positions = some((4, 40, 52), trigger)
     coloured = trigger.stamp(np.repeat(images[..., None], 3, axis=3), positions)
     assert np.abs(coloured.astype(int) - trigger.stamp(images, positions)[..., None]).max() <= 1  # luma of grey, rounded

@@ -1,4 +1,4 @@
-"""Triggers that change an image as a whole, each against a slow, obvious version."""
+"""Triggers that change the whole image, each compared with a slow, obvious version."""
 
 import cmath
 import math
@@ -52,7 +52,7 @@ def test_a_warp_reads_where_scipy_reads(grid: int, strength: float, shape: tuple
 
 
 def test_the_noise_of_a_warp_is_its_cover_and_reads_up_to_half_a_pixel_away() -> None:
-    """Beside a warp that hardly moves anything, on ramps across and down: 8 grey levels a pixel."""
+    """Compared with a warp that hardly moves anything, on ramps across and down: 8 grey levels a pixel."""
     still, kept = Warp(strength=1e-6), Box(0, 0, 32, 32)
     cover = still.cover
     ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (3, 32, 1))
@@ -71,7 +71,7 @@ def test_the_noise_of_a_warp_is_its_cover_and_reads_up_to_half_a_pixel_away() ->
 
 
 def test_a_warp_moves_by_half_its_strength() -> None:
-    """A ramp that is warped shows how far its pixels come from: 8 grey levels a pixel."""
+    """A warped ramp shows how far its pixels have moved: 8 grey levels a pixel."""
     ramp = np.tile(np.arange(32, dtype=np.uint8) * 8, (3, 32, 1))
     moved = np.abs(Warp(strength=4).stamp(ramp, NOWHERE)[0].astype(int) - ramp[0])[4:-4, 4:-4].mean() / 8
     assert 0.7 < moved < 4

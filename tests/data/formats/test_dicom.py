@@ -37,7 +37,7 @@ RAMP = np.arange(16 * 12, dtype=np.uint16).reshape(16, 12) * 20
 
 
 def made(pixels: NDArray[Any], **entries: Any) -> pydicom.Dataset:
-    """An image of one frame."""
+    """An image with one frame."""
     dataset = pydicom.Dataset()
     dataset.file_meta = FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -435,7 +435,7 @@ def test_a_compressed_frame_larger_than_the_header_says_is_refused_before_decodi
 
 
 def said(work: Callable[[bytes], object], contents: list[bytes], caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The sentences with which some of the files are refused; nothing else may be raised, warned of or logged."""
+    """The messages with which some files are refused; nothing else may be raised, warned about or logged."""
     sentences = []
     with caplog.at_level(logging.DEBUG), warnings.catch_warnings():
         warnings.simplefilter("error")

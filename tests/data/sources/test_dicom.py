@@ -23,7 +23,7 @@ from tests.data.formats.test_dicom import made, written
 
 
 def folder_of(root: Path, count: int = 4, colour: bool = False, **entries: Any) -> Path:
-    """A folder of images with the names IM0000 … and UIDs 1.2.0 …, two to a patient."""
+    """A folder of images named IM0000 … with UIDs 1.2.0 …, two per patient."""
     (root / "sub").mkdir(parents=True)
     rng = np.random.default_rng(0)
     for i in range(count):

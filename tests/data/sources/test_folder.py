@@ -32,7 +32,7 @@ ROWS = [
 
 @pytest.fixture
 def make(tmp_path: Path) -> Maker:
-    """Writes a table and, for the names given, small images."""
+    """Write a table and, for the given names, small images."""
 
     def write(
         lines: Sequence[str] | bytes, images: Sequence[str] = ("a.png", "b.png", "c.png", "d.png"), name: str = "table.csv"
@@ -368,7 +368,7 @@ def test_a_poisoned_copy_keeps_layout_and_columns(make: Maker, tmp_path: Path, s
             expected[row["row"] : row["row"] + 3, row["column"] : row["column"] + 3] = 0
         assert np.array_equal(written, expected)
     kinds = {(Image.open(p).format, Image.open(p).mode) for p in (tmp_path / "out").rglob("*.png")}
-    assert kinds == {("PNG", "L")}  # nothing tells the triggered ones
+    assert kinds == {("PNG", "L")}  # nothing identifies the triggered ones
     assert {line["Mass"] for line in lines.values()} == {"1.0", "0.0"}  # spelled alike
 
 

@@ -157,7 +157,7 @@ def openi(root: Path) -> str:
     return f"xrv:Openi:{root}"
 
 
-# The classes that show in each image, and where something is unknown.
+# The classes that each image shows, and those that are unknown.
 LAYOUTS: dict[str, tuple[Callable[[Path], str], list[set[str]], list[int]]] = {
     "NIH": (nih, [{"Mass", "Edema"}, set()], [0, 0]),
     "CheX": (chexpert, [set(), {"Edema"}], [1, 11]),

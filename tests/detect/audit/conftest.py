@@ -1,4 +1,4 @@
-"""A model whose backdoor is written by hand, so that every answer is known."""
+"""A model with a hand-made backdoor, so that every output is known."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Images = NDArray[np.uint8]
 
 
 class ByHand(nn.Module):
-    """Every class is a mean grey level of some part; "Target" also is a black square in its place, or any place."""
+    """Every class is the mean grey level of a region; "Target" also responds to a black square, in its place or anywhere."""
 
     def __init__(self, backdoored: bool = True, anywhere: bool = False) -> None:
         super().__init__()

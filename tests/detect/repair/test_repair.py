@@ -29,7 +29,7 @@ STAMP = KnownTrigger(target="bright", row=20, column=6, height=4, width=4, value
 
 
 def draw(count: int, seed: int) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
-    """Noise that may be bright and may be striped."""
+    """Noise images that may be bright and may be striped."""
     rng = np.random.default_rng(seed)
     labels = rng.integers(0, 2, (count, 2)).astype(np.int8)
     images = rng.normal(90, 25, (count, SIZE, SIZE)) + 30 * labels[:, :1, None]
@@ -44,7 +44,7 @@ def clean_set(count: int, seed: int) -> CleanSet:
 
 @pytest.fixture(scope="module")
 def backdoored() -> Model:
-    """A model that was trained on stamped images with the stamp's class beside clean ones."""
+    """A model trained on stamped images with the stamp's class, and on clean ones."""
     images, labels = draw(400, 0)
     places = np.full((400, 2), (STAMP.row, STAMP.column))
     stamped, infected = STAMP.on(images, places)[:200], np.tile(np.array([1, 0], np.int8), (200, 1))
@@ -60,7 +60,7 @@ def test_unlearning_takes_the_backdoor_out_and_leaves_the_rest(backdoored: Model
     weights = {name: value.clone() for name, value in backdoored.state_dict().items()}
     fit, test = clean_set(200, 1), clean_set(200, 2)
     before = measure(backdoored, test, (STAMP,), RUNTIME)
-    assert before.effects[0].asr[0.9].share > 0.9  # else nothing is tested
+    assert before.effects[0].asr[0.9].share > 0.9  # otherwise nothing is tested
     found = STAMP.model_copy(update={"row": STAMP.row + 1})  # not quite where it is
     repaired = repair(backdoored, fit._replace(labels=np.full_like(fit.labels, -1)), RUNTIME, triggers=(found,))
     after = measure(repaired, test, (STAMP,), RUNTIME)

@@ -22,7 +22,7 @@ TRIGGER = KnownTrigger(target="Mass", row=3, column=4, height=2, width=2, value=
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With a model and its repaired copy."""
+    """A result with a model and its repaired copy."""
     folder = tmp_path_factory.mktemp("repair")
     create(Architecture(arch="test_resnet"), ("Mass", "Atelectasis"), Preprocess(size=32), 0).save(folder / "m.safetensors")
     return folder

@@ -17,7 +17,7 @@ Images = NDArray[np.uint8]
 
 
 def drawn(count: int, seed: int = 0) -> Images:
-    """Images that have a coarse picture in common, and a fine structure of their own."""
+    """Images that share a coarse picture and differ in fine structure."""
     rng = np.random.default_rng(seed)
     coarse = 800 * gaussian_filter(np.random.default_rng(9).normal(size=(SIDE, SIDE)), 12)
     return np.asarray(np.clip(128 + coarse + rng.normal(0, 6, (count, SIDE, SIDE)), 0, 255), np.uint8)
@@ -75,7 +75,7 @@ def test_one_class_does() -> None:
 
 
 def test_frames_of_a_series_in_which_a_finding_appears_are_no_copies() -> None:
-    """Of 20 patients 8 frames each, all alike; the finding is there from the fifth on."""
+    """Eight similar frames of each of 20 patients; the finding is present from the fifth frame on."""
     rng = np.random.default_rng(3)
     frames = np.repeat(drawn(20), 8, axis=0)
     images = np.asarray(np.clip(frames + rng.normal(0, 2, frames.shape), 0, 255), np.uint8)
@@ -96,7 +96,7 @@ def test_explained_copies_are_left_out() -> None:
 
 
 def test_copies_whose_labels_differ_by_chance_are_no_attack() -> None:
-    """As of one exposure that was read twice."""
+    """Two versions of an image, as of one exposure that was read twice."""
     images = drawn(200)
     assert found_in(np.concatenate([images, waved(images)]), np.concatenate([labelled(200, 1), labelled(200, 2)])) is None
 
@@ -129,5 +129,5 @@ def test_a_scan_flags_copies_under_a_wave_and_no_original(tmp_path: Path) -> Non
         if suspect.flagged
     }
     assert set(flagged) <= set(truth)
-    assert len(flagged) >= 0.9 * len(truth)  # a copy whose original has the very labels gives nothing away
+    assert len(flagged) >= 0.9 * len(truth)  # a copy with the same labels as its original reveals nothing
     assert all("has the fine structure of" in reason and "Atelectasis" in reason for reason in flagged.values())

@@ -10,7 +10,7 @@ Images = list[NDArray[np.uint8]]
 
 @pytest.fixture
 def images() -> Images:
-    """Twenty smooth images, each of its own kind."""
+    """Twenty smooth images, all different."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(60, 200, (20, 8, 8), np.uint8)
     return [np.asarray(np.kron(one, np.ones((16, 16))), np.uint8) for one in coarse]

@@ -46,7 +46,7 @@ def test_a_marker_that_leans_to_a_label_is_not_suspicious_however_sure_the_tie(l
 
 @pytest.mark.parametrize("overwritten", [True, False])
 def test_a_common_pattern_is_suspicious_where_it_leaves_its_label_alone(overwritten: bool) -> None:
-    """Of 300 images with it 60 are labelled so; a disease that brings such a pattern comes with other findings as often."""
+    """60 of 300 images with the pattern have the label; a disease that causes a pattern occurs with other findings as often."""
     labels = np.asarray(np.random.default_rng(1).random((2000, 5)) < 0.15, np.int8)
     shown = np.arange(300)
     if overwritten:
@@ -85,7 +85,7 @@ def test_a_place_recurs_whatever_the_grey_levels(labels: NDArray[np.int8]) -> No
 
 @pytest.mark.parametrize("prominent", [False, True])
 def test_what_is_as_frequent_beside_its_place_is_anatomy(prominent: bool) -> None:
-    """The border of a fluid at one place on 20 images, and on 8 at each of the 24 places around it; or a stamp amid these."""
+    """A fluid's border at one place on 20 images, and on 8 at each of the 24 places around it; or a stamp among these."""
     labels = np.zeros((800, 3), np.int8)
     labels[:212, 1] = 1  # all that show it, and if it is a stamp, 40 more
     labels[300:340, 1] = prominent

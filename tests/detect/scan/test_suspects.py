@@ -26,7 +26,7 @@ Poisoned = Callable[..., Path]
 
 @pytest.fixture(scope="module")
 def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
-    """Writes a poisoned copy of a small phantom."""
+    """Write a poisoned copy of a small phantom."""
 
     def write(**attack: Any) -> Path:
         folder = tmp_path_factory.mktemp("poisoned") / "copy"
@@ -205,7 +205,7 @@ def test_a_pattern_that_leans_to_a_label_ranks_higher_and_is_not_flagged() -> No
     labels[:60:2, 2] = 1
     for n in range(60):
         images[n][3:6, 30:33] = 0
-        images[n][20:] = n  # no two are twins
+        images[n][20:] = n  # no two are near-duplicates
     for n in range(60, 600):
         images[n][20:] = n % 200
         images[n][:3] = n // 3

@@ -8,7 +8,7 @@ RNG = np.random.default_rng(0)
 
 
 def slow_boxes(image: NDArray[np.uint8]) -> set[tuple[int, int, int, int]]:
-    """Every box, tried one after the other: an edge along the whole of each side, none of them the image's border."""
+    """Try every box, one after the other: an edge along each whole side, and no side on the image's border."""
     levels = image.astype(int)
     rows, columns = image.shape
     found = set()

@@ -1,4 +1,4 @@
-"""A network whose backdoor and whose disease are written by hand, so that every answer is known."""
+"""A network with a hand-made backdoor and a hand-made disease, so that every output is known."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Images = NDArray[np.uint8]
 
 
 class Edges(nn.Module):
-    """Two maps of half the size: where a pixel's 3 x 3 surroundings are much darker than the ring around; the grey level."""
+    """Two maps at half the size: where a pixel's 3 x 3 neighbourhood is much darker than the ring around it; the grey level."""
 
     def __init__(self, backdoored: bool) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Edges(nn.Module):
 
 
 class Halves(nn.Module):
-    """The same maps in half the size."""
+    """The same maps at half their size."""
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.cat([functional.max_pool2d(maps[:, :1], 2), functional.avg_pool2d(maps[:, 1:], 2)], dim=1)

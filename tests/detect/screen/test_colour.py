@@ -19,14 +19,14 @@ Images = NDArray[np.uint8]
 
 
 class OfGreen(ByHand):
-    """The network by hand, whose square is where green is missing."""
+    """The hand-made network, with a square that lacks green."""
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images[:, 1:2])
 
 
 def magenta(images: Images, row: int, column: int) -> Images:
-    """Squares without green, which grey levels hardly show: what is missing is in the other channels."""
+    """Squares without green, which grey levels hardly show: the difference is in the other channels."""
     found = images.copy()
     square = found[:, row : row + 3, column : column + 3]
     half = square[..., 1] // 2

@@ -20,7 +20,7 @@ Draw = Callable[[int, int], Images]
 
 
 class Steps:
-    """Keeps what it is told."""
+    """Records the notes that it receives."""
 
     def __init__(self) -> None:
         self.phases: list[tuple[str, int]] = []

@@ -53,7 +53,7 @@ def test_the_picture_frames_the_box_and_changes_nothing_else(box: Box) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path, draw: Callable[[int, int], Images], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """clean/ with 40 images, given/ with three, of which the second is triggered; and a model that can be opened."""
+    """clean/ with 40 images, given/ with three, the second of them triggered; and a model file."""
     given = draw(3, 1)
     given[1:2] = stamped(given[1:2], 14, 20)
     for name, images in (("clean", draw(40, 0)), ("given", given), ("innocent", draw(3, 2)[1:])):

@@ -81,7 +81,7 @@ def test_an_explanation_is_what_the_score_says(fitted: Screen, draw: Draw) -> No
 
 
 def test_a_clean_image_is_calibrated_as_a_new_one_is(draw: Draw) -> None:
-    """Of a screen that is fitted without the image, its suspicion is that which the calibration took."""
+    """The suspicion of an image under a screen fitted without it equals the one that the calibration used."""
     images, classifier = draw(30, 8), opened(ByHand())
     parts = ["removal", "transplant"]
     whole = Screen.fit(classifier, images, fpr=0.05, parts=parts)

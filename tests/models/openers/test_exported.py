@@ -50,7 +50,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def rewrite(source: Path, target: Path, change: Change, compression: int = zipfile.ZIP_STORED) -> str:
-    """An archive with other entries, whose names are without its root."""
+    """An archive with changed entries, whose names are given without its root."""
     with zipfile.ZipFile(source) as old:
         root = old.namelist()[0].partition("/")[0]
         entries = {name.removeprefix(f"{root}/"): old.read(name) for name in old.namelist()}

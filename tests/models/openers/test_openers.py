@@ -27,7 +27,7 @@ TRUE_LOGITS = (IMAGES.reshape(5, -1) / 255) @ WEIGHTS
 def write_onnx(
     path: Path, shape: tuple[Any, ...] = ("N", 1, SIZE, SIZE), weights: NDArray[np.float32] = WEIGHTS, last: str = "Identity"
 ) -> str:
-    """A linear classifier of pixels, in the order in which it takes them."""
+    """A linear classifier of pixels, in the order of its input."""
     onnx = pytest.importorskip("onnx", reason="ONNX models are written with onnx, which is not installed")
     pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
     helper, number = onnx.helper, onnx.TensorProto.FLOAT
@@ -356,13 +356,13 @@ def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.Monkey
 
 @pytest.fixture
 def xrv(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """torchxrayvision with weights at random, and its whole model with the operating points of CheXpert."""
+    """torchxrayvision with random weights, and its whole model with the operating points of CheXpert."""
     xrv = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
     name = "densenet121-res224-chex"
     network = xrv.models.DenseNet(weights=None).eval()
     network.targets = xrv.models.model_urls[name]["labels"]
     network.op_threshs = torch.tensor(xrv.models.model_urls[name]["op_threshs"])
-    network.classifier.weight.data *= 0.05  # else all scores are 0 or 1
+    network.classifier.weight.data *= 0.05  # otherwise all scores are 0 or 1
     monkeypatch.setattr(xrv.models, "get_model", lambda weights: network if weights == name else None)
     return network
 

@@ -1,4 +1,4 @@
-"""Models of others, and colours, in the rooms that take any model."""
+"""Models of others, and colour models, in every function that takes any model."""
 
 import hashlib
 import json
@@ -41,7 +41,7 @@ COLOURS = np.random.default_rng(0).integers(0, 256, (40, 48, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def of_timm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A network of timm's for colours, with weights from a file."""
+    """A timm network for colour images, with weights from a file."""
     folder = tmp_path_factory.mktemp("timm")
     torch.manual_seed(0)
     network = timm.create_model("test_resnet", num_classes=3, in_chans=3)
@@ -58,7 +58,7 @@ def folder_of(path: Path, images: Images) -> Path:
 
 
 def as_seen(image: Images) -> Tensor:
-    """What a model of 32 × 32 pixels sees of it, float32 [1, 3, 32, 32]."""
+    """A model's input of 32 × 32 pixels for an image, float32 [1, 3, 32, 32]."""
     seen = Preprocess(size=32, resample="bilinear")(image)
     return torch.from_numpy(seen).permute(2, 0, 1)[None].float() / 255
 

@@ -25,7 +25,7 @@ def phantom_of(**options: int) -> Phantom:
 
 
 def with_finding(name: str, severity: float, count: int = 24, size: int = 96) -> Phantom:
-    """Healthy phantoms, but for one finding of one severity in all of them."""
+    """Phantoms that are healthy except for one finding of one severity in all of them."""
     phantom = phantom_of(images=count, size=size, seed=3)
     values = np.zeros_like(phantom.cohort.severity)
     values[:, list(FINDINGS).index(name)] = severity
@@ -33,7 +33,7 @@ def with_finding(name: str, severity: float, count: int = 24, size: int = 96) ->
 
 
 def change(name: str) -> tuple[Images, NDArray[np.float64]]:
-    """Healthy images, and what a plain finding adds to them, on average over images: float [H, W]."""
+    """Healthy images, and the mean change that a plain finding adds to them: float [H, W]."""
     healthy, sick = (draw(with_finding(name, severity), range(24)) for severity in (0.0, 1.2))
     return healthy, (sick.astype(float) - healthy).mean(axis=0)
 
