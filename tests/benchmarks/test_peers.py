@@ -52,7 +52,7 @@ class Bright(ImageRule[Scores]):
         return found - values["usual"]
 
     def own_verdict(self, found: Scores) -> NDArray[np.bool_]:
-        return found > 115
+        return np.asarray(found > 115)
 
 
 def _given(images: Images) -> ImagesUnderTest:
