@@ -49,7 +49,7 @@ class Bright(ImageRule[Scores]):
         return {"usual": float(fitted.mean())}
 
     def scores(self, found: Scores, values: Mapping[str, Any]) -> Scores:
-        return found - values["usual"]
+        return np.asarray(found - values["usual"])
 
     def own_verdict(self, found: Scores) -> NDArray[np.bool_]:
         return np.asarray(found > 115)
