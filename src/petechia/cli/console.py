@@ -279,11 +279,11 @@ def print_screen(console: Console, content: dict[str, Any], out: Path | None) ->
 def print_audit(console: Console, result: AuditResult, out: Path) -> None:
     """What was found in a model, class by class, and what an audit does not find."""
     title = f"Audit of {escape(result.model.name)}"
-    table = Table("class", "p-value", "best stamp", "row, column", "gain", "smallest trigger", title=title)
+    table = Table("class", "p-value", "stamp, level", "row, column", "gain", "smallest change", title=title)
     for one in result.classes:
         name = f"[red]{escape(one.name)}[/red]" if one.flagged else escape(one.name)
         place = "most places" if one.fixed is False else f"{one.row}, {one.column}"
-        stamp = f"{one.size} x {one.size}, level {one.value}"
+        stamp = f"{one.size} x {one.size}, {one.value}"
         table.add_row(name, f"{one.p_value:.2g}", stamp, place, number(one.gain, 1), _smallest(one))
     console.print(table)
     for warning in result.warnings:
