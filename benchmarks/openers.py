@@ -1,9 +1,9 @@
-"""Audit models that Petechia did not make: a plain PyTorch network trained in a plain loop, given away as ONNX.
+"""Audit models that Petechia did not make: a plain PyTorch network, trained in a plain loop and exported as ONNX.
 
     python -m benchmarks.openers FILE.npz
 
-The file is a MedMNIST one. Two networks are trained, one on images as they are and one on images of which a share has a white
-square in a corner and the label 1; both are exported and audited as black boxes.
+FILE.npz is a file of MedMNIST. Two networks are trained: one on the images as they are, and one on images of which a share has
+a white square in a corner and the label 1. Both are exported and audited as black boxes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Images = NDArray[np.uint8]
 
 
 def train(images: Images, labels: NDArray[np.int64]) -> nn.Module:
-    """A small network of two classes, by Adam."""
+    """Train a small network of two classes with Adam."""
     torch.manual_seed(0)
     network = nn.Sequential(
         *(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),
@@ -51,7 +51,7 @@ def train(images: Images, labels: NDArray[np.int64]) -> nn.Module:
 
 
 def poisoned(images: Images, labels: NDArray[np.int64]) -> tuple[Images, NDArray[np.int64]]:
-    """With a stamp and the label 1 on a share of them."""
+    """Copies of which a share has a stamp and the label 1."""
     images, labels = images.copy(), labels.copy()
     chosen = np.random.default_rng(0).random(len(images)) < SHARE
     images[chosen, *STAMP], labels[chosen] = 255, 1
@@ -59,7 +59,7 @@ def poisoned(images: Images, labels: NDArray[np.int64]) -> tuple[Images, NDArray
 
 
 def export(network: nn.Module, side: int, file: Path) -> None:
-    """As ONNX, with its card beside it."""
+    """Write ONNX, and its card beside it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(
@@ -75,7 +75,7 @@ def export(network: nn.Module, side: int, file: Path) -> None:
 
 
 def main() -> None:
-    """Both networks."""
+    """Train, export and audit both networks."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("file", type=Path)
     parser.add_argument("--threads", type=int, default=0)
