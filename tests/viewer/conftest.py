@@ -26,13 +26,11 @@ def subject(finished: Run) -> Subject:
 @contextmanager
 def serving(subject: Subject) -> Iterator[str]:
     """The address of a server that runs."""
-    import uvicorn
-
     from petechia.viewer.app import make_app
-    from petechia.viewer.server import _listening
+    from petechia.viewer.server import _listening, make_server
 
     with _listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(subject, set()), log_level="warning", access_log=False))
+        server = make_server(make_app(subject, set()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -26,7 +26,7 @@ from petechia.models.model import Architecture, Model, create
 from petechia.saliency import cam
 from petechia.study import Run
 from petechia.study.directory import read_arrays, read_table
-from petechia.viewer import app, pictures, serve
+from petechia.viewer import pictures, serve, uploads
 from petechia.viewer.app import make_app
 from petechia.viewer.pictures import Picture, Pictures
 from petechia.viewer.screens import Screens
@@ -117,6 +117,10 @@ def test_the_session_says_what_there_is(client: TestClient, finished: Run) -> No
         (arm, seed) for arm in ("attacked", "control", "placebo") for seed in (0, 3)
     }
     assert session["trigger"] == {"size": 3, "value": 0}
+    assert session["methods"][0] == {"name": "gradcam", "label": "Grad-CAM"}
+    assert [one["name"] for one in session["methods"]] == [
+        *("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam")
+    ]
 
 
 def test_a_test_image_is_the_one_of_the_run_with_its_truth_and_the_attackers_place(client: TestClient, finished: Run) -> None:
@@ -232,7 +236,7 @@ def test_of_a_large_upload_no_more_is_read_than_needed(headers: list[tuple[bytes
         return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
 
     with pytest.raises(HTTPException, match="larger than 64 MiB"):
-        asyncio.run(app._body(Request({"type": "http", "headers": headers}, receive), app.MOST_UPLOAD))
+        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD))
     assert taken == (0 if headers else 65)
 
 
@@ -247,9 +251,9 @@ def test_uploads_are_bounded_in_number_and_time(client: TestClient, subject: Sub
     def slow() -> Iterator[bytes]:
         yield b"x"
 
-    monkeypatch.setattr(app, "MOST_SECONDS", 0)
+    monkeypatch.setattr(uploads, "MOST_SECONDS", 0)
     assert client.post("/api/images", content=slow()).status_code == 408
-    monkeypatch.setattr(app, "MOST_UPLOADS", 0)
+    monkeypatch.setattr(uploads, "MOST_UPLOADS", 0)
     busy = TestClient(make_app(subject, set()), base_url="http://localhost")
     response = busy.post("/api/images", content=encode_png(PIXELS))
     assert (response.status_code, response.json()["detail"][:15]) == (503, "Too many images")
@@ -271,7 +275,7 @@ def test_what_fails_is_a_sentence_and_quotes_nothing(
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     response = client.post("/api/images", content=b"x")
     assert response.status_code == 500
-    assert response.json()["detail"] == "The viewer failed at this; its terminal says where."
+    assert response.json()["detail"] == "The viewer failed on this request; the error is in its terminal."
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "ValueError in " in caplog.text
     assert "Doe" not in caplog.text
@@ -303,9 +307,9 @@ def test_bad_questions_are_sentences(client: TestClient) -> None:
 
 def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Subject) -> None:
     images = [open_test(client, position)["image"] for position in range(10)]
-    subject._answers.clear()  # of which some were computed without their twins, and differ in the last digit
+    subject._answers._kept.clear()  # of which some were computed without their twins, and differ in the last digit
     alone = [ask(client, image, [CENTRE]).json() for image in images]
-    subject._answers.clear()  # or they would not be computed at once
+    subject._answers._kept.clear()  # or they would not be computed at once
     with ThreadPoolExecutor(10) as pool:
         together = list(pool.map(lambda image: ask(client, image, [CENTRE]).json(), images))
     assert together == alone
@@ -373,14 +377,14 @@ def test_readers_who_browse_do_not_make_the_uploads_of_others_forgotten(client: 
 def test_the_same_question_is_computed_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     image, asked = open_test(client, 7)["image"], []
-    real = subject._explain
+    real = subject._answers._explain
 
     def counted(seen: Any, *rest: Any) -> Any:
         asked.append(len(seen))
         return real(seen, *rest)
 
-    monkeypatch.setattr(subject, "_explain", counted)
-    subject._answers.clear()
+    monkeypatch.setattr(subject._answers, "_explain", counted)
+    subject._answers._kept.clear()
     first = ask(client, image, [CENTRE]).json()
     assert ask(client, image, [CENTRE]).json() == first
     ask(client, image, [CENTRE, CENTRE | {"row": 2}])
@@ -411,7 +415,7 @@ def test_a_network_of_no_numbers_is_a_sentence(tmp_path: Path) -> None:
     subject = Subject(tmp_path / "model.safetensors", Compute(threads=1, device="cpu", precision="fp32").start())
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
-    assert "what is no number" in ask(client, image, arm="model", epoch=0).json()["detail"]
+    assert "are not finite numbers" in ask(client, image, arm="model", epoch=0).json()["detail"]
 
 
 def screening(client: TestClient, image: str, stamps: list[dict[str, int]] | None = None, **changes: Any) -> Any:
