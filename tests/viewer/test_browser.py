@@ -1,4 +1,4 @@
-"""The pages in a real browser, as a reader would use them."""
+"""The pages in a real browser, used as a reader uses them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -19,7 +19,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 
 @contextmanager
 def watched(browser: Any) -> Iterator[Any]:
-    """A page on which no error and nothing forbidden may happen."""
+    """A page on which no error, warning or dialog may appear."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
     opened.on("console", lambda message: said.append(message.text))
@@ -318,7 +318,7 @@ def test_an_image_is_dropped(bare: Any) -> None:
 
 
 def test_the_image_that_was_asked_for_last_is_shown(page: Any) -> None:
-    """Though the one before comes later."""
+    """Even if the image before it arrives later."""
 
     def late(route: Any) -> None:
         page.wait_for_timeout(400)

@@ -12,7 +12,7 @@ from petechia.viewer.server import make_server
 from petechia.viewer.subject import Subject
 from tests.viewer.test_app import PIXELS, ask
 
-UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi")
+UVICORN = ("uvicorn", "uvicorn.error", "uvicorn.asgi")  # uvicorn.access is silent
 
 
 def test_the_web_server_leaves_logging_to_the_application(subject: Subject, caplog: pytest.LogCaptureFixture) -> None:

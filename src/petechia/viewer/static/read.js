@@ -106,7 +106,10 @@ async function begin() {
   showSuspicion([session.no_screen || UNASKED]);
   wire();
   if (session.tests) await openTest(session.without_target[0] ?? 0);
-  else say("Open an image to begin.");
+  else {
+    $("about").textContent = "no image yet";
+    say("Open an image to begin.");
+  }
 }
 
 function takeNetwork() {
@@ -317,8 +320,8 @@ async function screen() {
   const asked = shown(), mine = JSON.stringify(asked);
   if (!asked.image || session.no_screen || mine === suspected) return;
   suspected = mine;
-  const once = `The first time, the threshold is set on ${session.clean_images} clean images`;
-  showSuspicion([`Screening … ${once}, which can take a minute for each network. Other answers wait until then.`]);
+  const once = `The first time for a network, the threshold is set on ${session.clean_images} clean images`;
+  showSuspicion([`Screening … ${once}. That can take a minute, and other answers wait until it is done.`]);
   try {
     const found = await api.screen(asked);
     if (mine !== suspected) return;

@@ -155,12 +155,15 @@ export class Viewport {
     }
   }
 
-  // Dashed if it is not flagged; drawn around the pixels, so that they stay visible.
+  // Dashed if it is not flagged; drawn around the pixels, so that they stay visible, but inside the image.
   drawSuspect(context, scale) {
-    const { box: { top, left, height, width }, flagged } = this.scene.suspect, beside = 3 / scale;
+    const { box, flagged } = this.scene.suspect, { picture } = this.scene, beside = 3 / scale, edge = 2 / scale;
+    const [left, top] = [box.left, box.top].map((start) => Math.max(start - beside, edge));
+    const right = Math.min(box.left + box.width + beside, picture.width - edge);
+    const bottom = Math.min(box.top + box.height + beside, picture.height - edge);
     for (const [colour, thick, dash] of [["#000", 4, []], ["#ff6f61", 2, flagged ? [] : [4, 3]]]) {
       pen(context, scale, colour, thick, dash);
-      context.strokeRect(left - beside, top - beside, width + 2 * beside, height + 2 * beside);
+      context.strokeRect(left, top, right - left, bottom - top);
     }
   }
 
