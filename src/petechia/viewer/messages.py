@@ -57,7 +57,7 @@ class PictureQuestion(BaseModel):
 
 
 class ExplainQuestion(PictureQuestion):
-    """As well, what to explain and how."""
+    """What to explain about a picture, and how."""
 
     target: int | None = None
     method: str = Field("gradcam", max_length=64)
