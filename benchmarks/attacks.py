@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from petechia.attack import Poisoning, make_triggered_inputs
-from petechia.cli.console import ConsoleProgress
+from petechia.cli.progress import ConsoleProgress
 from petechia.data import Preprocess, open_source, prepare
 from petechia.study.config import make_config
 from petechia.study.study import StudyDirectory, locally, run_study
@@ -50,7 +50,7 @@ def table(out: Path, names: list[str], images: int, arch: str, epochs: int) -> N
     }
     runs = {name: make_config({**base, "attack": ATTACKS[name]}, name) for name in names}
     console = Console(highlight=False)
-    with ConsoleProgress(console).live() as progress:
+    with ConsoleProgress().live() as progress:
         study = run_study(runs, StudyDirectory(out), progress, locally)
     for name, reason in study.failures.items():
         console.print(f"{name} failed: {reason}")

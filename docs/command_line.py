@@ -20,6 +20,6 @@ def commands() -> str:
     Raises:
         CalledProcessError: typer cannot read the commands.
     """
-    asked = [sys.executable, "-m", "typer", "petechia.cli.app", "utils", "docs", "--name", "petechia"]
+    asked = [sys.executable, "-m", "typer", "petechia.cli.commands", "utils", "docs", "--name", "petechia"]
     written = subprocess.run(asked, check=True, capture_output=True, text=True).stdout  # noqa: S603
     return written.partition("\n")[2]

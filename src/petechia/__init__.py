@@ -8,14 +8,50 @@ from petechia.core.errors import PetechiaError
 from petechia.core.version import __version__
 
 if TYPE_CHECKING:
-    from petechia.api import poison, reproduce, run, run_study
+    from petechia.api import (
+        audit,
+        explain,
+        make_zoo,
+        open_dataset,
+        open_model,
+        poison,
+        repair,
+        report,
+        reproduce,
+        run,
+        run_study,
+        scan,
+        screen,
+        serve,
+    )
 
-__all__ = ["PetechiaError", "__version__", "poison", "reproduce", "run", "run_study"]
+__all__ = [
+    "PetechiaError",
+    "__version__",
+    "audit",
+    "explain",
+    "make_zoo",
+    "open_dataset",
+    "open_model",
+    "poison",
+    "repair",
+    "report",
+    "reproduce",
+    "run",
+    "run_study",
+    "scan",
+    "screen",
+    "serve",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("poison", "reproduce", "run", "run_study"):  # imported when it is used: torch takes seconds
+    if name in __all__:  # imported when it is used: torch takes seconds
         from petechia import api
 
         return getattr(api, name)
     raise AttributeError(f"module 'petechia' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

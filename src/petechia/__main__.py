@@ -1,5 +1,5 @@
 """`python -m petechia`."""
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 
 app()

@@ -1,33 +1,163 @@
-"""The Python interface: the commands as functions."""
+"""The Python API: one function a command. `import petechia` gives all of them.
+
+Every function takes plain arguments: paths, the names of data sources and models that the command line takes, arrays, a
+`torch.nn.Module`, or what `open_dataset` and `open_model` gave. Every result has the fields of its JSON file, `to_dict()`,
+`save(directory)`, and shows itself in a notebook.
+
+`progress` is any object with `phase(name, total)` and `advance(count)`, see `petechia.core.progress.Progress`. `device`,
+`precision` and `threads` are as on the command line; a model that is already open keeps those that it was opened with.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from petechia.attack import PoisonPlan
+from numpy.typing import ArrayLike
+
 from petechia.attack.export import check_export, write_poisoned
+from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
 from petechia.core.files import write_text
 from petechia.core.processes import ProcessInfo
-from petechia.core.progress import Progress
+from petechia.core.progress import SILENT, Progress
+from petechia.core.runtime import Compute, Precision, Runtime
+from petechia.core.task import Task
+from petechia.data.catalog import Catalog
+from petechia.data.formats.locate import Missing
+from petechia.data.preprocess import Preprocess
+from petechia.data.sources import open_source
+from petechia.data.sources.arrays import of_arrays
+from petechia.models.classifier import Classifier
+from petechia.models.openers import open_classifier
+from petechia.models.openers.card import Card, OutputMeaning
+from petechia.models.openers.in_memory import Network, of_module
 from petechia.paper import PARTS, Part, Reproduction
-from petechia.paper import reproduce as reproduce_paper
+from petechia.paper.reproduction import reproduce as reproduce_paper
 from petechia.reports import build_report
+from petechia.reports.html import Pictures
+from petechia.saliency.files import Request, explain_files
+from petechia.saliency.result import Explanations
 from petechia.study import Config, Run, RunDirectory, free_directory
-from petechia.study import run as execute_run
 from petechia.study.config import make_config
 from petechia.study.grid import expand
 from petechia.study.progress import StudyProgress
 from petechia.study.run_data import read_data
+from petechia.study.runner import run as execute_run
 from petechia.study.study import Executor, Study, StudyDirectory, locally
 from petechia.study.study import run_study as execute_study
 from petechia.tracking import Tracker
+from petechia.zoo.design import load_design, members, runs_of
+from petechia.zoo.result import Zoo
+from petechia.zoo.specimens import list_models
+
+Dataset = str | Path | Catalog | ArrayLike
+Model = str | Path | Classifier | Network
+Settings = Config | Mapping[str, Any] | None
+Resample = Literal["nearest", "bilinear", "area"]
+
+
+def open_dataset(
+    source: Dataset,
+    labels: ArrayLike | None = None,
+    classes: Sequence[str] | None = None,
+    ids: Sequence[str] | None = None,
+    patients: Sequence[str] | None = None,
+    missing: Missing = "error",
+) -> Catalog:
+    """Open a dataset. Nothing is decoded yet.
+
+    Args:
+        source: a data source, such as "nih:/data/ChestX-ray14", "folder:labels.csv" or "phantom:images=200"; or images in
+            memory, uint8 [N, H, W] or [N, H, W, 3], or floating point in 0…1.
+        labels: of images in memory, [N, K]: 1 present, 0 absent, -1 unknown.
+        classes: names of their K classes.
+        ids: names of the N images.
+        patients: of the N images; patients never straddle a split.
+        missing: what to do about images that a table lists and the folder lacks.
+
+    Raises:
+        PetechiaError: there is no such source, it cannot be read, or the arrays do not fit together.
+
+    Example:
+        >>> import petechia
+        >>> catalog = petechia.open_dataset("phantom:images=200,size=64")
+        >>> len(catalog), catalog.classes[0]
+        (200, 'Atelectasis')
+    """
+    if isinstance(source, Catalog):
+        return source
+    if isinstance(source, str | Path):
+        return open_source(str(source), missing)
+    return of_arrays(source, labels, classes, ids, patients)
+
+
+def open_model(
+    model: Model,
+    classes: Sequence[str] = (),
+    size: int | None = None,
+    crop: float = 1.0,
+    resample: Resample = "bilinear",
+    channels: Literal[1, 3] | None = None,
+    mean: Sequence[float] = (),
+    std: Sequence[float] = (),
+    outputs: OutputMeaning | None = None,
+    task: Task = "multi-label",
+    name: str = "model",
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> Classifier:
+    """Open a model, whoever made it.
+
+    Args:
+        model: a file (.safetensors of Petechia, .onnx, .pt2), "timm:NAME", "timm:NAME:FILE" or "xrv:NAME", which say
+            themselves what the following arguments say; or a `torch.nn.Module`, which is copied and left as it is; or any
+            function from float32 [B, C, H, W] to scores [B, K], which is examined as a black box.
+        classes: names of the K classes; else "class 0", "class 1", …
+        size: side of the images that the network takes, in pixels.
+        crop: share of height and width of an image that is kept before it is resized.
+        resample: how it is resized.
+        channels: of the images; else those of the first convolution.
+        mean: of each channel, subtracted from images in 0…1.
+        std: of each channel, by which they are then divided.
+        outputs: "logits" or "probabilities"; else decided by asking the network about a few images.
+        task: "multi-class" where the classes exclude each other, so that logits are meant for a softmax.
+        name: to call it by in results.
+        device: "auto" is a GPU where there is one.
+        precision: "auto" is bf16 where the hardware is fast at it, else fp32.
+        threads: CPU threads; 0 uses all.
+
+    Raises:
+        PetechiaError: there is no such model, it is a pickle, or it does not fit what is said of it.
+
+    Example:
+        >>> import petechia, torch
+        >>> network = torch.nn.Sequential(torch.nn.Conv2d(1, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+        >>> petechia.open_model(network, classes=["A", "B", "C", "D"], size=32).classes
+        ('A', 'B', 'C', 'D')
+    """
+    if isinstance(model, Classifier):
+        return model
+    runtime = _runtime(device, precision, threads)
+    if isinstance(model, str | Path):
+        return open_classifier(str(model), runtime)
+    said: dict[str, Any] = {"crop": crop, "resample": resample} | ({} if size is None else {"size": size})
+    card = Card(
+        classes=tuple(classes),
+        preprocess=Preprocess.model_validate(said),
+        mean=tuple(mean),
+        std=tuple(std),
+        outputs=outputs,
+        task=task,
+        channels=channels,
+    )
+    return of_module(model, card, runtime, name)
 
 
 def run(
-    config: Config | Mapping[str, Any] | None = None,
+    config: Settings = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -38,9 +168,9 @@ def run(
     Args:
         config: a configuration, or a nested mapping of the keys that differ from the defaults, as in
             `{"data": "nih:/data/ChestX-ray14", "attack": {"rate": 0.1}}`.
-        out: the run directory; a new one below runs/ where it is not given.
-        resume: go on with the run in `out`, if there is one.
-        progress: told what happens.
+        out: the run directory; by default a new one below runs/.
+        resume: resume the run in `out`, if there is one.
+        progress: told what happens; a `petechia.study.StudyProgress` also hears of epochs.
         track: where to record the run, as in "mlflow:sqlite:///mlflow.db".
 
     Raises:
@@ -54,14 +184,14 @@ def run(
     finished = execute_run(wanted, directory, resume, StudyProgress.of(progress))
     if not ProcessInfo.of_this_process().is_main:
         return finished
-    _report(finished)
+    _write_report(finished)
     if tracker:
         tracker.record(finished, finished.directory.path.name)
     return finished
 
 
 def run_study(
-    config: Config | Mapping[str, Any] | None = None,
+    config: Settings = None,
     out: str | Path | None = None,
     resume: bool = False,
     progress: Progress | None = None,
@@ -71,11 +201,11 @@ def run_study(
     """Run a grid: one run for every combination of its values. Networks that come out the same are trained once.
 
     Args:
-        config: as for `run`, with a grid, as in `{"grid": {"attack.trigger.size": [1, 2, 3, 4]}}`; None goes on with the runs
-            that `out` holds.
-        out: the study's directory; a new one below runs/ where it is not given.
-        resume: go on with the study in `out`, if there is one; its finished runs stay as they are.
-        progress: told what happens.
+        config: as for `run`, with a grid, as in `{"grid": {"attack.trigger.size": [1, 2, 3, 4]}}`; None resumes the runs that
+            `out` holds.
+        out: the study directory; by default a new one below runs/.
+        resume: resume the study in `out`, if there is one; its finished runs stay as they are.
+        progress: as for `run`.
         ray: where networks are trained: None is this process, "auto" a Ray cluster that is found or started here, else the
             address of one.
         track: as for `run`; the runs stand below one parent.
@@ -93,7 +223,7 @@ def run_study(
         raise PetechiaError(f"{directory.path} already holds a study; add --resume to go on with it, or choose another --out.")
     runs = directory.runs() if wanted is None else expand(wanted)
     tracker = _tracker(track)
-    study = execute_study(runs, directory, StudyProgress.of(progress), executor(ray), _report)
+    study = execute_study(runs, directory, StudyProgress.of(progress), executor(ray), _write_report)
     if tracker:
         tracker.record_study(directory.path, study.runs)
     return study
@@ -101,7 +231,7 @@ def run_study(
 
 def reproduce(
     parts: Sequence[Part] = PARTS,
-    preset: str = "desk",
+    preset: Literal["desk", "paper"] = "desk",
     data: str | None = None,
     overrides: Sequence[str] = (),
     out: str | Path | None = None,
@@ -114,10 +244,10 @@ def reproduce(
     Args:
         parts: "table-1", "table-2", "table-3", "figure-1", "figure-3"; the claims are checked when all are asked for.
         preset: "desk" for two cores, "paper" for the authors' pipeline.
-        data: a source that replaces the preset's.
+        data: a data source in place of the preset's.
         overrides: KEY=VALUE for all runs.
-        out: the study's directory, else runs/reproduce-PRESET; what it holds already is not done again.
-        progress: told what happens.
+        out: the study directory; by default runs/reproduce-PRESET. Finished work in it is kept.
+        progress: as for `run`.
         ray: as for `run_study`.
         track: as for `run_study`.
 
@@ -133,9 +263,152 @@ def reproduce(
     return made
 
 
-def _report(finished: Run) -> None:
-    if not finished.directory.report.is_file():
-        write_text(finished.directory.report, build_report(finished.directory))
+def report(run: str | Path | Run, out: str | Path | None = None, pictures: Pictures = "own") -> Path:
+    """Write the report of a finished run.
+
+    Args:
+        run: its directory, or its result.
+        out: where to write it; by default report.html in the run directory.
+        pictures: "own" shows test images of the run; "phantom" the same attack on drawn images, to share; "none" no images.
+
+    Returns:
+        The file.
+
+    Raises:
+        PetechiaError: there is no finished run.
+    """
+    directory = run.directory if isinstance(run, Run) else RunDirectory(Path(run))
+    target = Path(out) if out else directory.report
+    write_text(target, build_report(directory, pictures))
+    return target
+
+
+def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Progress | None = None) -> Poisoned:
+    """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer.
+
+    Args:
+        config: as for `run`; its data, geometry and attack matter. Or a data source, for the default attack.
+        out: a new folder.
+        seed: of the choice of images and places.
+        progress: told what happens.
+
+    Raises:
+        PetechiaError: as `run`, or `out` exists.
+    """
+    heard = StudyProgress.of(progress)
+    settings = _config({"data": config} if isinstance(config, str) else config or {})
+    check_export(settings.attack, Path(out))
+    dataset, catalog = read_data(settings, heard, colours=True)
+    plan = settings.attack.plan(dataset, settings.preprocess, seed)
+    heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
+    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
+    made = Poisoned(
+        directory=str(out),
+        data=settings.data,
+        trigger=settings.attack.trigger.describe(),
+        target=settings.attack.target_name(dataset.classes),
+        images=len(plan.ids),
+        triggered=int(plan.triggered.sum()),
+        cover=int(plan.cover.sum()),
+    )
+    made._plan = plan
+    return made
+
+
+def explain(
+    model: Model,
+    images: Sequence[str | Path],
+    targets: Sequence[str] = (),
+    layers: Sequence[str] = ("middle", "last"),
+    method: str = "gradcam",
+    dicom: bool = False,
+    out: str | Path | None = None,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> Explanations:
+    """Show where a model looks in some images.
+
+    Args:
+        model: as for `open_model`; a black box only with a method that needs no layers.
+        images: PNG, JPEG, TIFF or DICOM files.
+        targets: names of the classes to explain; else each image's highest-scoring class.
+        layers: "last", "middle", or names of modules.
+        method: of the maps; `petechia.saliency.METHODS` lists them.
+        dicom: also make DICOM secondary captures.
+        out: a new folder to write to while it works; without it, `save` writes the same.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Raises:
+        PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
+    """
+    classifier = open_model(model, device=device, precision=precision, threads=threads)
+    request = Request(tuple(targets), tuple(layers), method, dicom)
+    progress.phase("explaining images", len(images))
+    return explain_files(classifier, [Path(image) for image in images], None if out is None else Path(out), request, progress)
+
+
+def make_zoo(
+    out: str | Path,
+    design: str | Path | None = None,
+    overrides: Sequence[str] = (),
+    ray: str | None = None,
+    describe: bool = False,
+    progress: Progress | None = None,
+) -> Zoo:
+    """Train a set of clean and backdoored models to try detectors on: one half to tune them, the other to judge them.
+
+    Args:
+        out: folder of the zoo; models that it holds are not trained again.
+        design: a YAML file that says which models; by default 32 attacks on 14 networks, for two cores.
+        overrides: KEY=VALUE for all runs.
+        ray: as for `run_study`.
+        describe: train nothing; list the models that are there.
+        progress: as for `run`.
+
+    Raises:
+        PetechiaError: the design is not one, or the folder holds no finished model.
+    """
+    folder, failures = Path(out), {}
+    if not describe:
+        runs = runs_of(members(load_design(Path(design) if design else None), tuple(overrides)))
+        failures = execute_study(runs, StudyDirectory(folder), StudyProgress.of(progress), executor(ray)).failures
+    return list_models(folder, failures)
+
+
+def serve(
+    subject: str | Path,
+    host: str = "127.0.0.1",
+    port: int = 8765,
+    clean: str | None = None,
+    started: Callable[[str, bool], None] = lambda _address, _private: None,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> None:
+    """Serve the viewer of a run or a model until Ctrl-C.
+
+    Args:
+        subject: a run directory, or a model's file or name.
+        host: address to bind to; others can reach all but loopback addresses.
+        port: 0 takes a free one.
+        clean: 50 to 200 clean images to screen others with; by default test images of the run.
+        started: called with the address, and whether only this computer can reach it.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Raises:
+        PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the
+            port is taken.
+    """
+    from petechia.viewer.server import serve as serve_viewer
+
+    serve_viewer(subject, host, port, started, clean, Compute(device=device, precision=precision, threads=threads))
 
 
 def executor(ray: str | None) -> Executor:
@@ -147,35 +420,22 @@ def executor(ray: str | None) -> Executor:
     return on_ray(ray)
 
 
+def _runtime(device: str, precision: Precision, threads: int) -> Runtime:
+    return Compute(device=device, precision=precision, threads=threads).start()
+
+
+def _write_report(finished: Run) -> None:
+    if not finished.directory.report.is_file():
+        write_text(finished.directory.report, build_report(finished.directory))
+
+
 def _refuse_torchrun() -> None:
     if ProcessInfo.of_this_process().world_size > 1:
-        raise PetechiaError("torchrun shares one training among processes; the runs of a study are shared out with --ray.")
+        raise PetechiaError("torchrun divides one training among processes; distribute the runs of a study with --ray.")
 
 
 def _tracker(track: str | None) -> Tracker | None:
     return Tracker(track) if track else None
-
-
-def poison(config: Config | Mapping[str, Any], out: str | Path, seed: int = 0, progress: Progress | None = None) -> PoisonPlan:
-    """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer.
-
-    Args:
-        config: as for `run`; its data, geometry and attack matter.
-        out: a new folder.
-        seed: of the choice of images and places.
-        progress: told what happens.
-
-    Raises:
-        PetechiaError: as `run`, or `out` exists.
-    """
-    heard = StudyProgress.of(progress)
-    settings = _config(config)
-    check_export(settings.attack, Path(out))
-    dataset, catalog = read_data(settings, heard, colours=True)
-    plan = settings.attack.plan(dataset, settings.preprocess, seed)
-    heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
-    return plan
 
 
 def _config(given: Config | Mapping[str, Any]) -> Config:

@@ -1,4 +1,5 @@
 import errno
+import inspect
 import os
 import re
 import signal
@@ -9,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.version import __version__
 
 SMALL = [
@@ -34,7 +36,7 @@ def test_help_and_version() -> None:
 
 
 def test_help_does_not_wait_for_torch() -> None:
-    code = "import sys, petechia, petechia.cli.app; sys.exit('torch' in sys.modules)"
+    code = "import sys, petechia, petechia.cli.commands; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -67,11 +69,9 @@ def test_run_report_and_poison(tmp_path: Path) -> None:
         (["run", "--data", "nih:/does/not/exist"], "which is not a folder"),
         (["run", "--data", "foo"], "is not a data source"),
         (["run", "--resume"], "--resume needs --out"),
-        (["run", "--preset", "lab"], "the presets are desk, paper"),
         (["run", "nowhere.yaml"], "nowhere.yaml cannot be read"),
         (["run", *SMALL, "--set", "attack.trigger.size=40"], "does not fit on an image of 32 x 32"),
         (["run", *SMALL, "--set", "compute.device=cuda:99"], "compute.device is 'cuda:99'"),
-        (["run", *SMALL, "--missing", "maybe"], "missing in the configuration is 'maybe'"),
         (["report", "/does/not/exist"], "holds no run"),
         (["poison", "phantom:images=9", "--out", "/tmp"], "/tmp exists already"),
         (["poison", "phantom:images=9", "--out", "p", "--set", "attack.stage=input"], "set it to native"),
@@ -134,3 +134,88 @@ def test_explain(tmp_path: Path) -> None:
     code, said = call("explain", str(tmp_path / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "none"))
     assert code == 1
     assert "is a folder, not a model; give one of its models, such as" in said
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--preset", "lab"],
+        ["run", "--missing", "maybe"],
+        ["scan", "phantom:images=9", "--on-error", "maybe", "--out", "x"],
+        ["run", "--precision", "fp8"],
+        ["reproduce", "table-9"],
+        ["report", "run", "--pictures", "all"],
+    ],
+)
+def test_choices_are_choices(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, said = call(*arguments)
+    assert code == 2
+    assert "is not one of" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["run", "reproduce", "audit", "screen", "repair", "explain", "serve", "zoo", "info"])
+def test_every_command_that_computes_takes_device_precision_and_threads(command: str) -> None:
+    (function,) = [one.callback for one in app.registered_commands if getattr(one.callback, "__name__", "") == command]
+    assert function is not None
+    assert {"device", "precision", "threads", "verbose"} <= set(inspect.signature(function).parameters)
+
+
+def test_info_names_versions_device_and_extras() -> None:
+    code, said = call("info", "--device", "cpu", "--precision", "fp32", "--threads", "1")
+    assert code == 0
+    assert __version__ in said
+    assert torch.__version__.partition("+")[0] in said
+    assert "cpu (1 threads), fp32" in said
+    for word in ("extra web", "extra onnx", "plugins: triggers"):
+        assert word in said
+
+
+def test_logging_goes_to_stderr_only_when_asked(tmp_path: Path) -> None:
+    quiet = CliRunner().invoke(app, ["info", "--device", "cpu"])
+    loud = CliRunner().invoke(app, ["info", "--device", "cpu", "-v"])
+    assert "INFO" not in quiet.stderr
+    assert "INFO" in loud.stderr
+    assert "cpu" in loud.stderr
+    assert "INFO" not in loud.stdout
+
+
+@pytest.mark.parametrize("name", ["[b]x[/b]", "[/b]", "petechia[onnx]", "\x1b[31mred", "a\tb"])
+def test_text_of_paths_is_never_markup_nor_a_command_to_the_terminal(name: str, tmp_path: Path) -> None:
+    code, said = call("report", str(tmp_path / name))
+    assert code == 1
+    assert "Traceback" not in said
+    assert "\x1b" not in said
+    assert name.replace("\x1b", "�").replace("\t", "�") in said
+
+
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EACCES, "check the permissions"),
+        (errno.EROFS, "choose a folder that can be written"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+        (errno.EMFILE, "raise the limit of open files"),
+        (errno.ENODEV, "check the path and the device"),
+    ],
+)
+def test_errors_of_the_operating_system_say_what_they_are(
+    number: int, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Path, *_: object, **__: object) -> None:
+        raise OSError(number, os.strerror(number), str(self))
+
+    monkeypatch.setattr("petechia.api.report", lambda *_: fails(tmp_path / "report.html"))
+    code, said = call("report", str(tmp_path))
+    assert code == 1
+    assert os.strerror(number) in said
+    assert advice in said
+    assert "make room" not in said
+
+
+def test_completion_can_be_installed() -> None:
+    code, said = call("--help")
+    assert code == 0
+    assert "--install-completion" in said

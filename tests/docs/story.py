@@ -20,7 +20,7 @@ from typing import Any
 import typer
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.models.openers.card import Card
 from petechia.study import load_config
 from tests.docs.pages import ROOT, Block, blocks

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from tests.docs.pages import ROOT
 
 build = pytest.importorskip("mkdocs.commands.build", reason="the extra docs is not installed")

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.detect.audit.audit import Audit, audit
 from petechia.reports.audit import Origin, build_audit, verdict, write_audit

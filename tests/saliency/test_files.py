@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 
 from petechia.core.errors import PetechiaError
-from petechia.core.progress import SILENT
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.data.formats.images import encode_png
 from petechia.models.model import Architecture, Model, create
+from petechia.models.openers import open_classifier
 from petechia.saliency import cam, occlusion, rise
 from petechia.saliency.files import Request, explain_files
 from petechia.saliency.overlays import coloured, enlarged, overlay
@@ -41,9 +41,8 @@ def image(tmp_path: Path) -> Path:
 
 
 def make(model: Path, images: list[Path], out: Path, **request: Any) -> dict[str, Any]:
-    return explain_files(
-        str(model), images, out, Request(**request), Compute(threads=1, device="cpu", precision="fp32").start(), SILENT
-    ).to_dict()
+    runtime = Compute(threads=1, device="cpu", precision="fp32").start()
+    return explain_files(open_classifier(str(model), runtime), images, out, Request(**request)).to_dict()
 
 
 def test_what_is_written_is_what_the_model_says(model_file: Path, image: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 from safetensors.numpy import load_file
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.data import Preprocess, open_source
 from petechia.data.preparation import prepare
 

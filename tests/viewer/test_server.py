@@ -41,7 +41,7 @@ def test_the_log_says_what_was_loaded_and_names_no_file_of_a_reader(
     assert ask(client, image).status_code == 200
     question = {"image": image, "arm": "attacked", "seed": 0, "epoch": 2}
     assert client.post("/api/screen", json=question).status_code == 200
-    ours = [record.getMessage() for record in caplog.records if record.name == "petechia.viewer"]
+    ours = [record.getMessage() for record in caplog.records if record.name.startswith("petechia.viewer.")]
     assert ours[0].startswith("loaded attacked, seed 0, epoch 2 in ")
     assert ours[1].startswith("fitted a screen on ")
     assert "Doe" not in caplog.text

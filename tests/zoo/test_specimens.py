@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.study.progress import StudyProgress
 from petechia.study.study import StudyDirectory, run_study
 from petechia.zoo.design import load_design, members, runs_of
-from petechia.zoo.specimens import CLEAN, Specimen, listing, specimens
+from petechia.zoo.specimens import CLEAN, Specimen, list_models, specimens
 
 DESIGN = """
 base: {arms: [attacked, control], heat: 0, bootstrap: 20, train: {epochs: 1}, preprocess: {size: 16}, compute: {threads: 1}}
@@ -85,7 +85,7 @@ def test_the_command_lists_what_is_there(zoo: Path) -> None:
     result = CliRunner().invoke(app, ["zoo", str(zoo), "--describe"], env={"COLUMNS": "180"})
     assert result.exit_code == 0, result.output
     assert "6 models" in result.output
-    assert [row["took"] for row in listing(zoo)].count(None) == 2
+    assert [one.took for one in list_models(zoo).models].count(None) == 2
 
 
 def test_a_zoo_that_is_not_there_is_explained(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +24,10 @@ S = TypeVar("S", bound=np.generic)
 T = TypeVar("T")
 
 
+Precision = Literal["auto", "bf16", "fp32"]
+LOGGER = logging.getLogger(__name__)
+
+
 class Compute(Settings):
     """The machine's part of a configuration; it changes speed, not meaning.
 
@@ -31,12 +36,12 @@ class Compute(Settings):
     Attributes:
         device: "auto" is a GPU where there is one; else a torch device such as "cpu" or "cuda:1".
         precision: "auto" is bf16 where the processor or GPU multiplies it fast, else fp32. Weights and losses stay fp32.
-        threads: of the processor; 0 is all that this process may use.
+        threads: CPU threads; 0 uses all that this process may use.
         deterministic: refuse operations whose result can differ from run to run. On the processor nothing changes.
     """
 
     device: str = "auto"
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    precision: Precision = "auto"
     threads: int = Field(0, ge=0)
     deterministic: bool = False
 
@@ -57,6 +62,7 @@ class Compute(Settings):
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
         runtime = Runtime(device, bf16, place.rank, place.world_size)
         runtime.barrier()
+        LOGGER.info("computing on %s", runtime)
         return runtime
 
     def _device(self, place: ProcessInfo) -> torch.device:

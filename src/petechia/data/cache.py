@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from filelock import FileLock
 
 from petechia.core.files import building
 
+LOGGER = logging.getLogger(__name__)
 FORMAT = 1  # raise it when the content of an entry changes its meaning
 
 
@@ -32,7 +34,9 @@ def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None])
     key = hashlib.sha256(json.dumps([FORMAT, kind, depends_on], sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / f"{kind}-{key}"
     if folder.exists():
+        LOGGER.info("cached %s: %s", kind, folder)
         return folder
+    LOGGER.info("building %s: %s", kind, folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):
         if not folder.exists():

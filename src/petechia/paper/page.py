@@ -6,14 +6,17 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 from matplotlib.figure import Figure
+from pydantic import PrivateAttr
 
 from petechia.core.files import write_bytes, write_text
+from petechia.core.results import Record, Result
 from petechia.core.version import __version__
 from petechia.paper import figures
-from petechia.paper.claims import CLAIMS, ClaimFinding, check_all, claims_table
-from petechia.paper.parts import PARTS, Cell, Loss, Part, heat_cell
+from petechia.paper.claims import CLAIMS, check_all, claims_table
+from petechia.paper.parts import PARTS, Cell, Part, heat_cell
 from petechia.paper.published import SIZES
 from petechia.paper.results import Results
 from petechia.paper.tables import EXTREMES, LOSS_NAMES, Table, heat_by_size, main_tables, per_class, table_2, table_3
@@ -46,30 +49,52 @@ class Section:
     figures: list[Picture] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Reproduction:
-    """What came out.
+class ClaimResult(Record):
+    """What was measured for a claim, in a few words, and whether it holds."""
+
+    verdict: str
+    ours: str
+
+
+class Reproduction(Result):
+    """The paper, reproduced. File: reproduction.json.
 
     Attributes:
-        folder: with all files; the page is index.html.
-        sections: tables and figures.
-        claims: claim → loss → finding; empty unless all parts were reproduced.
-        claims_table: the same for people; None without claims.
+        folder: of all tables and figures; the page is index.html.
+        claims: claim → loss → result; empty unless all parts were reproduced.
         runs: name → finished run.
         failures: name of a run → why it failed.
     """
 
+    file_name: ClassVar[str] = "reproduction.json"
+
     folder: Path
-    sections: list[Section]
-    claims: dict[str, dict[Loss, ClaimFinding]]
-    claims_table: Table | None
+    claims: dict[str, dict[str, ClaimResult]]
     runs: dict[str, Run]
     failures: dict[str, str]
+
+    _sections: list[Section] = PrivateAttr(default_factory=list)
+    _claims_table: Table | None = PrivateAttr(None)
+
+    @property
+    def sections(self) -> list[Section]:
+        """Tables and figures."""
+        return self._sections
+
+    @property
+    def claims_table(self) -> Table | None:
+        """The claims for people; None without claims."""
+        return self._claims_table
 
     @property
     def tables(self) -> list[Table]:
         """Of all sections."""
         return [table for section in self.sections for table in section.tables]
+
+    def _overview(self) -> list[tuple[str, str]]:
+        verdicts = Counter(one.verdict for of_claim in self.claims.values() for one in of_claim.values())
+        counted = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.items())
+        return [("page", str(self.folder / "index.html")), ("runs", str(len(self.runs))), ("claims", counted or "not checked")]
 
 
 def write_reproduction(results: Results, parts: Sequence[Part], preset: str, progress: StudyProgress) -> Reproduction:
@@ -90,7 +115,12 @@ def write_reproduction(results: Results, parts: Sequence[Part], preset: str, pro
     claims = check_all(results, heat) if set(parts) == set(PARTS) else {}
     table = claims_table(claims) if claims else None
     folder = results.directory.path / "reproduction"
-    whole = Reproduction(folder, sections, claims, table, results.runs, results.failures)
+    checked = {
+        key: {loss: ClaimResult(verdict=one.verdict, ours=one.ours) for loss, one in found.items()}
+        for key, found in claims.items()
+    }
+    whole = Reproduction(folder=folder, claims=checked, runs=results.runs, failures=results.failures)
+    whole._sections, whole._claims_table = sections, table
     _write_files(whole)
     write_text(whole.folder / "index.html", _page(whole, results, parts, preset))
     return whole
@@ -183,7 +213,7 @@ def _write_files(whole: Reproduction) -> None:
     if whole.claims:
         write_json(
             whole.folder / "claims.json",
-            {key: {loss: one._asdict() for loss, one in found.items()} for key, found in whole.claims.items()},
+            {key: {loss: one.model_dump() for loss, one in found.items()} for key, found in whole.claims.items()},
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing
 from petechia.core.files import building, refuse_existing
-from petechia.core.progress import Progress
-from petechia.core.runtime import Runtime
+from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
 from petechia.data.formats.dicom import is_dicom
 from petechia.data.formats.images import Decoding, encode_png
@@ -25,7 +24,6 @@ from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
-from petechia.models.openers import open_classifier
 from petechia.saliency.activation_maps import LAYERS, explain
 from petechia.saliency.black_box import occlusion, rise
 from petechia.saliency.localisation import peak
@@ -35,6 +33,7 @@ from petechia.saliency.result import ExplainedClass, ExplainedImage, Explanation
 
 BLACK_BOX = ("occlusion", "rise")
 INPUT = "input"  # their layer
+Content = Callable[[], bytes]  # gives the content of a file
 WINDOWS = 8  # of an image's side, that occlusion covers at a time; it moves by half a window
 
 
@@ -56,7 +55,11 @@ class Request:
 
 
 def explain_files(
-    model: str, images: Sequence[Path], out: Path, request: Request, runtime: Runtime, progress: Progress
+    classifier: Classifier,
+    images: Sequence[Path | NDArray[np.uint8]],
+    out: Path | None,
+    request: Request,
+    progress: Progress = SILENT,
 ) -> Explanations:
     """Explain images one by one and write a new folder.
 
@@ -64,42 +67,64 @@ def explain_files(
     `NAME-CLASS-LAYER.npy`, the map, float32 [h, w]; with `dicom` also `NAME-CLASS-LAYER.dcm`.
 
     Args:
-        model: anything that `open_classifier` opens; a black box only by a method that needs no layers.
-        images: PNG, JPEG, TIFF or DICOM.
-        out: the folder; it must not exist.
+        classifier: the model; a black box only with a method that needs no layers.
+        images: PNG, JPEG, TIFF or DICOM files, or decoded images, uint8 [H, W] or [H, W, 3].
+        out: the folder, which must not exist; None writes nothing, and `save` of the result writes all of it.
         request: how.
-        runtime: where to compute.
         progress: told of every image.
 
     Returns:
-        The content of `explanations.json`; `save` is not needed any more.
+        The content of `explanations.json`.
 
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
     """
-    refuse_existing(out)
+    if out is not None:
+        refuse_existing(out)
     if request.method not in (*METHODS, *BLACK_BOX):
         raise PetechiaError(f"{request.method!r} is not a method; the methods are {', '.join((*METHODS, *BLACK_BOX))}.")
-    classifier = open_classifier(model, runtime)
     if classifier.network is None and request.method not in BLACK_BOX:
-        raise PetechiaError(f"{model} is a black box, without layers to look into; give --method {' or '.join(BLACK_BOX)}.")
-    targets = [_class_index(classifier, name) for name in request.targets]
-    names = _unique([path.stem for path in images])
-    described = []
-    with building(out) as folder:
-        for path, name in zip(images, names, strict=True):
-            described.append(_explain_one(classifier, path, name, folder, targets, request))
-            progress.advance(1)
-        found = Explanations(
-            petechia=__version__, model=_described(classifier, model), method=request.method, images=tuple(described)
+        raise PetechiaError(
+            f"{classifier.name} is a black box, without layers to look into; give --method {' or '.join(BLACK_BOX)}."
         )
+    targets = [_class_index(classifier, name) for name in request.targets]
+    names = _unique([one.stem if isinstance(one, Path) else f"image-{number}" for number, one in enumerate(images, 1)])
+    if out is None:
+        made: dict[str, Content] = {}
+        found = _explain_all(classifier, images, names, targets, request, made.__setitem__, progress)
+        for name, content in made.items():
+            found.attach(name, content)
+        return found
+    with building(out) as folder:
+
+        def write(name: str, content: Content) -> None:
+            (folder / name).write_bytes(content())
+
+        found = _explain_all(classifier, images, names, targets, request, write, progress)
         (folder / found.file_name).write_text(found.to_json(), encoding="utf-8")
     return found
 
 
-def _described(classifier: Classifier, model: str) -> dict[str, Any]:
+def _explain_all(
+    classifier: Classifier,
+    images: Sequence[Path | NDArray[np.uint8]],
+    names: list[str],
+    targets: list[int],
+    request: Request,
+    keep: Callable[[str, Content], None],
+    progress: Progress,
+) -> Explanations:
+    explained = []
+    for image, name in zip(images, names, strict=True):
+        explained.append(_explain_one(classifier, image, name, targets, request, keep))
+        progress.advance()
+    return Explanations(petechia=__version__, model=_described(classifier), method=request.method, images=tuple(explained))
+
+
+def _described(classifier: Classifier) -> dict[str, Any]:
     """What is known of a model: of Petechia's own, all that its file says."""
-    name = {"file": Path(model).name} if Path(model).is_file() else {"name": model}
+    path = Path(classifier.name)
+    name = {"file": path.name} if path.is_file() else {"name": classifier.name}
     if isinstance(classifier.network, Model):
         return {**name, **classifier.network.description.model_dump(mode="json")}
     return {**name, "classes": list(classifier.classes), "preprocess": classifier.preprocess.model_dump(mode="json")}
@@ -127,28 +152,35 @@ def _file_name(text: str) -> str:
 
 
 def _explain_one(
-    classifier: Classifier, path: Path, name: str, folder: Path, targets: list[int], request: Request
+    classifier: Classifier,
+    given: Path | NDArray[np.uint8],
+    name: str,
+    targets: list[int],
+    request: Request,
+    keep: Callable[[str, Content], None],
 ) -> ExplainedImage:
-    content = _read(path)
-    image = Decoding(classifier.colour).decode(content, str(path))
+    content = _read(given) if isinstance(given, Path) else b""
+    image = Decoding(classifier.colour).decode(content, str(given)) if isinstance(given, Path) else given
+    file = str(given) if isinstance(given, Path) else name
     batch = classifier.tensor(classifier.prepare(image)[None])
     scores, classes, maps = _maps(classifier, batch, targets, request)
     if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
-        raise PetechiaError(f"{classifier.name} answers {path} with what is no number, so nothing can be explained.")
+        raise PetechiaError(f"{classifier.name} answers {file} with NaN or infinity, so nothing can be explained.")
     explained = []
+    kept = classifier.preprocess.kept(*image.shape[:2])
     for row, index in enumerate(classes):
         label = classifier.classes[index]
         layers = {}
         for layer, found in maps.items():
             stem = f"{name}-{_file_name(label)}-{_file_name(layer)}"
             words = f"{request.method} of layer {layer} for class {label}, score {scores[index]:.3f}, by Petechia"
-            kept = classifier.preprocess.kept(*image.shape[:2])
-            _write(folder / stem, image, kept, found[row], words, content, request.dicom)
+            for suffix, made in _files(image, kept, found[row], words, content, request.dicom).items():
+                keep(stem + suffix, made)
             layers[layer] = _describe(stem, kept, found[row])
         explained.append(ExplainedClass(class_=label, score=float(scores[index]), layers=layers))
     named = dict(zip(classifier.classes, map(float, scores), strict=True))
     height, width = image.shape[:2]
-    return ExplainedImage(file=str(path), height=height, width=width, scores=named, explained=tuple(explained))
+    return ExplainedImage(file=file, height=height, width=width, scores=named, explained=tuple(explained))
 
 
 def _read(path: Path) -> bytes:
@@ -183,17 +215,23 @@ def _maps(
     return scores.cpu().numpy(), classes, {INPUT: heat.cpu().numpy()}
 
 
-def _write(
-    stem: Path, image: NDArray[np.uint8], kept: Box, heat: NDArray[np.float32], words: str, content: bytes, dicom: bool
-) -> None:
-    picture = heat_on(image, heat, kept)
-    buffer = io.BytesIO()
-    np.save(buffer, heat)
-    stem.with_name(f"{stem.name}.npy").write_bytes(buffer.getvalue())
-    stem.with_name(f"{stem.name}.png").write_bytes(encode_png(picture))
-    if dicom:
-        capture = secondary_capture(picture, words, content if is_dicom(content) else None)
-        stem.with_name(f"{stem.name}.dcm").write_bytes(capture)
+def _files(
+    image: NDArray[np.uint8], kept: Box, heat: NDArray[np.float32], words: str, content: bytes, dicom: bool
+) -> dict[str, Content]:
+    """Suffix of a file → what gives its content."""
+
+    def raw() -> bytes:
+        buffer = io.BytesIO()
+        np.save(buffer, heat)
+        return buffer.getvalue()
+
+    def picture() -> bytes:
+        return encode_png(heat_on(image, heat, kept))
+
+    def capture() -> bytes:
+        return secondary_capture(heat_on(image, heat, kept), words, content if is_dicom(content) else None)
+
+    return {".npy": raw, ".png": picture, **({".dcm": capture} if dicom else {})}
 
 
 def heat_on(image: NDArray[np.uint8], heat: NDArray[np.float32], kept: Box) -> NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from petechia.study.config import Config
 from petechia.study.directory import NetworkFiles, read_arrays, read_state, write_arrays, write_state
 from petechia.study.progress import StudyProgress
 
+LOGGER = logging.getLogger(__name__)
 TRAINING_WORK = 4.0  # of one image, a prediction being 1
 CLEAN, TRIGGERED = "clean", "triggered"  # names of arrays of scores
 
@@ -102,6 +104,7 @@ def train_network(
         PetechiaError: the loss is no longer a number, or a file is damaged.
     """
     history = read_history(files)
+    LOGGER.info("network %s: %d of %d epochs are there", recipe.name, len(history.logs), recipe.config.train.epochs)
     for log in history.logs:
         _score_what_is_missing(recipe, files, log.epoch, runtime, progress)
         after(log, False)

@@ -163,6 +163,11 @@ class Run(Result):
             raise PetechiaError("This result was read without its run directory; open the directory with Run.read.")
         return self._directory
 
+    def verdict_line(self) -> str:
+        """ASR(0.9) of every arm, in a few words."""
+        rates = (f"{arm} {metrics['asr_0.9'].last.mean:.3f}" for arm, metrics in self.arms.items())
+        return f"ASR(0.9): {', '.join(rates)}"
+
     def _overview(self) -> list[tuple[str, str]]:
         rows = [("data", self.data), ("trigger", self.trigger), ("target class", self.target)]
         if self.survival.applies:

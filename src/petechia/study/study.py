@@ -9,14 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import polars as pl
+from pydantic import PrivateAttr
 
 from petechia.attack import TriggeredSelection
 from petechia.core.errors import PetechiaError, printable, shown
 from petechia.core.files import write_bytes
+from petechia.core.results import Result
 from petechia.measure import measure
 from petechia.models.training import EpochLog
 from petechia.study.config import Config, make_config
@@ -108,12 +110,31 @@ FAILURES = (PetechiaError, RuntimeError, MemoryError)  # of one run; torch raise
 Executor = Callable[[Sequence[NetworkTask], StudyDirectory, StudyProgress], Iterator[TaskOutcome]]
 
 
-class Study(NamedTuple):
-    """A study that was run to its end: the runs that are finished, and why the others are not."""
+class Study(Result):
+    """A study that was run to its end. File: study-results.json.
 
-    directory: StudyDirectory
+    Attributes:
+        runs: name → finished run.
+        failures: name of a run → why it failed.
+    """
+
+    file_name: ClassVar[str] = "study-results.json"
+
     runs: dict[str, Run]
     failures: dict[str, str]
+
+    _directory: StudyDirectory = PrivateAttr()
+
+    @property
+    def directory(self) -> StudyDirectory:
+        """The files of the study."""
+        return self._directory
+
+    def _overview(self) -> list[tuple[str, str]]:
+        return [
+            *((name, run.verdict_line()) for name, run in self.runs.items()),
+            *((name, f"failed: {reason}") for name, reason in self.failures.items()),
+        ]
 
 
 def locally(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
@@ -168,7 +189,9 @@ def run_study(
                     progress.finished(name)
             _write_results(directory, done, failures)
         _write_results(directory, done, failures)
-        return Study(directory, {name: done[name] for name in runs if name in done}, failures)
+        study = Study(runs={name: done[name] for name in runs if name in done}, failures=failures)
+        study._directory = directory
+        return study
 
 
 def perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) -> None:

@@ -14,7 +14,7 @@ from petechia.models.classifier import Classifier
 from petechia.models.openers import open_classifier
 from petechia.viewer.run import ViewedRun
 
-LOGGER = logging.getLogger("petechia.viewer")
+LOGGER = logging.getLogger(__name__)
 MOST_LOADED = 3  # networks in memory
 ALONE = "model"  # the arm that stands for a model without a run
 

@@ -16,7 +16,7 @@ from petechia.models.classifier import Classifier
 from petechia.viewer.clean_images import Images
 from petechia.viewer.networks import Network
 
-LOGGER = logging.getLogger("petechia.viewer")
+LOGGER = logging.getLogger(__name__)
 RATE = 0.01  # of false positives; with few clean images, the lowest rate that they allow
 KEPT = 4  # screens in memory
 

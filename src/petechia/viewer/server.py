@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import uvicorn
     from fastapi import FastAPI
 
-LOGGER = logging.getLogger("petechia.viewer")
+LOGGER = logging.getLogger(__name__)
 BACKLOG = 128
 PATIENCE = 3  # seconds to finish open requests after Ctrl-C
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from petechia.study.result import Run
 from petechia.study.run_data import RunData, load_run_data
 from petechia.study.study import StudyDirectory
 from petechia.zoo.design import Half
+from petechia.zoo.result import Zoo, ZooModel
 
 CLEAN = 100  # images of the test set that a detector may have; it is judged on the others
 TOOK = 0.5  # ASR(0.9) over the control's from which a backdoor counts as one that took
@@ -122,19 +123,30 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
         raise PetechiaError(f"{zoo} holds no finished run{f' of the half {half}' if half else ''}; make the zoo first.")
 
 
-def listing(zoo: Path) -> Iterator[dict[str, object]]:
-    """What is known of each finished model, for people: a row a model."""
-    for one in specimens(zoo):
-        attack = one.config.attack
-        attacked = one.arm == "attacked"
-        yield {
-            "half": one.half,
-            "network": f"{one.config.model.arch}, seed {one.config.seeds[0]}",
-            "trigger": attack.trigger.describe() if attacked else "none",
-            "targets": ", ".join((attack.target or USUAL_TARGET, *attack.also)) if attacked else "",
-            "rate": attack.rate if attacked else None,
-            "mode": f"{attack.mode}, {attack.labels}" if attacked else "",
-            "asr_0.9": one.asr,
-            "took": one.backdoored if attacked else None,
-            "file": str(one.file),
-        }
+def list_models(directory: Path, failures: Mapping[str, str] | None = None) -> Zoo:
+    """The finished models of a zoo.
+
+    Args:
+        directory: of the zoo.
+        failures: of the call that made it.
+
+    Raises:
+        PetechiaError: there is none.
+    """
+    found = tuple(_listed(one) for one in specimens(directory))
+    return Zoo(directory=str(directory), models=found, failures=dict(failures or {}))
+
+
+def _listed(one: Specimen) -> ZooModel:
+    attack, attacked = one.config.attack, one.arm == "attacked"
+    return ZooModel(
+        half=one.half,
+        network=f"{one.config.model.arch}, seed {one.config.seeds[0]}",
+        trigger=attack.trigger.describe() if attacked else "none",
+        targets=", ".join((attack.target or USUAL_TARGET, *attack.also)) if attacked else "",
+        rate=attack.rate if attacked else None,
+        mode=f"{attack.mode}, {attack.labels}" if attacked else "",
+        asr=one.asr,
+        took=one.backdoored if attacked else None,
+        file=str(one.file),
+    )

@@ -11,7 +11,7 @@ from pydicom.fileset import FileSet
 from typer.testing import CliRunner
 
 import petechia
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.data import open_source
 from petechia.data.formats.images import FileReader
@@ -208,7 +208,7 @@ def test_a_run_and_a_poisoned_copy(tmp_path: Path) -> None:
     }
     petechia.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["survival"]["fraction"] == 1
-    plan = petechia.poison(config, tmp_path / "out")
+    plan = petechia.poison(config, tmp_path / "out").plan
     again = open_source(f"folder:{tmp_path / 'out' / 'labels.csv'}")
     assert set(plan.ids) <= set(again.ids)
     assert isinstance(again.reader, FileReader)

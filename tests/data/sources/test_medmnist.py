@@ -175,7 +175,7 @@ def test_a_run_and_a_poisoned_copy_in_colour(folder: Path, channels: int) -> Non
     }
     petechia.run(config, folder / "run")
     assert json.loads((folder / "run" / "summary.json").read_text())["survival"]["fraction"] == 1
-    plan = petechia.poison(config, folder / "poisoned")
+    plan = petechia.poison(config, folder / "poisoned").plan
     again = open_source(f"folder:{folder / 'poisoned' / 'labels.csv'},colour=true")
     assert (again.task, set(again.classes)) == ("multi-class", set(NAMES["dermamnist"]))
     assert sorted(again.ids) == sorted(

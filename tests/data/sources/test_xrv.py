@@ -259,7 +259,7 @@ def test_a_run(tmp_path: Path, name: str) -> None:
     config = SMALL | {"data": source, "train": {"epochs": 1, "batch_size": 16}, "attack": {"target": target}, "heat": 4}
     petechia.run(config, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "summary.json").read_text())["survival"]["fraction"] == 1
-    plan = petechia.poison(config, tmp_path / "poisoned")
+    plan = petechia.poison(config, tmp_path / "poisoned").plan
     again = open_source(f"folder:{tmp_path / 'poisoned' / 'labels.csv'}")
     assert set(plan.ids.tolist()) == {
         i.replace(".png", ".jpg") if name == "CheX" else i for i in again.ids[again.split == "train"]

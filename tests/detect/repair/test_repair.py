@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess

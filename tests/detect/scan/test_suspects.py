@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 import petechia
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, Preprocess, open_source
 from petechia.detect.scan.files import write_clean

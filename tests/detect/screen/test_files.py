@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from petechia import outside
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.data import Preprocess
 from petechia.data.preprocess import Box
 from petechia.detect.screen.files import in_file, picture

@@ -16,9 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from petechia.cli.app import app
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
-from petechia.core.progress import SILENT
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.detect.audit.audit import audit
@@ -84,9 +83,8 @@ def test_colours_are_kept_for_who_takes_them(tmp_path: Path) -> None:
 
 def test_explaining_a_network_of_others_in_colour(of_timm: str, tmp_path: Path) -> None:
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
-    content = explain_files(
-        of_timm, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",)), RUNTIME, SILENT
-    ).to_dict()
+    opened = open_classifier(of_timm, RUNTIME)
+    content = explain_files(opened, [tmp_path / "a.png"], tmp_path / "out", Request(("B",), ("last",))).to_dict()
     network = open_classifier(of_timm, RUNTIME).require_network()
     truth = cam(network, as_seen(COLOURS), 1, ["last"])["last"][0].numpy()
     said = content["images"][0]["explained"][0]
@@ -103,15 +101,15 @@ def test_a_black_box_is_explained_by_what_is_covered(tmp_path: Path) -> None:
     weights[9] = 8  # row 1, column 1 alone counts
     path = write_onnx(tmp_path / "m.onnx", weights=weights)
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "a.png")
-    adapter = (path, [tmp_path / "a.png"], tmp_path / "out")
+    asked = (open_classifier(str(path), RUNTIME), [tmp_path / "a.png"], tmp_path / "out")
     with pytest.raises(PetechiaError, match=r"m.onnx is a black box, without layers .* --method occlusion or rise"):
-        explain_files(*adapter, Request(), RUNTIME, SILENT)
+        explain_files(*asked, Request())
     assert not (tmp_path / "out").exists()
     (tmp_path / "b.png").write_bytes(b"")
     dark = np.full((8, 8), 255, np.uint8)
     dark[5:] = 0  # so that the mean, which covers, is not white
     Image.fromarray(dark).save(tmp_path / "a.png")
-    content = explain_files(*adapter, Request(method="occlusion"), RUNTIME, SILENT).to_dict()
+    content = explain_files(*asked, Request(method="occlusion")).to_dict()
     peak = content["images"][0]["explained"][0]["layers"]["input"]["peak"]
     assert max(abs(peak["row"] - 1.5), abs(peak["column"] - 1.5)) <= 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from petechia.core.errors import PetechiaError
@@ -14,6 +15,8 @@ from petechia.models.openers.networks import of_imagenet, of_timm, of_torchxrayv
 from petechia.models.openers.onnx import of_onnx
 
 __all__ = ["Card", "open_classifier"]
+
+LOGGER = logging.getLogger(__name__)
 
 
 def open_classifier(name: str, runtime: Runtime) -> Classifier:
@@ -34,6 +37,7 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
     Raises:
         PetechiaError: there is no such model, or it is a pickle, or it does not fit its description.
     """
+    LOGGER.info("opening model %s", name)
     kind, _, rest = name.partition(":")
     if kind == "timm":
         arch, _, file = rest.partition(":")

@@ -17,6 +17,8 @@ STATES = (".pt", ".pth", ".bin")  # of these a bare state dict can be read witho
 MOST_BYTES = 16_000_000  # of a card
 PICKLES = (*STATES, ".pkl", ".pickle", ".ckpt", ".joblib")
 
+OutputMeaning = Literal["logits", "probabilities"]
+
 
 class Card(Settings):
     """What the file of a model does not say of itself: the JSON beside it, NAME.json beside NAME.onnx and the like.
@@ -35,7 +37,7 @@ class Card(Settings):
     preprocess: Preprocess | None = None
     mean: tuple[float, ...] = ()
     std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    outputs: Literal["logits", "probabilities"] | None = None
+    outputs: OutputMeaning | None = None
     task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
 

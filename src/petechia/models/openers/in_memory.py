@@ -15,8 +15,10 @@ from petechia.models.model import Model
 from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
 
+Network = nn.Module | Callable[[Tensor], Tensor]
 
-def of_module(network: Callable[[Tensor], Tensor], card: Card, runtime: Runtime, name: str = "model") -> Classifier:
+
+def of_module(network: Network, card: Card, runtime: Runtime, name: str = "model") -> Classifier:
     """A classifier of a module, or of a function, which is a black box. A module is copied and left as it is.
 
     Args:

@@ -1,0 +1,191 @@
+"""What all commands share: options, output, and how problems are reported."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import inspect
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+from rich.text import Text
+
+from petechia.core.errors import PetechiaError
+from petechia.core.settings import FORMS
+
+# Text of files and paths is never parsed as markup, neither here nor in tables.
+console = Console(highlight=False, markup=False)
+errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+MODELS = "FILE.safetensors, FILE.onnx, FILE.pt2, timm:NAME[:FILE] or xrv:NAME; see docs/models.md"
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration file. Its keys override the preset's.")
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="CONFIG.yaml", help="Configuration file. Its keys override the preset's.")
+]
+Data = Annotated[str | None, typer.Option(metavar="SOURCE", help=f"Data source: {FORMS}. See docs/data.md.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set one configuration key, such as attack.rate=0.1. Repeatable."),
+]
+Preset = Annotated[
+    Literal["desk", "paper"], typer.Option(help="desk: minutes on two cores. paper: the paper's geometry and training.")
+]
+Missing = Annotated[
+    Literal["error", "skip"] | None, typer.Option(help="What to do about images that the table lists but the folder lacks.")
+]
+OnError = Annotated[Literal["error", "skip"] | None, typer.Option(help="What to do about images that cannot be decoded.")]
+Ray = Annotated[
+    str | None,
+    typer.Option(metavar="auto|ADDRESS", help="Train on a Ray cluster: auto finds or starts one; or give HOST:PORT."),
+]
+Track = Annotated[
+    str | None,
+    typer.Option(metavar="mlflow:URI", help="Record finished runs in MLflow, for example mlflow:sqlite:///mlflow.db."),
+]
+Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda[:N]", help="Where to compute. auto uses a GPU if there is one.")]
+Precision = Annotated[
+    Literal["auto", "bf16", "fp32"], typer.Option(help="auto uses bf16 where the hardware is fast at it, else fp32.")
+]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads. 0 uses all.")]
+Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log what happens to stderr. -vv logs more.")]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")]
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command's function the option `--verbose`, and turn its problems into one sentence and an exit status."""
+    hints = get_type_hints(function, include_extras=True)
+    own = [one.replace(annotation=hints[one.name]) for one in inspect.signature(function).parameters.values()]
+    verbose = inspect.Parameter("verbose", inspect.Parameter.KEYWORD_ONLY, default=0, annotation=Verbose)
+
+    @functools.wraps(function)
+    def wrapper(*args: Any, verbose: int = 0, **kwargs: Any) -> None:
+        _log(verbose)
+        with reported():
+            function(*args, **kwargs)
+
+    wrapper.__signature__ = inspect.Signature([*own, verbose])  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {**hints, "verbose": Verbose}
+    return wrapper
+
+
+def _log(verbose: int) -> None:
+    """Let the logger `petechia` write to stderr: warnings always, what happens with -v, details with -vv."""
+    logger = logging.getLogger("petechia")
+    logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
+    logger.handlers = [RichHandler(console=errors, show_path=verbose > 1, rich_tracebacks=False, markup=False)]
+    logger.propagate = False
+
+
+def say(text: str, style: str = "") -> None:
+    """Print a line. It is not wrapped, so that paths can be copied, and holds no character that a terminal obeys."""
+    console.print(Text(_harmless(text), style), soft_wrap=True)
+
+
+def say_labelled(label: str, style: str, text: str) -> None:
+    """Print a line that begins with a coloured word, such as "Note:"."""
+    console.print(Text.assemble((label, style), " ", _harmless(text)), soft_wrap=True)
+
+
+def note(sentence: str) -> None:
+    """Print something that the user should know."""
+    say_labelled("Note:", "yellow", sentence)
+
+
+def table(*heads: str, title: str = "", caption: str = "", rows: Sequence[Sequence[str | Text]] = (), right: int = 0) -> Table:
+    """A table of plain text; the last `right` columns are aligned to the right."""
+    made = Table(
+        title=Text(_harmless(title), "italic") if title else None, caption=Text(caption, "dim italic") if caption else None
+    )
+    for number, head in enumerate(heads):
+        made.add_column(Text(_harmless(head)), justify="right" if number >= len(heads) - right else "left")
+    for row in rows:
+        made.add_row(*(cell if isinstance(cell, Text) else Text(_harmless(cell)) for cell in row))
+    return made
+
+
+def _harmless(text: str) -> str:
+    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+
+
+def overrides(
+    given: list[str] | None,
+    missing: str | None = None,
+    on_error: str | None = None,
+    device: str = "auto",
+    precision: str = "auto",
+    threads: int = 0,
+) -> list[str]:
+    """What the named options say, as KEY=VALUE, after those of --set."""
+    named = {
+        "missing": missing,
+        "on_error": on_error,
+        "compute.device": None if device == "auto" else device,
+        "compute.precision": None if precision == "auto" else precision,
+        "compute.threads": threads or None,
+    }
+    return [*(given or []), *(f"{key}={value}" for key, value in named.items() if value is not None)]
+
+
+@contextmanager
+def reported(run_folder: Path | None = None) -> Iterator[None]:
+    """Turn what goes wrong into one sentence and an exit status: 1 for a problem, 130 for Ctrl-C.
+
+    Args:
+        run_folder: of a run or study that can be resumed; the sentence then says how.
+    """
+    try:
+        yield
+    except typer.Exit:
+        raise
+    except PetechiaError as error:
+        _complain(str(error))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        errors.print(Text(_harmless(f"Interrupted; what was finished is kept.{_how_to_resume(run_folder)}")))
+        raise typer.Exit(130) from None
+    except OSError as error:
+        _complain(f"{_describe(error)}{_how_to_resume(run_folder)}")
+        raise typer.Exit(1) from None
+
+
+def _complain(sentence: str) -> None:
+    errors.print(Text.assemble(("Error:", "red"), " ", _harmless(sentence)))
+
+
+def _how_to_resume(folder: Path | None) -> str:
+    begun = folder is not None and any((folder / name).is_file() for name in ("config.yaml", "study.json"))
+    return f" Resume with: petechia run --resume --out {folder}" if begun else ""
+
+
+ADVICE = {
+    errno.ENOSPC: "free some space, or choose another folder",
+    errno.EDQUOT: "free some space, or choose another folder",
+    errno.EACCES: "check the permissions, or choose another folder",
+    errno.EPERM: "check the permissions, or choose another folder",
+    errno.EROFS: "choose a folder that can be written",
+    errno.ENOENT: "check the path",
+    errno.ENOTDIR: "check the path",
+    errno.EISDIR: "give a file, not a folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENOMEM: "free some memory",
+    errno.EIO: "check the disk",
+}
+
+
+def _describe(error: OSError) -> str:
+    """What an error of the operating system is, and what to do about it."""
+    where = f"{error.filename}: " if error.filename else ""
+    what = error.strerror or str(error) or type(error).__name__
+    advice = ADVICE.get(error.errno or 0, "check the path and the device")
+    return f"{where}{what}; {advice}."

@@ -1,0 +1,71 @@
+"""`petechia explain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from petechia.cli.common import Device, ModelArgument, Precision, Threads, console, say, table
+
+if TYPE_CHECKING:
+    from petechia.saliency.result import Explanations
+
+
+def explain(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for overlays, maps and explanations.json.")],
+    target: Annotated[
+        list[str] | None,
+        typer.Option(metavar="CLASS", help="Class to explain. Repeatable. Default: each image's highest-scoring class."),
+    ] = None,
+    layer: Annotated[
+        list[str] | None,
+        typer.Option(metavar="LAYER", help="last, middle, or a module's name. Repeatable. Default: last and middle."),
+    ] = None,
+    method: Annotated[str, typer.Option(help="Explanation method.")] = "gradcam",
+    dicom: Annotated[bool, typer.Option("--dicom", help="Also write overlays as DICOM secondary captures.")] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Show where a model looks in some images."""
+    import petechia
+    from petechia.cli.progress import ConsoleProgress
+
+    with ConsoleProgress().live() as progress:
+        found = petechia.explain(
+            model,
+            images,
+            targets=target or (),
+            layers=layer or ("middle", "last"),
+            method=method,
+            dicom=dicom,
+            out=out,
+            progress=progress,
+            device=device,
+            precision=precision,
+            threads=threads,
+        )
+    show_explanations(found, out)
+
+
+def show_explanations(found: Explanations, out: Path) -> None:
+    """What the model says of each image, and where it looks most."""
+    rows = [
+        [
+            image.file,
+            one.class_,
+            f"{one.score:.3f}",
+            layer,
+            f"{mapped.peak.row:.0f}, {mapped.peak.column:.0f}" if mapped.peak else "no heat",
+        ]
+        for image in found.images
+        for one in image.explained
+        for layer, mapped in one.layers.items()
+    ]
+    heads = ("image", "class", "score", "layer", "peak: row, column")
+    console.print(table(*heads, title=f"Explained by {found.method}", rows=rows))
+    say(f"Overlays, maps and scores of all classes: {out / found.file_name}")

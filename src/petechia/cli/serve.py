@@ -1,0 +1,34 @@
+"""`petechia serve`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from petechia.cli.common import Device, Precision, Threads, note, say
+
+
+def serve(
+    subject: Annotated[str, typer.Argument(metavar="RUN_OR_MODEL", help="Run directory, or a model as explain takes it.")],
+    host: Annotated[str, typer.Option(help="Address to bind to. Others can reach all but loopback addresses.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0 takes a free one.")] = 8765,
+    clean: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="50 to 200 clean images, to screen others with. Default: a run's test images."),
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
+) -> None:
+    """Open the viewer: look at a run, or read images with a model, in the browser."""
+    import petechia
+
+    def show(address: str, private: bool) -> None:
+        say(f"Viewer: {address} (stop it with Ctrl-C)")
+        if not private:
+            note("The viewer has no password. Everyone who can reach this address can see the images.")
+
+    petechia.serve(
+        subject, host=host, port=port, clean=clean, started=show, device=device, precision=precision, threads=threads
+    )

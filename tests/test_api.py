@@ -1,0 +1,138 @@
+"""The Python API: what it takes, and that it is all there is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import petechia
+from petechia import PetechiaError
+from petechia.data import Preprocess
+from petechia.models.model import Architecture, create
+
+
+class Means(nn.Module):
+    """The mean of every quarter of an image, as logits."""
+
+    def __init__(self, channels: int = 1) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(channels, 1, 1, bias=False)
+        nn.init.constant_(self.convolution.weight, 1 / channels)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(self.convolution(images), 2).flatten(1) - 1
+
+
+def test_dir_shows_the_api_and_nothing_else() -> None:
+    assert dir(petechia) == sorted(petechia.__all__)
+    for name in petechia.__all__:
+        assert getattr(petechia, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        petechia.trian  # noqa: B018
+
+
+def test_no_function_hides_a_module() -> None:
+    """Every submodule of every package can be reached as an attribute of it."""
+    import importlib
+    import pkgutil
+    import types
+
+    for found in pkgutil.walk_packages(petechia.__path__, "petechia."):
+        if found.name == "petechia.__main__":
+            continue
+        module = importlib.import_module(found.name)
+        parent, _, name = found.name.rpartition(".")
+        seen = vars(importlib.import_module(parent)).get(name)
+        assert isinstance(seen, types.ModuleType), f"{found.name} is hidden by {seen!r}"
+        assert seen is module
+
+
+def test_a_module_in_memory_becomes_a_classifier_and_stays_as_it_was() -> None:
+    network = Means().train()
+    model = petechia.open_model(network, classes="ABCD", size=8, device="cpu", precision="fp32", threads=1)
+    assert model.classes == ("A", "B", "C", "D")
+    assert (model.preprocess.size, model.colour) == (8, False)
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), dtype=np.uint8)
+    quarters = images.reshape(3, 2, 4, 2, 4).mean(axis=(2, 4)).reshape(3, 4) / 255 - 1
+    np.testing.assert_allclose(model.logits(images).numpy(), quarters, atol=1e-5)
+    assert network.training
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert petechia.open_model(model) is model
+
+
+def test_normalisation_and_softmax_are_as_said() -> None:
+    model = petechia.open_model(Means(3), size=8, mean=(0.5,) * 3, std=(0.25,) * 3, task="multi-class", device="cpu", threads=1)
+    assert model.colour
+    white = np.full((1, 8, 8, 3), 255, np.uint8)
+    probabilities = model.logits(white).sigmoid().numpy()
+    np.testing.assert_allclose(probabilities, 0.25, atol=1e-3)  # four equal classes
+
+
+def test_a_function_is_a_black_box() -> None:
+    def scores(images: Tensor) -> Tensor:
+        return images.mean(dim=(2, 3)).sigmoid()
+
+    model = petechia.open_model(scores, size=8, channels=1, device="cpu", threads=1)
+    assert model.network is None
+    grey = np.full((2, 8, 8), 51, np.uint8)
+    np.testing.assert_allclose(model.logits(grey).numpy(), 0.2, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, "does not say how large its images are; give size="),
+        ({"size": 8, "classes": ("A", "B")}, "gives 4 scores, but classes= names 2 classes"),
+        ({"size": 8, "channels": 3}, r"cannot be called with float32 \[8, 3, 8, 8\]"),
+    ],
+)
+def test_what_does_not_fit_is_one_sentence(given: dict[str, object], said: str) -> None:
+    with pytest.raises(PetechiaError, match=said):
+        petechia.open_model(Means(), device="cpu", threads=1, **given)  # type: ignore[arg-type]
+
+
+def test_petechias_own_model_needs_no_further_word() -> None:
+    own = create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0)
+    model = petechia.open_model(own, device="cpu", threads=1)
+    assert model.classes == ("A", "B")
+    assert model.network is not own
+
+
+def test_arrays_are_a_dataset() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (6, 10, 12), dtype=np.uint8)
+    labels = [[1, 0], [0, 1], [0, 0], [1, 1], [-1, 0], [0, 1]]
+    catalog = petechia.open_dataset(images, labels, classes=("A", "B"), patients=list("xxyyzz"))
+    assert catalog.classes == ("A", "B")
+    assert catalog.labels.tolist() == labels
+    assert all(len(set(catalog.split[catalog.patients == patient])) == 1 for patient in "xyz")
+    read = [one for one in catalog.reader.read(np.array([3, 0])) if not isinstance(one, PetechiaError)]
+    assert np.array_equal(np.stack(read), images[[3, 0]])
+    assert petechia.open_dataset(catalog) is catalog
+    changed = images.copy()
+    changed[2, 3, 4] ^= 1
+    assert petechia.open_dataset(changed).reader.fingerprint() != catalog.reader.fingerprint()
+
+
+def test_images_of_pytorch_are_taken_too() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 6, 3), dtype=np.uint8)
+    tensor = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    (first, second) = petechia.open_dataset(tensor).reader.read(np.arange(2))
+    assert np.array_equal(np.stack([first, second]), images)  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize(
+    ("images", "given", "said"),
+    [
+        (np.zeros((3, 4)), {}, r"The images are \[3, 4\]; give \[N, H, W\]"),
+        (np.full((1, 4, 4), 2.0), {}, "float64 from 2 to 2; give uint8 in 0…255, or floating point in 0…1"),
+        (np.zeros((2, 4, 4)), {"labels": [[1, 0]]}, r"labels are \[1, 2\] for 2 images"),
+        (np.zeros((1, 4, 4)), {"labels": [[2]]}, r"give \[1, classes\] of 1 \(present\)"),
+        (np.zeros((1, 4, 4)), {"labels": [[1]], "classes": ("A", "B")}, "classes has 2 names for 1 columns"),
+        (np.zeros((2, 4, 4)), {"ids": ("a", "a")}, "no id twice"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(images: object, given: dict[str, object], said: str) -> None:
+    with pytest.raises(PetechiaError, match=said):
+        petechia.open_dataset(images, **given)  # type: ignore[arg-type]
