@@ -1,9 +1,10 @@
-"""Neural Cleanse as published (Wang et al. 2019), in a single-label view; ART's runs on Keras networks alone."""
+"""Neural Cleanse as published (Wang et al. 2019), in a single-label view; ART's takes Keras networks only."""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers.measures import Scores
-from benchmarks.peers.views import Floats, one_of
+from benchmarks.peers.views import floats, one_of
+from petechia.core.progress import SILENT, Progress
+from petechia.detect.protocol import Calibration, Finding, Findings, ImagesUnderTest, ModelUnderTest
 from petechia.models.classifier import Classifier
 
 STEPS, BATCH, RATE = 300, 32, 0.1
@@ -22,12 +25,12 @@ OUTLIER = 2.0  # anomaly index from which a class is called backdoored
 
 
 class Trigger(NamedTuple):
-    """What turns images into a class.
+    """A trigger that turns images into a class.
 
     Attributes:
         size: sum of the mask.
         success: share of all clean images that it turns.
-        steps: that it took.
+        steps: of the optimisation.
     """
 
     size: float
@@ -35,37 +38,52 @@ class Trigger(NamedTuple):
     steps: int
 
 
-def judge(classifier: Classifier, fitted: Floats) -> dict[str, Any]:
-    """The smallest trigger of every class, and the classes whose is an outlier among these."""
-    chance = torch.Generator().manual_seed(0)
-    images = torch.from_numpy(fitted)
-    triggers = [reconstruct(classifier, images, k, chance) for k in range(len(classifier.classes))]
-    index = anomaly(np.array([trigger.size for trigger in triggers]))
-    names = classifier.classes
-    return {
-        "flagged": [name for name, value in zip(names, index, strict=True) if value > OUTLIER],
-        "index": dict(zip(names, index.tolist(), strict=True)),
-        "triggers": {name: trigger._asdict() for name, trigger in zip(names, triggers, strict=True)},
-    }
+class NeuralCleanse:
+    """The smallest trigger of every class, and the classes whose trigger is an outlier among these."""
+
+    name: str = "Neural Cleanse"
+    examines: Literal["dataset", "model", "images"] = "model"
+
+    def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
+        """The threshold of the paper; clean models are not used."""
+        return Calibration(
+            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
+        )
+
+    def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
+        """Reconstruct a trigger for every class; a class's score is its anomaly index."""
+        outlier = calibration.require(self.name).values["outlier"]
+        classifier, chance = subject.classifier, torch.Generator().manual_seed(0)
+        images = torch.from_numpy(floats(ImagesUnderTest(classifier, subject.clean)))
+        triggers = []
+        for k in range(len(classifier.classes)):
+            triggers.append(reconstruct(classifier, images, k, chance))
+            progress.advance()
+        index = anomaly(np.array([trigger.size for trigger in triggers]))
+        found = tuple(
+            Finding(about=name, kind="class", score=value, flagged=value > outlier, threshold=outlier, evidence=one._asdict())
+            for name, value, one in zip(classifier.classes, index.tolist(), triggers, strict=True)
+        )
+        return Findings(detector=self.name, measured_on=calibration.measured_on, found=found)
 
 
 def anomaly(sizes: Scores) -> Scores:
-    """By how many deviations each size is below the median of all, above it 0; deviations are by the median too."""
+    """By how many median absolute deviations each size is below the median; 0 above it."""
     below = np.median(sizes) - sizes
     spread = 1.4826 * np.median(np.abs(below))
     return np.clip(below, 0, None) / max(float(spread), 1e-12)
 
 
 class Price:
-    """What a mask's size costs: more while it keeps turning images, less while it does not."""
+    """The weight of a mask's size in the loss: it rises while the mask turns images, and falls while it does not."""
 
     def __init__(self) -> None:
         self.value = COST
-        self.moved: set[bool] = set()  # whether it was ever raised (True) and lowered (False)
+        self.moved: set[bool] = set()  # True once it was raised, False once it was lowered
         self._last, self._times = False, 0
 
     def hear(self, success: bool) -> None:
-        """Of one more step."""
+        """Take the outcome of one more step into account."""
         self._times = self._times + 1 if success == self._last else 1
         self._last = success
         if self._times == PATIENCE:

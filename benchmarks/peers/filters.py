@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from art.defences.detector.poison import ActivationDefence, SpectralSignatureDefense
 from numpy.typing import NDArray
 
-from benchmarks.peers.measures import Scores, of_training_set
+from benchmarks.peers.training_sets import Found, TrainingSet, findings_of
 from benchmarks.peers.views import Featured, Floats, one_label
-from petechia.detect.scan.features import feature_outliers
-
-
-class TrainingSet(NamedTuple):
-    """What a filter is given, and the truth.
-
-    Attributes:
-        features: float32 [N, D], what the network's last layer gets.
-        labels: int8 [N, K].
-        triggered: bool [N].
-        target: index of the class.
-    """
-
-    features: Floats
-    labels: NDArray[np.int8]
-    triggered: NDArray[np.bool_]
-    target: int
-
-
-class Found(NamedTuple):
-    """Of N images: how suspicious, and whether the filter's own rule flags them."""
-
-    scores: Scores
-    flagged: NDArray[np.bool_]
-
+from petechia.core.progress import SILENT, Progress
+from petechia.detect.protocol import Calibration, Findings
 
 Filter = Callable[[Floats, NDArray[np.intp]], Found]
 
 
 def activation(features: Floats, labels: NDArray[np.intp]) -> Found:
-    """ART's activation clustering with its own settings; an image scores the more, the nearer it is to a flagged cluster."""
+    """ART's activation clustering with its own settings; the score is higher the nearer an image is to a flagged cluster."""
     defence = ActivationDefence(_featured(labels), features, labels)
     _, clean = defence.detect_poison()
     scores = np.zeros(len(features))
@@ -55,13 +32,13 @@ def activation(features: Floats, labels: NDArray[np.intp]) -> Found:
 def spectral(features: Floats, labels: NDArray[np.intp]) -> Found:
     """ART's spectral signatures with its own settings."""
     _, clean = SpectralSignatureDefense(_featured(labels), features, labels).detect_poison()
-    # It tells the scores of flagged images alone, so it is asked again to flag all.
+    # It gives the scores of flagged images only, so it is called again to flag all.
     report, _ = SpectralSignatureDefense(_featured(labels), features, labels, expected_pp_poison=1.0).detect_poison()
     return Found(np.array([float(report[row]) for row in range(len(features))]), np.array(clean) == 0)
 
 
 def centred(features: Floats, labels: NDArray[np.intp]) -> Found:
-    """Spectral signatures as Tran et al. 2018 publish them; ART projects features from which no mean is taken."""
+    """Spectral signatures as published by Tran et al. 2018; ART does not subtract the mean before it projects."""
     scores = np.zeros(len(features))
     flagged = np.zeros(len(features), bool)
     for name in np.unique(labels):
@@ -75,31 +52,49 @@ def centred(features: Floats, labels: NDArray[np.intp]) -> Found:
 FILTERS: dict[str, Filter] = {"activation": activation, "spectral": spectral, "spectral as published": centred}
 
 
-def judge(given: TrainingSet) -> dict[str, Any]:
-    """The measures of all filters, each under two views of the labels.
+class TrainingFilter:
+    """A filter under one view of the labels.
 
-    Returns:
-        Filter → view → measures. "all classes": every image has one label, and all classes are searched; "told the class":
-        only the images labelled with the target are, which a defender would not know.
+    Args:
+        name: of the filter.
+        apply: the filter.
+        told: whether it is told the attacked class, which a defender would not know, and examines the images with that label
+            only; else every image has one label, and all classes are examined.
     """
+
+    examines: Literal["dataset", "model", "images"] = "dataset"
+
+    def __init__(self, name: str, apply: Filter, told: bool) -> None:
+        self.name = name
+        self._apply = apply
+        self._told = told
+
+    def calibrate(self, clean: Sequence[TrainingSet]) -> Calibration:
+        """Nothing is set: the filters flag a fixed share, or a whole cluster."""
+        return Calibration(detector=self.name, measured_on="nothing: the filter's own settings", values={})
+
+    def examine(self, subject: TrainingSet, calibration: Calibration, progress: Progress = SILENT) -> Findings:
+        """Score the images; a finding is about a row of the training set."""
+        calibration.require(self.name)
+        if self._told:
+            rows = np.flatnonzero(subject.labels[:, subject.target] == 1)
+            found = self._apply(subject.features[rows], np.zeros(len(rows), np.intp))
+        else:
+            rows = np.arange(len(subject.labels))
+            found = self._apply(subject.features, one_label(subject.labels, subject.target))
+        return findings_of(self.name, calibration, rows, found)
+
+
+VIEWS = {"all classes": False, "told the class": True}
+
+
+def detectors() -> dict[tuple[str, ...], TrainingFilter]:
+    """Filter and view → detector. They draw from one sequence of random numbers, in this order."""
     np.random.seed(0)  # what ART draws from
-    return {name: _judge(given, apply) for name, apply in FILTERS.items()}
-
-
-def ours(given: TrainingSet) -> dict[str, Any]:
-    """What `petechia scan --model` makes of the same features: it ranks and flags none; labels are seen as they are."""
-    ranks = feature_outliers(given.features, given.labels, np.ones(len(given.labels), bool)).rank
-    return of_training_set(ranks, np.zeros(len(ranks), bool), given.triggered)
-
-
-def _judge(given: TrainingSet, apply: Filter) -> dict[str, Any]:
-    labels = one_label(given.labels, given.target)
-    blind = apply(given.features, labels)
-    inside = given.labels[:, given.target] == 1
-    own = apply(given.features[inside], np.zeros(int(inside.sum()), np.intp))
     return {
-        "all classes": of_training_set(*blind, given.triggered),
-        "told the class": of_training_set(*own, given.triggered[inside]),
+        (name, view): TrainingFilter(f"{name}, {view}", apply, told)
+        for name, apply in FILTERS.items()
+        for view, told in VIEWS.items()
     }
 
 

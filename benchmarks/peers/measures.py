@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import sqrt
 from typing import Any
 
@@ -9,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
+from petechia.detect.protocol import Finding
+
 Scores = NDArray[np.float64]
 FPR = 0.01  # at which thresholds are set
 
 
 def share(hits: int, count: int) -> dict[str, Any]:
-    """A share with Wilson's interval; null of none."""
+    """A share with Wilson's interval; null where there is nothing to count."""
     if not count:
         return {"value": None, "low": None, "high": None, "hits": 0, "of": 0}
     z, p = float(norm.ppf(0.975)), hits / count
@@ -33,30 +36,48 @@ def area(positive: Scores, negative: Scores, draws: int = 200) -> dict[str, Any]
     return {"value": _area(positive, negative), "low": float(low), "high": float(high)}
 
 
-def of_images(fitted: Scores, clean: Scores, triggered: Scores) -> dict[str, Any]:
-    """A detector of triggered images: its threshold is set on the clean images that it was fitted to.
+def scores_of(findings: Sequence[Finding]) -> Scores:
+    """The scores of findings, [N]."""
+    return np.array([finding.score for finding in findings], np.float64)
+
+
+def of_images(clean: Sequence[Finding], triggered: Sequence[Finding]) -> dict[str, Any]:
+    """A detector of triggered images.
 
     Args:
-        fitted: scores of these; higher is more suspicious.
-        clean: of other clean images.
-        triggered: of the same with the trigger.
+        clean: findings about clean images that it was not calibrated on.
+        triggered: about the same images with the trigger.
+
+    Returns:
+        The AUROC of the scores, and the shares that are flagged; of a peer with a verdict of its own, that one's as well.
     """
-    threshold = float(np.quantile(fitted, 1 - FPR, method="higher"))
+    found: dict[str, Any] = {"auroc": area(scores_of(triggered), scores_of(clean))}
+    for name, group in (("tpr", triggered), ("fpr", clean)):
+        found[name] = share(sum(finding.flagged for finding in group), len(group))
+        own = [finding.evidence["own_verdict"] for finding in group if "own_verdict" in finding.evidence]
+        if own:
+            found[f"own_{name}"] = share(sum(own), len(own))
+    return found
+
+
+def of_model(findings: Sequence[Finding]) -> dict[str, Any]:
+    """A detector of backdoored models: which classes it flags, and score and evidence of each."""
     return {
-        "auroc": area(triggered, clean),
-        "tpr": share(int((triggered > threshold).sum()), len(triggered)),
-        "fpr": share(int((clean > threshold).sum()), len(clean)),
+        "flagged": [finding.about for finding in findings if finding.flagged],
+        "index": {finding.about: finding.score for finding in findings},
+        "triggers": {finding.about: finding.evidence for finding in findings},
     }
 
 
-def of_training_set(scores: Scores, flagged: NDArray[np.bool_], triggered: NDArray[np.bool_]) -> dict[str, Any]:
-    """A filter of training images, by its ranking and by what it flags.
+def of_training_set(findings: Sequence[Finding], truth: NDArray[np.bool_]) -> dict[str, Any]:
+    """A filter of training images, by its ranking and by the images that it flags.
 
     Args:
-        scores: [N]; higher is more suspicious.
-        flagged: bool [N], by the filter's own rule.
-        triggered: bool [N], the truth.
+        findings: about M of the images; each is about a row of the training set.
+        truth: bool [N], which images of the training set are triggered.
     """
+    scores, triggered = scores_of(findings), truth[[int(finding.about) for finding in findings]]
+    flagged = np.array([finding.flagged for finding in findings])
     threshold = float(np.quantile(scores[~triggered], 1 - FPR, method="higher"))
     hits = int((flagged & triggered).sum())
     return {

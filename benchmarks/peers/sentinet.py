@@ -1,16 +1,20 @@
-"""SentiNet (Chou et al. 2020), in the manner of BackdoorBench: where the last layer looks, pasted on other images."""
+"""SentiNet (Chou et al. 2020), as in BackdoorBench: the part of an image that the last layer sees, pasted on other images."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.peers.measures import Scores, of_images, share
-from benchmarks.peers.views import Floats, one_of
+from benchmarks.peers.measures import Scores
+from benchmarks.peers.rules import Defence, ImageRule
+from benchmarks.peers.views import floats, one_of
+from petechia.detect.protocol import ImagesUnderTest
 from petechia.models.classifier import Classifier
 from petechia.saliency import cam
 
@@ -23,7 +27,7 @@ class Points(NamedTuple):
     """Of N images, each [N].
 
     Attributes:
-        fooled: share of the carriers that take the image's class on with its hot part.
+        fooled: share of the hosts that get the image's class from its hot part.
         confidence: mean highest probability on noise with its hot part.
     """
 
@@ -31,25 +35,64 @@ class Points(NamedTuple):
     confidence: Scores
 
 
-def judge(classifier: Classifier, fitted: Floats, clean: Floats, triggered: Floats) -> dict[str, Any]:
-    """BackdoorBench's rule (confidence alone), and the boundary of the paper, fitted to clean images."""
-    hosts, chance = torch.from_numpy(fitted), torch.Generator().manual_seed(0)
-    groups = [points(classifier, torch.from_numpy(images), hosts, chance) for images in (fitted, clean, triggered)]
-    confidence = of_images(*(group.confidence for group in groups))
-    for name, group in (("own_fpr", groups[1]), ("own_tpr", groups[2])):
-        confidence[name] = share(int((group.confidence > SURE).sum()), len(group.confidence))
-    curve = boundary(groups[0])
-    above = of_images(*(group.fooled - np.polyval(curve, group.confidence) for group in groups))
-    return {"BackdoorBench": confidence, "boundary": above, "fooled alone": of_images(*(group.fooled for group in groups))}
+class HotParts(Defence[Points]):
+    """The hot part of every image, pasted on the clean images and on noise."""
+
+    def fit(self, clean: ImagesUnderTest) -> Points:
+        """The clean images are the hosts."""
+        self._hosts, self._chance = torch.from_numpy(floats(clean)), torch.Generator().manual_seed(0)
+        return points(clean.classifier, self._hosts, self._hosts, self._chance)
+
+    def ask(self, subject: ImagesUnderTest) -> Points:
+        """Further images, on the same hosts."""
+        return points(subject.classifier, torch.from_numpy(floats(subject)), self._hosts, self._chance)
+
+
+class Confidence(ImageRule[Points]):
+    """BackdoorBench's rule: confidence alone."""
+
+    def scores(self, found: Points, values: Mapping[str, Any]) -> Scores:
+        """Confidence on noise, [N]."""
+        return found.confidence
+
+    def own_verdict(self, found: Points) -> NDArray[np.bool_]:
+        """Confidence above `SURE`."""
+        return found.confidence > SURE
+
+
+class Boundary(ImageRule[Points]):
+    """The paper's rule: above a parabola through the highest clean points."""
+
+    def values(self, fitted: Points) -> dict[str, Any]:
+        """The parabola's coefficients, the highest power first."""
+        return {"curve": boundary(fitted).tolist()}
+
+    def scores(self, found: Points, values: Mapping[str, Any]) -> Scores:
+        """Height above the parabola, [N]."""
+        return found.fooled - np.polyval(values["curve"], found.confidence)
+
+
+class Fooled(ImageRule[Points]):
+    """The share of fooled hosts alone."""
+
+    def scores(self, found: Points, values: Mapping[str, Any]) -> Scores:
+        """That share, [N]."""
+        return found.fooled
+
+
+def detectors() -> list[ImageRule[Points]]:
+    """Three rules on the same points."""
+    parts = HotParts()
+    return [Confidence("BackdoorBench", parts), Boundary("boundary", parts), Fooled("fooled alone", parts)]
 
 
 def points(classifier: Classifier, images: Tensor, hosts: Tensor, chance: torch.Generator) -> Points:
-    """Paste the hot part of every image on clean carriers, and on as many of noise.
+    """Paste the hot part of every image on its clean hosts, and on as many images of noise.
 
     Args:
         classifier: the model.
         images: float32 [N, C, H, W] in 0…1.
-        hosts: float32 [M, C, H, W], clean ones.
+        hosts: float32 [M, C, H, W], clean images.
         chance: of the noise.
     """
     fooled, confidence = [], []
@@ -58,8 +101,8 @@ def points(classifier: Classifier, images: Tensor, hosts: Tensor, chance: torch.
         grounds = torch.cat([hosts, torch.rand(hosts.shape, generator=chance)])
         logits = classifier.logits(torch.where(mask, image, grounds))
         took, sure = logits[: len(hosts)], logits[len(hosts) :]
-        # A carrier without a finding is not fooled because one class's logit is the least low, so "none" takes part here;
-        # the confidence is that of the K classes: noise has no finding, and the network is sure of that.
+        # A host without a finding is not fooled because one class has the highest of low logits, so "none" takes part here.
+        # The confidence is that of the K classes: noise has no finding, and the network is sure of that.
         fooled.append(float((one_of(took).argmax(dim=1) == name).float().mean()))
         confidence.append(float(sure.softmax(dim=1).amax(dim=1).mean()))
     return Points(np.array(fooled), np.array(confidence))

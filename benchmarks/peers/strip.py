@@ -2,53 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from art.estimators.poison_mitigation.strip import STRIPMixin
+from numpy.typing import NDArray
 from scipy.stats import entropy
 from torch import Tensor
 
-from benchmarks.peers.measures import FPR, Scores, of_images, share
-from benchmarks.peers.views import Floats, SingleLabel, one_of
-from petechia.models.classifier import Classifier
+from benchmarks.peers.measures import FPR, Scores
+from benchmarks.peers.rules import Defence, ImageRule
+from benchmarks.peers.views import SingleLabel, floats, one_of
+from petechia.detect.protocol import ImagesUnderTest
 
 OVERLAYS = 20  # images that each is blended with; ART's own number
 
 
-def judge(classifier: Classifier, fitted: Floats, clean: Floats, triggered: Floats) -> dict[str, Any]:
-    """ART's verdicts at its own threshold, and the measures of two entropies over the answers that ART asked for.
+class Blends(NamedTuple):
+    """What ART asked the model about N images.
 
-    Returns:
-        "ART": by its entropy, which is over the blends of one image, class by class; "as published": by Gao et al.'s, which
-        is over the classes, blend by blend; both also "with none" as a further class.
+    Attributes:
+        answers: N times logits [OVERLAYS, K], of the blends of an image.
+        abstained: bool [N], whether ART refuses to classify the image; None of the images that it was fitted to.
     """
-    np.random.seed(0)  # what ART draws from
-    victim = SingleLabel(classifier)
-    defended = STRIPMixin(victim.predict, num_samples=OVERLAYS, false_acceptance_rate=FPR)
-    defended.nb_classes = victim.nb_classes
-    defended.mitigate(fitted)
-    answers = [_blends(victim)]
-    abstained = []
-    for images in (clean, triggered):
-        verdicts = defended.predict(images)
-        abstained.append(share(int((verdicts == 0).all(axis=1).sum()), len(images)))
-        answers.append(_blends(victim)[1:])  # the first are those of the images themselves
-    result = {}
-    for name, axis in (("ART", 0), ("as published", 1)):
-        result[name] = of_images(*(_suspicion(given, axis) for given in answers))
-        result[f"{name}, with none"] = of_images(*(_suspicion(map(one_of, given), axis) for given in answers))
-    result["ART"] |= {"own_fpr": abstained[0], "own_tpr": abstained[1]}
-    return result
+
+    answers: list[Tensor]
+    abstained: NDArray[np.bool_] | None
 
 
-def _blends(victim: SingleLabel) -> list[Tensor]:
-    found, victim.answers = victim.answers, []
-    return found
+class ArtStrip(Defence[Blends]):
+    """ART's STRIP."""
+
+    def fit(self, clean: ImagesUnderTest) -> Blends:
+        """ART sets its own threshold."""
+        np.random.seed(0)  # what ART draws from
+        self.victim = SingleLabel(clean.classifier)
+        self.defended = STRIPMixin(self.victim.predict, num_samples=OVERLAYS, false_acceptance_rate=FPR)
+        self.defended.nb_classes = self.victim.nb_classes
+        self.defended.mitigate(floats(clean))
+        return Blends(self.victim.take_answers(), None)
+
+    def ask(self, subject: ImagesUnderTest) -> Blends:
+        """ART classifies images or abstains."""
+        verdicts = self.defended.predict(floats(subject))
+        answers = self.victim.take_answers()[1:]  # the first are those of the images themselves
+        return Blends(answers, (verdicts == 0).all(axis=1))
 
 
-def _suspicion(answers: Iterable[Tensor], axis: int) -> Scores:
-    """Negative entropies of the answers to each image's blends, logits [OVERLAYS, K]."""
-    found = (entropy(answer.softmax(dim=1).numpy(), base=2, axis=axis).sum() for answer in answers)
-    return -np.array(list(found)) / OVERLAYS
+class Strip(ImageRule[Blends]):
+    """Negative entropy of the model's answers to an image's blends.
+
+    Args:
+        name: of the rule.
+        defence: ART's STRIP.
+        axis: 0 is ART's entropy, over the blends, class by class; 1 is that of Gao et al., over the classes, blend by blend.
+        none: whether "no class" counts as a further class.
+        own: whether ART's own verdict goes with it.
+    """
+
+    def __init__(self, name: str, defence: ArtStrip, axis: int, none: bool = False, own: bool = False) -> None:
+        super().__init__(name, defence)
+        self.axis, self.none, self.own = axis, none, own
+
+    def scores(self, found: Blends, values: Mapping[str, Any]) -> Scores:
+        """Negative entropies, [N]."""
+        answers: Iterable[Tensor] = map(one_of, found.answers) if self.none else found.answers
+        sums = (entropy(answer.softmax(dim=1).numpy(), base=2, axis=self.axis).sum() for answer in answers)
+        return -np.array(list(sums)) / OVERLAYS
+
+    def own_verdict(self, found: Blends) -> NDArray[np.bool_] | None:
+        """Whether ART abstains."""
+        return found.abstained if self.own else None
+
+
+def detectors() -> list[Strip]:
+    """Four rules on the same answers."""
+    art = ArtStrip()
+    return [
+        Strip("ART", art, axis=0, own=True),
+        Strip("ART, with none", art, axis=0, none=True),
+        Strip("as published", art, axis=1),
+        Strip("as published, with none", art, axis=1, none=True),
+    ]

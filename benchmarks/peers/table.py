@@ -1,4 +1,4 @@
-"""The results of all peers as Markdown: a summary, and a row a model."""
+"""The results of all peers as Markdown: a summary, and a table with one row for each model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.auditing import flagged
 from benchmarks.peers.measures import share
 
 Models = dict[str, dict[str, Any]]
-Ours = dict[str, dict[str, str]]  # model → detector → what it says
+Ours = dict[str, dict[str, str]]  # model → detector → its result in words
 KINDS = ("backdoored", "did not take", "clean")
 FILTERED = [
     (name, view) for name in ("activation", "spectral", "spectral as published") for view in ("all classes", "told the class")
@@ -29,12 +29,12 @@ IMAGES = [
 
 
 def markdown(models: Models, ours: Ours) -> str:
-    """Tables for filters of training sets, filters of images and judges of models, and one with a row a model."""
+    """Tables for filters of training sets, filters of images and judges of models, and one with a row for each model."""
     return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _cleanse(models), _each(models, ours)))
 
 
 def read_ours(files: Iterable[Path]) -> Ours:
-    """What `benchmarks.screening` and `benchmarks.auditing` wrote, by the names that models have here."""
+    """The results in files of `benchmarks.screening` and `benchmarks.auditing`, by the names that models have here."""
     found: Ours = {}
     for file in files:
         for row in json.loads(file.read_text()):
@@ -67,13 +67,13 @@ def _images(models: Models) -> Iterator[str]:
     yield "| image filter | rule | models | AUROC, median (range) | TPR at 1 % FPR | FPR | TPR, FPR by own rule | CPU s |"
     yield "|---|---|---|---|---|---|---|---|"
     for kind in KINDS:
-        for name, rule in IMAGES:
+        for name, rule in (*IMAGES, *((name, "") for name in _registered(models, "tpr"))):
             rows = [row[name] for row in _of(models, kind, name)]
             if rows:
-                found = [row[rule] for row in rows]
+                found = [row[rule] if rule else row for row in rows]
                 own = [_pooled(found, key) for key in ("own_tpr", "own_fpr") if key in found[0]]
                 yield (
-                    f"| {name} | {rule} | {len(found)} {kind} | {_range(one['auroc']['value'] for one in found)} | "
+                    f"| {name} | {rule or '–'} | {len(found)} {kind} | {_range(one['auroc']['value'] for one in found)} | "
                     f"{_pooled(found, 'tpr')} | {_pooled(found, 'fpr')} | {', '.join(own) or '–'} | "
                     f"{median(row['seconds'] for row in rows):.0f} |"
                 )
@@ -82,12 +82,22 @@ def _images(models: Models) -> Iterator[str]:
 def _cleanse(models: Models) -> Iterator[str]:
     yield "| Neural Cleanse | models | right class flagged | any class flagged | CPU s |"
     yield "|---|---|---|---|---|"
-    for kind in KINDS:
-        if rows := _of(models, kind, "Neural Cleanse"):
-            right = share(sum(bool(set(row["targets"]) & set(_flagged(row))) for row in rows), len(rows))
-            flagged = share(sum(bool(_flagged(row)) for row in rows), len(rows))
-            seconds = median(row["Neural Cleanse"]["seconds"] for row in rows)
-            yield f"| {kind} | {len(rows)} | {'–' if kind == 'clean' else _share(right)} | {_share(flagged)} | {seconds:.0f} |"
+    for peer in ("Neural Cleanse", *(name for name in _registered(models, "index") if name != "Neural Cleanse")):
+        for kind in KINDS:
+            if rows := _of(models, kind, peer):
+                right = share(sum(bool(set(row["targets"]) & set(row[peer]["flagged"])) for row in rows), len(rows))
+                flagged = share(sum(bool(row[peer]["flagged"]) for row in rows), len(rows))
+                seconds = median(row[peer]["seconds"] for row in rows)
+                named = kind if peer == "Neural Cleanse" else f"{peer}, {kind}"
+                of_class = "–" if kind == "clean" else _share(right)
+                yield f"| {named} | {len(rows)} | {of_class} | {_share(flagged)} | {seconds:.0f} |"
+
+
+def _registered(models: Models, measure: str) -> list[str]:
+    """Detectors with a measure and no further rules."""
+    return sorted(
+        {name for row in models.values() for name, found in row.items() if isinstance(found, dict) and measure in found}
+    )
 
 
 def _of(models: Models, kind: str, peer: str) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Single-label views of a multi-label network and of its data: what the peers can take."""
+"""Single-label views of a multi-label network and of its data, for peers that take nothing else."""
 
 from __future__ import annotations
 
@@ -11,10 +11,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from petechia.data.dataset import Images
+from petechia.detect.protocol import ImagesUnderTest
 from petechia.models.classifier import Classifier
 
-FEW = 20  # ART reduces a class's activations to ten dimensions and splits them in two: that takes some images
+FEW = 20  # images of a class; ART reduces its activations to ten dimensions and splits them in two
 Floats = NDArray[np.float32]
+
+
+def floats(subject: ImagesUnderTest) -> Floats:
+    """Images as the peers take them, float32 [N, C, H, W] in 0…1."""
+    return np.asarray(subject.classifier.tensor(subject.images).contiguous().numpy())
 
 
 def one_of(logits: Tensor) -> Tensor:
@@ -26,14 +32,14 @@ def one_of(logits: Tensor) -> Tensor:
 
 
 def one_label(labels: NDArray[np.int8], target: int) -> NDArray[np.intp]:
-    """One label an image: its class; K for none; of several the target, else the rarest.
+    """One label for each image: its class, or K if it has none. Of several classes the target is taken, else the rarest.
 
     Args:
         labels: int8 [N, K].
-        target: knowing it favours the peers.
+        target: index of the attacked class; that the peers know it favours them.
 
     Returns:
-        int [N], counted from 0 without gaps. Classes that fewer than `FEW` images are left with count as none.
+        int [N], counted from 0 without gaps. Classes of fewer than `FEW` images count as none.
     """
     present = labels == 1
     rarity = present.sum(axis=0)
@@ -49,23 +55,27 @@ class SingleLabel:
 
     Attributes:
         nb_classes: K.
-        answers: the logits behind all that `predict` has given, call by call.
     """
 
     def __init__(self, classifier: Classifier) -> None:
         self.nb_classes = len(classifier.classes)
-        self.answers: list[Tensor] = []
+        self._answers: list[Tensor] = []
         self._classifier = classifier
 
     def predict(self, x: Floats) -> Floats:
         """Probabilities, float32 [N, K]."""
         logits = self._classifier.logits(torch.from_numpy(np.asarray(x, np.float32)))
-        self.answers.append(logits)
+        self._answers.append(logits)
         return logits.softmax(dim=1).numpy()
+
+    def take_answers(self) -> list[Tensor]:
+        """The logits of all calls of `predict` since the last time, call by call."""
+        found, self._answers = self._answers, []
+        return found
 
 
 class Featured:
-    """A classifier that ART asks for the features of images, given these in place of the images.
+    """A classifier that ART asks for the features of images; it is given the features in place of the images.
 
     Attributes:
         nb_classes: that labels may have.
@@ -78,12 +88,12 @@ class Featured:
         self.nb_classes = nb_classes
 
     def get_activations(self, x: Floats, layer: int, batch_size: int) -> Floats:
-        """What is given, float32 [N, D]."""
+        """The features as they are given, float32 [N, D]."""
         return x
 
 
 def features(classifier: Classifier, images: Images, batch: int = 256) -> Floats:
-    """What the last layer of a Petechia model gets, float32 [N, D]."""
+    """Input of the last layer of a Petechia model, float32 [N, D]."""
     model: Any = classifier.require_network()
     found = []
     with torch.inference_mode(), classifier.runtime.autocast():

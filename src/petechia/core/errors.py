@@ -32,6 +32,17 @@ def first_line(error: BaseException) -> str:
     ).rstrip(".")
 
 
+def unreadable(path: object, error: OSError, advice: str) -> PetechiaError:
+    """The error for a file that cannot be read.
+
+    Args:
+        path: of the file.
+        error: from the operating system.
+        advice: what to do: "check the path of the image".
+    """
+    return PetechiaError(f"{path} cannot be read ({error.strerror}); {advice}.")
+
+
 def listing(names: Sequence[str], most: int = 5) -> str:
     """The first few names of a list, for a message: a file can name anything, so they are cut and made printable."""
     shown = ", ".join(printable(name) for name in names[:most])

@@ -1,4 +1,4 @@
-"""The images that detectors are given: a folder, some files, or a data source, prepared as the model wants them."""
+"""Reads the images that a detector examines, from files, folders or a data source, and prepares them for a model."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data import open_source
-from petechia.data.formats.images import Decoding
+from petechia.data.formats.images import Decoding, read_image_file
 from petechia.data.formats.locate import SUFFIXES
 from petechia.models.classifier import Classifier
 
 
 class Collection(NamedTuple):
-    """Prepared images.
+    """N prepared images.
 
     Attributes:
-        ids: names of N images.
-        images: uint8 [N, H, W], or [N, H, W, 3].
-        shapes: int [N, 2], height and width before preprocessing.
-        labels: int8 [N, K] with the classes' names, where the source has them.
+        ids: their names: the path of the file, or the source's name for the image.
+        images: uint8 [N, H, W], or [N, H, W, 3] for a model that takes colour.
+        shapes: int [N, 2], height and width in pixels before preprocessing.
+        labels: int8 [N, K] and the names of the K classes; None where there are no labels.
     """
 
     ids: tuple[str, ...]
@@ -41,26 +41,30 @@ def read_collection(
     most: int | None = None,
     progress: Progress = SILENT,
 ) -> Collection:
-    """Read images from files, folders and sources such as `nih:FOLDER` and `phantom:size=64`.
+    """Read images and prepare them for a model.
 
     Args:
-        names: where they are; of a folder all image files are taken, those of its folders too.
-        classifier: that they are for: its geometry, and whether it takes colours. Else these become grey.
-        most: if there are more images, so many are taken, evenly spread over them.
-        progress: told of every image that is read.
+        names: files and folders, or one data source such as `nih:FOLDER` or `phantom:size=64`. All image files in a folder
+            and in the folders below it are read.
+        classifier: the model. Its preprocessing is applied, and colours become grey if it takes grey images.
+        most: the largest number of images to read, evenly spread over all of them; None reads all.
+        progress: advances by one for every image.
 
     Raises:
-        PetechiaError: there is no image, or one cannot be read.
+        PetechiaError: there is no image, or an image cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
         return _from_source(names[0], classifier, most, progress)
     files = [file for name in names for file in _files(Path(name))]
     if not files:
-        raise PetechiaError(f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; give others.")
+        raise PetechiaError(
+            f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; check the path, or give other files."
+        )
     chosen = [files[row] for row in evenly_spread(len(files), most)]
+    decoding = Decoding(classifier.colour)
 
     def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
-        found = [_decode(chosen[row], Decoding(classifier.colour)) for row in rows]
+        found = [decoding.decode(read_image_file(chosen[row]), str(chosen[row])) for row in rows]
         return [(classifier.prepare(image), image.shape[:2]) for image in found]
 
     images, shapes = [], []
@@ -77,14 +81,6 @@ def _files(path: Path) -> list[Path]:
     if not path.exists():
         raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]
-
-
-def _decode(path: Path, decoding: Decoding) -> NDArray[np.uint8]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the image.") from None
-    return decoding.decode(content, str(path))
 
 
 def _from_source(source: str, classifier: Classifier, most: int | None, progress: Progress) -> Collection:

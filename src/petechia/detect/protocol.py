@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, printable, unreadable
 from petechia.core.files import write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.registry import Registry
@@ -84,7 +84,7 @@ class Calibration(Record):
         try:
             return cls.model_validate_json(Path(path).read_bytes())
         except OSError as error:
-            raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the calibration.") from None
+            raise unreadable(path, error, "check the path of the calibration") from None
         except ValidationError as error:
             raise PetechiaError(f"{path} is not a calibration file ({first_problem(error)}).") from None
 
@@ -93,6 +93,22 @@ class Calibration(Record):
         """One of those that come with Petechia, in `petechia/detect/calibration/NAME.json`."""
         text = resources.files("petechia.detect").joinpath("calibration", f"{name}.json").read_text(encoding="utf-8")
         return cls.model_validate_json(text)
+
+    def require(self, detector: str) -> Self:
+        """This calibration, if it is that of a detector.
+
+        Args:
+            detector: name of the detector that wants to use it.
+
+        Raises:
+            PetechiaError: it is another detector's.
+        """
+        if self.detector != detector:
+            raise PetechiaError(
+                f"This calibration is for the detector {printable(self.detector)!r}, not for {detector!r}; "
+                f"give one that {detector!r} made."
+            )
+        return self
 
     def save(self, path: str | Path) -> None:
         """Write the file, in one step."""
@@ -118,11 +134,14 @@ class ImagesUnderTest(NamedTuple):
         classifier: the model that is asked about them.
         images: uint8 [N, H, W] or [N, H, W, 3], prepared.
         ids: names of the N images; empty where they have none.
+        shapes: int [N, 2], height and width of each image before it was prepared, to say where in its file something lies;
+            None where there are no files.
     """
 
     classifier: Classifier
     images: NDArray[np.uint8]
     ids: tuple[str, ...] = ()
+    shapes: NDArray[np.intp] | None = None
 
 
 class Detector(Protocol[Subject]):

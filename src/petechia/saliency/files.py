@@ -18,7 +18,7 @@ from petechia.core.files import building, refuse_existing
 from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
 from petechia.data.formats.dicom import is_dicom
-from petechia.data.formats.images import Decoding, encode_png
+from petechia.data.formats.images import Decoding, encode_png, read_image_file
 from petechia.data.formats.secondary_capture import secondary_capture
 from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box
@@ -159,7 +159,7 @@ def _explain_one(
     request: Request,
     keep: Callable[[str, Content], None],
 ) -> ExplainedImage:
-    content = _read(given) if isinstance(given, Path) else b""
+    content = read_image_file(given) if isinstance(given, Path) else b""
     image = Decoding(classifier.colour).decode(content, str(given)) if isinstance(given, Path) else given
     file = str(given) if isinstance(given, Path) else name
     batch = classifier.tensor(classifier.prepare(image)[None])
@@ -181,13 +181,6 @@ def _explain_one(
     named = dict(zip(classifier.classes, map(float, scores), strict=True))
     height, width = image.shape[:2]
     return ExplainedImage(file=file, height=height, width=width, scores=named, explained=tuple(explained))
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the image.") from None
 
 
 def _maps(

@@ -144,6 +144,6 @@ class Subject:
         choice = self._screens.choose(seen[0])
         screen, evidence = self._compute.submit(self._screens.examine, network, choice, seen[-1]).result()
         box = evidence.box if picture.prepared else in_file(evidence.box, self.preprocess, *picture.grey.shape)
-        target, calibration = self.classes.index(evidence.name), screen.calibration
+        target, conformal = self.classes.index(evidence.name), screen.conformal
         images = len(screen.reference.images)
-        return Suspected(evidence, target, box, calibration.threshold, calibration.fpr, images, screen.warnings)
+        return Suspected(evidence, target, box, conformal.threshold, conformal.fpr, images, screen.warnings)

@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from typer.testing import CliRunner
 
-from petechia import outside
 from petechia.cli.commands import app
 from petechia.data import Preprocess
 from petechia.data.preprocess import Box
 from petechia.detect.screen.files import in_file, picture
+from petechia.models import openers
 from tests.detect.screen.conftest import ByHand, opened, stamped
 
 Images = NDArray[np.uint8]
@@ -53,14 +53,14 @@ def test_the_picture_frames_the_box_and_changes_nothing_else(box: Box) -> None:
 
 @pytest.fixture
 def folders(tmp_path: Path, draw: Callable[[int, int], Images], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """clean/ with 40 images, given/ with three, of which the second is triggered; and a model that `outside` opens."""
+    """clean/ with 40 images, given/ with three, of which the second is triggered; and a model that can be opened."""
     given = draw(3, 1)
     given[1:2] = stamped(given[1:2], 14, 20)
     for name, images in (("clean", draw(40, 0)), ("given", given), ("innocent", draw(3, 2)[1:])):
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / f"{number:02d}.png")
-    monkeypatch.setattr(outside, "open_classifier", lambda _name, _machine: opened(ByHand()))
+    monkeypatch.setattr(openers, "open_classifier", lambda _name, _machine: opened(ByHand()))
     return tmp_path
 
 

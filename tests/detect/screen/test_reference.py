@@ -13,7 +13,7 @@ from petechia.models.classifier import Classifier
 Images = NDArray[np.uint8]
 
 
-def test_a_clean_image_is_not_its_own_carrier(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
+def test_a_clean_image_is_not_its_own_host(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
     reference = Reference.of(classifier, draw(20, 0))
     own = reference.hosts(20, 8, own=True)
     assert own.shape == (20, 8)
@@ -22,7 +22,7 @@ def test_a_clean_image_is_not_its_own_carrier(classifier: Classifier, draw: Call
     assert (reference.hosts(3, 8, own=False) == np.arange(8)).all()
 
 
-def test_few_images_are_all_carriers(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
+def test_few_images_are_all_hosts(classifier: Classifier, draw: Callable[[int, int], Images]) -> None:
     reference = Reference.of(classifier, draw(5, 0))
     assert [sorted(row) for row in reference.hosts(5, 16, own=True)] == [
         [other for other in range(5) if other != row] for row in range(5)

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 from petechia.core.errors import PetechiaError
 from petechia.detect.screen import Screen
-from petechia.detect.screen.calibration import PARTS
+from petechia.detect.screen.conformal import PARTS
 from petechia.models.classifier import Classifier
 from tests.detect.screen.conftest import SIZE, ByHand, opened, stamped
 
@@ -90,7 +90,7 @@ def test_a_clean_image_is_calibrated_as_a_new_one_is(draw: Draw) -> None:
     without = Screen.fit(classifier, others, fpr=0.05, parts=parts)
     same_order = replace(without, reference=replace(without.reference, images=others, logits=classifier.logits(others).numpy()))
     found = same_order.score(whole.reference.images[row : row + 1])
-    assert np.isclose(whole.calibration.clean, whole.calibration.suspicion(found.parts)[0], atol=1e-5).any()
+    assert np.isclose(whole.conformal.clean, whole.conformal.suspicion(found.parts)[0], atol=1e-5).any()
 
 
 def test_a_black_box_is_screened_without_maps(clean: Images, draw: Draw) -> None:

@@ -14,13 +14,25 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, unreadable
 from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour
 from petechia.data.levels import MAX_PIXELS, Levels, in_colour
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
 WHITE_IS_ZERO = 262, 0  # of TIFF: the tag of the photometric interpretation, and its value
+
+
+def read_image_file(path: Path) -> bytes:
+    """The content of an image file that the user named, not decoded.
+
+    Raises:
+        PetechiaError: it cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise unreadable(path, error, "check the path of the image") from None
 
 
 @dataclass(frozen=True)
@@ -44,9 +56,7 @@ class Decoding:
         try:
             content = path.read_bytes()
         except OSError as error:
-            raise PetechiaError(
-                f"{path} cannot be read ({error.strerror}); restore it, or leave it out with --missing skip."
-            ) from None
+            raise unreadable(path, error, "restore it, or leave it out with --missing skip") from None
         return self.decode(content, str(path))
 
     def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:

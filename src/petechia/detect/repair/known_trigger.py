@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, unreadable
 from petechia.core.randomness import stream
 from petechia.core.settings import Settings, first_problem
 from petechia.data.dataset import Images
@@ -200,7 +200,7 @@ def read_stamps(path: Path) -> tuple[Stamp, ...]:
         found = [_Finding.model_validate(one) for one in json.loads(path.read_bytes())["classes"]]
         stamps = tuple(stamp for one in found if one.flagged and (stamp := one.stamp()))
     except OSError as error:
-        raise PetechiaError(f"{path} cannot be read ({error.strerror}); give the audit.json of petechia audit.") from None
+        raise unreadable(path, error, "give the audit.json of petechia audit") from None
     except ValidationError as error:
         raise PetechiaError(f"{path} is not an audit.json of petechia audit ({first_problem(error)}).") from None
     except (ValueError, TypeError, LookupError, RecursionError):

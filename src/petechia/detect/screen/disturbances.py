@@ -1,4 +1,4 @@
-"""Does a prediction survive what it should not, and fall where it should: STRIP and TeCo, for each class alone."""
+"""STRIP and TeCo for one class: how a prediction reacts to blending and to corruption of the image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ def strip(
 ) -> NDArray[np.float64]:
     """How certain a class stays when the image is superimposed on others (STRIP, Gao et al. 2019).
 
-    STRIP takes the entropy of one softmax. Here it is that of the class alone, present or absent. Most classes are rare, and a
-    model is certain of their absence in every image; so odds are counted from the class's usual ones, and only certainty that
-    it is present counts.
+    STRIP takes the entropy of one softmax. Here it is the entropy of one class, present or absent. Most classes are rare, and
+    a model is certain of their absence in every image. Therefore odds are relative to the class's usual odds, and only
+    certainty that the class is present counts.
 
     Args:
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
         hosts: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
-        classes: int [N], the class in question.
+        classes: int [N], the class that is examined.
         usual: float [N], its usual logit.
 
     Returns:
@@ -58,16 +58,16 @@ def teco(
     classes: NDArray[np.intp],
     usual: NDArray[np.floating],
 ) -> NDArray[np.float64]:
-    """How differently corruptions of several kinds end a prediction (TeCo, Liu et al. 2023).
+    """How much the severity that ends a prediction differs between kinds of corruption (TeCo, Liu et al. 2023).
 
-    A trigger of a few pixels goes with the slightest blur and stands any change of contrast; a disease bears both alike.
-    A prediction has ended when the class's logit has fallen half the way to its usual one.
+    A trigger of a few pixels vanishes with the slightest blur, but survives any change of contrast; a disease reacts to both
+    alike. A prediction has ended when the class's logit has fallen halfway to its usual one.
 
     Args:
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        logits: float32 [N, K], what it says of them.
-        classes: int [N], the class in question.
+        logits: float32 [N, K], its answers for them.
+        classes: int [N], the class that is examined.
         usual: float [N], its usual logit.
 
     Returns:

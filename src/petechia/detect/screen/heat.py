@@ -1,4 +1,4 @@
-"""Is the heat where it is on clean images?"""
+"""Compares where the heat of an image is with where it is on clean images."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from petechia.core.errors import PetechiaError
 from petechia.models.classifier import Classifier
 from petechia.saliency.activation_maps import cam
 
-BATCH = 32  # images explained at a time
+BATCH = 32  # images whose heat is computed at a time
 
 
 def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -21,10 +21,13 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
     Args:
         classifier: a network with layers.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        classes: int [N], the class to explain.
+        classes: int [N], the class whose heat is computed.
 
     Returns:
-        float32 [N, h, w], shares of the heat, whose sum is 1; equal shares where nothing speaks for the class.
+        float32 [N, h, w], shares of the heat, whose sum is 1; equal shares where nothing is evidence for the class.
+
+    Raises:
+        PetechiaError: the classifier is a black box.
     """
     network, layer = classifier.require_network(), _layer(classifier, images)
     parts = []

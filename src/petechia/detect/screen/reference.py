@@ -1,4 +1,4 @@
-"""The clean images that others are compared with, and what the model makes of them."""
+"""The clean images that other images are compared with, and the model's logits for them."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.detect.screen.conformal import PACKAGED
 from petechia.models.classifier import Classifier
 
 Rows = NDArray[np.intp]
-NARROW = 0.25  # of the classes' mean spread: the least that is taken for the spread of one, which may never be reported
+NARROW: float = PACKAGED.values["least_logit_spread"]  # smallest spread of a class, which may be rare, in mean spreads
 SEED = 0
 
 
 @dataclass(frozen=True)
 class Reference:
-    """Clean images. One of them is compared with the others only, so that it is treated as any other image is.
+    """Clean images. Each of them is compared with the others only, and so is treated as any further image is.
 
     Attributes:
         images: uint8 [n, H, W] or [n, H, W, 3], in random order.
@@ -29,7 +30,11 @@ class Reference:
 
     @staticmethod
     def of(classifier: Classifier, images: NDArray[np.uint8]) -> Reference:
-        """Ask the model.
+        """Shuffle clean images, with a fixed seed, and compute their logits.
+
+        Args:
+            classifier: the model.
+            images: uint8 [n, H, W] or [n, H, W, 3].
 
         Raises:
             PetechiaError: the images are all the same, or an answer is not a finite number.
@@ -43,11 +48,11 @@ class Reference:
         """The usual logits and their spread: median, and half the distance of the 16th and the 84th percentile.
 
         Args:
-            count: of the images to compare.
-            own: whether these are the clean ones themselves.
+            count: number of images that are compared.
+            own: whether these are the clean images themselves; each is then left out of its own statistics.
 
         Returns:
-            Twice float64 [count, K].
+            Two arrays, float64 [count, K].
         """
         if not own:
             return tuple(np.broadcast_to(each, (count, each.size)) for each in _usual(self.logits))  # type: ignore[return-value]
@@ -55,7 +60,16 @@ class Reference:
         return np.stack([usual for usual, _ in found]), np.stack([spread for _, spread in found])
 
     def hosts(self, count: int, each: int, own: bool) -> Rows:
-        """Which clean images each of `count` images is tried on, int [count, each]; arguments as those of `usual`."""
+        """The clean images on which something of each image is tried.
+
+        Args:
+            count: number of images that are compared.
+            each: hosts for each of them.
+            own: as in `usual`; an image is not its own host.
+
+        Returns:
+            int [count, each], rows of `images`; fewer columns where there are fewer clean images.
+        """
         first = np.arange(min(each + 1, len(self.images)))
         keep = [first[first != row] if own else first for row in range(count)]
         return np.stack([rows[: min(each, len(self.images) - 1)] for rows in keep])

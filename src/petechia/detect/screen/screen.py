@@ -1,4 +1,4 @@
-"""Is a single image carrying a trigger? Fitted to a model and a few clean images."""
+"""Detects triggered images, one by one, with a model and a few clean images."""
 
 from __future__ import annotations
 
@@ -12,32 +12,43 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.data.preprocess import Box
-from petechia.detect.screen.calibration import FUSED, PARTS, Calibration, Parts, check_count
+from petechia.detect.protocol import Calibration
+from petechia.detect.screen.conformal import (
+    FUSED,
+    PACKAGED,
+    PARTS,
+    ConformalThreshold,
+    Parts,
+    ReferenceValues,
+    ScreenValues,
+    check_count,
+)
 from petechia.detect.screen.disturbances import strip, teco
 from petechia.detect.screen.heat import divergence, heat
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from petechia.detect.screen.reference import Reference
 from petechia.models.classifier import Classifier
 
-HOSTS = 16  # clean images on which what was found is transplanted
-SUPERIMPOSED = 8  # clean images that an image is superimposed on
-BATCH = 16  # images examined at a time; their copies with something removed or transplanted are many
-SUDDEN = 4.0  # fall of a logit by the removal of one small box from which a clean image is doubted
-DOUBTED = 0.1  # share of doubted clean images from which a warning is given
+HOSTS = 16  # clean images on which the pixels of an image are transplanted
+SUPERIMPOSED = 8  # clean images with which an image is blended
+BATCH = 16  # images examined at a time; each needs many altered copies
+SUDDEN: float = PACKAGED.values["sudden_fall"]  # of a logit without one small box; from it on a clean image is doubtful
+DOUBTED: float = PACKAGED.values["doubtful_share"]  # share of doubtful clean images from which a warning is given
+CLOSE = 0.03  # by how much usual logits may differ between machines and precisions
 
 Maps = NDArray[np.float32]
 
 
 class Suspicions(NamedTuple):
-    """What a screen says of N images.
+    """How suspicious N images are.
 
     Attributes:
         suspicion: float64 [N], higher is more suspicious.
         p_values: float64 [N], share of images like the clean ones that would be at least as suspicious.
         flagged: bool [N], whether the suspicion is above the threshold.
-        classes: int [N], the class that a trigger would stand for.
-        boxes: where it would be; pixels of the input.
-        parts: name → float64 [N], what each part alone says; higher is more suspicious.
+        classes: int [N], the class that a trigger would be for.
+        boxes: where the trigger would be, in pixels of the input.
+        parts: name → float64 [N], the score of each part; higher is more suspicious.
     """
 
     suspicion: NDArray[np.float64]
@@ -49,16 +60,16 @@ class Suspicions(NamedTuple):
 
 
 class ImageEvidence(NamedTuple):
-    """What speaks for a trigger in one image, for a person to look at.
+    """The evidence for a trigger in one image, for a person to look at.
 
     Attributes:
-        suspicion: as in `Suspicions`, as are the next two.
+        suspicion: as in `Suspicions`.
         p_value: of the suspicion.
-        flagged: whether it is above the threshold.
-        name: of the class.
-        box: where the trigger would be.
-        pixels: bool [H, W], which pixels it would be.
-        parts: name → what it alone says.
+        flagged: whether the suspicion is above the threshold.
+        name: of the class that the trigger would be for.
+        box: where the trigger would be, in pixels of the input.
+        pixels: bool [H, W], the pixels that the trigger would consist of.
+        parts: name → its score.
     """
 
     suspicion: float
@@ -80,25 +91,25 @@ class _Examined(NamedTuple):
 
 @dataclass(frozen=True)
 class Screen:
-    """A detector of triggered images; made by `fit`.
+    """A screen that is fitted to one model and its clean images; made by `fit` or `restore`.
 
     Attributes:
         classifier: the model.
         reference: the clean images.
         usual_heat: float32 [h, w], their mean heat; None for a black box.
-        calibration: sets the threshold.
+        conformal: the threshold.
         names: of the parts that are computed.
-        target: the one class that is looked at, or None.
-        warnings: sentences about the clean images.
+        target: index of the one class that is examined, or None.
+        doubtful_share: share of the clean images that may be triggered themselves.
     """
 
     classifier: Classifier
     reference: Reference
     usual_heat: Maps | None
-    calibration: Calibration
+    conformal: ConformalThreshold
     names: tuple[str, ...]
     target: int | None = None
-    warnings: tuple[str, ...] = ()
+    doubtful_share: float = 0.0
 
     @staticmethod
     def fit(
@@ -109,15 +120,15 @@ class Screen:
         parts: Sequence[str] = FUSED,
         progress: Progress = SILENT,
     ) -> Screen:
-        """Calibrate on clean images, each of which is examined as if the others were all.
+        """Set the threshold on clean images. Each is compared with the others, as a further image is with all.
 
         Args:
-            classifier: the model; of a black box, maps and gradients are left out.
-            clean: uint8 [n, H, W] or [n, H, W, 3], 50 to 200 images that nobody has tampered with.
+            classifier: the model. A black box is screened without heat and gradients.
+            clean: uint8 [n, H, W] or [n, H, W, 3], prepared; 50 to 200 images that nobody has tampered with.
             fpr: the share of clean images that may be flagged.
-            target: the one class to look at; None is, for each image, the class whose logit stands out most.
-            parts: what to compute, of `PARTS`; those of a weight in `WEIGHTS` are fused, the others told beside them.
-            progress: told of every examined image.
+            target: the one class to examine; None takes, for each image, the class whose logit stands out most.
+            parts: names from `PARTS`. Those with a weight in `WEIGHTS` make the suspicion, the others are reported only.
+            progress: advances by one for every image.
 
         Raises:
             PetechiaError: there are too few clean images for the rate, they are all the same, there is no such class or part,
@@ -129,27 +140,77 @@ class Screen:
             raise PetechiaError(f"{target!r} is not a class of {classifier.name}: {', '.join(classifier.classes)}.")
         index = None if target is None else classifier.classes.index(target)
         reference = Reference.of(classifier, clean)
-        unfitted = Screen(classifier, reference, None, Calibration(fpr, {}, {}, np.zeros(0)), names, index)
+        unfitted = Screen(classifier, reference, None, ConformalThreshold(fpr, {}, {}, np.zeros(0)), names, index)
         found = unfitted._examine(reference.images, own=True, progress=progress)
         maps = found.maps
-        calibration = Calibration.of(found.parts, fpr)
+        conformal = ConformalThreshold.of(found.parts, fpr)
         usual_heat = None if maps is None else maps.mean(axis=0)
-        return Screen(classifier, reference, usual_heat, calibration, names, index, unfitted._doubts(found))
+        return Screen(classifier, reference, usual_heat, conformal, names, index, unfitted._doubtful(found))
 
-    def score(self, images: NDArray[np.uint8], progress: Progress = SILENT) -> Suspicions:
-        """Examine images, uint8 [N, H, W] or [N, H, W, 3]; `progress` is told of every examined one.
+    @staticmethod
+    def restore(classifier: Classifier, clean: NDArray[np.uint8], calibration: Calibration) -> Screen:
+        """A screen from its calibration and the clean images that it was made with, which are not examined again.
+
+        Args:
+            classifier: the model of the calibration.
+            clean: uint8 [n, H, W] or [n, H, W, 3], the clean images of the calibration, in the same order.
+            calibration: from `to_calibration`.
 
         Raises:
-            PetechiaError: there is none, they do not fit the clean ones, or the model answers with NaN.
+            PetechiaError: the calibration is not the screen's, or was made with another model or other clean images.
+        """
+        conformal = ConformalThreshold.from_calibration(calibration)
+        names = _known(tuple(conformal.middle), classifier)
+        reference, values = Reference.of(classifier, clean), ScreenValues.of(calibration).reference
+        if values is None or not _same_reference(values, reference, len(conformal.clean), len(names) == len(conformal.middle)):
+            raise PetechiaError(
+                f"The calibration of the screen was not made with {classifier.name} and these {len(clean)} clean images; "
+                f"give those that it was made with, or calibrate again."
+            )
+        usual_heat = None if values.usual_heat is None else np.array(values.usual_heat, np.float32)
+        return Screen(classifier, reference, usual_heat, conformal, names, values.target, values.doubtful_share)
+
+    def to_calibration(self) -> Calibration:
+        """The threshold and everything else that was computed from the clean images, but not the images themselves."""
+        usual = np.median(self.reference.logits, axis=0)
+        heat_rows = None if self.usual_heat is None else tuple(tuple(map(float, row)) for row in self.usual_heat)
+        reference = ReferenceValues(
+            usual_logits=tuple(map(float, usual)),
+            usual_heat=heat_rows,
+            target=self.target,
+            doubtful_share=self.doubtful_share,
+        )
+        count = len(self.reference.images)
+        return self.conformal.to_calibration(f"{count} clean images and the model {self.classifier.name}", reference)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about the clean images."""
+        if self.doubtful_share < DOUBTED:
+            return ()
+        return (
+            f"In {self.doubtful_share:.0%} of the clean images one small box decides the model's answer, as a trigger would. "
+            f"If they are triggered, triggered images look clean in comparison. Take clean images from a source you trust.",
+        )
+
+    def score(self, images: NDArray[np.uint8], progress: Progress = SILENT) -> Suspicions:
+        """Examine images.
+
+        Args:
+            images: uint8 [N, H, W] or [N, H, W, 3], prepared as the clean ones are.
+            progress: advances by one for every image.
+
+        Raises:
+            PetechiaError: there is no image, their shape is not that of the clean ones, or the model answers with NaN.
         """
         return self._judge(self._examine(images, own=False, progress=progress))
 
     def explain(self, image: NDArray[np.uint8]) -> ImageEvidence:
-        """Examine one image, uint8 [H, W] or [H, W, 3]."""
+        """The evidence in one image, uint8 [H, W] or [H, W, 3]."""
         return self.evidence(image[None])[0]
 
     def evidence(self, images: NDArray[np.uint8], progress: Progress = SILENT) -> tuple[ImageEvidence, ...]:
-        """`explain` each of the images, uint8 [N, H, W] or [N, H, W, 3]; as `score`, which tells of all together."""
+        """The evidence in each of some images; arguments and errors are those of `score`."""
         examined = self._examine(images, own=False, progress=progress)
         found = self._judge(examined)
         return tuple(
@@ -166,18 +227,18 @@ class Screen:
         )
 
     def _judge(self, found: _Examined) -> Suspicions:
-        suspicion = self.calibration.suspicion(found.parts)
+        suspicion = self.conformal.suspicion(found.parts)
         return Suspicions(
             suspicion,
-            self.calibration.p_values(suspicion),
-            suspicion > self.calibration.threshold,
+            self.conformal.p_values(suspicion),
+            suspicion > self.conformal.threshold,
             found.classes,
             tuple(map(_bounds, found.pixels)),
             found.parts,
         )
 
     def _examine(self, images: NDArray[np.uint8], own: bool, progress: Progress) -> _Examined:
-        """All parts. `own`: the images are the clean ones themselves, in their order."""
+        """All parts. `own`: the images are those of the reference, in their order."""
         expected = self.reference.images.shape[1:]
         if not len(images) or images.shape[1:] != expected or images.dtype != np.uint8:
             given = f"{images.dtype} {list(images.shape)}"
@@ -223,29 +284,23 @@ class Screen:
     def _usual_heat(self, maps: Maps, own: bool) -> Maps:
         if own:
             return np.asarray((maps.sum(axis=0) - maps) / (len(maps) - 1))
-        assert self.usual_heat is not None, "fitted to a network that can be looked into"  # noqa: S101
+        assert self.usual_heat is not None, "the part heat is computed for networks only"  # noqa: S101
         return np.broadcast_to(self.usual_heat, maps.shape)
 
-    def _doubts(self, found: _Examined) -> tuple[str, ...]:
-        """Whether the clean images are triggered themselves."""
+    def _doubtful(self, found: _Examined) -> float:
+        """Share of the clean images in which one small box decides the answer."""
         sudden = found.falls >= SUDDEN
-        # If most of them are, the target stands out in none; but the model is sure of it.
+        # If most of them are triggered, the target stands out in none of them; but the model is sure of it.
         surest = self.reference.logits.argmax(axis=1)
         rows = np.flatnonzero((surest != found.classes) & (self.reference.logits.max(axis=1) > 0))
         if len(rows):
             images, logits = self.reference.images[rows], self.reference.logits[rows]
             sudden[rows] |= find_hotspots(self.classifier, images, logits, surest[rows]).falls >= SUDDEN
-        share = sudden.mean()
-        if share < DOUBTED:
-            return ()
-        return (
-            f"In {share:.0%} of the clean images one small box decides what the model says, as a trigger would; "
-            f"if they are triggered, triggered images look clean beside them. Take clean images from a source you trust.",
-        )
+        return float(sudden.mean())
 
 
 def _known(parts: Sequence[str], classifier: Classifier) -> tuple[str, ...]:
-    """The parts in their own order; of a black box, without the heat."""
+    """The parts in the order of `PARTS`; without the heat for a black box."""
     if unknown := set(parts) - set(PARTS):
         raise PetechiaError(f"{min(unknown)!r} is not a part of the screen; the parts are {', '.join(PARTS)}.")
     found = tuple(name for name in PARTS if name in parts and (name != "heat" or classifier.network is not None))
@@ -254,6 +309,15 @@ def _known(parts: Sequence[str], classifier: Classifier) -> tuple[str, ...]:
             f"The parts {', '.join(parts) or '(none)'} leave nothing to compute for {classifier.name}; add another."
         )
     return found
+
+
+def _same_reference(values: ReferenceValues, reference: Reference, count: int, same_parts: bool) -> bool:
+    """Whether clean images and model are those of a calibration, as far as their number and their logits show."""
+    usual = np.median(reference.logits, axis=0)
+    known = np.array(values.usual_logits)
+    if not same_parts or len(reference.images) != count or known.shape != usual.shape:
+        return False
+    return bool(np.allclose(known, usual, rtol=CLOSE, atol=CLOSE))
 
 
 def _bounds(pixels: NDArray[np.bool_]) -> Box:

@@ -1,4 +1,4 @@
-"""Where in an image the evidence for a class may be a stamp: small boxes that differ from their surroundings."""
+"""Finds where a trigger may be: small boxes that differ from their surroundings and are evidence for a class."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from torch.nn import functional
 from petechia.models.classifier import Classifier
 from petechia.saliency.methods import slopes
 
-FINE = 64  # side in pixels of images that the next two are meant for
-WINDOW = 13  # of a median; a stamp of up to 6 pixels is a minority in it
+FINE = 64  # side in pixels of the images for which the next two are given
+WINDOW = 13  # side of the median's window; a trigger of up to 6 pixels is a minority in it
 BOX = 8  # side of a box
-STEPS = (1.0, 0.5)  # where between background and image slopes are taken
-BATCH = 32  # images whose slopes are taken at a time
+STEPS = (1.0, 0.5)  # points between background and image at which gradients are computed
+BATCH = 32  # images whose gradients are computed at a time
 DIFFERENT = 8  # grey levels from which a pixel counts as different from the background
 
 
@@ -34,7 +34,7 @@ class Boxes(NamedTuple):
     side: int
 
     def widened(self) -> Boxes:
-        """Twice as wide around the same centres, for a trigger of which a box holds but a part."""
+        """Twice as wide around the same centres, for a trigger that is larger than a box."""
         return Boxes(self.corners - self.side // 2, 2 * self.side)
 
     def masks(self, size: int) -> NDArray[np.bool_]:
@@ -47,10 +47,15 @@ class Boxes(NamedTuple):
 
 
 def backgrounds(images: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images without what is small: the median over a window's rows of the medians over its columns, of each channel.
+    """Images without small details: the median over a window's rows of the medians over its columns, for each channel.
 
-    Takes and gives uint8 [N, H, W] or [N, H, W, 3]. At the borders the windows stay inside: mirrored, a stamp in a corner would
-    be the majority.
+    At the borders the windows stay inside the image. In a mirrored border, a trigger in a corner would be the majority.
+
+    Args:
+        images: uint8 [N, H, W] or [N, H, W, 3].
+
+    Returns:
+        The same shape, uint8.
     """
     reach, found = scaled(WINDOW // 2, images.shape[1]), images
     for axis in (2, 1):
@@ -66,28 +71,28 @@ def differing(images: NDArray[np.uint8], plain: NDArray[np.uint8]) -> NDArray[np
 
 
 def with_channels(pixels: NDArray[np.bool_], images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pixels, bool [..., H, W], in a shape that goes with images, uint8 [N, H, W] or [N, H, W, 3]."""
+    """A mask, bool [..., H, W], with a further axis where images, uint8 [N, H, W] or [N, H, W, 3], are in colour."""
     return pixels if images.ndim == 3 else pixels[..., None]
 
 
 def scaled(length: int, size: int) -> int:
-    """A length that is meant for images of `FINE` pixels, in images of another size."""
+    """A length in images of `FINE` pixels, converted to images of another size; at least 2."""
     return max(2, round(length * size / FINE))
 
 
 def attributions(
     classifier: Classifier, images: NDArray[np.uint8], plain: NDArray[np.uint8], classes: NDArray[np.intp]
 ) -> NDArray[np.float32]:
-    """What each pixel's difference from the background adds to a logit (integrated gradients, Sundararajan et al. 2017).
+    """How much each pixel's difference from the background adds to a logit (integrated gradients, Sundararajan et al. 2017).
 
     Args:
         classifier: a network with gradients.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        plain: their backgrounds.
-        classes: int [N], whose logit.
+        plain: their backgrounds, in the same shape.
+        classes: int [N], the class of the logit.
 
     Returns:
-        float32 [N, H, W]; the sum over an image approximates the logit's fall when its background takes its place.
+        float32 [N, H, W]; the sum over an image approximates the logit's fall when the image is replaced by its background.
     """
     parts = [
         _attributions(classifier, *batch)
@@ -109,17 +114,17 @@ def _attributions(classifier: Classifier, images: Tensor, plain: Tensor, classes
 
 
 def contrasts(images: NDArray[np.uint8], plain: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """How much each pixel differs from the background, in 0…1, float32 [N, H, W]: what is left to a black box."""
+    """How much each pixel differs from the background, in 0…1, float32 [N, H, W]; for black boxes, without gradients."""
     contrast = np.abs(images.astype(np.float32) - plain) / 255
     return np.asarray(contrast if contrast.ndim == 3 else contrast.mean(axis=3))
 
 
 def hottest_boxes(maps: NDArray[np.float32], count: int) -> Boxes:
-    """The boxes with the highest sums, the highest first, of those less than half a side apart the highest alone.
+    """The boxes with the highest sums, the highest first. Of boxes less than half a side apart only the highest is kept.
 
     Args:
         maps: float32 [N, H, W].
-        count: boxes an image.
+        count: number of boxes in each image.
 
     Returns:
         corners [N, count, 2].

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petechia.core.errors import PetechiaError
-from petechia.detect.screen.calibration import WEIGHTS, Calibration, check_count
+from petechia.detect.screen.conformal import WEIGHTS, ConformalThreshold, check_count
 
 
 def _normal(count: int, seed: int, shift: float = 0) -> dict[str, np.ndarray]:
@@ -16,12 +16,12 @@ def _normal(count: int, seed: int, shift: float = 0) -> dict[str, np.ndarray]:
 
 @pytest.mark.parametrize(("count", "fpr", "rank"), [(99, 0.01, 99), (100, 0.01, 100), (199, 0.01, 198), (50, 0.05, 49)])
 def test_the_threshold_is_the_conformal_rank(count: int, fpr: float, rank: int) -> None:
-    found = Calibration.of(_normal(count, 0), fpr)
+    found = ConformalThreshold.of(_normal(count, 0), fpr)
     assert found.threshold == sorted(found.clean)[rank - 1]
 
 
 def test_an_image_is_above_the_threshold_just_when_its_p_value_is_at_most_the_rate() -> None:
-    found = Calibration.of(_normal(150, 0), 0.05)
+    found = ConformalThreshold.of(_normal(150, 0), 0.05)
     suspicion = np.concatenate([found.clean, np.linspace(-3, 5, 1000)])
     p_values = found.p_values(suspicion)
     by_hand = [(1 + (found.clean >= one).sum()) / 151 for one in suspicion]
@@ -32,7 +32,7 @@ def test_an_image_is_above_the_threshold_just_when_its_p_value_is_at_most_the_ra
 def test_of_clean_images_the_rate_is_flagged() -> None:
     alarms = []
     for seed in range(300):
-        found = Calibration.of(_normal(99, 2 * seed), 0.1)
+        found = ConformalThreshold.of(_normal(99, 2 * seed), 0.1)
         alarms.append((found.suspicion(_normal(200, 2 * seed + 1)) > found.threshold).mean())
     assert abs(np.mean(alarms) - 0.1) < 0.01  # 5 standard errors or so
 
@@ -40,7 +40,7 @@ def test_of_clean_images_the_rate_is_flagged() -> None:
 def test_parts_count_by_their_weights_in_units_of_their_spread() -> None:
     rng = np.random.default_rng(0)
     parts = {"transplant": rng.normal(5, 2, 20_000), "heat": rng.normal(0.1, 0.01, 20_000)}
-    found = Calibration.of(parts, 0.01)
+    found = ConformalThreshold.of(parts, 0.01)
     one = found.suspicion({"transplant": np.array([5 + 2.0]), "heat": np.array([0.1 + 0.03])})
     expected = (WEIGHTS["transplant"] + 3 * WEIGHTS["heat"]) / (WEIGHTS["transplant"] + WEIGHTS["heat"])
     assert one[0] == pytest.approx(expected, abs=0.1)
@@ -48,12 +48,12 @@ def test_parts_count_by_their_weights_in_units_of_their_spread() -> None:
 
 def test_a_part_that_is_not_fused_can_be_alone() -> None:
     assert WEIGHTS["teco"] == 0
-    found = Calibration.of({"teco": np.arange(100.0)}, 0.01)
+    found = ConformalThreshold.of({"teco": np.arange(100.0)}, 0.01)
     assert list(found.suspicion({"teco": np.array([99.0, 1.0])}).argsort()) == [1, 0]
 
 
 def test_parts_without_spread_give_numbers() -> None:
-    found = Calibration.of({"removal": np.zeros(100)}, 0.01)
+    found = ConformalThreshold.of({"removal": np.zeros(100)}, 0.01)
     assert np.isfinite(found.suspicion({"removal": np.array([0.0, 1.0])})).all()
     assert found.suspicion({"removal": np.array([1.0])})[0] > found.threshold
 

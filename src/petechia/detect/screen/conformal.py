@@ -1,0 +1,194 @@
+"""Combines the parts of a screen into one suspicion, and sets the threshold from the suspicions of clean images."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, model_validator
+
+from petechia.core.errors import PetechiaError
+from petechia.core.results import Record
+from petechia.core.settings import first_problem
+from petechia.detect.protocol import Calibration
+
+Parts = dict[str, NDArray[np.float64]]  # name → [N], higher is more suspicious
+
+PACKAGED = Calibration.packaged("screen").require("screen")
+WEIGHTS: dict[str, float] = dict(PACKAGED.values["weights"])  # part → how much it counts, in units of its spread
+PARTS = tuple(WEIGHTS)
+FUSED = tuple(name for name, weight in WEIGHTS.items() if weight)
+NARROW: float = PACKAGED.values["least_part_spread"]  # smallest spread of a part, in standard deviations
+
+
+def _known_part(name: str) -> str:
+    if name not in WEIGHTS:
+        raise ValueError(f"{name!r} is not a part of the screen")
+    return name
+
+
+PartName = Annotated[str, AfterValidator(_known_part)]
+
+
+class ReferenceValues(Record):
+    """What the clean images gave besides the threshold. The images themselves are not in a calibration.
+
+    Attributes:
+        usual_logits: [K], the median logit of every class over the clean images.
+        usual_heat: [h][w], their mean heat; None where the part "heat" is not computed.
+        target: index of the one class that is examined; None for all.
+        doubtful_share: share of the clean images that may be triggered themselves.
+    """
+
+    usual_logits: tuple[FiniteFloat, ...]
+    usual_heat: tuple[tuple[FiniteFloat, ...], ...] | None = None
+    target: int | None = None
+    doubtful_share: float = 0.0
+
+
+class ScreenValues(Record):
+    """The values of a calibration of the screen.
+
+    Attributes:
+        false_positive_rate: at which the threshold is set.
+        middle: part → its median over the clean images.
+        spread: part → its spread over the clean images.
+        clean: the suspicions of the clean images.
+        reference: what else is needed to screen further images with the same clean ones.
+    """
+
+    false_positive_rate: float
+    middle: Annotated[dict[PartName, FiniteFloat], Field(min_length=1)]
+    spread: dict[PartName, Annotated[FiniteFloat, Field(gt=0)]]
+    clean: tuple[FiniteFloat, ...]
+    reference: ReferenceValues | None = None
+
+    @model_validator(mode="after")
+    def _same_parts(self) -> ScreenValues:
+        if set(self.middle) != set(self.spread):
+            raise ValueError("middle and spread must have the same parts")
+        return self
+
+    @staticmethod
+    def of(calibration: Calibration) -> ScreenValues:
+        """The values of a calibration.
+
+        Raises:
+            PetechiaError: the calibration is another detector's, or a value is missing or not allowed.
+        """
+        try:
+            return ScreenValues.model_validate(dict(calibration.require("screen").values))
+        except ValidationError as error:
+            raise PetechiaError(
+                f"This calibration of the screen cannot be used ({first_problem(error)}); make one with ImageScreen.calibrate."
+            ) from None
+
+
+@dataclass(frozen=True)
+class ConformalThreshold:
+    """A conformal threshold (Vovk et al. 2005) of the suspicion.
+
+    Of images like the clean ones, a share of at most `fpr` is expected above the threshold, whatever the model.
+
+    Attributes:
+        fpr: the false-positive rate.
+        middle: part → its median over the clean images.
+        spread: part → its spread over the clean images.
+        clean: float64 [n], the suspicions of the clean images, ascending.
+    """
+
+    fpr: float
+    middle: dict[str, float]
+    spread: dict[str, float]
+    clean: NDArray[np.float64]
+
+    @staticmethod
+    def of(parts: Parts, fpr: float) -> ConformalThreshold:
+        """Set the threshold on the parts of clean images.
+
+        Raises:
+            PetechiaError: see `check_count`.
+        """
+        check_count(len(next(iter(parts.values()))), fpr)
+        middle = {name: float(np.median(values)) for name, values in parts.items()}
+        spread = {name: _spread(values) for name, values in parts.items()}
+        unsorted = ConformalThreshold(fpr, middle, spread, np.zeros(0))
+        return ConformalThreshold(fpr, middle, spread, np.sort(unsorted.suspicion(parts)))
+
+    @staticmethod
+    def from_calibration(calibration: Calibration) -> ConformalThreshold:
+        """The threshold in a calibration of the screen.
+
+        Raises:
+            PetechiaError: see `ScreenValues.of` and `check_count`.
+        """
+        values = ScreenValues.of(calibration)
+        check_count(len(values.clean), values.false_positive_rate)
+        clean = np.sort(np.array(values.clean, np.float64))
+        return ConformalThreshold(values.false_positive_rate, dict(values.middle), dict(values.spread), clean)
+
+    def to_calibration(self, measured_on: str, reference: ReferenceValues | None = None) -> Calibration:
+        """The threshold as a calibration, which can be saved.
+
+        Args:
+            measured_on: the model and the clean images, in words.
+            reference: what the clean images gave besides the threshold.
+        """
+        values = ScreenValues(
+            false_positive_rate=self.fpr,
+            middle=self.middle,
+            spread=self.spread,
+            clean=tuple(self.clean.tolist()),
+            reference=reference,
+        )
+        return Calibration(detector="screen", measured_on=measured_on, values=values.model_dump(mode="json"))
+
+    @property
+    def threshold(self) -> float:
+        """The suspicion above which an image is flagged: the ceil((n + 1) (1 - fpr))-th smallest of the n clean ones."""
+        return float(self.clean[_rank(len(self.clean), self.fpr) - 1])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Part → its weight; equal weights if none of the parts is fused."""
+        found = {name: WEIGHTS[name] for name in self.middle}
+        return found if any(found.values()) else dict.fromkeys(found, 1.0)
+
+    def suspicion(self, parts: Parts) -> NDArray[np.float64]:
+        """The weighted mean of the parts, each in units of its spread over the clean images, float64 [N]."""
+        weights = self.weights
+        terms = [weights[name] * (parts[name] - self.middle[name]) / self.spread[name] for name in weights]
+        return np.asarray(np.sum(terms, axis=0) / sum(weights.values()))
+
+    def p_values(self, suspicion: NDArray[np.float64]) -> NDArray[np.float64]:
+        """The share of the clean images and the image itself that are at least as suspicious, float64 [N]."""
+        below = np.searchsorted(self.clean, suspicion, side="left")
+        return np.asarray((1 + len(self.clean) - below) / (1 + len(self.clean)))
+
+
+def check_count(count: int, fpr: float) -> None:
+    """Check that a number of clean images suffices for a false-positive rate.
+
+    Raises:
+        PetechiaError: the rate is not between 0 and 1, or more images are needed.
+    """
+    if not 0 < fpr < 1:
+        raise PetechiaError(f"The false-positive rate is {fpr:g}; it must lie between 0 and 1, as 0.01 does.")
+    needed = math.ceil(1 / fpr - 1 - 1e-9)
+    if count < max(needed, 2):
+        raise PetechiaError(
+            f"{count} clean images cannot set a threshold at a false-positive rate of {fpr:g}: that takes at least "
+            f"{max(needed, 2)}; give more, or allow a higher rate."
+        )
+
+
+def _rank(count: int, fpr: float) -> int:
+    return math.ceil((count + 1) * (1 - fpr) - 1e-9)  # 100 * 0.99 may be a little over 99
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    low, high = np.percentile(values, (16, 84))
+    return max(float(high - low) / 2, NARROW * float(values.std()), 1e-6)
