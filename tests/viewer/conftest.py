@@ -1,5 +1,6 @@
 """Viewers of a small finished run and of a model, and a real browser."""
 
+import logging
 import shutil
 import threading
 import time
@@ -16,6 +17,13 @@ from petechia.study import Run
 from petechia.viewer.subject import Subject
 
 pytest.importorskip("fastapi", reason="the extra web is not installed")
+
+
+@pytest.fixture(autouse=True)
+def logging_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Petechia's logger as it is after import; commands that ran in this process before have configured it."""
+    monkeypatch.setattr(logging.getLogger("petechia"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("petechia"), "handlers", [])
 
 
 @pytest.fixture(scope="session")
