@@ -241,8 +241,7 @@ def scan(
         from petechia.cli.console import ConsoleProgress, print_scan
         from petechia.core.files import refuse_existing
         from petechia.data import open_source
-        from petechia.detect.scan.files import write_clean, write_scan
-        from petechia.detect.scan.suspects import scan as scan_catalog
+        from petechia.detect.scan import scan_catalog
 
         for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
             if folder is not None:
@@ -256,10 +255,11 @@ def scan(
         catalog = open_source(source, _one_of(missing, "--missing"))
         with ConsoleProgress(console).live() as progress:
             found = scan_catalog(catalog, _one_of(on_error, "--on-error"), progress, classifier)
-        print_scan(console, write_scan(found, out), out)
+        found.save(out)
+        print_scan(console, found, out)
         if clean_to is not None:
-            console.print(f"Clean dataset: {clean_to}, {write_clean(found, clean_to):,} images", soft_wrap=True)
-        if found.found:
+            console.print(f"Clean dataset: {clean_to}, {found.write_clean(clean_to):,} images", soft_wrap=True)
+        if found.tampered:
             raise typer.Exit(3)
 
 

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bars
 from rich.table import Table
 
+from petechia.detect.scan.result import ScanResult
 from petechia.paper import Reproduction
 from petechia.reports import result_rows, verdict
 from petechia.reports.tables import number, percent
@@ -187,34 +188,31 @@ def print_explanations(console: Console, content: dict[str, Any], out: Path) -> 
     console.print(f"Overlays, maps and scores of all classes: {out / 'explanations.json'}", soft_wrap=True)
 
 
-def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
+def print_scan(console: Console, result: ScanResult, out: Path) -> None:
     """What was found in a dataset, and what was not looked for."""
-    if content["stamps"]:
-        table = Table("stamp", "images", "place", "label", "with it", "of all", "p", title="Stamps that command a label")
-        for one in content["stamps"]:
-            place = "wanders" if one["row"] is None else f"row {one['row']}, column {one['column']}"
-            shares = percent(one["share_with_label"]), percent(one["share_of_all"])
-            size = f"{one['height']} x {one['width']}"
-            table.add_row(size, f"{one['images']:,}", place, escape(one["label"]), *shares, f"{one['p_value']:.1g}")
+    if result.stamps:
+        table = Table("stamp", "images", "place", "label", "with it", "of all", "p", title="Stamps tied to a label")
+        for one in result.stamps:
+            shares = percent(one.share_with_label), percent(one.share_of_all)
+            table.add_row(one.size, f"{one.images:,}", one.place, escape(one.label), *shares, f"{one.p_value:.1g}")
         console.print(table)
-    if content["leaning"]:
-        shown = ", ".join(
-            f"{one['height']} x {one['width']} on {one['images']:,} images to {one['label']}" for one in content["leaning"][:3]
-        )
+    if result.weakly_associated:
+        shown = ", ".join(f"{one.size} on {one.images:,} images with {one.label}" for one in result.weakly_associated[:3])
         console.print(
-            f"Patterns that lean to a label, as markers and devices may: {escape(shown)}. None is flagged.", soft_wrap=True
+            f"Patterns weakly associated with a label, as markers and devices may be: {escape(shown)}. None is flagged.",
+            soft_wrap=True,
         )
     console.print(
-        f"{content['images']:,} images: {content['twins']:,} pairs that differ in a small box alone, "
-        f"{content['copies']:,} altered copies with other labels, {content['duplicates']:,} exact duplicates, "
-        f"{content['unread']:,} that cannot be decoded.",
+        f"{result.images:,} images: {result.near_duplicates:,} pairs that differ only in a small box, "
+        f"{result.copies:,} altered copies with other labels, {result.duplicates:,} exact duplicates, "
+        f"{result.unread:,} that cannot be decoded.",
         soft_wrap=True,
     )
-    if content["tampered"]:
-        console.print(f"[red]Tampered with:[/red] {content['flagged']:,} images are flagged.", soft_wrap=True)
+    if result.tampered:
+        console.print(f"[red]Tampered with:[/red] {result.flagged:,} images are flagged.", soft_wrap=True)
     else:
         console.print("[green]Nothing found.[/green]", soft_wrap=True)
-    console.print(f"{content['limits']}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
+    console.print(f"{result.limits}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
 
 
 def print_repair(console: Console, content: dict[str, Any], out: Path) -> None:
