@@ -194,7 +194,7 @@ def test_a_pattern_weakly_associated_with_a_label_ranks_higher_and_is_not_flagge
     found = scan_catalog(catalog_of(images, labels))
     assert not found.tampered
     scores = np.array([suspect.score for suspect in found.details.suspects])
-    weakly_associated = np.array(["leans to C" in suspect.reason for suspect in found.details.suspects])
+    weakly_associated = np.array(["weakly associated with C" in suspect.reason for suspect in found.details.suspects])
     assert (weakly_associated == ((np.arange(600) < 60) & (labels[:, 2] == 1))).all()
     assert scores[weakly_associated].min() > 0
     assert scores[weakly_associated].max() < 0.5

@@ -1,4 +1,5 @@
 import string
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ def test_every_rule_has_a_score_and_every_score_a_rule() -> None:
 
 @each_rule
 def test_what_flags_scores_half_or_more_and_what_does_not_scores_less(rule: Rule) -> None:
-    words = {name: 1 for _, name, _, _ in string.Formatter().parse(rule.sentence) if name}
+    words: dict[str, Any] = {name: 1 for _, name, _, _ in string.Formatter().parse(rule.sentence) if name}
     low, high = (rule.evidence(SCORES, strength=strength, **words) for strength in (0.0, 1.0))
     assert (low.flags, low.rule, (low.row, low.column)) == (rule.flags, rule.name, (-1, -1))
     assert 0.5 <= low.score <= high.score <= 1 if rule.flags else 0 < low.score <= high.score < 0.5

@@ -228,6 +228,9 @@ def robust_fit(points: Array) -> tuple[Array, Array]:
     Returns:
         float64 [d] and [d, d]; the covariance is that of the half, smaller than that of all.
     """
+    # Not scikit-learn's fast_mcd, which finds the same optimum (determinants within 2.3 % at 500 points, 0.01 % at 100,000),
+    # but takes 63 s for 100,000 points of 10 coordinates where this takes 1.3 s, draws at random, and fails in MinCovDet
+    # where all points are the same. A scan fits up to twice for every class.
     centre = np.median(points, axis=0)
     covariance = np.diag(np.median(np.abs(points - centre), axis=0) ** 2)
     for _ in range(STEPS):

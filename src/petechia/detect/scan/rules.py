@@ -68,8 +68,8 @@ ALTERED_COPY = Rule(
 WEAKLY_ASSOCIATED = Rule(  # its strength is the share of the labels that chance does not explain
     "weakly_associated",
     False,
-    "shows a pattern of {height} x {width} pixels that {images} images share and that leans to {label} ({share:.0f} % of "
-    "them, {usual:.0f} % of all)",
+    "shows a pattern of {height} x {width} pixels that {images} images share and that is weakly associated with {label} "
+    "({share:.0f} % of them, {usual:.0f} % of all)",
 )
 RULES = {
     rule.name: rule
