@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from petechia.detect.scan.result import ScanResult
 from pydantic import BaseModel
 
 from petechia.attack.result import Poisoned
 from petechia.detect.audit import AuditResult
 from petechia.detect.protocol import Calibration, Findings
 from petechia.detect.repair import RepairResult
+from petechia.detect.scan.result import ScanResult
 from petechia.detect.screen.result import ScreenResult
 from petechia.paper import Reproduction
 from petechia.saliency.result import Explanations

@@ -38,6 +38,7 @@ from petechia.detect.protocol import Calibration, Detector, ImagesUnderTest
 from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
 from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
+from petechia.detect.scan import DatasetScan, ScanResult
 from petechia.detect.screen.detector import CLEAN, ImageScreen
 from petechia.detect.screen.result import ScreenResult
 from petechia.models.classifier import Classifier

@@ -17,7 +17,7 @@ from petechia.data import open_source
 from petechia.data.formats.images import FileReader
 from petechia.detect.collection import read_collection
 from petechia.detect.repair.clean import read_clean
-from petechia.detect.scan.suspects import scan
+from petechia.detect.scan import scan_catalog
 from tests.conftest import SHARED, SMALL, unasked
 from tests.data.formats.test_dicom import made, written
 
@@ -55,8 +55,8 @@ def test_without_a_table_there_are_no_classes(tmp_path: Path) -> None:
 def test_every_room_that_needs_no_labels_takes_it(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans", 30)
     source = f"dicom:{root}"
-    found = scan(open_source(source))
-    assert not found.found
+    found = scan_catalog(open_source(source))
+    assert not found.tampered
     assert len(read_collection([source], unasked("A")).images) == 30
     clean = read_clean(source, unasked("A", "B"))
     assert (clean.labels == -1).all()
