@@ -42,6 +42,7 @@ def test_what_is_added_is_found_and_what_is_not_is_explained() -> None:
     assert numbers.register("one")(1) == 1
     assert dict(numbers) == {"zero": 0, "one": 1}
     assert (len(numbers), "one" in numbers, "two" in numbers, numbers.origin("one")) == (2, True, False, "petechia")
+    assert (numbers.get("one"), numbers.get("two"), numbers.get("two", 2)) == (1, None, 2)
     with pytest.raises(PetechiaError, match="There is no number 'zer'; did you mean 'zero'"):
         numbers["zer"]
     with pytest.raises(PetechiaError, match=r"There is no number 'x\ufffdy'; there are zero, one\."):
@@ -99,6 +100,23 @@ def test_what_does_not_fit_is_refused(install: Install) -> None:
     assert numbers["seven"] == 107
     with pytest.raises(PetechiaError, match=r"The number 'text' of pkg_f cannot be loaded \(text is no number\)"):
         numbers["text"]
+
+
+def test_things_can_be_added_for_a_while() -> None:
+    def check(name: str, found: object) -> object:
+        if found is None:
+            raise TypeError(f"{name} is nothing")
+        return found
+
+    numbers = registry(check)
+    with numbers.temporarily({"six": 6}):
+        assert (numbers["six"], numbers.origin("six")) == (6, "a test")
+    assert list(numbers) == ["zero"]
+    with pytest.raises(PetechiaError, match="has the name of one of petechia"), numbers.temporarily({"zero": 5}):
+        pass
+    with pytest.raises(TypeError, match="six is nothing"), numbers.temporarily({"six": None}):
+        pass
+    assert dict(numbers) == {"zero": 0}
 
 
 def test_functions_and_exports_are_imported_when_they_are_used(install: Install) -> None:

@@ -104,14 +104,9 @@ class Unstamped(Dot):
     stamps: ClassVar[bool] = False
 
 
-def use(monkeypatch: pytest.MonkeyPatch, kind: type[BaseTrigger]) -> None:
-    monkeypatch.setattr(TRIGGERS, "_origins", dict.fromkeys([*TRIGGERS, "dot"], "petechia"))
-    monkeypatch.setattr(TRIGGERS, "_loaded", {**dict(TRIGGERS._loaded), "dot": kind})
-
-
-def test_a_sound_trigger_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, Dot)
-    check_trigger(Dot(strength=7))
+def test_a_sound_trigger_passes() -> None:
+    with TRIGGERS.temporarily({"dot": Dot}):
+        check_trigger(Dot(strength=7))
 
 
 @pytest.mark.parametrize(
@@ -132,9 +127,8 @@ def test_a_sound_trigger_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         (Unstamped, "stamps is False, but stamp.. changes images"),
     ],
 )
-def test_a_broken_trigger_is_found(broken: type[BaseTrigger], sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, broken)
-    with pytest.raises(AssertionError, match=sentence):
+def test_a_broken_trigger_is_found(broken: type[BaseTrigger], sentence: str) -> None:
+    with TRIGGERS.temporarily({"dot": broken}), pytest.raises(AssertionError, match=sentence):
         check_trigger(broken.model_validate({}))
 
 
@@ -145,6 +139,6 @@ def test_a_trigger_of_a_class_that_is_not_registered_cannot_be_read_back() -> No
     check_trigger(Sinusoid())
 
 
-def test_a_colour_of_its_own_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    use(monkeypatch, Coloured)
-    check_trigger(Coloured(), colour_tolerance=None)
+def test_a_colour_of_its_own_is_allowed() -> None:
+    with TRIGGERS.temporarily({"dot": Coloured}):
+        check_trigger(Coloured(), colour_tolerance=None)

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from rich.console import Console
 
-from petechia.core.errors import PetechiaError
-from petechia.core.settings import FORMS
+from petechia.core.errors import PetechiaError, alternatives
+from petechia.data.sources.registry import source_forms
+from petechia.models.registry import model_forms, short_model_forms
+from petechia.saliency.registry import METHODS
 
 if TYPE_CHECKING:
     from petechia.study import Config
@@ -22,6 +24,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
+FORMS = source_forms()
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration; its keys win over the preset's.")
 ]
@@ -37,7 +40,7 @@ Track = Annotated[
     str | None, typer.Option(metavar="mlflow:URI", help="Record finished runs, as in mlflow:sqlite:///mlflow.db.")
 ]
 Missing = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that the table lists and the folder lacks.")]
-MODELS = "FILE.safetensors, FILE.onnx, FILE.pt2, timm:… or xrv:…; see docs/models.md"
+MODELS = f"{short_model_forms()}; see docs/models.md"
 Threads = Annotated[int, typer.Option(min=0, help="Of the processor; 0 is all.")]
 OnError = Annotated[str | None, typer.Option(metavar="error|skip", help="Images that cannot be decoded.")]
 
@@ -202,9 +205,7 @@ def explain(
     ] = None,
     method: Annotated[
         str,
-        typer.Option(
-            help="gradcam, gradcam++, xgradcam, hirescam, layercam, eigencam, scorecam, gradcam-skip, occlusion or rise."
-        ),
+        typer.Option(help=f"{alternatives(METHODS)}."),
     ] = "gradcam",
     dicom: Annotated[bool, typer.Option("--dicom", help="Write overlays as DICOM secondary captures too.")] = False,
 ) -> None:
@@ -377,7 +378,7 @@ def repair(
 def screen(
     model: Annotated[
         str,
-        typer.Argument(metavar="MODEL", help="A .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE or xrv:NAME."),
+        typer.Argument(metavar="MODEL", help=f"A{model_forms()[1:]}."),
     ],
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a source.")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pkgutil import resolve_name
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from petechia.core.errors import PetechiaError, first_line, printable
 
@@ -73,6 +74,23 @@ class Registry(Mapping[str, T], Generic[T]):
         self._loaded[name] = item
         self._origins[name] = origin
 
+    @contextmanager
+    def temporarily(self, items: Mapping[str, object], origin: str = "a test") -> Iterator[None]:
+        """Add things within a `with` block, as if a package did: for tests of what is not installed.
+
+        Raises:
+            PetechiaError: a name is taken.
+            TypeError, ValueError: a thing does not fit.
+        """
+        self._discover()
+        for name, item in items.items():
+            self.add(name, self._check(name, item) if self._check else cast("T", item), origin)
+        try:
+            yield
+        finally:
+            for name in items:
+                del self._loaded[name], self._origins[name]
+
     def origin(self, name: str) -> str:
         """The package that a thing comes from.
 
@@ -102,6 +120,16 @@ class Registry(Mapping[str, T], Generic[T]):
         if name not in self._loaded:
             self._loaded[name] = self._load(self._entries[name])
         return self._loaded[name]
+
+    def get(self, name: str, default: Any = None, /) -> Any:
+        """Look a thing up; the default where there is none of that name.
+
+        Raises:
+            PetechiaError: two packages give it, or it cannot be loaded.
+        """
+        if name not in self:
+            return default
+        return self[name]
 
     def __contains__(self, name: object) -> bool:
         self._discover()
