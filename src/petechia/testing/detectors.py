@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def check_calibration(detector: Detector[Any], calibration: Calibration) -> Cali
     with TemporaryDirectory() as folder:
         file = Path(folder) / "calibration.json"
         try:
+            json.dumps(dict(calibration.values), allow_nan=False)
             calibration.save(file)
             read = Calibration.load(file)
         except (PetechiaError, TypeError, ValueError) as error:
