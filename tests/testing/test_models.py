@@ -74,7 +74,8 @@ def classifier(answer: Callable[[Tensor], Tensor] | None = None, **changes: Any)
 
 def of_the_batch(images: Tensor) -> Tensor:
     """As a batch norm in training does."""
-    return Linear()(images) - Linear()(images).mean(dim=0)
+    logits: Tensor = Linear()(images)
+    return logits - logits.mean(dim=0)
 
 
 def at_random(images: Tensor) -> Tensor:
@@ -101,7 +102,9 @@ def test_a_broken_classifier_is_found(broken: Classifier, sentence: str) -> None
 def test_a_network_without_gradients_is_found() -> None:
     class Cut(Linear):
         def forward(self, images: Tensor) -> Tensor:
-            return super().forward(images).detach()
+            cut: Tensor = super().forward(images).detach()
+
+        return cut
 
     with pytest.raises(AssertionError, match="Its network has no gradients"):
         check_classifier(classifier(network=Cut().eval()))
