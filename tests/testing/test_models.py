@@ -102,9 +102,7 @@ def test_a_broken_classifier_is_found(broken: Classifier, sentence: str) -> None
 def test_a_network_without_gradients_is_found() -> None:
     class Cut(Linear):
         def forward(self, images: Tensor) -> Tensor:
-            cut: Tensor = super().forward(images).detach()
-
-        return cut
+            return super().forward(images).detach()
 
     with pytest.raises(AssertionError, match="Its network has no gradients"):
         check_classifier(classifier(network=Cut().eval()))
