@@ -75,45 +75,65 @@ METHODS: Registry[Method] = Registry("explanation method", "petechia.explanation
 _LAYERS, _SCORES = "petechia.saliency.methods", "petechia.saliency.black_box"
 _OURS: dict[str, Method] = {
     "gradcam": LayerMethod(
-        *("Grad-CAM", "mean slope of the class's logit", "Selvaraju et al. 2017, equations 1 and 2"),
+        "Grad-CAM",
+        "mean slope of the class's logit",
+        "Selvaraju et al. 2017, equations 1 and 2",
         deferred(f"{_LAYERS}:grad_cam"),
     ),
     "gradcam++": LayerMethod(
-        *("Grad-CAM++", "positive slopes, weighted by where they count", "Chattopadhay et al. 2018, equations 10 and 19"),
+        "Grad-CAM++",
+        "positive slopes, weighted by where they count",
+        "Chattopadhay et al. 2018, equations 10 and 19",
         deferred(f"{_LAYERS}:grad_cam_pp"),
     ),
     "xgradcam": LayerMethod(
-        *("XGrad-CAM", "slopes weighted by the activations' shares", "Fu et al. 2020, equation 8"),
+        "XGrad-CAM",
+        "slopes weighted by the activations' shares",
+        "Fu et al. 2020, equation 8",
         deferred(f"{_LAYERS}:xgrad_cam"),
     ),
     "hirescam": LayerMethod(
-        *("HiResCAM", "slope times activation, cell by cell", "Draelos and Carin 2020"),
+        "HiResCAM",
+        "slope times activation, cell by cell",
+        "Draelos and Carin 2020",
         deferred(f"{_LAYERS}:hires_cam"),
     ),
     "layercam": LayerMethod(
-        *("LayerCAM", "positive slope times activation, cell by cell", "Jiang et al. 2021, equations 6 and 7"),
+        "LayerCAM",
+        "positive slope times activation, cell by cell",
+        "Jiang et al. 2021, equations 6 and 7",
         deferred(f"{_LAYERS}:layer_cam"),
     ),
     "eigencam": LayerMethod(
-        *("Eigen-CAM", "first principal component; the same for all classes", "Muhammad and Yeasin 2020"),
+        "Eigen-CAM",
+        "first principal component; the same for all classes",
+        "Muhammad and Yeasin 2020",
         deferred(f"{_LAYERS}:eigen_cam"),
     ),
     "scorecam": LayerMethod(
-        *("Score-CAM", "rise of the logit with each channel as a mask", "Wang et al. 2020, algorithm 1"),
+        "Score-CAM",
+        "rise of the logit with each channel as a mask",
+        "Wang et al. 2020, algorithm 1",
         deferred(f"{_LAYERS}:score_cam"),
         interactive=False,  # a forward pass for every channel
     ),
     "gradcam-skip": LayerMethod(
-        *("Grad-CAM, skipping", "mean slope as if the layer were the last", "the code of Nwadike et al. 2020"),
+        "Grad-CAM, skipping",
+        "mean slope as if the layer were the last",
+        "the code of Nwadike et al. 2020",
         deferred(f"{_LAYERS}:skipping"),
         interactive=False,  # most layers do not fit the head
     ),
     "occlusion": ScoreMethod(
-        *("Occlusion", "fall of the score when a window is covered", "Zeiler and Fergus 2014, section 4.2"),
+        "Occlusion",
+        "fall of the score when a window is covered",
+        "Zeiler and Fergus 2014, section 4.2",
         deferred(f"{_SCORES}:occlusion_by_eighths"),
     ),
     "rise": ScoreMethod(
-        *("RISE", "mean score of random masks that show a pixel", "Petsiuk et al. 2018"),
+        "RISE",
+        "mean score of random masks that show a pixel",
+        "Petsiuk et al. 2018",
         deferred(f"{_SCORES}:rise"),
     ),
 }
