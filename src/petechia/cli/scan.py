@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from petechia.cli.common import (
+    FORMS,
+    Detector,
     Device,
+    Missing,
+    OnError,
     Precision,
     Threads,
     console,
+    finish,
     say,
     say_labelled,
     table,
@@ -34,17 +39,23 @@ def scan(
     ] = None,
     missing: Missing = None,
     on_error: OnError = None,
+    detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
     """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged."""
-    import petechia
+    import petechia.api
     from petechia.cli.progress import ConsoleProgress
 
     for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
         if folder is not None:
             refuse_existing(folder, option)
+    if detector is not None:
+        with ConsoleProgress().live() as progress:
+            findings = petechia.api.run_detector(detector, dataset=source, progress=progress)
+        finish(findings, out)
+        return
     with ConsoleProgress().live() as progress:
         result = petechia.scan(
             source,

@@ -1,7 +1,7 @@
 """The one error that users see, and how to show in it what a stranger's file says."""
 
 import reprlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from textwrap import shorten
 
 
@@ -47,3 +47,9 @@ def listing(names: Sequence[str], most: int = 5) -> str:
     """The first few names of a list, for a message: a file can name anything, so they are cut and made printable."""
     shown = ", ".join(printable(name) for name in names[:most])
     return shown if len(names) <= most else f"{shown} and {len(names) - most:,} more"
+
+
+def alternatives(names: Iterable[str]) -> str:
+    """Names to choose from, in words: "a, b or c"."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -4,9 +4,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from petechia.core.errors import printable
 
-# The names of data sources, see `petechia.data.open_source`.
-FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
-
 
 class Settings(BaseModel):
     """Frozen, validated, comparable; unknown keys are refused."""

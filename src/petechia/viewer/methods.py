@@ -4,14 +4,7 @@ from __future__ import annotations
 
 from typing import TypedDict
 
-LABELS = {
-    "gradcam": "Grad-CAM",
-    "gradcam++": "Grad-CAM++",
-    "xgradcam": "XGrad-CAM",
-    "hirescam": "HiResCAM",
-    "layercam": "LayerCAM",
-    "eigencam": "Eigen-CAM",
-}
+from petechia.saliency.registry import METHODS
 
 
 class OfferedMethod(TypedDict):
@@ -23,4 +16,4 @@ class OfferedMethod(TypedDict):
 
 def offered_methods() -> list[OfferedMethod]:
     """The methods to choose from, in the order of the list on the page."""
-    return [{"name": name, "label": label} for name, label in LABELS.items()]
+    return [{"name": name, "label": METHODS[name].label} for name in METHODS if METHODS[name].interactive]

@@ -29,6 +29,23 @@ IMAGE, FINDINGS, PATIENT, FOLLOW_UP = "Image Index", "Finding Labels", "Patient 
 TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 
 
+def open_nih_source(source: str, text: str, missing: Missing = "error") -> Catalog:
+    """Open a folder that a source names.
+
+    Args:
+        source: the whole source, for messages.
+        text: the folder.
+        missing: as for `open_nih`.
+
+    Raises:
+        PetechiaError: it is not a folder, or as `open_nih`.
+    """
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise PetechiaError(f"The data source {source!r} names {folder}, which is not a folder; correct the path.")
+    return open_nih(folder, missing)
+
+
 def open_nih(root: Path, missing: Missing = "error") -> Catalog:
     """Read the table and find the images; nothing is decoded.
 

@@ -14,7 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.data.preparation import OnError
-from petechia.detect.protocol import DETECTORS, Calibration
+from petechia.detect.protocol import Calibration
 from petechia.detect.scan.copies import find_copies
 from petechia.detect.scan.evidence import from_copies, from_pairs, from_stamp, from_weakly_associated, with_label
 from petechia.detect.scan.features import FeatureOutliers, extract, feature_outliers
@@ -29,7 +29,6 @@ from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, pa
 from petechia.models.classifier import Classifier
 
 
-@DETECTORS.register(NAME)
 class DatasetScan:
     """Detects images of a dataset that were tampered with.
 
