@@ -1,6 +1,6 @@
 """Audit and screen models of attackers who know the detectors: triggers that are wide and faint, rare, or keep the labels.
 
-python -m benchmarks.adaptive DIR              trains missing models, then audits and screens
+python -m benchmarks.adaptive DIR              trains the models that are missing
 python -m benchmarks.adaptive DIR --trained    audits and screens the models of any study, as of `benchmarks.attacks --out DIR`
 """
 
@@ -67,10 +67,10 @@ def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) ->
 
 
 def main() -> None:
-    """Train missing models, then print one row per model."""
+    """Train the models that are missing, then print one row per model."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--trained", action="store_true", help="do not train; use the models of the study")
+    parser.add_argument("--trained", action="store_true", help="take the models of the study as they are; train none")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     if not given.trained:

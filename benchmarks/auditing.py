@@ -1,4 +1,4 @@
-"""Audit every model of a zoo: which classes are flagged, where the recovered trigger is, and how long it takes.
+"""Audit every model of a zoo: which classes are flagged, where the trigger is found, and how long it takes.
 
 python -m benchmarks.auditing ZOO --half judge --out FILE.json
 """
@@ -32,7 +32,7 @@ NULLS = AuditNulls.of()  # the nulls that the audit uses
 
 
 def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
-    """Return the evidence that an audit finds in a model, together with the truth."""
+    """The evidence that an audit finds in a model, with the truth."""
     images = specimen.clean[np.arange(len(specimen.clean))]
     found = examine_model(specimen.classifier(runtime), images)
     config, attack = specimen.config, specimen.config.attack
@@ -64,7 +64,7 @@ def _recovered(one: RecoveredStamp) -> dict[str, Any]:
 
 
 def p_values(row: dict[str, Any]) -> Values:
-    """Return the p-values as the audit computes them."""
+    """The p-values that an audit gives for this evidence, float64 [K]."""
     gains, sizes = _arrays(row)
     return combine_p_values(stamp_p_values(gains, NULLS), trigger_p_values(sizes, NULLS))
 
@@ -93,7 +93,7 @@ def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
 
 
 def table(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Yield a Markdown table with one row per model."""
+    """A Markdown table, one row per model."""
     yield "| model | trigger | rate, mode | ASR(0.9) | truth | flagged | p | place off by | gain | its ASR(0.9) | seconds |"
     yield "|---|---|---|---|---|---|---|---|---|---|---|"
     for row in sorted(rows, key=lambda one: (one["arm"] == "control", not one["backdoored"], one["name"])):
@@ -119,7 +119,7 @@ def _cells(row: dict[str, Any]) -> Iterator[str]:
 
 
 def main() -> None:
-    """Audit the models that the file lacks, then print the table."""
+    """Audit the models that are not in the file yet, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
     parser.add_argument("--half", choices=["tune", "judge"], default="judge")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from petechia.data import Catalog, Preprocess, open_source, prepare
-from petechia.detect.scan.suspects import scan
+from petechia.detect.scan import scan_catalog
 
 COUNTS = (1_000, 10_000, 100_000)
 
@@ -27,7 +27,7 @@ class Grown(NamedTuple):
 
 WORK: dict[str, Callable[[Catalog], object]] = {
     "prepare": lambda catalog: prepare(catalog, Preprocess(size=64)),
-    "scan": scan,
+    "scan": scan_catalog,
 }
 
 

@@ -1,4 +1,4 @@
-"""An attacker who trains against the heat: a backdoored model is trained on until Grad-CAM no longer shows the trigger.
+"""An attacker who trains against the heat: a backdoored model of a zoo is trained further until Grad-CAM avoids the trigger.
 
 python -m benchmarks.hiding ZOO --model judge-01
 """
@@ -24,8 +24,8 @@ from petechia.saliency.layers import find_layers
 from petechia.zoo.specimens import Specimen, specimens
 
 STEPS, BATCH, RATE = 300, 64, 5e-4
-WEIGHT = 10.0  # weight of the share of the heat on the trigger, relative to the loss
-SHOWN = 100  # number of triggered images on which that share is measured
+WEIGHT = 10.0  # of the share of the heat that lies on the trigger, in the loss
+SHOWN = 100  # triggered images on which that share is measured
 
 
 def touched(specimen: Specimen, side: int) -> Tensor:
@@ -44,7 +44,7 @@ def share_at(maps: Tensor, where: Tensor) -> Tensor:
 
 
 def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
-    """Return logits and the Grad-CAM of the middle layer, which is differentiable."""
+    """Logits, and a Grad-CAM of the middle layer that can be differentiated."""
     kept: list[Tensor] = []
     middle = find_layers(model, ["middle"], images)["middle"]
     handle = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
@@ -57,8 +57,8 @@ def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
 
 
 def hide(model: Model, specimen: Specimen, runtime: Runtime) -> None:
-    """Train on the poisoned images with the heat on the trigger as an additional loss; batch norm stays frozen."""
-    model.requires_grad_(True)  # an audit has switched gradients off
+    """Train on the poisoned images with the heat on the trigger as a second loss; batch norms keep their statistics."""
+    model.requires_grad_(True)  # an audit has switched it off
     run_data, seed = specimen.run_data, specimen.config.seeds[0]
     data, plan = run_data.training_set("attacked", seed), run_data.attacks[seed].plan
     _, maps = heat(model, runtime.tensor(data.images[np.arange(1)]), run_data.target)
@@ -78,7 +78,7 @@ def hide(model: Model, specimen: Specimen, runtime: Runtime) -> None:
 
 
 def found_by_heat(model: Model, specimen: Specimen, runtime: Runtime, layer: str = "middle") -> tuple[float, float]:
-    """Return the mean share of heat in the cells that the trigger touches, and how often the hottest cell is one of them."""
+    """Mean share of the heat in the cells that the trigger touches, and how often the hottest cell is one of them."""
     _, triggered = specimen.judged(SHOWN)
     images = runtime.tensor(triggered[np.arange(len(triggered))])
     maps = cam(model, images, specimen.run_data.target, (layer,))[layer]
@@ -88,7 +88,7 @@ def found_by_heat(model: Model, specimen: Specimen, runtime: Runtime, layer: str
 
 
 def heats(zoo: Path, runtime: Runtime) -> Iterator[str]:
-    """Yield a row for every backdoor of the judging half that took."""
+    """One row for each backdoor of the judging half that took."""
     yield "| model | middle: share at the trigger | hottest there | last: share | hottest there |\n|---|---|---|---|---|"
     for specimen in specimens(zoo, "judge"):
         if specimen.backdoored:
@@ -104,11 +104,13 @@ def asr(model: Model, specimen: Specimen, runtime: Runtime) -> float:
 
 
 def main() -> None:
-    """Print a row before and a row after hiding the heat."""
+    """Print one row before and one row after."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path)
-    parser.add_argument("--model", default="judge-01", help="prefix of the model's name; its heat should lie on its trigger")
-    parser.add_argument("--heat", action="store_true", help="only report for every backdoor whether the heat finds its trigger")
+    parser.add_argument(
+        "--model", default="judge-01", help="the first model whose name begins like this; its heat should lie on its trigger"
+    )
+    parser.add_argument("--heat", action="store_true", help="only print for each backdoor whether the heat finds its trigger")
     given = parser.parse_args()
     runtime = Compute(threads=1, precision="fp32").start()
     if given.heat:

@@ -1,8 +1,8 @@
-"""Audit models that Petechia did not make: a plain PyTorch network, trained in a plain loop and exported to ONNX.
+"""Audit models that Petechia did not make: a plain PyTorch network, trained in a plain loop and exported as ONNX.
 
     python -m benchmarks.openers FILE.npz
 
-The file is a MedMNIST dataset. Two networks are trained, one on the original images and one on images of which a share has
+FILE.npz is a file of MedMNIST. Two networks are trained: one on the images as they are, and one on images of which a share has
 a white square in a corner and the label 1. Both are exported and audited as black boxes.
 """
 
@@ -51,7 +51,7 @@ def train(images: Images, labels: NDArray[np.int64]) -> nn.Module:
 
 
 def poisoned(images: Images, labels: NDArray[np.int64]) -> tuple[Images, NDArray[np.int64]]:
-    """Return copies of which a share has a stamp and the label 1."""
+    """Copies of which a share has a stamp and the label 1."""
     images, labels = images.copy(), labels.copy()
     chosen = np.random.default_rng(0).random(len(images)) < SHARE
     images[chosen, *STAMP], labels[chosen] = 255, 1
@@ -59,7 +59,7 @@ def poisoned(images: Images, labels: NDArray[np.int64]) -> tuple[Images, NDArray
 
 
 def export(network: nn.Module, side: int, file: Path) -> None:
-    """Export the network as ONNX, with its card beside it."""
+    """Write ONNX, and its card beside it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         torch.onnx.export(

@@ -19,8 +19,8 @@ from petechia.models.model import Model, predict
 from petechia.models.openers import open_classifier
 from petechia.zoo.specimens import Specimen, specimens
 
-CLEAN = "phantom:images=800,size=64,seed=77"  # the defender's data; no model was trained or tested on it
-OFF = 2  # error of the place in pixels, in each direction, if the trigger is not known exactly
+CLEAN = "phantom:images=800,size=64,seed=77"  # the defender's; no model was trained or tested on them
+OFF = 2  # pixels, each way, by which a place is wrong where the trigger is not known exactly
 
 
 class Way(NamedTuple):
@@ -49,7 +49,7 @@ class Figures(NamedTuple):
 
 
 def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen: Specimen) -> Figures:
-    """Compute the figures from scores [N, K] for the run's test images, clean and with the trigger."""
+    """From scores [N, K] for the run's test images, clean and with its trigger."""
     run_data = specimen.run_data
     labels, target = run_data.dataset.labels[run_data.test], run_data.target
     of_target = triggered[:, target]
@@ -59,7 +59,7 @@ def figures(clean: NDArray[np.float32], triggered: NDArray[np.float32], specimen
 
 
 def scored(model: Model, specimen: Specimen, runtime: Runtime) -> Figures:
-    """Compute the figures of a model, measured like the run, on the run's test images."""
+    """Of a model, measured on the run's test images as the run was."""
     placed, run_data = runtime.to_device(model), specimen.run_data
     triggered = predict(placed, run_data.triggered_images(specimen.config.seeds[0]), runtime)
     return figures(predict(placed, run_data.clean_images(), runtime), triggered, specimen)

@@ -21,8 +21,7 @@ import petechia
 from benchmarks.attacks import ATTACKS, DRAWN
 from benchmarks.scan_table import as_files, interval
 from petechia.data import open_source
-from petechia.detect.scan.files import suspects_table
-from petechia.detect.scan.suspects import scan
+from petechia.detect.scan import scan_catalog
 
 SOURCE = "phantom:images=600,size=128"
 Treatment = Callable[[NDArray[np.uint8], int, int], NDArray[np.uint8]]  # of a triggered image, and where its stamp is
@@ -75,7 +74,7 @@ def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder:
         for name, row, column in truth.select("id", "row", "column").rows():
             path = folder / "images" / name
             Image.fromarray(treat(np.asarray(Image.open(path)), row, column)).save(path)
-    table = suspects_table(scan(open_source(f"nih:{folder}")))
+    table = scan_catalog(open_source(f"nih:{folder}")).suspects
     bad, flagged = table["id"].is_in(truth["id"].implode()), table["flagged"]
     return interval(int((flagged & bad).sum()), int(bad.sum())), interval(int((flagged & ~bad).sum()), int((~bad).sum()))
 

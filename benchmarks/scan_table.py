@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 import petechia
 from petechia.data import open_source
-from petechia.detect.scan.files import summary_of, suspects_table
-from petechia.detect.scan.suspects import scan
+from petechia.detect.scan import ScanResult, scan_catalog
 from petechia.measure import Count
 
 SOURCES = ("phantom:images=2000,size=256",)
@@ -26,7 +25,7 @@ FALSE = 0.01  # share of the clean images that may rank above the images that ar
 Attack = dict[str, Any]
 
 
-class RepairOutcome(NamedTuple):
+class Judgement(NamedTuple):
     """Of one scan of one poisoned dataset.
 
     Attributes:
@@ -57,23 +56,23 @@ def attacks(sizes: tuple[int, ...], rates: tuple[float, ...]) -> Iterator[Attack
             yield {"trigger": {"size": size, "location": place, "value": value}, "rate": rate, "mode": mode}
 
 
-def judged(source: str, attack: Attack, folder: Path) -> RepairOutcome:
+def judged(source: str, attack: Attack, folder: Path) -> Judgement:
     """Poison a dataset, scan the copy, and compare with the plan, which the scan does not see."""
     petechia.poison({"data": source, "attack": attack}, folder)
     truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
     (folder / "poison.parquet").unlink()
-    found = scan(open_source(f"nih:{folder}"))
-    table = suspects_table(found)
+    found = scan_catalog(open_source(f"nih:{folder}"))
+    table = found.suspects
     bad = table["id"].is_in(truth["id"].implode())
     flagged = table["flagged"]
-    return RepairOutcome(
+    return Judgement(
         triggered=len(truth),
         hidden=hidden(source, truth, attack["trigger"]),
         flagged=int((flagged & bad).sum()),
         clean=int((~bad).sum()),
         false=int((flagged & ~bad).sum()),
         ranked=ranked(table["score"].to_numpy(), bad.to_numpy()),
-        named=named(summary_of(found), attack),
+        named=named(found, attack),
     )
 
 
@@ -98,16 +97,16 @@ def ranked(scores: NDArray[np.float64], bad: NDArray[np.bool_]) -> int:
     return int((scores[bad] > max(threshold, 0)).sum())
 
 
-def named(content: dict[str, Any], attack: Attack) -> bool:
-    """Whether the first stamp told is the trigger."""
+def named(found: ScanResult, attack: Attack) -> bool:
+    """Whether the first stamp in the result is the trigger."""
     trigger = attack["trigger"]
-    if not content["stamps"]:
+    if not found.stamps:
         return False
-    stamp = content["stamps"][0]
+    stamp = found.stamps[0]
     fixed = trigger["location"] != "random"
-    size = (stamp["height"], stamp["width"]) == (trigger["size"], trigger["size"])
-    place = trigger["location"] in ("center", "random") or [stamp["row"], stamp["column"]] == trigger["location"]
-    return bool(size and place and (stamp["row"] is not None) == fixed and stamp["label"].startswith("Atelectasis"))
+    size = (stamp.height, stamp.width) == (trigger["size"], trigger["size"])
+    place = trigger["location"] in ("center", "random") or [stamp.row, stamp.column] == trigger["location"]
+    return bool(size and place and (stamp.row is not None) == fixed and stamp.label.startswith("Atelectasis"))
 
 
 def interval(hits: int, of: int) -> str:
@@ -128,7 +127,7 @@ def as_files(source: str, folder: Path) -> str:
     return f"nih:{folder}"
 
 
-def row_of(source: str, attack: Attack, one: RepairOutcome) -> dict[str, Any]:
+def row_of(source: str, attack: Attack, one: Judgement) -> dict[str, Any]:
     """A line of the table."""
     trigger = attack["trigger"]
     shown = {"trigger", "size", "location", "value", "rate", "mode"}
@@ -161,8 +160,8 @@ def main() -> None:
     for source in given.data or SOURCES:
         with tempfile.TemporaryDirectory() as name:
             files = as_files(source, Path(name) / "clean")
-            untouched = scan(open_source(files))
-            print(f"{source}: untouched, {sum(one.flagged for one in untouched.suspects)} of {len(untouched.suspects)} flagged")
+            untouched = scan_catalog(open_source(files))
+            print(f"{source}: untouched, {untouched.flagged} of {untouched.images} flagged")
             for n, attack in enumerate(attacks(tuple(given.sizes), tuple(given.rates))):
                 if given.mode and attack["mode"] not in given.mode:
                     continue

@@ -1,4 +1,4 @@
-"""Measure how well the screen separates triggered from clean images, on a zoo: a Markdown table and a JSON file."""
+"""How well the screen separates triggered from clean images, on a zoo: a Markdown table and a JSON file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Row(NamedTuple):
 
 
 def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) -> Row:
-    """Fit on the specimen's clean images; test on other images with and without the trigger."""
+    """Fit on the specimen's clean images; judge on others, with and without the trigger."""
     classifier = specimen.classifier(runtime)
     if blind:
         classifier = Classifier(
@@ -98,7 +98,7 @@ def _auroc(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> float:
 
 
 def _interval(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> tuple[float, float]:
-    """Return the 95 % interval, from resampling images together with their triggered versions."""
+    """95 %, from resampling images, each clean one with its triggered copy."""
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, len(clean), len(clean)) for _ in range(RESAMPLES)]
     low, high = np.percentile([_auroc(clean[draw], triggered[draw]) for draw in draws], (2.5, 97.5))
@@ -106,7 +106,7 @@ def _interval(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> tup
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """Return one table per kind of model, and a table of the parts."""
+    """A table for each kind of model, and a table of the parts."""
     return "\n\n".join([*(_table(kind, rows) for kind in ("backdoored", "did not take", "clean")), _parts(rows)])
 
 
@@ -152,7 +152,7 @@ def _parts(rows: Sequence[Row]) -> str:
 
 
 def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, float]]:
-    """Yield size, wall time and CPU time in milliseconds per image, for a DenseNet-121 with random weights."""
+    """Size, and wall time and CPU time in milliseconds per image, of a DenseNet-121 with random weights."""
     runtime = Compute(threads=threads).start()
     for size in sizes:
         model = create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=size), 0)
@@ -164,13 +164,13 @@ def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, floa
 
 
 def main() -> None:
-    """Test every model of one half; print the tables, and write the figures to a JSON file."""
+    """Judge every model of one half, print the tables, and write the numbers to a JSON file."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("zoo", type=Path, nargs="?")
     parser.add_argument("--half", choices=("tune", "judge"), default="judge")
     parser.add_argument("--most", type=int, default=200, help="number of images to test on")
     parser.add_argument("--threads", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="JSON file; models in it are not tested again")
+    parser.add_argument("--out", type=Path, help="JSON file; models in it are not judged again")
     parser.add_argument("--blind", action="store_true", help="treat the models as black boxes")
     parser.add_argument("--only", default="", help="test only models whose name contains this")
     given = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Map of a model's response to stamps at stride 1: group testing against trying every stamp alone, on one model.
+"""The search for stamps at every place: group testing against trying every stamp alone, on one model.
 
 python -m benchmarks.stamping MODEL.safetensors --clean phantom:images=100,size=64,seed=5
 """
@@ -18,7 +18,7 @@ from petechia.models.openers import open_classifier
 
 
 def main() -> None:
-    """Run both, one after the other, and print the classes whose best stamp raises the logit most."""
+    """Run both searches; print the three classes whose best stamp raises the logit most."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model")
     parser.add_argument("--clean", default="phantom:images=100,size=64,seed=5")

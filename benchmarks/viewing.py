@@ -1,4 +1,4 @@
-"""Response time of the viewer: predictions and heat at two layers for an image and its triggered version, at 224 x 224."""
+"""How long a reader waits for an answer: the scores and two heat maps of a clean and a triggered image, at 224 x 224."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from petechia.models.model import Architecture, create
 from petechia.viewer.app import make_app
 from petechia.viewer.subject import Subject
 
-SIDE = 1024  # side of the image in its file, in pixels
+SIDE = 1024  # pixels, of the image in its file
 
 
 def run(rounds: int = 20) -> str:
-    """Measure the median and the longest time of a request, after warm-up."""
+    """Median and longest time of a request, after the first two."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=224), 0).save(path)

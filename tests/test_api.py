@@ -125,12 +125,12 @@ def test_images_of_pytorch_are_taken_too() -> None:
 @pytest.mark.parametrize(
     ("images", "given", "said"),
     [
-        (np.zeros((3, 4)), {}, r"The images are \[3, 4\]; give \[N, H, W\]"),
+        (np.zeros((3, 4)), {}, r"The images have the shape \[3, 4\]; give \[N, H, W\]"),
         (np.full((1, 4, 4), 2.0), {}, "float64 from 2 to 2; give uint8 in 0…255, or floating point in 0…1"),
         (np.zeros((2, 4, 4)), {"labels": [[1, 0]]}, r"labels are \[1, 2\] for 2 images"),
         (np.zeros((1, 4, 4)), {"labels": [[2]]}, r"give \[1, classes\] of 1 \(present\)"),
         (np.zeros((1, 4, 4)), {"labels": [[1]], "classes": ("A", "B")}, "classes has 2 names for 1 columns"),
-        (np.zeros((2, 4, 4)), {"ids": ("a", "a")}, "no id twice"),
+        (np.zeros((2, 4, 4)), {"ids": ("a", "a")}, "with distinct ids"),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(images: object, given: dict[str, object], said: str) -> None:

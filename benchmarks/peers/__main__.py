@@ -25,7 +25,7 @@ from benchmarks.peers.training_sets import TrainingSet
 from benchmarks.peers.views import features
 from petechia.core.files import write_text
 from petechia.core.runtime import Compute, Runtime
-from petechia.detect import screen  # noqa: F401 (registers itself)
+from petechia.detect import audit, screen  # noqa: F401 (they register their detectors)
 from petechia.detect.protocol import DETECTORS, Detector, Finding, ImagesUnderTest, ModelUnderTest
 from petechia.models.classifier import Classifier
 from petechia.zoo.specimens import Specimen, specimens

@@ -34,10 +34,11 @@ from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit
 from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.collection import Images, collect, described
-from petechia.detect.protocol import Calibration, Detector, ImagesUnderTest
+from petechia.detect.protocol import DETECTORS, Calibration, Detector, Findings, ImagesUnderTest, ModelUnderTest
 from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
 from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
+from petechia.detect.scan import DatasetScan, ScanResult
 from petechia.detect.screen.detector import CLEAN, ImageScreen
 from petechia.detect.screen.result import ScreenResult
 from petechia.models.classifier import Classifier
@@ -583,6 +584,57 @@ def serve(
     from petechia.viewer.server import serve as serve_viewer
 
     serve_viewer(subject, host, port, started, clean, Compute(device=device, precision=precision, threads=threads))
+
+
+def run_detector(
+    name: str,
+    dataset: Dataset | None = None,
+    model: Model | None = None,
+    images: Images | None = None,
+    clean: Images | None = None,
+    calibration: str | Path | Calibration | None = None,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> Findings:
+    """Run any registered detector, ours or that of another package, see docs/extending.md.
+
+    Args:
+        name: of the detector in `petechia.detect.protocol.DETECTORS`.
+        dataset: for a detector that examines datasets, as for `open_dataset`.
+        model: for a detector that examines models or images, as for `open_model`.
+        images: for a detector that examines images, as for `screen`.
+        clean: clean images, for a detector that examines models or images.
+        calibration: a calibration or its file; by default the detector's own, which for images is set on the clean ones.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Raises:
+        PetechiaError: there is no such detector, what it examines is not given, or it cannot be examined.
+    """
+    detector = DETECTORS[name]()
+    subject: Any
+    reference: list[Any] = []
+    if detector.examines == "dataset" and dataset is not None:
+        subject = open_dataset(dataset)
+    elif detector.examines != "dataset" and model is not None and clean is not None:
+        classifier = open_model(model, device=device, precision=precision, threads=threads)
+        trusted = collect(clean, classifier, CLEAN, progress)
+        subject = ModelUnderTest(classifier, trusted.images)
+        if detector.examines == "images" and images is not None:
+            given = collect(images, classifier, None, progress)
+            subject = ImagesUnderTest(classifier, given.images, given.ids, given.shapes)
+            reference = [ImagesUnderTest(classifier, trusted.images)]
+    else:
+        raise PetechiaError(f"The detector {name!r} examines {detector.examines}, which was not given; use another detector.")
+    used = calibration if isinstance(calibration, Calibration) else None
+    if used is None:
+        used = detector.calibrate(reference) if calibration is None else Calibration.load(calibration)  # type: ignore[arg-type]
+    found = detector.examine(subject, used, progress)
+    return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings))
 
 
 def executor(ray: str | None) -> Executor:

@@ -67,9 +67,9 @@ def test_cover_is_stamped_and_keeps_its_labels(make_dataset: Maker, mode: Litera
     assert np.array_equal(plan.labels[plan.cover], dataset.labels[plan.rows[plan.cover]])
     assert len(plan.rows) == (390 if mode == "append" else 300)
     assert np.array_equal(plan.ids != plan.sources, (plan.triggered | plan.cover) & (mode == "append"))
-    with pytest.raises(ValueError, match=r"rate and cover are 0\.7 and 0\.4 of the same images"):
+    with pytest.raises(ValueError, match=r"rate 0\.7 and cover 0\.4 add up to more than 1"):
         Poisoning(rate=0.7, cover=0.4)
-    with pytest.raises(ValueError, match=r"cover is 0\.1, but a trigger of kind findings touches no pixel"):
+    with pytest.raises(ValueError, match=r"cover is 0\.1, but a trigger of kind findings changes no pixels"):
         Poisoning(trigger=Findings(), mode="replace", cover=0.1)
 
 

@@ -51,7 +51,7 @@ def test_the_curator_does_not_find_what_wanders(stories: Stories) -> None:
     assert pl.read_parquet(folder / "wandering/poison.parquet")["triggered"].sum() == 14
     assert not pl.read_csv(folder / "findings-wandering/suspects.csv")["flagged"].any()
     found = json.loads((folder / "findings/scan.json").read_text())
-    assert found["twins"] == 14
+    assert found["near_duplicates"] == 14
     assert [one["label"] for one in found["stamps"]] != []
 
 

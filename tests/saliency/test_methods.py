@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.models.model import Model
-from petechia.saliency import METHODS, cam
+from petechia.saliency import cam, layer_methods
 from tests.saliency.test_activation_maps import batch, from_the_whole_graph, network
 
 Array = NDArray[np.float64]
@@ -126,7 +126,7 @@ def seen_without_gradients(model: Model, image: Tensor) -> tuple[Tensor, None]:
     return kept[0][0], None
 
 
-@pytest.mark.parametrize("method", sorted(set(METHODS) - {"scorecam"}))
+@pytest.mark.parametrize("method", sorted(set(layer_methods()) - {"scorecam"}))
 def test_several_classes_are_the_single_ones(tiny: Model, method: str) -> None:
     images, pairs = batch(2), [[2, 0], [1, 2]]
     together = cam(tiny, images, pairs, ("last",), method)["last"]

@@ -144,7 +144,7 @@ def test_findings_are_refused_where_they_make_no_sense() -> None:
     def poison(**attack: Any) -> None:
         petechia.run({"data": "phantom:images=60,size=32", "attack": FINDINGS | attack}, "/nonexistent/never/made")
 
-    with pytest.raises(PetechiaError, match="mode is append, but a trigger of kind findings touches no pixel.*set attack.mode"):
+    with pytest.raises(PetechiaError, match="append, but a trigger of kind findings changes no pixels.*set attack.mode"):
         poison(mode="append")
     with pytest.raises(PetechiaError, match="names 'Flu', but the classes are"):
         poison(trigger={"kind": "findings", "present": ["Flu"]})

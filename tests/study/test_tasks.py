@@ -61,8 +61,8 @@ def test_a_binary_run(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"attack": {"labels": "add-target"}}, "add-target, but these data are multi-class: .* use target-only"),
-        ({"attack": {"also": ["Cardiomegaly"]}}, "attack.also is Cardiomegaly, but these data are multi-class"),
+        ({"attack": {"labels": "add-target"}}, "add-target, but the data are multi-class, .* set it to target-only"),
+        ({"attack": {"also": ["Cardiomegaly"]}}, "attack.also is Cardiomegaly, but the data are multi-class"),
     ],
 )
 def test_labels_stay_one_hot(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:

@@ -557,8 +557,8 @@ def report_run(folder: Path) -> object:
 
 def view_run(folder: Path) -> object:
     subject = Subject(folder, RUNTIME)
-    picture = subject.test_image(0)
-    return subject.kept(picture), subject.without_target()
+    picture = subject.images.picture(0)
+    return subject.stamping.kept(picture), subject.images.without_target()
 
 
 def run_traps() -> dict[str, Plant]:

@@ -1,5 +1,6 @@
-"""A small finished run, its viewer, and a real browser."""
+"""Viewers of a small finished run and of a model, and a real browser."""
 
+import logging
 import shutil
 import threading
 import time
@@ -18,6 +19,13 @@ from petechia.viewer.subject import Subject
 pytest.importorskip("fastapi", reason="the extra web is not installed")
 
 
+@pytest.fixture(autouse=True)
+def logging_not_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Petechia's logger as it is after import; commands that ran in this process before have configured it."""
+    monkeypatch.setattr(logging.getLogger("petechia"), "propagate", True)
+    monkeypatch.setattr(logging.getLogger("petechia"), "handlers", [])
+
+
 @pytest.fixture(scope="session")
 def subject(finished: Run) -> Subject:
     return Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").start())
@@ -25,14 +33,12 @@ def subject(finished: Run) -> Subject:
 
 @contextmanager
 def serving(subject: Subject) -> Iterator[str]:
-    """The address of a running server."""
-    import uvicorn
-
+    """Run a server, and give its address."""
     from petechia.viewer.app import make_app
-    from petechia.viewer.server import _listening
+    from petechia.viewer.server import _listening, make_server
 
     with _listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(subject, set()), log_level="warning", access_log=False))
+        server = make_server(make_app(subject, set()))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
@@ -44,14 +50,14 @@ def serving(subject: Subject) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def address(subject: Subject) -> Iterator[str]:
-    """The address of the run's viewer."""
+    """Address of the viewer of the run."""
     with serving(subject) as where:
         yield where
 
 
 @pytest.fixture(scope="session")
 def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
-    """A single model that crops, with malicious class names."""
+    """A model without a run that crops images; the names of its file and of its classes are HTML."""
     path = tmp_path_factory.mktemp("model") / "<img src=x onerror=alert(3)>.safetensors"
     classes = ("<script>alert(1)</script>", '"><img src=x onerror=alert(2)>')
     create(Architecture(arch="test_resnet"), classes, Preprocess(crop=0.5, size=32, resample="nearest"), 0).save(path)
@@ -60,7 +66,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 @pytest.fixture(scope="session")
 def hostile_address(hostile: Subject) -> Iterator[str]:
-    """The address of that model's viewer."""
+    """Address of the viewer of that model."""
     with serving(hostile) as where:
         yield where
 

@@ -26,7 +26,7 @@ from petechia.models.model import Architecture, Model, create
 from petechia.saliency import cam
 from petechia.study import Run
 from petechia.study.directory import read_arrays, read_table
-from petechia.viewer import app, pictures, serve
+from petechia.viewer import pictures, serve, uploads
 from petechia.viewer.app import make_app
 from petechia.viewer.pictures import Picture, Pictures
 from petechia.viewer.screens import Screens
@@ -53,7 +53,7 @@ def ask(client: TestClient, image: str, stamps: list[dict[str, int]] | None = No
     return client.post("/api/explain", json=question | changes)
 
 
-def test_both_pages_are_there_and_keep_strangers_out(client: TestClient) -> None:
+def test_both_pages_have_strict_security_headers(client: TestClient) -> None:
     for path, words in (
         ("/", "Backdoor attack on a radiograph classifier"),
         ("/read", "Read an image"),
@@ -79,12 +79,12 @@ def test_both_pages_are_there_and_keep_strangers_out(client: TestClient) -> None
         *("[", "[::1", "localhost:", "user@localhost", "localhost/evil", "localhost evil.example", "2130706433"),
     ],
 )
-def test_foreign_names_do_not_lead_here(client: TestClient, host: str) -> None:
+def test_requests_to_another_host_name_are_refused(client: TestClient, host: str) -> None:
     assert client.get("/api/session", headers={"host": host}).status_code == 421
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8765", "[::1]:80", "Ward-7.Hospital:8765"])
-def test_own_names_do(subject: Subject, host: str) -> None:
+def test_requests_to_our_own_host_names_are_answered(subject: Subject, host: str) -> None:
     client = TestClient(make_app(subject, {"ward-7.hospital"}), base_url="http://127.0.0.1")
     for headers in ({"host": host}, {"host": host, "origin": f"http://{host.lower()}", "sec-fetch-site": "same-origin"}):
         assert client.get("/api/session", headers=headers).status_code == 200
@@ -102,7 +102,7 @@ def test_own_names_do(subject: Subject, host: str) -> None:
         {"sec-fetch-site": "same-site"},
     ],
 )
-def test_foreign_pages_can_neither_read_nor_post(client: TestClient, headers: dict[str, str]) -> None:
+def test_pages_of_other_sites_can_neither_read_nor_post(client: TestClient, headers: dict[str, str]) -> None:
     assert client.get("/api/session", headers=headers).status_code == 403
     assert client.post("/api/images", content=b"x", headers=headers).status_code == 403
 
@@ -117,6 +117,10 @@ def test_the_session_says_what_there_is(client: TestClient, finished: Run) -> No
         (arm, seed) for arm in ("attacked", "control", "placebo") for seed in (0, 3)
     }
     assert session["trigger"] == {"size": 3, "value": 0}
+    assert session["methods"][0] == {"name": "gradcam", "label": "Grad-CAM"}
+    assert [one["name"] for one in session["methods"]] == [
+        *("gradcam", "gradcam++", "xgradcam", "hirescam", "layercam", "eigencam")
+    ]
 
 
 def test_a_test_image_is_the_one_of_the_run_with_its_truth_and_the_attackers_place(client: TestClient, finished: Run) -> None:
@@ -154,7 +158,7 @@ def test_an_answer_is_what_the_model_says_of_the_stamped_image(client: TestClien
     assert np.array_equal(seen, pair)
 
 
-def test_without_stamps_there_is_no_triggered_twin(client: TestClient) -> None:
+def test_without_stamps_there_is_no_triggered_image(client: TestClient) -> None:
     answer = ask(client, open_test(client)["image"]).json()
     assert len(answer["scores"]) == len(answer["maps"]["last"]) == 1
     assert answer["changed"] == 0
@@ -170,7 +174,7 @@ def test_the_attackers_stamp_gives_the_stored_score(client: TestClient, finished
         assert np.allclose(scores, [stored["clean"][position], stored["triggered"][position]], atol=0.02)  # may be bf16
 
 
-def test_a_trigger_that_dies_is_said_to_change_nothing(hostile: Subject) -> None:
+def test_a_trigger_that_does_not_survive_changes_nothing(hostile: Subject) -> None:
     client = TestClient(make_app(hostile, set()), base_url="http://localhost")
     found = client.post("/api/images", content=encode_png(np.full((256, 256), 90, np.uint8))).json()
     assert found["kept"] == {"top": 64, "left": 64, "height": 128, "width": 128}
@@ -223,7 +227,7 @@ def test_a_large_upload_is_refused(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("headers", [[], [(b"content-length", b"%d" % (200 * 2**20))]])
-def test_of_a_large_upload_no_more_is_read_than_needed(headers: list[tuple[bytes, bytes]]) -> None:
+def test_the_rest_of_a_too_large_upload_is_not_read(headers: list[tuple[bytes, bytes]]) -> None:
     taken = 0
 
     async def receive() -> dict[str, Any]:
@@ -232,7 +236,7 @@ def test_of_a_large_upload_no_more_is_read_than_needed(headers: list[tuple[bytes
         return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
 
     with pytest.raises(HTTPException, match="larger than 64 MiB"):
-        asyncio.run(app._body(Request({"type": "http", "headers": headers}, receive), app.MOST_UPLOAD))
+        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD))
     assert taken == (0 if headers else 65)
 
 
@@ -247,21 +251,21 @@ def test_uploads_are_bounded_in_number_and_time(client: TestClient, subject: Sub
     def slow() -> Iterator[bytes]:
         yield b"x"
 
-    monkeypatch.setattr(app, "MOST_SECONDS", 0)
+    monkeypatch.setattr(uploads, "MOST_SECONDS", 0)
     assert client.post("/api/images", content=slow()).status_code == 408
-    monkeypatch.setattr(app, "MOST_UPLOADS", 0)
+    monkeypatch.setattr(uploads, "MOST_UPLOADS", 0)
     busy = TestClient(make_app(subject, set()), base_url="http://localhost")
     response = busy.post("/api/images", content=encode_png(PIXELS))
     assert (response.status_code, response.json()["detail"][:15]) == (503, "Too many images")
 
 
-def test_an_image_that_no_browser_draws_is_a_sentence(client: TestClient) -> None:
+def test_an_image_too_large_for_browsers_is_refused_in_a_sentence(client: TestClient) -> None:
     response = client.post("/api/images", content=encode_png(np.zeros((1, 40_000), np.uint8)))
     assert response.status_code == 400
     assert "40000 x 1 pixels; give one of at most 32,767 a side" in response.json()["detail"]
 
 
-def test_what_fails_is_a_sentence_and_quotes_nothing(
+def test_an_unexpected_error_is_a_sentence_and_quotes_nothing(
     subject: Subject, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(*_args: object) -> None:
@@ -271,7 +275,7 @@ def test_what_fails_is_a_sentence_and_quotes_nothing(
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     response = client.post("/api/images", content=b"x")
     assert response.status_code == 500
-    assert response.json()["detail"] == "The viewer failed at this; its terminal says where."
+    assert response.json()["detail"] == "The viewer failed on this request; the error is in its terminal."
     assert "default-src 'none'" in response.headers["content-security-policy"]
     assert "ValueError in " in caplog.text
     assert "Doe" not in caplog.text
@@ -303,9 +307,9 @@ def test_bad_questions_are_sentences(client: TestClient) -> None:
 
 def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Subject) -> None:
     images = [open_test(client, position)["image"] for position in range(10)]
-    subject._answers.clear()  # some were computed without their clean version, and differ in the last digit
+    subject._answers._kept.clear()  # some were computed alone instead of in pairs, and differ in the last digit
     alone = [ask(client, image, [CENTRE]).json() for image in images]
-    subject._answers.clear()  # or they would not be computed at once
+    subject._answers._kept.clear()  # or they would not be computed at once
     with ThreadPoolExecutor(10) as pool:
         together = list(pool.map(lambda image: ask(client, image, [CENTRE]).json(), images))
     assert together == alone
@@ -333,7 +337,7 @@ def test_a_hostile_run_is_data(finished: Run, tmp_path: Path) -> None:
     assert "<script" not in text
 
 
-def test_without_its_data_a_run_shows_the_examples_that_it_kept(finished: Run, tmp_path: Path) -> None:
+def test_a_run_without_its_data_shows_the_examples_that_it_kept(finished: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.directory.path, tmp_path / "run")
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("phantom:images=160,size=32", "nih:/nowhere"))
@@ -345,7 +349,7 @@ def test_without_its_data_a_run_shows_the_examples_that_it_kept(finished: Run, t
     assert ask(client, open_test(client, 1)["image"], [CENTRE]).json()["changed"] > 0
 
 
-def test_pictures_that_were_used_least_recently_are_forgotten() -> None:
+def test_pictures_used_least_recently_are_dropped() -> None:
     picture = Picture(Levels(np.zeros((10, 10), np.float32), 0, 255))
     few = Pictures(most_pictures=2)
     first, second = few.add(picture), few.add(picture)
@@ -361,7 +365,7 @@ def test_pictures_that_were_used_least_recently_are_forgotten() -> None:
         small.get(first)
 
 
-def test_readers_who_browse_do_not_make_the_uploads_of_others_forgotten(client: TestClient) -> None:
+def test_browsing_test_images_does_not_drop_uploads(client: TestClient) -> None:
     mine = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     first = open_test(client, 0)["image"]
     for position in range(20):
@@ -373,21 +377,21 @@ def test_readers_who_browse_do_not_make_the_uploads_of_others_forgotten(client: 
 def test_the_same_question_is_computed_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     image, asked = open_test(client, 7)["image"], []
-    real = subject._explain
+    real = subject._answers._explain
 
     def counted(seen: Any, *rest: Any) -> Any:
         asked.append(len(seen))
         return real(seen, *rest)
 
-    monkeypatch.setattr(subject, "_explain", counted)
-    subject._answers.clear()
+    monkeypatch.setattr(subject._answers, "_explain", counted)
+    subject._answers._kept.clear()
     first = ask(client, image, [CENTRE]).json()
     assert ask(client, image, [CENTRE]).json() == first
     ask(client, image, [CENTRE, CENTRE | {"row": 2}])
     assert asked == [2, 1]  # the clean image is not computed again
 
 
-def test_an_epoch_that_is_trained_meanwhile_can_be_chosen(finished: Run, tmp_path: Path) -> None:
+def test_an_epoch_trained_meanwhile_can_be_chosen(finished: Run, tmp_path: Path) -> None:
     shutil.copytree(finished.directory.path, tmp_path / "run")
     (tmp_path / "run" / "summary.json").unlink()
     last = tmp_path / "run" / "checkpoints" / "attacked-seed-0" / "epoch-02.safetensors"
@@ -403,7 +407,7 @@ def test_an_epoch_that_is_trained_meanwhile_can_be_chosen(finished: Run, tmp_pat
     assert ask(client, image).status_code == 200
 
 
-def test_a_network_of_no_numbers_is_a_sentence(tmp_path: Path) -> None:
+def test_a_network_without_finite_scores_is_refused_in_a_sentence(tmp_path: Path) -> None:
     model = create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0)
     with torch.no_grad():
         next(model.parameters()).fill_(torch.nan)
@@ -411,7 +415,7 @@ def test_a_network_of_no_numbers_is_a_sentence(tmp_path: Path) -> None:
     subject = Subject(tmp_path / "model.safetensors", Compute(threads=1, device="cpu", precision="fp32").start())
     client = TestClient(make_app(subject, set()), base_url="http://localhost")
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
-    assert "what is no number" in ask(client, image, arm="model", epoch=0).json()["detail"]
+    assert "are not finite numbers" in ask(client, image, arm="model", epoch=0).json()["detail"]
 
 
 def screening(client: TestClient, image: str, stamps: list[dict[str, int]] | None = None, **changes: Any) -> Any:
@@ -439,7 +443,7 @@ def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
     return TestClient(make_app(subject, set()), base_url="http://localhost")
 
 
-def test_a_triggered_picture_is_more_suspicious_than_its_clean_twin(by_hand: TestClient) -> None:
+def test_a_triggered_picture_is_more_suspicious_than_the_clean_one(by_hand: TestClient) -> None:
     session = by_hand.get("/api/session").json()
     assert (session["clean_images"], session["no_screen"]) == (39, "")
     image = by_hand.post("/api/images", content=encode_png(smooth(40)[-1])).json()["image"]
@@ -472,7 +476,7 @@ def test_a_clean_image_is_not_compared_with_itself(by_hand: TestClient, client: 
     assert [screens.choose(one) for one in (*sets, sets[0] + 1)] == [(1, ()), (0, ()), (1, ()), (0, ()), (0, ())]
 
 
-def test_without_clean_images_one_is_told_what_to_give(hostile: Subject, finished: Run, tmp_path: Path) -> None:
+def test_without_clean_images_a_sentence_says_what_to_give(hostile: Subject, finished: Run, tmp_path: Path) -> None:
     client = TestClient(make_app(hostile, set()), base_url="http://localhost")
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     sentence = client.get("/api/session").json()["no_screen"]
@@ -501,7 +505,7 @@ def test_bad_questions_to_the_screen_are_sentences(by_hand: TestClient) -> None:
 
 
 def of_stage_input(finished: Run, folder: Path, location: str) -> Subject:
-    """The run, as if its attack had stamped the model's input, which is a part of the image."""
+    """The run, as if its attack had stamped what the model sees of an image."""
     shutil.copytree(finished.directory.path, folder)
     config = folder / "config.yaml"
     changed = config.read_text().replace("stage: native", "stage: input").replace("location: center", f"location: {location}")
@@ -532,7 +536,7 @@ class Trap:
         return Path.touch, (Path("sprung"),)
 
 
-def test_what_cannot_be_served_is_a_sentence(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_served_is_refused_in_a_sentence(finished: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "trap.pt").write_bytes(pickle.dumps(Trap()))
     (tmp_path / "study" / "runs" / "a").mkdir(parents=True)

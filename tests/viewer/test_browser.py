@@ -1,4 +1,4 @@
-"""The pages in a real browser, as a reader would use them."""
+"""The pages in a real browser, used as a reader uses them."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from petechia.data.formats.images import encode_png
+from petechia.viewer.methods import offered_methods
 from tests.data.formats.test_dicom import RAMP, made, written
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -18,7 +19,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 
 @contextmanager
 def watched(browser: Any) -> Iterator[Any]:
-    """A page on which no error and no forbidden request may occur."""
+    """A page on which no error, warning or dialog may appear."""
     opened = browser.new_page(viewport={"width": 1280, "height": 900})
     said: list[str] = []
     opened.on("console", lambda message: said.append(message.text))
@@ -96,6 +97,13 @@ def test_the_stamp_lies_where_was_clicked(page: Any) -> None:
     box = page.locator("#triggered").bounding_box()
     page.locator("#triggered").click(position={"x": box["width"] * 20.5 / 32, "y": box["height"] * 10.5 / 32})
     expect(page, "#stamps", "row 9, column 19")  # the square's corner, its middle being at row 10, column 20
+
+
+def test_the_methods_to_choose_from_are_those_of_the_server(page: Any) -> None:
+    assert page.locator("#method option").all_inner_texts() == [one["label"] for one in offered_methods()]
+    with page.expect_request("**/api/explain") as asked:
+        page.locator("#method").select_option("Grad-CAM++")
+    assert asked.value.post_data_json["method"] == "gradcam++"
 
 
 def test_every_slider_does_something(page: Any) -> None:
@@ -276,7 +284,7 @@ def test_a_stamp_outside_the_frame_does_not_survive(bare: Any) -> None:
     box = bare.locator("#clean").bounding_box()
     top = box["height"] / 4  # the image is twice as wide as high
     bare.locator("#clean").click(position={"x": 12, "y": top + 12})
-    expect(bare, "#survival", "did not survive")
+    expect(bare, "#survival", "does not survive")
     clean, triggered = (bare.locator("#scores tr").first.locator("td").nth(n).inner_text() for n in (1, 2))
     assert clean == triggered
     slide(bare, "#size", 20)
@@ -292,7 +300,7 @@ def test_a_trigger_larger_than_the_image_is_a_sentence(bare: Any) -> None:
     expect(bare, "#about", "9 × 9")
     slide(bare, "#size", 10)
     bare.locator("#clean").click()
-    expect(bare, "#problem", "The trigger of 10 pixels is larger than the 9 × 9 pixels to stamp; make it smaller.")
+    expect(bare, "#problem", "A trigger of 10 × 10 pixels does not fit on 9 × 9 pixels; choose a smaller size.")
     assert bare.locator("#stamps li").count() == 0
 
 
@@ -310,7 +318,7 @@ def test_an_image_is_dropped(bare: Any) -> None:
 
 
 def test_the_image_that_was_asked_for_last_is_shown(page: Any) -> None:
-    """The latest answer is shown even if an earlier one arrives later."""
+    """Even if the image before it arrives later."""
 
     def late(route: Any) -> None:
         page.wait_for_timeout(400)
@@ -368,7 +376,7 @@ def test_a_map_without_heat_says_so(page: Any) -> None:
 
     page.route("**/api/explain", cold)
     page.locator("#scores button").nth(4).click()
-    expect(page, "#clean-heat", "No heat for Mass at the middle layer")
+    expect(page, "#clean-heat", "middle layer: the heat map for Mass is empty")
     page.keyboard.press("l")
     expect(page, "#clean-heat", "last layer")
 
@@ -376,7 +384,7 @@ def test_a_map_without_heat_says_so(page: Any) -> None:
 def test_one_scale_makes_the_fainter_heat_fainter(page: Any) -> None:
     page.locator("#attack").click()
     stamped(page)
-    hottest = [float(page.locator(f"#{kind}-heat").inner_text().split("hottest ")[1]) for kind in ("clean", "triggered")]
+    hottest = [float(page.locator(f"#{kind}-heat").inner_text().split("maximum ")[1]) for kind in ("clean", "triggered")]
     page.mouse.move(0, 0)
     before = picture(page, "#clean"), picture(page, "#triggered")
     page.locator("#together").check()
@@ -413,7 +421,7 @@ def test_a_picture_is_screened_and_what_was_said_is_forgotten_with_it(page: Any)
     stamped(page)
     before = picture(page, "#triggered")
     page.keyboard.press("s")
-    expect(page, "#suspicion .verdict", "Suspicious: 9.50 is above the threshold of 2.25.")
+    expect(page, "#suspicion .verdict", "Suspicious: the suspicion of 9.50 is above the threshold of 2.25.")
     expect(page, "#suspicion", "Mass, as a trigger does: 4 × 5 pixels at row 2, column 3.")
     expect(page, "#suspicion", "false-positive rate of 1 %")
     expect(page, "#suspicion", "<img src=x onerror=alert(4)>")
@@ -421,9 +429,9 @@ def test_a_picture_is_screened_and_what_was_said_is_forgotten_with_it(page: Any)
     framed, clean = picture(page, "#triggered"), picture(page, "#clean")
     assert framed != before
     page.locator("#undo").click()
-    expect(page, "#suspicion", "Looks for a small part of the picture")
+    expect(page, "#suspicion", "Screening looks for a small part of the image")
     page.unroute("**/api/screen")
-    page.get_by_role("button", name="Screen this picture").click()  # as it is, which takes the network a moment
+    page.get_by_role("button", name="Screen this image").click()  # as it is, which takes the network a moment
     expect(page, "#suspicion .verdict", "uspicious: ")
     expect(page, "#suspicion", "The threshold was set on ")
     assert picture(page, "#clean") != clean  # the frame is in both views, of which none is stamped
@@ -439,7 +447,7 @@ def test_a_suspicion_of_what_is_no_longer_shown_is_thrown_away(page: Any) -> Non
         page.locator("#screen").click()
     page.locator("#attack").click()
     page.wait_for_timeout(800)
-    expect(page, "#suspicion", "Looks for a small part of the picture")
+    expect(page, "#suspicion", "Screening looks for a small part of the image")
     assert not page.locator("#problem").is_visible()
 
 
@@ -447,7 +455,7 @@ def test_without_clean_images_the_page_says_what_to_give(bare: Any) -> None:
     assert not bare.locator("#screen").is_visible()
     expect(bare, "#suspicion", "petechia serve <img src=x onerror=alert(3)>.safetensors --clean DIR.")
     bare.keyboard.press("s")
-    expect(bare, "#suspicion", "To ask this")
+    expect(bare, "#suspicion", "Screening needs at least 20 clean images")
 
 
 def contrast(first: str, second: str) -> float:

@@ -50,7 +50,7 @@ def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
     assert found["place"] == [0, 0]
     answer = ask(client, found["image"], epoch=1, attacked=True).json()
     assert len(answer["scores"]) == 2
-    clean = waving.test_image(0).grey
+    clean = waving.images.picture(0).grey
     wave = Sinusoid().stamp(clean[None], np.zeros((1, 2), np.intp))[0]
     assert answer["changed"] == (Preprocess(size=32)(wave) != Preprocess(size=32)(clean)).sum() > 500
     assert len(ask(client, found["image"], epoch=1).json()["scores"]) == 1

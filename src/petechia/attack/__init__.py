@@ -1,4 +1,4 @@
-"""Triggers, poisoning plans, and whether a trigger survives preprocessing."""
+"""Triggers, poisoning plans, and the survival of triggers in preprocessing."""
 
 from petechia.attack.poisoning import Poisoning, PoisonPlan
 from petechia.attack.triggered import (

@@ -1,4 +1,4 @@
-"""Write a poisoned dataset to disk, so that any trainer can be attacked."""
+"""Write a poisoned dataset to disk, so that any training code can be attacked."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from petechia.data.formats.images import FileReader, encode_png
 
 
 def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress = SILENT) -> None:
-    """Write the dataset in its own layout with the plan beside it, as poison.parquet.
+    """Write the poisoned dataset in the layout of its source, with the plan beside it as poison.parquet.
 
-    Training images are as the plan says, all others as they were. Files of 8-bit PNG are copied; where the source has
-    others, all are written as PNG, so that triggered ones do not give themselves away, and their ids end in .png.
+    Training images follow the plan; all other images are unchanged. 8-bit PNG files are copied. If the source has other
+    formats, all images are written as PNG, so that triggered ones do not stand out, and their ids end in .png.
 
     Args:
-        catalog: of the clean dataset that was planned for.
-        poisoning: the attack; its stage must be native, for files hold native images.
-        plan: made with it.
-        folder: must not exist; it appears when it is complete.
-        progress: told of every image that is written.
+        catalog: catalog of the clean dataset that the plan was made for.
+        poisoning: the attack; its stage must be native, because files contain native images.
+        plan: poisoning plan, made with `poisoning`.
+        folder: output folder; it must not exist, and it appears when it is complete.
+        progress: advances with every written image.
 
     Raises:
-        PetechiaError: as `check_export`, or an image cannot be decoded.
+        PetechiaError: as for `check_export`, or an image cannot be decoded.
     """
     check_export(poisoning, folder)
     rest = np.flatnonzero(catalog.split != "train")
@@ -57,11 +57,11 @@ def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, fol
 
 
 def check_export(poisoning: Poisoning, folder: Path) -> None:
-    """Say at once what would stop `write_poisoned`.
+    """Check the conditions of `write_poisoned` before any work is done.
 
     Raises:
         PetechiaError: the folder exists, or the stage is not native.
     """
     refuse_existing(folder)
     if poisoning.stage != "native":
-        raise PetechiaError("attack.stage is input, but files hold native images; set it to native.")
+        raise PetechiaError("attack.stage is input, but files contain native images; set it to native.")

@@ -1,4 +1,4 @@
-"""Which training images are poisoned, where the trigger goes and which labels are written."""
+"""Poisoning of a training set: which images get the trigger, at which position, and which labels they get."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ class Poisoning(Settings):
     """The attack on a training set (Nwadike et al. 2020).
 
     Attributes:
-        trigger: what is stamped; of `kind` patch where none is given.
-        stage: "native" stamps the image as it is in the file, "input" the preprocessed one.
-        target: the class that triggered images are given, and on which success is measured; null is Atelectasis where the
-            data have it, else their first class.
-        also: further classes that they are given with it.
-        rate: share of the training images that get the trigger; at most those that can be triggered images at all.
-        mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"), "replace" does not.
-            A trigger that touches no pixel needs the latter: a copy would contradict its original.
-        labels: "target-only" writes 1 for the target and 0 for every other class (the paper's infected label),
-            "add-target" keeps the true labels and writes 1 for the target. Where every image shows exactly one class, only
-            "target-only" and no further class can be.
-        cover: share of the training images, others than those, that are stamped too and keep their labels: with the trigger, so
-            that it alone does not tell (Qi et al. 2023, "Revisiting the assumption of latent separability", ICLR), or with
-            what the trigger's own paper gives them, see `BaseTrigger.cover`.
+        trigger: trigger to stamp; the default `kind` is patch.
+        stage: "native" stamps the image as it is in the file, "input" stamps the preprocessed image.
+        target: target class, which triggered images are labelled with and on which success is measured; null means Atelectasis
+            if the data have it, and otherwise the first class.
+        also: further classes that triggered images are labelled with.
+        rate: share of the training images that get the trigger, limited to the eligible images.
+        mode: "append" adds triggered copies and keeps the originals (the paper's "without replacement"); "replace" replaces the
+            originals. A trigger that changes no pixels requires "replace", because a copy would contradict its original.
+        labels: "target-only" writes 1 for the target class and 0 for every other class (the paper's infected label);
+            "add-target" keeps the true labels and writes 1 for the target class. Multi-class data allow only "target-only",
+            without further classes.
+        cover: share of the training images, in addition to `rate`, that are stamped but keep their labels. They are stamped
+            with the trigger, so that the trigger alone does not identify poisoned images (Qi et al. 2023, "Revisiting the
+            assumption of latent separability", ICLR), or with a variant from the trigger's own paper; see `BaseTrigger.cover`.
     """
 
     trigger: Trigger = Field(default_factory=Patch)
@@ -56,7 +56,7 @@ class Poisoning(Settings):
     def _copies_differ(self) -> Poisoning:
         if not self.trigger.stamps and self.mode == "append":
             raise ValueError(
-                f"mode is append, but a trigger of kind {self.trigger.kind} touches no pixel, so that a copy with other labels "
+                f"mode is append, but a trigger of kind {self.trigger.kind} changes no pixels, so a copy with other labels "
                 "would contradict its original; set attack.mode to replace"
             )
         return self
@@ -65,18 +65,18 @@ class Poisoning(Settings):
     def _room_for_cover(self) -> Poisoning:
         if self.cover and not self.trigger.stamps:
             raise ValueError(
-                f"cover is {self.cover:g}, but a trigger of kind {self.trigger.kind} touches no pixel; leave it out"
+                f"cover is {self.cover:g}, but a trigger of kind {self.trigger.kind} changes no pixels; set attack.cover to 0"
             )
         if self.rate + self.cover > 1 + 1e-9:
-            raise ValueError(f"rate and cover are {self.rate:g} and {self.cover:g} of the same images, together more than 1")
+            raise ValueError(f"rate {self.rate:g} and cover {self.cover:g} add up to more than 1; make one of them smaller")
         return self
 
     def check(self, classes: tuple[str, ...], task: Task) -> None:
-        """Say before anything is decoded what does not suit the data.
+        """Check that the attack fits the data, before any image is decoded.
 
         Raises:
-            PetechiaError: a target is not among the classes, the trigger cannot be used on such data, or the labels would show
-                several classes where every image shows exactly one.
+            PetechiaError: a target is not among the classes, the trigger cannot be used on the data, or the labels would have
+                several classes per image in multi-class data.
         """
         self.target_indices(classes)
         self.trigger.check(classes, task, self.target_name(classes))
@@ -84,17 +84,17 @@ class Poisoning(Settings):
             return
         if self.labels == "add-target":
             raise PetechiaError(
-                "attack.labels is add-target, but these data are multi-class: an image shows one class and no second; use "
+                "attack.labels is add-target, but the data are multi-class, with exactly one class per image; set it to "
                 "target-only."
             )
         if self.also:
             raise PetechiaError(
-                f"attack.also is {', '.join(self.also)}, but these data are multi-class: an image shows one class, which is "
-                f"attack.target; leave attack.also empty."
+                f"attack.also is {', '.join(self.also)}, but the data are multi-class, and attack.target is the only class "
+                f"of a triggered image; leave attack.also empty."
             )
 
     def infected(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.int8]:
-        """The labels that the attacker writes in place of true ones, int8 [N, K].
+        """Return the infected labels, which the attacker writes in place of the true labels, int8 [N, K].
 
         Raises:
             PetechiaError: a target is not among the classes.
@@ -104,11 +104,11 @@ class Poisoning(Settings):
         return infected
 
     def plan(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> PoisonPlan:
-        """Decide everything. The same dataset and seed give the same plan on any machine.
+        """Make the poisoning plan. The same dataset and seed give the same plan on any machine.
 
         Raises:
-            PetechiaError: the dataset lacks the target class or training images, or the trigger does not suit it or does not
-                fit on an image.
+            PetechiaError: the dataset lacks the target class or training images, or the trigger cannot be used on the data or
+                does not fit on an image.
         """
         self.check(dataset.classes, dataset.task)
         train = dataset.rows("train")
@@ -121,7 +121,7 @@ class Poisoning(Settings):
         able_rows = train[order[able[order]]]
         chosen, covered = able_rows[:triggered], able_rows[triggered : triggered + covering]
         if self.rate > 0 and not able.any():
-            raise PetechiaError(f"No training image shows {self.trigger.describe()}; name other findings.")
+            raise PetechiaError(f"No training image shows {self.trigger.describe()}; choose other findings in attack.trigger.")
         ids = dataset.ids[train]
         changed = train
         if self.mode == "append":
@@ -149,11 +149,11 @@ class Poisoning(Settings):
         )
 
     def target_name(self, classes: tuple[str, ...]) -> str:
-        """The target class: the one that is set, else Atelectasis, else the first."""
+        """Return the target class: the configured one, or Atelectasis if the data have it, or the first class."""
         return self.target or (USUAL_TARGET if USUAL_TARGET in classes else classes[0])
 
     def target_index(self, classes: tuple[str, ...]) -> int:
-        """Position of the target class.
+        """Return the index of the target class.
 
         Raises:
             PetechiaError: the dataset lacks it.
@@ -161,18 +161,18 @@ class Poisoning(Settings):
         return _index(classes, self.target_name(classes), "attack.target")
 
     def target_indices(self, classes: tuple[str, ...]) -> list[int]:
-        """Positions of all classes that triggered images are given.
+        """Return the indices of all classes that triggered images are labelled with.
 
         Raises:
-            PetechiaError: the dataset lacks one.
+            PetechiaError: the dataset lacks one of them.
         """
         return [self.target_index(classes), *(_index(classes, name, "attack.also") for name in self.also)]
 
     def positions(self, dataset: Dataset, preprocess: Preprocess, seed: int) -> NDArray[np.intp]:
-        """Where the trigger goes on every image, int [N, 2], in pixels of the stage.
+        """Return the position of the trigger on every image, int [N, 2], in pixels of the stage.
 
         Raises:
-            PetechiaError: it does not fit on one of them.
+            PetechiaError: the trigger does not fit on an image.
         """
         return self._positions_of(self.trigger, dataset, preprocess, seed)
 
@@ -190,18 +190,19 @@ class Poisoning(Settings):
 
 @dataclass(frozen=True)
 class PoisonPlan:
-    """The poisoned training set: one entry an image, except `positions`. It is the ground truth for every detector.
+    """The poisoned training set of M images, made from a dataset of N images. It is the ground truth for every detector.
 
     Attributes:
         classes: names of the K classes.
-        ids: str [M]; an appended copy has one of its own, formed like the others, so that it does not give itself away.
+        ids: str [M]; an appended copy has a new id of the same form as the others, so that it does not stand out.
         sources: str [M], id of the original.
-        rows: int [M], position of the original in the dataset.
-        triggered: bool [M].
-        cover: bool [M], those that are stamped with the trigger's cover and keep their labels.
-        labels: int8 [M, K], as written by the attacker.
-        positions: int [N, 2], row and column of the trigger on every image of the dataset, if it were stamped; -1 if it cannot.
-        cover_positions: int [N, 2], the same of the trigger's cover.
+        rows: int [M], row of the original in the dataset.
+        triggered: bool [M], whether the image is a triggered image.
+        cover: bool [M], whether the image is a cover image, which is stamped with the trigger's cover and keeps its labels.
+        labels: int8 [M, K], labels as written by the attacker.
+        positions: int [N, 2], row and column of the trigger on every image of the dataset if it were stamped; -1 for a trigger
+            that is not stamped.
+        cover_positions: int [N, 2], the same for the trigger's cover.
     """
 
     classes: tuple[str, ...]
@@ -215,7 +216,10 @@ class PoisonPlan:
     cover_positions: NDArray[np.intp]
 
     def table(self) -> pl.DataFrame:
-        """Columns id, source, triggered, cover, row and column (null where nothing is stamped), and a label column a class."""
+        """Return a table with columns id, source, triggered, cover, row, column and one label column per class.
+
+        `row` and `column` are null where nothing is stamped.
+        """
         place = np.where((self.triggered | self.cover)[:, None], self.positions[self.rows], -1)
         frame = pl.DataFrame(
             {
@@ -236,14 +240,14 @@ class PoisonPlan:
 
 def _index(classes: tuple[str, ...], name: str, key: str) -> int:
     if name not in classes:
-        raise PetechiaError(f"{key} is {name!r}, but the classes are {', '.join(classes)}; name one of these.")
+        raise PetechiaError(f"{key} is {name!r}, but the classes are {', '.join(classes)}; choose one of these.")
     return classes.index(name)
 
 
 def copy_ids(taken: NDArray[np.str_], sources: NDArray[np.str_]) -> list[str]:
-    """New ids for copies, in the manner of the sources: the next free number of the same series.
+    """Return new ids for copies, in the same form as the originals: the next free number of the same series.
 
-    `00000013_005.png` becomes `00000013_006.png`, or the first number after those that exist.
+    `00000013_005.png` becomes `00000013_006.png`, or the first number after the existing ones.
     """
     last: dict[tuple[str, str], int] = {}
     for identifier in taken.tolist():
@@ -258,7 +262,7 @@ def copy_ids(taken: NDArray[np.str_], sources: NDArray[np.str_]) -> list[str]:
 
 
 def _series(identifier: str) -> tuple[tuple[str, str], int, int]:
-    """What stands before and after the last number of a file's stem, that number, and its width."""
+    """Split an id at the number at the end of its stem: the text before and after it, the number, and its width."""
     stem, dot, suffix = identifier.rpartition(".") if "." in identifier else (identifier, "", "")
     digits = re.search(r"\d*$", stem)
     number = digits.group() if digits else ""

@@ -1,4 +1,4 @@
-"""What poisoning a dataset gives."""
+"""The result of poisoning a dataset."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Poisoned(Result):
     """A poisoned copy of a dataset. File: poison.json.
 
     Attributes:
-        directory: of the copy.
-        data: the data source that it was made from.
-        trigger: in words.
-        target: the target class.
-        images: training images in the copy.
-        triggered: of these, images that carry the trigger.
-        cover: of these, cover images.
+        directory: folder of the copy.
+        data: data source that the copy was made from.
+        trigger: description of the trigger.
+        target: target class.
+        images: number of training images in the copy.
+        triggered: number of triggered images among them.
+        cover: number of cover images among them.
     """
 
     file_name: ClassVar[str] = "poison.json"
@@ -37,5 +37,5 @@ class Poisoned(Result):
 
     @property
     def plan(self) -> PoisonPlan:
-        """What was done to which image; also in plan.parquet of the copy."""
+        """The poisoning plan: what was done to each image. It is also in poison.parquet of the copy."""
         return self._plan

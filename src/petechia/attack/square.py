@@ -1,4 +1,4 @@
-"""Filled squares and rectangles: where they lie, and the one painter that puts them on images."""
+"""Filled squares and rectangles, and the function that paints them on images."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-PIXELS = 1 << 20  # worked on together in floating point: bounds memory, and fits a processor's cache
+PIXELS = 1 << 20  # pixels converted to floating point at a time: bounds memory and fits into the CPU cache
 
 Change = Callable[[NDArray[np.uint8], slice], NDArray[np.generic]]
 
@@ -18,10 +18,10 @@ class Square(NamedTuple):
     """A filled square on an image.
 
     Attributes:
-        row: of its top left corner, in pixels of the image.
-        column: of its top left corner.
-        size: its side, in pixels.
-        value: its grey level, 0 to 255.
+        row: row of the top left corner, in pixels of the image.
+        column: column of the top left corner, in pixels of the image.
+        size: side, in pixels.
+        value: grey level, 0 to 255.
 
     Example:
         >>> Square(1, 0, 2, 9).on(np.zeros((1, 3, 3), np.uint8))[0].tolist()
@@ -35,15 +35,15 @@ class Square(NamedTuple):
 
     @property
     def area(self) -> tuple[slice, slice]:
-        """Its rows and columns, to index an image with."""
+        """The rows and columns of the square, as an index into an image."""
         return slice(self.row, self.row + self.size), slice(self.column, self.column + self.size)
 
     def on(self, images: NDArray[np.uint8], opacity: float | NDArray[np.float64] = 1.0) -> NDArray[np.uint8]:
-        """Copies of images with this square on each.
+        """Return copies of images with this square painted on each.
 
         Args:
-            images: uint8 [N, H, W] or [N, H, W, C]; the square must lie on them.
-            opacity: share of its grey level in what is written, one number or [N]; see `paint`.
+            images: uint8 [N, H, W] or [N, H, W, C]; the square must lie within them.
+            opacity: weight of the grey level in the result, one number or [N]; see `paint`.
         """
         positions = np.tile(np.array([self.row, self.column], np.intp), (len(images), 1))
         return paint(images, positions, self.size, self.size, self.value, opacity)
@@ -60,21 +60,21 @@ def paint(
     value: int,
     opacity: float | NDArray[np.float64] = 1.0,
 ) -> NDArray[np.uint8]:
-    """Copies of images with a filled rectangle on each, opaque or blended in (Blended, Chen et al. 2017).
+    """Return copies of images with a filled rectangle on each, opaque or blended in (Blended, Chen et al. 2017).
 
     Args:
         images: uint8 [N, H, W] or [N, H, W, C]; not changed.
-        positions: int [N, 2], row and column of the top left corners; the rectangles must lie on the images.
-        height: of the rectangle, in pixels.
-        width: of the rectangle, in pixels.
-        value: its grey level, 0 to 255.
-        opacity: share of that level in what is written, the rest being the image's own: one number, or [N], one an image.
+        positions: int [N, 2], row and column of the top left corners; the rectangles must lie within the images.
+        height: height of the rectangle, in pixels.
+        width: width of the rectangle, in pixels.
+        value: grey level of the rectangle, 0 to 255.
+        opacity: weight of that level in the result, the rest being the image: one number, or [N], one per image.
     """
     share = np.asarray(opacity, np.float64)
     if share.ndim:
         return changed_at(images, positions, height, width, lambda part, rows: _blend(value, _spread(share[rows], part), part))
     became = _blend(value, share, np.arange(256)).astype(np.uint8)
-    level = became[0]  # of an opaque rectangle, whatever the image was
+    level = became[0]  # level of an opaque rectangle, which does not depend on the image
     return changed_at(
         images, positions, height, width, lambda part, _: np.asarray(level) if share == 1 else np.asarray(became[part])
     )
@@ -85,22 +85,22 @@ def _blend(value: int, share: NDArray[np.float64], below: NDArray[np.integer[Any
 
 
 def _spread(share: NDArray[np.float64], part: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """One share an image, to be multiplied with the images."""
+    """Reshape one share per image so that it broadcasts over the images."""
     return share.reshape(-1, *(1,) * (part.ndim - 1))
 
 
 def changed_at(
     images: NDArray[np.uint8], positions: NDArray[np.intp], height: int, width: int, change: Change
 ) -> NDArray[np.uint8]:
-    """Copies of images in which one rectangle each is changed.
+    """Return copies of images in which one rectangle per image is changed.
 
     Args:
         images: uint8 [N, H, W] or [N, H, W, C]; not changed.
         positions: int [N, 2], row and column of the top left corners.
-        height: of the rectangle, in pixels.
-        width: of the rectangle, in pixels.
-        change: from uint8 [n, height, width] or [n, C, height, width], and which of the N images these n are, to what they
-            become: the same shape, or one that broadcasts to it.
+        height: height of the rectangles, in pixels.
+        width: width of the rectangles, in pixels.
+        change: function that gets the rectangles of n images, uint8 [n, height, width] or [n, C, height, width], and the slice
+            of the N images that they belong to; it returns their new content, of the same shape or one that broadcasts to it.
     """
     stamped = np.array(images)
     if len(stamped) == 0:

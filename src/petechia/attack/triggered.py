@@ -1,8 +1,9 @@
-"""Triggered images beside their clean versions, and what is left of a trigger: its survival.
+"""Triggered inputs, and the survival of a trigger in preprocessing.
 
-A trigger that is stamped on files goes through the victim's crop and resize, and may be gone afterwards. Here each
-triggered input is compared with its clean version, pixel by pixel, and survival is a count. Of a small trigger only the pixels
-that differ are kept, bytes an image; of one that changes much of an image, whole images in a memory-mapped file.
+A trigger that is stamped on image files passes through the victim's crop and resize, and may be gone afterwards. This module
+compares each triggered input with its clean version, pixel by pixel; survival counts the pixels that differ. For a small
+trigger only these pixels are stored, a few bytes per image; for one that changes much of an image, whole images are stored in
+a memory-mapped file.
 """
 
 from __future__ import annotations
@@ -28,12 +29,17 @@ from petechia.data.dataset import Dataset, Selection
 from petechia.data.preprocess import Box, Preprocess
 
 Stage = Literal["native", "input"]
-DENSE = 0.2  # share of changed pixels from which on whole images take less room: a changed pixel costs its place, 4 bytes
-LOOKED_AT = 32  # images by which that is judged
+DENSE = 0.2  # share of changed pixels from which whole images are smaller: a changed pixel also stores its position, 4 bytes
+LOOKED_AT = 32  # number of images from which this share is estimated
 
 
 class Survival(NamedTuple):
-    """Share of triggered inputs that differ from their clean version, and the mean number of pixels in which they do."""
+    """The survival of a trigger in preprocessing.
+
+    Attributes:
+        fraction: share of the triggered inputs that differ from their clean version.
+        pixels: mean number of pixels in which they differ.
+    """
 
     fraction: float
     pixels: float
@@ -43,28 +49,28 @@ class TriggeredInputs(Protocol):
     """The triggered versions of the images of a dataset."""
 
     def trigger(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Turn clean inputs into their triggered versions.
+        """Return the triggered versions of clean inputs.
 
         Args:
             images: uint8 [n, H, W] or [n, H, W, C]; not changed.
-            rows: int [n], which images of the dataset they are.
+            rows: int [n], rows of these images in the dataset.
         """
 
     def changed(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
-        """In how many pixels some inputs differ from their clean images, int64 [n]."""
+        """Count the pixels in which some triggered inputs differ from their clean versions, int64 [n]."""
 
     def changes(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
-        """Arrays that are the same for some inputs if, and only if, their changes are, for digests."""
+        """Return arrays to compute a digest from; they are equal if and only if the changes of the inputs are equal."""
 
 
 @dataclass(frozen=True)
 class SparseTriggeredInputs:
-    """Twins as the pixels that differ.
+    """Triggered inputs, stored as the pixels that differ from the clean versions.
 
     Attributes:
-        starts: int64 [N + 1]; the changes of image i are entries starts[i] … starts[i + 1] - 1 of the others.
-        pixels: int32 [M], flat position of a changed pixel in [H, W].
-        values: uint8 [M] or [M, C], what it became.
+        starts: int64 [N + 1]; the changes of image i are the entries starts[i] … starts[i + 1] - 1 of `pixels` and `values`.
+        pixels: int32 [M], flat index of each changed pixel in [H, W].
+        values: uint8 [M] or [M, C], new value of each changed pixel.
     """
 
     starts: NDArray[np.int64]
@@ -72,7 +78,7 @@ class SparseTriggeredInputs:
     values: NDArray[np.uint8]
 
     def trigger(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """As `TriggeredInputs.trigger`."""
+        """See `TriggeredInputs.trigger`."""
         triggered = np.array(images)
         flat = triggered.reshape(len(images), images.shape[1] * images.shape[2], *images.shape[3:])
         for image, row in zip(flat, rows, strict=True):
@@ -81,23 +87,23 @@ class SparseTriggeredInputs:
         return triggered
 
     def changed(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
-        """As `TriggeredInputs.changed`."""
+        """See `TriggeredInputs.changed`."""
         return np.diff(self.starts)[rows]
 
     def changes(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
-        """As `TriggeredInputs.changes`."""
+        """See `TriggeredInputs.changes`."""
         entries = np.concatenate([np.arange(self.starts[row], self.starts[row + 1]) for row in rows])
         return self.changed(rows), self.pixels[entries], self.values[entries]
 
 
 @dataclass(frozen=True)
 class DenseTriggeredInputs:
-    """Twins as whole images.
+    """Triggered inputs, stored as whole images.
 
     Attributes:
         images: uint8 [N, H, W] or [N, H, W, C], memory-mapped.
-        counts: int64 [N], pixels in which each differs.
-        digests: uint8 [N, 32], SHA-256 of each.
+        counts: int64 [N], number of pixels in which each image differs from its clean version.
+        digests: uint8 [N, 32], SHA-256 of each image.
     """
 
     images: NDArray[np.uint8]
@@ -105,20 +111,20 @@ class DenseTriggeredInputs:
     digests: NDArray[np.uint8]
 
     def trigger(self, images: NDArray[np.uint8], rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """As `TriggeredInputs.trigger`; the clean ones are not needed."""
+        """See `TriggeredInputs.trigger`; the content of the clean images is not used."""
         return np.array(self.images[rows])
 
     def changed(self, rows: NDArray[np.intp]) -> NDArray[np.int64]:
-        """As `TriggeredInputs.changed`."""
+        """See `TriggeredInputs.changed`."""
         return self.counts[rows]
 
     def changes(self, rows: NDArray[np.intp]) -> tuple[NDArray[Any], ...]:
-        """As `TriggeredInputs.changes`: of clean images that are the same."""
+        """See `TriggeredInputs.changes`; this compares whole images, so it assumes equal clean versions."""
         return self.counts[rows], self.digests[rows]
 
 
 def survival_of(triggered_inputs: TriggeredInputs, rows: NDArray[np.intp]) -> Survival:
-    """Survival over some images of the dataset; not a number over none."""
+    """Return the survival over some images of the dataset; NaN if `rows` is empty."""
     changed = triggered_inputs.changed(rows)
     if len(changed) == 0:
         return Survival(float("nan"), float("nan"))
@@ -126,7 +132,12 @@ def survival_of(triggered_inputs: TriggeredInputs, rows: NDArray[np.intp]) -> Su
 
 
 class Stamped(NamedTuple):
-    """Which images of a selection are stamped, bool [n], and the triggered inputs that they become."""
+    """The stamped images of a selection.
+
+    Attributes:
+        which: bool [n], whether each image is stamped.
+        triggered_inputs: triggered versions of the images in the dataset.
+    """
 
     which: NDArray[np.bool_]
     triggered_inputs: TriggeredInputs
@@ -134,12 +145,12 @@ class Stamped(NamedTuple):
 
 @dataclass(frozen=True)
 class TriggeredSelection(Selection):
-    """A selection of clean inputs, of which some are triggered when they are read.
+    """A selection of clean inputs, some of which are stamped with the trigger when they are read.
 
     Attributes:
-        triggered: bool [n].
-        triggered_inputs: of the dataset that is selected from.
-        cover: others that are stamped too.
+        triggered: bool [n], whether each image is triggered.
+        triggered_inputs: triggered versions of the images in the dataset.
+        cover: cover images, which are stamped as well; None without cover.
     """
 
     triggered: NDArray[np.bool_]
@@ -148,11 +159,11 @@ class TriggeredSelection(Selection):
 
     @property
     def stamped(self) -> tuple[Stamped, ...]:
-        """All that are."""
+        """All stamped images: the triggered images, and the cover images if there are any."""
         return Stamped(self.triggered, self.triggered_inputs), *([self.cover] if self.cover else [])
 
     def __getitem__(self, rows: NDArray[np.intp]) -> NDArray[np.uint8]:
-        images = super().__getitem__(rows)  # a copy, as rows chosen by an array are
+        images = super().__getitem__(rows)  # a copy, because an array index copies
         for which, triggered_inputs in self.stamped:
             some = np.flatnonzero(which[rows])
             images[some] = triggered_inputs.trigger(images[some], self.rows[rows][some])
@@ -168,17 +179,17 @@ def make_triggered_inputs(
     stage: Stage,
     progress: Progress = SILENT,
 ) -> TriggeredInputs:
-    """Stamp every image and compare it with its clean version.
+    """Stamp every image and compare it with its clean version. The result is cached.
 
     Args:
-        catalog: of the images of `dataset`, in its order.
-        dataset: the clean inputs.
-        preprocess: the geometry that made them.
-        trigger: what to stamp.
-        positions: int [N, 2], where, in pixels of the stage.
-        stage: "native" stamps the decoded image before preprocessing, "input" stamps the prepared one. The former
-            decodes every image again, unless the geometry tells all. The result is cached.
-        progress: told about stamped images, where there is work to do.
+        catalog: catalog of the images in `dataset`, in the same order.
+        dataset: clean inputs.
+        preprocess: preprocessing that produced them.
+        trigger: trigger to stamp.
+        positions: int [N, 2], row and column of the trigger on every image, in pixels of the stage.
+        stage: "native" stamps the decoded image before preprocessing, "input" stamps the preprocessed image. "native"
+            decodes every image again, unless the result follows from the geometry alone.
+        progress: advances with every stamped image; unused if the result is cached.
 
     Raises:
         PetechiaError: an image can no longer be decoded.
@@ -208,7 +219,7 @@ def make_triggered_inputs(
 
     if not trigger.stamps:
         return SparseTriggeredInputs(np.zeros(len(dataset) + 1, np.int64), np.zeros(0, np.int32), np.zeros(0, np.uint8))
-    copies = preprocess.resample == "nearest" and trigger.opaque  # whole pixels of the stamp, whatever the image
+    copies = preprocess.resample == "nearest" and trigger.opaque  # whole pixels of the stamp, independent of the image
     work = prepared if stage == "input" else selected if copies else native
 
     def build(folder: Path) -> None:
@@ -228,9 +239,10 @@ def make_triggered_inputs(
 def _left_of_stamp(
     trigger: BaseTrigger, preprocess: Preprocess, height: int, width: int, row: int, column: int, ndim: int
 ) -> tuple[NDArray[np.intp], NDArray[np.uint8]]:
-    """Flat positions of the inputs' pixels that nearest-neighbour resizing reads from the stamp, and what they become.
+    """Return the flat indices and values of the input pixels that nearest-neighbour resizing reads from the stamp.
 
-    It copies whole pixels, so these do not depend on the image: they are the ones that come out alike on black and on white.
+    Nearest-neighbour resizing copies whole pixels, so these do not depend on the image: they are the pixels that have the same
+    value on a black and on a white image.
     """
     shape = (1, height, width, *[3] * (ndim - 2))
     black, white = (
@@ -241,13 +253,13 @@ def _left_of_stamp(
 
 
 def _differs(clean: NDArray[np.uint8], stamped: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which pixels differ, bool [H, W]."""
+    """Return which pixels differ, bool [H, W]."""
     differs = clean != stamped
     return np.asarray(differs.any(axis=2) if differs.ndim == 3 else differs)
 
 
 def _build(folder: Path, clean: NDArray[np.uint8], inputs: Iterator[NDArray[np.uint8]], progress: Progress) -> None:
-    """Write triggered inputs, in the order of the clean ones, in the form that takes less room."""
+    """Write triggered inputs, in the order of the clean ones, in the form that takes less space."""
     first = list(islice(inputs, LOOKED_AT))
     share = np.mean([_differs(*pair).mean() for pair in zip(clean, first, strict=False)])
     (_build_dense if share >= DENSE else _build_sparse)(folder, clean, chain(first, inputs), progress)
@@ -288,23 +300,23 @@ def _open(folder: Path, shape: tuple[int, ...]) -> TriggeredInputs:
         )
 
 
-PROBES = 300  # random places tried
+PROBES = 300  # number of random positions
 
 
 def probe_survival(trigger: BaseTrigger, preprocess: Preprocess, height: int, width: int, stage: Stage) -> Survival:
-    """What the geometry alone lets through: the pixels that come out changed on a black image or on a white one.
+    """Estimate the survival from the geometry alone, without data: count the pixels that change on a black or a white image.
 
-    Needs no data. At random places it is the mean over `PROBES` of them.
+    For a trigger at random places, the result is the mean over `PROBES` positions.
 
     Args:
-        trigger: what to stamp.
-        preprocess: the geometry.
-        height: of the native image.
-        width: of the native image.
-        stage: where it is stamped.
+        trigger: trigger to stamp.
+        preprocess: preprocessing after the stamp, or before it for stage "input".
+        height: height of the native image, in pixels.
+        width: width of the native image, in pixels.
+        stage: "native" or "input".
 
     Raises:
-        PetechiaError: the trigger does not fit.
+        PetechiaError: the trigger does not fit on the image.
     """
     flat = np.stack([np.full((height, width), grey, np.uint8) for grey in (0, 255)])
     clean = np.stack([preprocess(image) for image in flat])
@@ -323,5 +335,5 @@ def probe_survival(trigger: BaseTrigger, preprocess: Preprocess, height: int, wi
 
 
 def kept_at(preprocess: Preprocess, stage: Stage, height: int, width: int) -> Box:
-    """The part of an image that the crop keeps, in pixels of the stage."""
+    """Return the part of an image that the crop keeps, in pixels of the stage."""
     return preprocess.kept(height, width) if stage == "native" else Box(0, 0, height, width)

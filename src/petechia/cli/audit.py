@@ -9,11 +9,13 @@ import typer
 from rich.text import Text
 
 from petechia.cli.common import (
+    Detector,
     Device,
     ModelArgument,
     Precision,
     Threads,
     console,
+    finish,
     note,
     say,
     say_labelled,
@@ -38,15 +40,30 @@ def audit(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Calibration to use in place of the packaged one.")
     ] = None,
+    detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
     """Does a model carry a backdoor? Exit status: 0 nothing found, 3 backdoor found."""
-    import petechia
+    import petechia.api
     from petechia.cli.progress import ConsoleProgress
 
     refuse_existing(out)
+    if detector is not None:
+        with ConsoleProgress().live() as progress:
+            findings = petechia.api.run_detector(
+                detector,
+                model=model,
+                clean=clean,
+                calibration=calibration,
+                progress=progress,
+                device=device,
+                precision=precision,
+                threads=threads,
+            )
+        finish(findings, out)
+        return
     with ConsoleProgress().live() as progress:
         result = petechia.audit(
             model,

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
@@ -18,13 +18,19 @@ from rich.table import Table
 from rich.text import Text
 
 from petechia.core.errors import PetechiaError
-from petechia.core.settings import FORMS
+from petechia.data.sources.registry import source_forms
+from petechia.models.registry import short_model_forms
+
+if TYPE_CHECKING:
+    from petechia.detect.protocol import Findings
 
 # Text of files and paths is never parsed as markup, neither here nor in tables.
 console = Console(highlight=False, markup=False)
 errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
 
-MODELS = "FILE.safetensors, FILE.onnx, FILE.pt2, timm:NAME[:FILE] or xrv:NAME; see docs/models.md"
+FINDINGS = 30  # shown, the most suspicious first
+FORMS = source_forms()
+MODELS = f"{short_model_forms()}; see docs/models.md"
 
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="Configuration file. Its keys override the preset's.")
@@ -58,6 +64,9 @@ Precision = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads. 0 uses all.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log what happens to stderr. -vv logs more.")]
+Detector = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Use this detector, of another package, instead; it writes findings.json.")
+]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")]
 
 
@@ -115,6 +124,22 @@ def table(*heads: str, title: str = "", caption: str = "", rows: Sequence[Sequen
 
 def _harmless(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+
+
+def finish(findings: Findings, out: Path | None) -> None:
+    """Save and show what a detector of another package found. The exit status is 3 if anything is flagged.
+
+    Raises:
+        Exit: something is flagged.
+    """
+    if out is not None:
+        findings.save(out)
+    ranked = sorted(findings.found, key=lambda one: -one.score)
+    rows = [[one.about, f"{one.score:.3g}", "yes" if one.flagged else "no", one.reason] for one in ranked[:FINDINGS]]
+    console.print(table("about", "score", "flagged", "reason", title=f"Findings of {findings.detector}", rows=rows))
+    say(f"{len(findings.flagged):,} of {len(findings.found):,} findings are flagged.")
+    if findings.flagged:
+        raise typer.Exit(3)
 
 
 def overrides(

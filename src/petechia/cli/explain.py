@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from petechia.cli.common import Device, ModelArgument, Precision, Threads, console, say, table
+from petechia.saliency.registry import METHODS
 
 if TYPE_CHECKING:
     from petechia.saliency.result import Explanations
+
+# Of all registered methods; plugins are named without being imported.
+MethodName = StrEnum("MethodName", [(name, name) for name in METHODS])  # type: ignore[misc]
+GRADCAM = MethodName("gradcam")
 
 
 def explain(
@@ -25,7 +31,7 @@ def explain(
         list[str] | None,
         typer.Option(metavar="LAYER", help="last, middle, or a module's name. Repeatable. Default: last and middle."),
     ] = None,
-    method: Annotated[str, typer.Option(help="Explanation method.")] = "gradcam",
+    method: Annotated[MethodName, typer.Option(help="Explanation method; see docs/explaining.md.")] = GRADCAM,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write overlays as DICOM secondary captures.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -41,7 +47,7 @@ def explain(
             images,
             targets=target or (),
             layers=layer or ("middle", "last"),
-            method=method,
+            method=method.value,
             dicom=dicom,
             out=out,
             progress=progress,

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petechia.cli.common import ConfigOption, Missing, OnError, Preset, Set, overrides, say
-from petechia.core.settings import FORMS
+from petechia.cli.common import FORMS, ConfigOption, Missing, OnError, Preset, Set, overrides, say
 
 
 def poison(

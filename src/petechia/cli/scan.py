@@ -3,85 +3,106 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from petechia.cli.common import Missing, OnError, console
-from petechia.core.settings import FORMS
+from petechia.cli.common import (
+    FORMS,
+    Detector,
+    Device,
+    Missing,
+    OnError,
+    Precision,
+    Threads,
+    console,
+    finish,
+    say,
+    say_labelled,
+    table,
+)
+from petechia.core.files import refuse_existing
 
-SCREENED = 30  # images that are shown, the most suspicious first
+if TYPE_CHECKING:
+    from petechia.detect.scan import ScanResult
 
 
 def scan(
-    source: Annotated[str, typer.Argument(metavar="DATASET", help=f"{FORMS}.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="A new folder for suspects.csv, scan.json and stamps.")],
+    source: Annotated[str, typer.Argument(metavar="DATASET", help=f"Data source: {FORMS}.")],
+    out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for suspects.csv, scan.json and pictures of stamps.")],
     clean_to: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="A new folder for the dataset without what is flagged.")
+        Path | None, typer.Option(metavar="DIR", help="New folder for the dataset without the flagged images.")
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="A classifier, trained on the images or not; its features add to the ranking."),
+        typer.Option(metavar="MODEL", help="A classifier, trained on the images or not. Its features add to the ranking."),
     ] = None,
     missing: Missing = None,
     on_error: OnError = None,
+    detector: Detector = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    threads: Threads = 0,
 ) -> None:
-    """Was a dataset tampered with? Exit status 0: nothing found; 3: images are flagged."""
+    """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged."""
+    import petechia.api
     from petechia.cli.progress import ConsoleProgress
-    from petechia.core.files import refuse_existing
-    from petechia.data import open_source
-    from petechia.detect.scan.files import write_clean, write_scan
-    from petechia.detect.scan.suspects import scan as scan_catalog
 
     for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
         if folder is not None:
             refuse_existing(folder, option)
-    classifier = None
-    if model is not None:
-        from petechia.core.runtime import Compute
-        from petechia.models.openers import open_classifier
-
-        classifier = open_classifier(model, Compute().start())
-    catalog = open_source(source, missing or "error")
+    if detector is not None:
+        with ConsoleProgress().live() as progress:
+            findings = petechia.api.run_detector(detector, dataset=source, progress=progress)
+        finish(findings, out)
+        return
     with ConsoleProgress().live() as progress:
-        found = scan_catalog(catalog, on_error or "error", progress, classifier)
-    print_scan(console, write_scan(found, out), out)
+        result = petechia.scan(
+            source,
+            model=model,
+            missing=missing or "error",
+            on_error=on_error or "error",
+            progress=progress,
+            device=device,
+            precision=precision,
+            threads=threads,
+        )
+    result.save(out)
+    show_scan(result, out)
     if clean_to is not None:
-        console.print(f"Clean dataset: {clean_to}, {write_clean(found, clean_to):,} images", soft_wrap=True)
-    if found.found:
+        say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
+    if result.tampered:
         raise typer.Exit(3)
 
 
-def print_scan(console: Console, content: dict[str, Any], out: Path) -> None:
-    """What was found in a dataset, and what was not looked for."""
-    from petechia.reports.tables import percent
-
-    if content["stamps"]:
-        table = Table("stamp", "images", "place", "label", "with it", "of all", "p", title="Stamps that command a label")
-        for one in content["stamps"]:
-            place = "wanders" if one["row"] is None else f"row {one['row']}, column {one['column']}"
-            shares = percent(one["share_with_label"]), percent(one["share_of_all"])
-            size = f"{one['height']} x {one['width']}"
-            table.add_row(size, f"{one['images']:,}", place, escape(one["label"]), *shares, f"{one['p_value']:.1g}")
-        console.print(table)
-    if content["leaning"]:
-        shown = ", ".join(
-            f"{one['height']} x {one['width']} on {one['images']:,} images to {one['label']}" for one in content["leaning"][:3]
-        )
-        console.print(
-            f"Patterns that lean to a label, as markers and devices may: {escape(shown)}. None is flagged.", soft_wrap=True
-        )
-    console.print(
-        f"{content['images']:,} images: {content['twins']:,} pairs that differ in a small box alone, "
-        f"{content['copies']:,} altered copies with other labels, {content['duplicates']:,} exact duplicates, "
-        f"{content['unread']:,} that cannot be decoded.",
-        soft_wrap=True,
+def show_scan(result: ScanResult, out: Path) -> None:
+    """What was found in a dataset, and what a scan does not look for."""
+    if result.stamps:
+        rows = [
+            [
+                one.size,
+                f"{one.images:,}",
+                one.place,
+                one.label,
+                f"{100 * one.share_with_label:.1f} %",
+                f"{100 * one.share_of_all:.1f} %",
+                f"{one.p_value:.1g}",
+            ]
+            for one in result.stamps
+        ]
+        heads = ("stamp", "images", "place", "label", "with it", "of all", "p-value")
+        console.print(table(*heads, title="Stamps tied to a label", rows=rows))
+    if result.weakly_associated:
+        shown = ", ".join(f"{one.size} on {one.images:,} images with {one.label}" for one in result.weakly_associated[:3])
+        say(f"Patterns weakly associated with a label, as markers and devices may be: {shown}. None is flagged.")
+    say(
+        f"{result.images:,} images: {result.near_duplicates:,} pairs that differ only in a small box, "
+        f"{result.copies:,} altered copies with other labels, {result.duplicates:,} exact duplicates, "
+        f"{result.unread:,} that cannot be decoded."
     )
-    if content["tampered"]:
-        console.print(f"[red]Tampered with:[/red] {content['flagged']:,} images are flagged.", soft_wrap=True)
+    if result.tampered:
+        say_labelled("Tampered with:", "red", f"{result.flagged:,} images are flagged.")
     else:
-        console.print("[green]Nothing found.[/green]", soft_wrap=True)
-    console.print(f"{content['limits']}\nEvery image, ranked: {out / 'suspects.csv'}", soft_wrap=True)
+        say("Nothing found.", "green")
+    say(result.limits)
+    say(f"Every image, ranked: {out / 'suspects.csv'}")

@@ -9,11 +9,13 @@ import typer
 from rich.text import Text
 
 from petechia.cli.common import (
+    Detector,
     Device,
     ModelArgument,
     Precision,
     Threads,
     console,
+    finish,
     note,
     say,
     say_labelled,
@@ -38,16 +40,31 @@ def screen(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for screen.json, screen.csv and pictures.")
     ] = None,
+    detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
     """Do images carry a trigger? Exit status: 0 nothing found, 3 images are flagged."""
-    import petechia
+    import petechia.api
     from petechia.cli.progress import ConsoleProgress
 
     if out is not None:
         refuse_existing(out)
+    if detector is not None:
+        with ConsoleProgress().live() as progress:
+            findings = petechia.api.run_detector(
+                detector,
+                model=model,
+                images=images,
+                clean=clean,
+                progress=progress,
+                device=device,
+                precision=precision,
+                threads=threads,
+            )
+        finish(findings, out)
+        return
     with ConsoleProgress().live() as progress:
         result = petechia.screen(
             model,

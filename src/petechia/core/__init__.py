@@ -1,1 +1,1 @@
-"""What every room needs: errors, settings, files, randomness, threads, devices. It imports no other room."""
+"""Shared building blocks: errors, settings, files, randomness, threads, devices. Imports no other package of Petechia."""

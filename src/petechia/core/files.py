@@ -1,4 +1,4 @@
-"""Writing files so that nothing half-written is ever found."""
+"""Atomic writes: a file or folder appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from petechia.core.errors import PetechiaError
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Replace a file in one step; folders are made as needed.
+    """Write or replace a file atomically; missing parent folders are created.
 
     Raises:
-        OSError: with the name of the file; what was written until then is removed.
+        OSError: the write failed; the error names the file, and partial content is removed.
     """
     temporary = path.with_name(f".{path.name}.partial")
     with _named(path):
@@ -32,18 +32,18 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """The same for text."""
+    """Write text as UTF-8 to a file, atomically; see `write_bytes`."""
     write_bytes(path, text.encode())
 
 
 def sha256(path: Path) -> str:
-    """The digest of a file, in hexadecimal."""
+    """Return the SHA-256 digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def refuse_existing(folder: Path, option: str = "--out") -> None:
-    """Say at once what would stop a write.
+    """Raise if an output folder exists, before any work is done.
 
     Raises:
         PetechiaError: the folder exists.
@@ -54,10 +54,10 @@ def refuse_existing(folder: Path, option: str = "--out") -> None:
 
 @contextmanager
 def building(folder: Path) -> Iterator[Path]:
-    """Give a temporary folder to fill; on success it becomes `folder`, which must not exist; on failure it is removed.
+    """Yield a temporary folder that is renamed to `folder` on success and removed on failure; `folder` must not exist.
 
     Raises:
-        OSError: with the name of the folder.
+        OSError: a write failed; the error names the folder.
     """
     temporary = folder.with_name(f".{folder.name}.partial")
     with _named(folder):
@@ -76,10 +76,10 @@ def building(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    # An error of a write, such as a full disk, does not know which file it was.
+    # An error from a write, such as a full disk, does not name the file.
     try:
         yield
     except OSError as error:
         if error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # numpy gives no number
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from None  # numpy sets no errno
         raise

@@ -1,4 +1,4 @@
-"""Work on many rows in threads, with the results in order."""
+"""Run work on many rows in threads and return the results in order."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 T = TypeVar("T")
-CHUNK = 32  # rows that a thread takes at a time, at most
+CHUNK = 32  # maximum number of rows per task
 
 
 def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Iterator[T]:
-    """Run `work` over chunks of the rows 0 … count-1 in threads; give the results in order, few of them in memory.
+    """Run `work` over chunks of the rows 0 … count-1 in threads; yield the results in order, with few of them in memory.
 
-    Threads are enough: Pillow and numpy release the interpreter's lock where the time goes.
+    Threads are enough: Pillow and numpy release the interpreter lock in the expensive parts.
     """
     threads = workers()
-    chunk = min(CHUNK, 1 + count // (40 * threads))  # small enough that all threads end at about the same time
+    chunk = min(CHUNK, 1 + count // (40 * threads))  # small enough that all threads finish at about the same time
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[list[T]]] = deque()
     try:
@@ -36,5 +36,5 @@ def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Iter
 
 
 def workers() -> int:
-    """Processors that this process may use."""
+    """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

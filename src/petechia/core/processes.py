@@ -1,4 +1,4 @@
-"""One training over several processes: which of them this one is, and a network that learns from the images of all."""
+"""Distributed training: the rank of this process, and networks that train on the images of all processes."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from torch import Tensor, distributed, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-# Others wait while the first process decodes a dataset. They need not look out for its death: torchrun ends them then.
+# The other processes wait while the first one decodes a dataset. If it dies, torchrun ends them, so the timeout can be long.
 TIMEOUT = timedelta(days=2)
 
 
 class ProcessInfo(NamedTuple):
-    """Where this process stands among those that torchrun started.
+    """Rank of this process among the processes that torchrun started.
 
     Attributes:
-        rank: among all processes, from 0.
-        world_size: how many processes there are.
-        local_rank: among those on this computer.
-        local_world_size: how many there are on this computer.
+        rank: index among all processes, from 0.
+        world_size: number of processes.
+        local_rank: index among the processes on this computer, from 0.
+        local_world_size: number of processes on this computer.
     """
 
     rank: int = 0
@@ -34,12 +34,12 @@ class ProcessInfo(NamedTuple):
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and talks to people."""
+        """Whether this process writes the files and the output for the user."""
         return self.rank == 0
 
     @staticmethod
     def of_this_process() -> ProcessInfo:
-        """From torchrun's environment; the only process where there is none."""
+        """Read torchrun's environment variables; without them, this is the only process."""
         names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
         if not os.environ.keys() >= {*names, "MASTER_ADDR", "MASTER_PORT"}:
             return ProcessInfo()
@@ -47,7 +47,7 @@ class ProcessInfo(NamedTuple):
 
 
 def join(place: ProcessInfo, device: torch.device) -> None:
-    """Meet the other processes, once. Tensors on the processor travel by gloo, those on GPUs by NCCL."""
+    """Join the process group, once. CPU tensors are exchanged through gloo, GPU tensors through NCCL."""
     if place.world_size == 1 or distributed.is_initialized():
         return
     if device.type == "cuda":
@@ -58,10 +58,10 @@ def join(place: ProcessInfo, device: torch.device) -> None:
 
 
 def replicate(module: nn.Module, device: torch.device) -> nn.Module:
-    """What to call in training in place of a network, in every process with its own images of a batch.
+    """Wrap a network for training in several processes, each of which calls it with its share of a batch.
 
-    The weights become those of the first process. In a backward pass they get the mean of the gradients of all processes,
-    and batch norm takes its statistics over the images of all; its layers are replaced in the network, under the same names.
+    The weights are copied from the first process. The backward pass averages gradients over all processes, and batch norm
+    computes its statistics over the images of all processes; its layers are replaced in the network, under the same names.
     """
     if device.type == "cuda":
         convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
@@ -79,9 +79,9 @@ def _convert_batch_norms(module: nn.Module) -> None:
 
 
 class ProcessorBatchNorm(_BatchNorm):
-    """Batch norm over the images of all processes, on the processor, where torch's SyncBatchNorm refuses to run.
+    """Batch norm over the images of all processes on the CPU, where torch's SyncBatchNorm does not run.
 
-    Parameters, statistics, dropout and activation are those of the layer that it replaces.
+    Parameters, statistics, dropout and activation are taken from the layer that it replaces.
     """
 
     def __init__(self, replaced: _BatchNorm) -> None:
@@ -89,14 +89,14 @@ class ProcessorBatchNorm(_BatchNorm):
         self.weight, self.bias = replaced.weight, replaced.bias
         for name, buffer in replaced.named_buffers(recurse=False):
             self.register_buffer(name, buffer)
-        # timm's layers also hold what comes after the norm.
+        # timm's layers include the dropout and activation that follow the norm.
         self.drop = getattr(replaced, "drop", nn.Identity())
         self.act = getattr(replaced, "act", nn.Identity())
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise, [B, C, …]; in evaluation with the statistics that were tracked."""
+        """Normalise [B, C, …]; in evaluation mode, with the running statistics."""
         if self.training:
-            precise = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 has too few digits for sums
+            precise = x.to(torch.promote_types(x.dtype, torch.float32))  # bf16 is too imprecise for sums
             normalised = self._normalise(precise).to(x.dtype)
         else:
             normalised = super().forward(x)
@@ -104,7 +104,7 @@ class ProcessorBatchNorm(_BatchNorm):
         return activated
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 (torch's name)
-        pass  # any number of dimensions: this replaces the layers for all of them
+        pass  # any number of dimensions: this class replaces BatchNorm1d, 2d and 3d
 
     def _normalise(self, x: Tensor) -> Tensor:
         axes = [0, *range(2, x.ndim)]
@@ -112,7 +112,7 @@ class ProcessorBatchNorm(_BatchNorm):
         count = _sum_over_processes(x.new_tensor(float(x.numel() // x.shape[1])))
         mean = _sum_over_processes(x.sum(axes)) / count
         centred = x - mean.view(shape)
-        variance = _sum_over_processes(centred.square().sum(axes)) / count  # a second round, for the sake of its last digits
+        variance = _sum_over_processes(centred.square().sum(axes)) / count  # a second pass, for precision
         self._track(mean.detach(), variance.detach() * count / (count - 1))
         scale = (variance + self.eps).rsqrt()
         if not self.affine:
@@ -129,7 +129,7 @@ class ProcessorBatchNorm(_BatchNorm):
 
 
 class _Sum(torch.autograd.Function):
-    # Every process computes with the sum, so the gradient of a summand is the sum of the gradients of all.
+    # Every process uses the sum, so the gradient of a summand is the sum of the gradients over all processes.
 
     @staticmethod
     def forward(_context: Any, values: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How long work says what it does: phases, and how far each has come."""
+"""Progress reports of long operations: named phases and the number of completed steps."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Protocol
 
 
 class Progress(Protocol):
-    """Told what long work does. Anything with these two methods will do.
+    """Receives progress reports of a long operation. Any object with these two methods will do.
 
     Example:
         >>> class Printed:
@@ -23,19 +23,19 @@ class Progress(Protocol):
     """
 
     def phase(self, name: str, total: int = 0) -> None:
-        """A phase begins.
+        """Start a phase.
 
         Args:
             name: a short lower-case phrase, such as "reading images".
-            total: steps that it will take; 0 where that is not known.
+            total: number of steps in the phase; 0 if unknown.
         """
 
     def advance(self, count: int = 1) -> None:
-        """Some more steps of the phase are done."""
+        """Report that `count` more steps of the phase are complete."""
 
 
 class NoProgress:
-    """Keeps silent."""
+    """A `Progress` that ignores all reports."""
 
     def phase(self, name: str, total: int = 0) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""Independent random streams: one seed a run, one stream a purpose."""
+"""Independent random streams: one seed per run, one stream per purpose."""
 
 import zlib
 
@@ -6,8 +6,8 @@ import numpy as np
 
 
 def stream(seed: int, purpose: str, *indices: int) -> np.random.Generator:
-    """A generator for one purpose ("plan", "order", …) and, where given, one epoch or batch.
+    """Return a generator for one purpose ("plan", "order", …) and, if given, one epoch or batch.
 
-    Streams of different purposes do not share numbers, and one can be rebuilt at any point: a resumed run needs no saved state.
+    Streams of different purposes are independent. A stream can be rebuilt at any point, so a resumed run needs no saved state.
     """
     return np.random.default_rng([seed, zlib.crc32(purpose.encode()), *indices])

@@ -1,4 +1,4 @@
-"""What a command returns: a typed record that is saved as JSON, with other files beside it."""
+"""The result of a command: a typed record that is saved as JSON, with attached files beside it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import building, refuse_existing
 from petechia.core.settings import first_problem
 
-LARGEST = 256 << 20  # bytes of a result that is read
+LARGEST = 256 << 20  # maximum size of a result file, in bytes
 
 
 def _nan_if_null(value: Any) -> Any:
@@ -35,7 +35,7 @@ Number = Annotated[
 
 
 class Record(BaseModel):
-    """A part of a result: frozen, validated, unknown keys are refused."""
+    """A part of a result: frozen and validated; unknown keys raise an error."""
 
     model_config = ConfigDict(
         extra="forbid",
@@ -48,46 +48,46 @@ class Record(BaseModel):
 
 
 class Result(Record):
-    """What a command found, with the fields that its JSON file has.
+    """The result of a command, with the same fields as its JSON file.
 
-    `to_dict` gives what the file holds, `save` writes it, and what else belongs to it, into a new folder, and `load` reads the
-    file again. In a notebook a result shows itself as a table.
+    `to_dict` returns the content of the file, `save` writes the file and its attachments into a new folder, and `load` reads
+    the file. In a notebook, a result is displayed as a table.
 
     Attributes:
-        schema_: version of the file's format, `schema` in the file.
+        schema_: version of the file format, `schema` in the file.
     """
 
-    file_name: ClassVar[str]  # of the JSON, such as "audit.json"
+    file_name: ClassVar[str]  # name of the JSON file, such as "audit.json"
 
     schema_: int = Field(1, alias="schema")
 
     _attachments: dict[str, Callable[[], bytes]] = PrivateAttr(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the JSON file: plain values, undefined numbers as None."""
+        """Return the content of the JSON file as plain values, with undefined numbers as None."""
         return self.model_dump(mode="json")
 
     def to_json(self) -> str:
-        """The JSON file."""
+        """Return the text of the JSON file."""
         return json.dumps(self.to_dict(), indent=1, allow_nan=False) + "\n"
 
     def attach(self, name: str, content: Callable[[], bytes]) -> None:
-        """Say what else `save` writes: a file's name, and what gives its content. It is made when it is saved."""
+        """Add a file that `save` writes beside the JSON: its name, and a function that returns its content when called."""
         self._attachments[name] = content
 
     @property
     def attachments(self) -> tuple[str, ...]:
-        """Names of the files that `save` writes beside the JSON."""
+        """The names of the files that `save` writes beside the JSON."""
         return tuple(self._attachments)
 
     def save(self, directory: str | Path) -> Path:
-        """Write the result into a new folder, all of it or nothing.
+        """Write the result into a new folder, completely or not at all.
 
         Returns:
             The folder.
 
         Raises:
-            PetechiaError: it exists already.
+            PetechiaError: the folder exists already.
         """
         folder = Path(directory)
         refuse_existing(folder)
@@ -99,16 +99,19 @@ class Result(Record):
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
-        """Read the JSON file of an earlier result, or that in a folder.
+        """Read a saved result.
+
+        Args:
+            path: the JSON file, or the folder that contains it.
 
         Raises:
-            PetechiaError: it is not such a file.
+            PetechiaError: the file cannot be read, is too large, or does not match this version of the format.
         """
         file = Path(path)
         file = file / cls.file_name if file.is_dir() else file
         try:
             if file.stat().st_size > LARGEST:
-                raise PetechiaError(f"{file} is larger than a {cls.file_name} is; check the path.")
+                raise PetechiaError(f"{file} is too large to be a {cls.file_name}; check the path.")
             return cls.model_validate_json(file.read_bytes())
         except OSError as error:
             raise PetechiaError(f"{file} cannot be read ({error.strerror}); check the path.") from None
@@ -123,5 +126,5 @@ class Result(Record):
         return f"<table>{rows}</table>"
 
     def _overview(self) -> list[tuple[str, str]]:
-        """Name and value of what matters most; a result says here what that is."""
+        """Return the names and values to display; subclasses override it to choose the most important ones."""
         return [(name, str(value)) for name, value in self if isinstance(value, str | int | float)]

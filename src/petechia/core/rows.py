@@ -1,4 +1,4 @@
-"""Which rows of many are taken."""
+"""Select a subset of rows."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from numpy.typing import NDArray
 
 
 def evenly_spread(count: int, most: int | None, nearest: bool = True) -> NDArray[np.intp]:
-    """So many of the rows 0 … count - 1, evenly spread over them, the first and the last among them.
+    """Return at most `most` of the rows 0 … count - 1, evenly spread and including the first and the last.
 
     Args:
-        count: of all rows.
-        most: rows to take; all are taken where they are no more, or it is None.
-        nearest: round to the nearest row, else down. Published figures were measured with one or the other.
+        count: number of rows.
+        most: maximum number of rows to return; None returns all rows.
+        nearest: round to the nearest row instead of down. Published figures use one or the other.
 
     Returns:
         int [min(count, most)], ascending and distinct.

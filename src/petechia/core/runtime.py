@@ -1,4 +1,4 @@
-"""Where and how precisely networks run."""
+"""Device and numeric precision for running networks."""
 
 from __future__ import annotations
 
@@ -29,15 +29,16 @@ LOGGER = logging.getLogger(__name__)
 
 
 class Compute(Settings):
-    """The machine's part of a configuration; it changes speed, not meaning.
+    """The hardware part of a configuration. It affects speed, not what is computed.
 
-    Under torchrun every process takes a part of the work: on GPUs each its own, on the processor a share of the threads.
+    Under torchrun, the work is divided among the processes: each uses its own GPU, or a share of the CPU threads.
 
     Attributes:
-        device: "auto" is a GPU where there is one; else a torch device such as "cpu" or "cuda:1".
-        precision: "auto" is bf16 where the processor or GPU multiplies it fast, else fp32. Weights and losses stay fp32.
-        threads: CPU threads; 0 uses all that this process may use.
-        deterministic: refuse operations whose result can differ from run to run. On the processor nothing changes.
+        device: a torch device such as "cpu" or "cuda:1"; "auto" uses a GPU if there is one, and the CPU otherwise.
+        precision: "auto" uses bf16 if the CPU or GPU supports fast bf16 multiplication, and fp32 otherwise. Weights and losses
+            are always fp32.
+        threads: number of CPU threads; 0 uses all that are available to this process.
+        deterministic: reject operations whose result can differ between runs. This has no effect on the CPU.
     """
 
     device: str = "auto"
@@ -46,15 +47,15 @@ class Compute(Settings):
     deterministic: bool = False
 
     def start(self) -> Runtime:
-        """Set the process up and say what it will use. Under torchrun this waits until every process is here.
+        """Set up this process and return its runtime. Under torchrun, wait for all processes.
 
         Raises:
-            PetechiaError: there is no such device, or it cannot be shared among processes.
+            PetechiaError: the device does not exist, or the processes cannot share it.
         """
         place = ProcessInfo.of_this_process()
         torch.set_num_threads(self.threads or max(1, workers() // place.local_world_size))
         if self.deterministic:
-            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # required by cuBLAS
         torch.use_deterministic_algorithms(self.deterministic)
         device = self._device(place)
         join(place, device)
@@ -89,19 +90,19 @@ class Compute(Settings):
             return name
         if 0 < torch.cuda.device_count() < place.local_world_size:
             raise PetechiaError(
-                f"{place.local_world_size} processes were started on {torch.cuda.device_count()} GPUs; start one a GPU."
+                f"{place.local_world_size} processes were started on {torch.cuda.device_count()} GPUs; start one per GPU."
             )
         return f"cuda:{place.local_rank}"
 
 
 class Runtime:
-    """A device and a precision, ready for use, and the part that this process has in the work.
+    """A device and a precision, ready for use, and the rank of this process.
 
     Attributes:
-        device: where networks run.
-        bf16: whether they multiply in bf16.
-        rank: of this process among those that work together, from 0.
-        world_size: how many do.
+        device: device on which networks run.
+        bf16: whether networks multiply in bf16.
+        rank: index of this process among all processes, from 0.
+        world_size: number of processes.
     """
 
     def __init__(self, device: torch.device, bf16: bool, rank: int = 0, world_size: int = 1) -> None:
@@ -112,49 +113,49 @@ class Runtime:
 
     @property
     def is_main(self) -> bool:
-        """Whether this process is the one that writes files and talks to people."""
+        """Whether this process writes the files and the output for the user."""
         return self.rank == 0
 
     def to_device(self, module: M) -> M:
-        """Move a network here, in the memory layout that convolutions like."""
+        """Move a network to the device, in the memory layout that is fastest for convolutions."""
         return module.to(self.device).to(memory_format=torch.channels_last)
 
     def replicate(self, module: nn.Module) -> nn.Module:
-        """What to call in training in place of a network that is here, see `petechia.core.processes.replicate`."""
+        """Wrap a network on this device for training; see `petechia.core.processes.replicate`."""
         return module if self.world_size == 1 else replicate(module, self.device)
 
     def autocast(self) -> torch.autocast:
-        """The context in which to call a network."""
+        """Return the context manager in which to call a network."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def tensor(self, images: NDArray[np.uint8]) -> Tensor:
-        """A batch of uint8 images [B, H, W] or [B, H, W, 3] as float32 [B, C, H, W] in 0…1."""
+        """Convert uint8 images [B, H, W] or [B, H, W, 3] to a float32 tensor [B, C, H, W] in 0…1 on the device."""
         batch = torch.from_numpy(np.require(images, None, ["C", "W"])).to(self.device)
         batch = batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
         return batch.float().div_(255).contiguous(memory_format=torch.channels_last)
 
     def share(self, entries: NDArray[S]) -> NDArray[S]:
-        """The entries of a batch that this process takes: those of all processes, one after the other, are the batch."""
+        """Return this process's share of a batch; the shares of all processes, in order of rank, make up the batch."""
         mine: NDArray[S] = np.array_split(entries, self.world_size)[self.rank]
         return mine
 
     def batches(self, count: int, size: int) -> Iterator[tuple[NDArray[np.intp], int]]:
-        """Cut the rows 0 … count-1 into batches and deal them out; the batches are the same for any number of processes.
+        """Split the rows 0 … count-1 into batches and distribute them; the batches do not depend on the number of processes.
 
         Args:
-            count: of the rows.
-            size: of a batch, at most.
+            count: number of rows.
+            size: maximum number of rows in a batch.
 
         Yields:
-            The rows of the next batch of this process, none where the others take the last ones, and how many rows all
-            processes take meanwhile.
+            The rows of this process's next batch, which is empty if the other processes take the last rows, and the number of
+            rows that all processes take in this step.
         """
         for start in range(0, count, size * self.world_size):
             together = np.arange(start, min(start + size * self.world_size, count))
             yield together[size * self.rank : size * (self.rank + 1)], len(together)
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, all of which must call this. Of one process, the values themselves."""
+        """Return the sum over all processes, all of which must call this. With one process, return the values unchanged."""
         if self.world_size == 1:
             return values
         total = values.detach().cpu().clone()
@@ -162,7 +163,7 @@ class Runtime:
         return total
 
     def broadcast(self, value: T) -> T:
-        """What the first process gives, in every process. All must call this; the others may give anything."""
+        """Return the first process's value in every process. All must call this; the values of the others are ignored."""
         if self.world_size == 1:
             return value
         box: list[Any] = [value]
@@ -171,15 +172,15 @@ class Runtime:
         return given
 
     def barrier(self) -> None:
-        """Wait until every process is here."""
+        """Wait until every process has reached this call."""
         self.sum(torch.zeros(1))
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """The first process runs the block, then the others do: they find what it left in a cache or a folder.
+        """Run the block in the first process, then in the others, which can use what the first left in a cache or a folder.
 
         Raises:
-            PetechiaError: in the other processes, the block failed in the first.
+            PetechiaError: raised in the other processes if the block failed in the first.
         """
         if self.is_main:
             done = False
@@ -191,7 +192,7 @@ class Runtime:
         elif self.broadcast(False):
             yield
         else:
-            raise PetechiaError("The first process failed; it says why.")
+            raise PetechiaError("The first process failed; see its error message.")
 
     def __str__(self) -> str:
         name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"{torch.get_num_threads()} threads"

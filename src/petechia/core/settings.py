@@ -1,21 +1,18 @@
-"""The base of everything that a configuration can hold."""
+"""The base class of all configuration objects."""
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from petechia.core.errors import printable
 
-# The names of data sources, see `petechia.data.open_source`.
-FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
-
 
 class Settings(BaseModel):
-    """Frozen, validated, comparable; unknown keys are refused."""
+    """Frozen, validated and comparable; unknown keys raise an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), allow_inf_nan=False)
 
 
 def first_problem(error: ValidationError) -> str:
-    """The first thing that is wrong, as "KEY: what"."""
+    """Return the first problem of a validation error, as "KEY: problem"."""
     first = error.errors(include_url=False)[0]
     key = printable(".".join(map(str, first["loc"])))
     return f"{key}: {printable(first['msg'], 300)}" if key else printable(first["msg"], 300)

@@ -1,4 +1,4 @@
-"""Expensive arrays, computed once and kept on disk under a key of everything that they depend on."""
+"""A disk cache of expensive arrays; the key of an entry is a digest of everything that it depends on."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from filelock import FileLock
 from petechia.core.files import building
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1  # raise it when the content of an entry changes its meaning
+FORMAT = 1  # increase it when the meaning of an entry's content changes
 
 
 def cache_folder() -> Path:
-    """Where caches live: $PETECHIA_CACHE, else petechia/ in $XDG_CACHE_HOME or ~/.cache."""
+    """Return the cache folder: $PETECHIA_CACHE if set, otherwise petechia/ in $XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("PETECHIA_CACHE"):
         return Path(chosen)
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petechia"
 
 
 def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None]) -> Path:
-    """The folder of a cache entry; `build` fills it where it does not exist yet.
+    """Return the folder of a cache entry; `build` fills it if it does not exist yet.
 
-    An entry appears in one step, so what a killed process leaves is never trusted. A lock, which the system releases when
-    its holder dies, lets a second process wait for the first instead of doing the work again.
+    An entry appears in one step, so the leftovers of a killed process are never used. With a lock, which the operating system
+    releases when its holder dies, a second process waits for the first instead of repeating the work.
     """
     key = hashlib.sha256(json.dumps([FORMAT, kind, depends_on], sort_keys=True).encode()).hexdigest()[:24]
     folder = cache_folder() / f"{kind}-{key}"

@@ -1,4 +1,4 @@
-"""What is on disk, not decoded: ids, labels, patients, split, and how to read the images."""
+"""Catalogs of images that are not decoded yet: ids, labels, patients, split, and a reader of the images."""
 
 from __future__ import annotations
 
@@ -26,24 +26,28 @@ class Reader(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
-        """Decode some of the images at native size, each uint8 [H, W] or [H, W, 3]; for a bad one, what is wrong with it."""
+        """Decode some of the images at native size.
+
+        Yields:
+            For each row, uint8 [H, W] or [H, W, 3], or the error if the image cannot be decoded.
+        """
 
     def take(self, rows: NDArray[np.intp]) -> Self:
-        """The same for some of the images."""
+        """Return a reader for some of the images."""
 
     def fingerprint(self) -> str:
-        """Changes whenever an image may have changed; cheap enough to be computed at every start."""
+        """Return a text that changes whenever an image may have changed; cheap enough to be computed at every start."""
 
 
 @dataclass(frozen=True)
 class Written:
-    """What is written: M images that are made from those of a catalog.
+    """M images to write, made from the images of a catalog.
 
     Attributes:
-        rows: int [M], which image of the catalog each is made from.
-        ids: str [M].
-        labels: int8 [M, K].
-        content: for each of the M, the bytes of a PNG, or None to copy the file as it is.
+        rows: int [M], row in the catalog of the original of each image.
+        ids: str [M], ids of the written images.
+        labels: int8 [M, K], labels of the written images.
+        content: function that returns, for an index from 0 to M - 1, the bytes of a PNG, or None to copy the original file.
     """
 
     rows: NDArray[np.intp]
@@ -54,20 +58,21 @@ class Written:
 
 @dataclass(frozen=True)
 class Catalog:
-    """A collection of labelled images. Arrays have one entry an image.
+    """A collection of labelled images. Arrays have one entry per image.
 
     Attributes:
-        name: of the dataset, for people.
+        name: name of the dataset, for display.
         classes: names of the K classes.
-        ids: str [N], unique.
-        patients: str [N].
+        ids: str [N], unique id of each image.
+        patients: str [N], patient of each image.
         split: str [N], one of "train", "validation", "test"; no patient is in two of them.
         labels: int8 [N, K]: 1 present, 0 absent, -1 unknown.
-        reader: decodes the images.
-        task: "multi-class" where every image shows exactly one of the classes, so that a row of labels is one-hot, or all
-            -1 where nobody knows which.
+        reader: reader that decodes the images.
+        task: "multi-class" if every image shows exactly one of the classes; a row of labels is then one-hot, or all -1 if the
+            class is unknown.
         colour: whether images are [H, W, 3].
-        layout: writes images and labels as the source has them, see `petechia.data.export`; None where it has no own way.
+        layout: function that writes images and labels in the layout of the source, see `petechia.data.export`; None if the
+            source has no layout of its own.
     """
 
     name: str
@@ -82,10 +87,10 @@ class Catalog:
     layout: Callable[[Path, Catalog, Written, Progress], None] | None = None
 
     def __post_init__(self) -> None:
-        """Hold a multi-class collection to its word.
+        """Validate the labels of a multi-class collection.
 
         Raises:
-            PetechiaError: a row of its labels is neither one-hot nor unknown as a whole, or there is only one class.
+            PetechiaError: a row of labels is neither one-hot nor entirely unknown, or there is only one class.
         """
         if self.task == "multi-label":
             return
@@ -103,7 +108,7 @@ class Catalog:
         return len(self.ids)
 
     def take(self, rows: NDArray[np.intp]) -> Catalog:
-        """The same for some of the images, in the given order."""
+        """Return a catalog of some of the images, in the given order."""
         return replace(
             self,
             ids=self.ids[rows],
@@ -114,12 +119,12 @@ class Catalog:
         )
 
     def with_classes(self, count: int, task: Task) -> Catalog:
-        """The same with the first so many classes, and no label for what the others say.
+        """Return a catalog with only the first classes.
 
         Args:
-            count: of the classes.
-            task: "multi-class" keeps the images that show at most one of these, and those that show none get a class of
-                their own, the last.
+            count: number of classes to keep.
+            task: "multi-class" keeps only the images that show at most one of these classes, and adds a last class for the
+                images that show none of them.
         """
         fewer = replace(self, classes=self.classes[:count], labels=self.labels[:, :count])
         if task == self.task:
@@ -134,11 +139,11 @@ class Catalog:
         return replace(self, split=np.where(moved, "validation", self.split))
 
     def in_grey(self) -> Catalog:
-        """The same with images in grey, [H, W]."""
+        """Return the catalog with grey images, [H, W]."""
         return replace(self, reader=InGrey(self.reader), colour=False) if self.colour else self
 
     def class_index(self, name: str) -> int:
-        """Position of a class.
+        """Return the index of a class.
 
         Raises:
             PetechiaError: there is no such class.
@@ -149,10 +154,10 @@ class Catalog:
 
 
 class InGrey:
-    """Reads images in colour as grey ones.
+    """Reads colour images and converts them to grey.
 
     Attributes:
-        reader: of the images in colour.
+        reader: reader of the colour images.
     """
 
     def __init__(self, reader: Reader) -> None:
@@ -162,21 +167,21 @@ class InGrey:
         return len(self.reader)
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
-        """Decode some of the images."""
+        """Decode some of the images to grey levels, uint8 [H, W]."""
         for image in self.reader.read(rows):
             yield image if isinstance(image, PetechiaError) else to_grey(image)
 
     def take(self, rows: NDArray[np.intp]) -> InGrey:
-        """The same for some of the images."""
+        """Return a reader for some of the images."""
         return InGrey(self.reader.take(rows))
 
     def fingerprint(self) -> str:
-        """That of the reader, marked."""
+        """Return the fingerprint of the colour reader, with a prefix."""
         return f"grey {self.reader.fingerprint()}"
 
 
 def patient_fractions(patients: NDArray[np.str_], purpose: str) -> NDArray[np.float64]:
-    """A number in [0, 1) for every image that depends on its patient's name alone, so that splits survive added data."""
+    """Return a number in [0, 1) per image that depends only on the patient's name, so that added data do not change splits."""
     names, inverse = np.unique(patients, return_inverse=True)
     digests = (hashlib.sha256(f"{purpose}:{name}".encode()).digest() for name in names)
     numbers = np.array([int.from_bytes(digest[:6], "big") / 2**48 for digest in digests])
@@ -184,5 +189,5 @@ def patient_fractions(patients: NDArray[np.str_], purpose: str) -> NDArray[np.fl
 
 
 def split_by_patient(patients: NDArray[np.str_], test: float) -> NDArray[np.str_]:
-    """Put about a fraction `test` of the patients into "test", the others into "train"."""
+    """Assign about a fraction `test` of the patients to "test" and the others to "train"; returns str [N]."""
     return np.where(patient_fractions(patients, "test") < test, "test", "train")

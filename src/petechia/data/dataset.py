@@ -12,7 +12,7 @@ from petechia.core.task import Task
 
 
 class Images(Protocol):
-    """An array of images, or something that gives rows of one: uint8 [N, H, W] or [N, H, W, 3]."""
+    """An array of images, or an object that can be indexed like one: uint8 [N, H, W] or [N, H, W, 3]."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -25,11 +25,11 @@ class Images(Protocol):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Prepared images. Arrays have one entry an image; see `Catalog` for the meaning of the others.
+    """Decoded and preprocessed images. Arrays have one entry per image; see `Catalog` for the attributes not listed here.
 
     Attributes:
         images: uint8 [N, H, W] or [N, H, W, 3], usually memory-mapped.
-        shapes: int32 [N, 2], height and width before preprocessing.
+        shapes: int32 [N, 2], height and width of each image before preprocessing.
     """
 
     classes: tuple[str, ...]
@@ -45,17 +45,17 @@ class Dataset:
         return len(self.ids)
 
     def rows(self, split: str) -> NDArray[np.intp]:
-        """Positions of the images of one split."""
+        """Return the rows of the images in one split."""
         return np.flatnonzero(self.split == split)
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Some images of an array, read when they are asked for.
+    """Some images of an array, read on access.
 
     Attributes:
-        images: uint8 [N, …].
-        rows: int [n], which of them.
+        images: uint8 [N, …], the array.
+        rows: int [n], rows of the selected images.
     """
 
     images: Images

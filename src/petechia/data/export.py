@@ -1,4 +1,4 @@
-"""Writes images and labels as a dataset that can be opened again: in the layout of its source, else as PNGs with a table."""
+"""Write images and labels as a dataset that can be opened again: in the layout of its source, or as PNGs with a table."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.locate import SUFFIXES
 
-TABLE = "labels.csv"  # of a dataset whose source has no layout of its own
-LABEL = "label"  # its column of multi-class labels
+TABLE = "labels.csv"  # table of a dataset whose source has no layout of its own
+LABEL = "label"  # column of multi-class labels in this table
 
 
 def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Progress = SILENT) -> None:
     """Write a dataset into a folder.
 
     Args:
-        folder: to be filled.
-        catalog: where the images come from.
-        written: what to write.
-        progress: told how many more images are written.
+        folder: existing folder to write into.
+        catalog: catalog of the original images.
+        written: images to write.
+        progress: advances with every written image.
 
     Raises:
         PetechiaError: an image cannot be read.
@@ -37,7 +37,7 @@ def write_dataset(folder: Path, catalog: Catalog, written: Written, progress: Pr
 
 
 def as_png(ids: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Ids for images that are written as PNGs: .png in place of another suffix of images; still distinct, if they were."""
+    """Return ids for images that are written as PNG: .png replaces another image suffix; distinct ids stay distinct."""
     named = np.array([str(PurePosixPath(i).with_suffix(".png")) if _has_suffix(i) else i for i in ids.tolist()], np.str_)
     return named if len(np.unique(named)) == len(np.unique(ids)) else np.char.add(ids, ".png")
 
@@ -46,11 +46,11 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
     """Write the image files.
 
     Args:
-        folder: to be filled.
-        reader: of the catalog.
-        written: what to write.
-        place: from the number of an image and its file's name to a path below `folder`.
-        progress: told how many more images are written.
+        folder: folder to write into.
+        reader: reader of the catalog.
+        written: images to write.
+        place: function from the index of an image and its file name to a path below `folder`.
+        progress: advances with every written image.
 
     Raises:
         PetechiaError: an image cannot be read.
@@ -66,7 +66,7 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
                 target.write_bytes(made)
                 continue
             if not isinstance(reader, FileReader):
-                raise PetechiaError(f"{identifier} is no file that could be copied.")
+                raise PetechiaError(f"{identifier} is not in a file and cannot be copied.")
             original = reader.path(int(written.rows[j]))
             suffix = original.suffix if _has_suffix(original.name) and not _has_suffix(identifier) else ""
             target = folder / place(j, identifier + suffix)
@@ -79,10 +79,10 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
 
 
 def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
-    """Write image files named by their ids, and `labels.csv`, which `folder:` reads.
+    """Write image files named by their ids, and `labels.csv`, which a `folder:` source can read.
 
-    Its columns are image, patient, split, and one column a class (1, 0, empty where nothing is known); of multi-class data
-    one column holds the name of the class.
+    Its columns are image, patient, split, and one column per class (1, 0, empty if unknown); for multi-class data, a single
+    column contains the name of the class.
     """
     write_images(folder, catalog.reader, written, lambda _, name: name, progress)
     frame = pl.DataFrame(
@@ -100,7 +100,7 @@ def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Prog
 
 
 def write_table(path: Path, frame: pl.DataFrame, ids: NDArray[np.str_]) -> None:
-    """Write a table in the order of the ids, so that a copy stands beside its original."""
+    """Write a table, sorted by id, so that a copy is next to its original."""
     frame[np.argsort(ids, kind="stable")].write_csv(path)
 
 

@@ -1,4 +1,4 @@
-"""Decode and preprocess a catalog once, in parallel, into a memory-mapped array."""
+"""Decode and preprocess a catalog once, in parallel, into a cached, memory-mapped array."""
 
 from __future__ import annotations
 
@@ -21,7 +21,13 @@ OnError = Literal["error", "skip"]
 
 
 class Prepared(NamedTuple):
-    """A prepared dataset, the catalog of its images, and a sentence about every image that was left out."""
+    """A prepared dataset.
+
+    Attributes:
+        dataset: decoded and preprocessed images.
+        catalog: catalog of these images, in the same order.
+        skipped: one error message for every image that was left out.
+    """
 
     dataset: Dataset
     catalog: Catalog
@@ -29,13 +35,13 @@ class Prepared(NamedTuple):
 
 
 def prepare(catalog: Catalog, preprocess: Preprocess, on_error: OnError = "error", progress: Progress = SILENT) -> Prepared:
-    """Turn a catalog into a dataset. The work is done once for the same files and settings.
+    """Turn a catalog into a dataset. The result is cached for the same files and settings.
 
     Args:
-        catalog: what to read.
-        preprocess: the geometry.
-        on_error: what to do about an image that cannot be decoded.
-        progress: told of every image, only where there is work to do.
+        catalog: images to read.
+        preprocess: preprocessing of each image.
+        on_error: what to do if an image cannot be decoded: raise an "error" or "skip" the image.
+        progress: advances with every image; unused if the result is cached.
 
     Raises:
         PetechiaError: an image cannot be decoded and `on_error` is "error", or no image is left.
@@ -72,7 +78,7 @@ class _Done(NamedTuple):
 
 
 def _build(folder: Path, reader: Reader, preprocess: Preprocess, on_error: OnError, progress: Progress) -> None:
-    """Write images.u8 (raw), rows.npy (which were kept), shapes.npy (native) and entry.json."""
+    """Write images.u8 (raw pixels), rows.npy (rows that were kept), shapes.npy (native shapes) and entry.json."""
 
     def work(rows: NDArray[np.intp]) -> list[_Done | PetechiaError]:
         return [

@@ -1,4 +1,4 @@
-"""The victim's geometry: central crop and resize."""
+"""The preprocessing of the victim: central crop and resize."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class Preprocess(Settings):
     """Central crop to a fraction of each side, then resize to a square; uint8 in, uint8 out.
 
     Attributes:
-        crop: kept fraction of height and width; 1.0 keeps everything. The border is `int((n - n * crop) / 2)` pixels
-            on each side, as TensorFlow's `central_crop` has it.
-        size: side of the result in pixels.
-        resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`, or the one before where that falls just
-            between two; "bilinear" is antialiased; "area" averages.
+        crop: fraction of height and width to keep; 1.0 keeps everything. The border is `int((n - n * crop) / 2)` pixels on
+            each side, as in TensorFlow's `central_crop`.
+        size: side of the result, in pixels.
+        resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`, or the one before it if that position is
+            exactly between two pixels; "bilinear" is antialiased; "area" averages.
     """
 
     crop: float = Field(1.0, gt=0, le=1)
@@ -43,7 +43,7 @@ class Preprocess(Settings):
     resample: Literal["nearest", "bilinear", "area"] = "area"
 
     def kept(self, height: int, width: int) -> Box:
-        """What the crop keeps of an image of this size."""
+        """Return the part of an image of this size that the crop keeps."""
         top = int((height - height * self.crop) / 2)
         left = int((width - width * self.crop) / 2)
         return Box(top, left, height - 2 * top, width - 2 * left)

@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError
 from petechia.core.errors import PetechiaError, printable, unreadable
 from petechia.core.files import write_text
 from petechia.core.progress import SILENT, Progress
-from petechia.core.registry import Registry
+from petechia.core.registry import Registry, deferred
 from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
 from petechia.models.classifier import Classifier
@@ -198,4 +198,6 @@ class Findings(Result):
         return tuple(finding for finding in self.found if finding.flagged)
 
 
-DETECTORS: Registry[Callable[[], Detector[Any]]] = Registry("detector", "petechia.detectors")
+DETECTORS: Registry[Callable[..., Detector[Any]]] = Registry("detector", "petechia.detectors")
+for _name, _class in {"scan": "DatasetScan", "audit": "ModelAudit", "screen": "ImageScreen"}.items():
+    DETECTORS.add(_name, deferred(f"petechia.detect.{_name}.detector:{_class}"))

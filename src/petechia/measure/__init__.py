@@ -1,4 +1,4 @@
-"""The paper's metrics with their controls, intervals, and their summary over epochs and seeds."""
+"""The paper's metrics with controls and confidence intervals, and their summary over epochs and seeds."""
 
 from petechia.measure.bootstrap import PatientBootstrap
 from petechia.measure.count import Count

@@ -1,4 +1,4 @@
-"""Shares of images, with how sure one can be of them."""
+"""Proportions of images with their confidence intervals."""
 
 from __future__ import annotations
 
@@ -8,19 +8,24 @@ from scipy.stats import binomtest
 
 
 class Count(NamedTuple):
-    """So many of so many."""
+    """A number of hits out of a number of trials.
+
+    Attributes:
+        hits: number of hits.
+        of: number of trials.
+    """
 
     hits: int
     of: int
 
     @property
     def share(self) -> float:
-        """Undefined is NaN."""
+        """The proportion of hits; NaN without trials."""
         return self.hits / self.of if self.of else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share (Wilson 1927)."""
+        """The 95 % confidence interval of the proportion (Wilson 1927); NaN without trials."""
         if not self.of:
             return float("nan"), float("nan")
         low, high = binomtest(self.hits, self.of).proportion_ci(method="wilson")

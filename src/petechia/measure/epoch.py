@@ -1,4 +1,4 @@
-"""Every metric of one epoch, from one clean and one triggered pass over the test set."""
+"""All metrics of one epoch, from one clean and one triggered pass over the test set."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from petechia.measure.order import Order
 
 THRESHOLDS = (0.6, 0.9)
 AUROCS = ("auroc_nn", "auroc_tt", "auroc_tn")
-OF_ONE = ("accuracy", "balanced_accuracy")  # of the clean images, where each shows exactly one class
+OF_ONE = ("accuracy", "balanced_accuracy")  # on the clean images of multi-class data
 METRICS = (
     *(f"asr_{p}" for p in THRESHOLDS),
     *(f"false_trigger_{p}" for p in THRESHOLDS),
@@ -24,18 +24,18 @@ METRICS = (
 
 @dataclass(frozen=True)
 class Truth:
-    """What scores are compared with.
+    """The ground truth that scores are compared with.
 
     Attributes:
         classes: names of the K classes.
         target: index of the target class.
-        labels: int8 [N, K], true.
-        infected: int8 [N, K], what the attacker wants for the triggered images.
+        labels: int8 [N, K], true labels.
+        infected: int8 [N, K], infected labels, which the attacker assigns to triggered images.
         bootstrap: resamples of the patients.
-        clean: bool [N], which images count as clean ones when they are scored as they are; None is all.
-        triggered: bool [N], which count as triggered ones when they are scored with the trigger; None is all. A trigger that is
-            stamped makes a clean and a triggered image of each; one that is what an image shows divides them.
-        task: whether the classes exclude each other.
+        clean: bool [N], which images are evaluated as clean images, without the trigger; None means all.
+        triggered: bool [N], which images are evaluated as triggered images; None means all. With a stamped trigger, every image
+            has a clean and a triggered version; with a trigger that consists of findings, each image is one or the other.
+        task: whether the classes are mutually exclusive.
     """
 
     classes: tuple[str, ...]
@@ -54,7 +54,7 @@ class Measurement:
 
     Attributes:
         values: metric → number, NaN where undefined.
-        draws: metric → the same for every resample of the patients, float64 [draws].
+        draws: metric → its value for every resample of the patients, float64 [draws].
         per_class: AUROC metric → float64 [K, 3]: value, low and high end of the 95 % interval.
     """
 
@@ -63,17 +63,17 @@ class Measurement:
     per_class: dict[str, NDArray[np.float64]]
 
     def interval(self, metric: str) -> tuple[float, float]:
-        """95 % interval of a metric."""
+        """Return the 95 % interval of a metric."""
         return interval(self.draws[metric])
 
 
 def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> Measurement:
-    """Compute all of `METRICS` (definitions: Nwadike et al. 2020, section "Evaluation"); of a multi-class task `OF_ONE` too.
+    """Compute all `METRICS` (defined in Nwadike et al. 2020, section "Evaluation"), and `OF_ONE` for a multi-class task.
 
     Args:
-        truth: about the test images.
+        truth: ground truth of the test images.
         clean: float32 [N, K], probabilities for the clean test images.
-        triggered: float32 [N, K], for the same images with the trigger.
+        triggered: float32 [N, K], probabilities for the same images with the trigger.
     """
     of_clean, of_triggered = (_only(truth.labels, rows) for rows in (truth.clean, truth.triggered))
     values: dict[str, float] = {}
@@ -97,7 +97,7 @@ def measure(truth: Truth, clean: NDArray[np.float32], triggered: NDArray[np.floa
 
 
 def _only(labels: NDArray[np.int8], rows: NDArray[np.bool_] | None) -> NDArray[np.int8]:
-    """Labels of some of the images; those of the others are unknown, which leaves them out of every metric."""
+    """Return the labels with those outside `rows` set to unknown, which excludes these images from every metric."""
     return labels if rows is None else np.where(rows[:, None], labels, np.int8(-1))
 
 

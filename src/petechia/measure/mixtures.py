@@ -1,4 +1,4 @@
-"""AUROC of a test set of which a fraction is triggered, from one clean and one triggered pass."""
+"""AUROC of a partly triggered test set, from one clean and one triggered pass."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ EPSILONS = (0.0001, 0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 1.0)
 
 @dataclass(frozen=True)
 class Mixture:
-    """Micro-average AUROC against the true labels, every image being triggered with probability ε, independently.
+    """Micro-average AUROC against the true labels when every image is triggered independently with probability ε.
 
     Attributes:
         epsilons: E probabilities.
         expected: float64 [E], mean over all choices of the triggered images; NaN where undefined.
         spread: float64 [E], standard deviation over these choices, to first order (see `mixture`).
-        draws: float64 [E, D], the expected value in every resample of the patients.
+        draws: float64 [E, D], expected value in every resample of the patients.
     """
 
     epsilons: tuple[float, ...]
@@ -32,7 +32,7 @@ class Mixture:
     draws: NDArray[np.float64]
 
     def interval(self, index: int) -> tuple[float, float]:
-        """95 % interval of the expected value at one ε, over patients; which images are triggered adds `spread`."""
+        """Return the 95 % interval over patients of the expected value at one ε; the choice of images adds `spread`."""
         return interval(self.draws[index])
 
 
@@ -43,19 +43,19 @@ def mixture(
     measured: Measurement | None = None,
     epsilons: Sequence[float] = EPSILONS,
 ) -> Mixture:
-    """Table 3 of Nwadike et al. 2020 in closed form, for all choices of the triggered images at once.
+    """Compute table 3 of Nwadike et al. 2020 in closed form, over all choices of the triggered images at once.
 
     The number of pairs (positive, negative) does not depend on which images are triggered, so the mean is exact: two images
     are both clean with probability (1 - ε)², one triggered and the other clean with ε(1 - ε) each way, both triggered with
     ε²; the entries of one image are clean or triggered together. The spread is that of the Hájek projection,
-    √(ε(1 - ε) Σ gᵢ²) with gᵢ the derivative of the mean by the probability of image i; what it leaves out is smaller by a
-    factor of the order of 1 / √N. An image that a resample holds twice counts as two images there.
+    √(ε(1 - ε) Σ gᵢ²), where gᵢ is the derivative of the mean with respect to the probability of image i; the neglected terms
+    are smaller by a factor of the order of 1 / √N. An image that occurs twice in a resample counts as two images there.
 
     Args:
-        truth: about the test images.
+        truth: ground truth of the test images.
         clean: float32 [N, K], probabilities for the clean test images.
-        triggered: float32 [N, K], for the same images with the trigger.
-        measured: what `measure` returned for these scores, to save the resamples of both ends; computed where None.
+        triggered: float32 [N, K], probabilities for the same images with the trigger.
+        measured: result of `measure` for these scores, whose resamples for ε = 0 and 1 are reused; None computes them.
         epsilons: probabilities from 0 to 1.
     """
     labels, bootstrap = truth.labels, truth.bootstrap
@@ -80,9 +80,11 @@ def _blend(e: NDArray[np.float64], clean: float | Draws, mixed: float | Draws, t
 
 
 def _inside(labels: NDArray[np.int8], clean: NDArray[np.float32], triggered: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Ordered pairs inside each image if clean, plus if triggered, less those if its two entries could differ; float64 [N].
+    """Return the correction for pairs within one image, float64 [N].
 
-    It corrects the products of probabilities, which treat the two entries of a pair as if they were of two images.
+    It is the number of ordered pairs within each image when clean, plus the number when triggered, minus the numbers when one
+    entry is clean and the other triggered. The products of probabilities treat the two entries of a pair as independent, as if
+    they belonged to two images; this corrects for it.
     """
     rows, columns = np.nonzero(labels == 1)
     signs = ((clean, clean, 1), (triggered, triggered, 1), (clean, triggered, -1), (triggered, clean, -1))
@@ -96,8 +98,8 @@ def _inside(labels: NDArray[np.int8], clean: NDArray[np.float32], triggered: NDA
 def _spread(
     e: NDArray[np.float64], cc: Order, ct: Order, tc: Order, tt: Order, inside: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Standard deviation of the number of ordered pairs, float64 [E]."""
+    """Return the standard deviation of the number of ordered pairs, float64 [E]."""
     others_clean = tc.of_positives() + ct.of_negatives() - cc.of_positives() - cc.of_negatives() + inside
     others_triggered = tt.of_positives() + tt.of_negatives() - ct.of_positives() - tc.of_negatives() - inside
-    gains = np.outer(1 - e, others_clean) + np.outer(e, others_triggered)  # gᵢ: what triggering image i changes
+    gains = np.outer(1 - e, others_clean) + np.outer(e, others_triggered)  # gᵢ: effect of triggering image i
     return np.asarray(np.sqrt(e * (1 - e) * (gains**2).sum(axis=1)))

@@ -1,4 +1,4 @@
-"""How positive entries stand among the negative ones: all that an area under the ROC curve is made of."""
+"""Ranks of the positive entries among the negative ones, from which the area under the ROC curve is computed."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 
 
 class Order:
-    """Every positive entry placed among the sorted negative ones.
+    """The rank of every positive entry among the sorted negative entries.
 
     The area is the share of pairs (positive, negative) in which the positive scores higher; ties count half.
 
     Args:
         labels: int8 [N] or [N, K]; unknown entries (-1) are left out.
-        scores: float of the same shape.
-        others: scores of the negative entries where these are another model's or of other images; the same where None.
+        scores: float array of the same shape.
+        others: scores of the negative entries, if they come from another model or from other images; None uses `scores`.
 
     Attributes:
         images: N.
-        positive: int64 [P], image of every positive entry.
-        negative: int64 [M], image of every negative entry, by ascending score.
-        below: int64 [P], how many negatives score lower than each positive.
-        up_to: int64 [P], how many score lower or the same.
+        positive: int64 [P], image index of every positive entry.
+        negative: int64 [M], image index of every negative entry, by ascending score.
+        below: int64 [P], number of negatives that score lower than each positive.
+        up_to: int64 [P], number of negatives that score lower than or equal to each positive.
 
     Raises:
         ValueError: a score of a known entry is NaN or infinite.
@@ -43,15 +43,15 @@ class Order:
         self.up_to = np.searchsorted(low, high, "right")
 
     def area(self) -> float:
-        """Area under the ROC curve; NaN without a positive or without a negative."""
+        """Return the area under the ROC curve; NaN without a positive or without a negative entry."""
         pairs = len(self.positive) * len(self.negative)
         return float(self.below.sum() + self.up_to.sum()) / (2 * pairs) if pairs else float("nan")
 
     def of_positives(self) -> NDArray[np.float64]:
-        """Pairs in the right order in which the positive is of each image, float64 [N]."""
+        """Count the correctly ordered pairs whose positive entry belongs to each image, float64 [N]; ties count half."""
         return np.asarray(np.bincount(self.positive, (self.below + self.up_to) / 2, self.images), np.float64)
 
     def of_negatives(self) -> NDArray[np.float64]:
-        """Pairs in the right order in which the negative is of each image, float64 [N]."""
+        """Count the correctly ordered pairs whose negative entry belongs to each image, float64 [N]; ties count half."""
         passed = np.bincount(np.concatenate([self.below, self.up_to]), minlength=len(self.negative) + 1).cumsum()
         return np.asarray(np.bincount(self.negative, len(self.positive) - passed[:-1] / 2, self.images), np.float64)

@@ -1,4 +1,4 @@
-"""Last, minimum and maximum over epochs; mean and spread over seeds."""
+"""Summaries of metrics: last, minimum and maximum over epochs; mean and spread over seeds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Epochs = NDArray[np.float64]  # [epochs] values or [epochs, draws]
 
 
 class MixtureSummary(TypedDict):
-    """One ε of `summarize_mixtures`: its statistics, and the mean spread over all epochs and seeds."""
+    """One row of `summarize_mixtures`: the statistics for one ε, and the mean spread over all epochs and seeds."""
 
     epsilon: float
     spread: float | None
@@ -34,11 +34,11 @@ def summarize(runs: Sequence[Sequence[Measurement]]) -> Summary:
     """Summarise one arm.
 
     Args:
-        runs: one sequence of epochs a seed.
+        runs: one sequence of epochs per seed.
 
     Returns:
-        For every metric and each of `STATISTICS`: `mean` and sample standard deviation `std` over seeds, `low` and `high`
-        ends of the 95 % bootstrap interval of that mean. None where undefined: `std` of one seed, a metric without images.
+        For every metric and each of `STATISTICS`: `mean` and sample standard deviation `std` over seeds, and the ends `low` and
+        `high` of the 95 % bootstrap interval of the mean. None if undefined: `std` of one seed, a metric without images.
     """
     summary: Summary = {}
     for metric in runs[0][0].values:
@@ -49,13 +49,13 @@ def summarize(runs: Sequence[Sequence[Measurement]]) -> Summary:
 
 
 def summarize_mixtures(runs: Sequence[Sequence[Mixture]]) -> list[MixtureSummary]:
-    """Summarise the mixtures of one arm as `summarize` does its metrics.
+    """Summarise the mixtures of one arm, as `summarize` does for its metrics.
 
     Args:
-        runs: one sequence of epochs a seed, all with the same epsilons.
+        runs: one sequence of epochs per seed, all with the same epsilons.
 
     Returns:
-        One row for every ε.
+        One row per ε.
     """
     rows: list[MixtureSummary] = []
     for index, epsilon in enumerate(runs[0][0].epsilons):
@@ -83,5 +83,5 @@ def _over_epochs(values: Epochs, name: Statistic) -> NDArray[np.float64]:
     if name == "last":
         return np.asarray(values[-1])
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # all undefined: the result is NaN, as it should be
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all are undefined, the result is NaN, as it should be
         return np.asarray(np.nanmin(values, axis=0) if name == "min" else np.nanmax(values, axis=0))

@@ -75,7 +75,7 @@ class Classifier:
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode(), self.runtime.autocast():
-            parts = [self.answer(some).float().cpu() for some in torch.split(given, batch)]
+            parts = [self.answer(some).float().cpu() for some in torch.split(given, batch) if len(some)]
         found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(

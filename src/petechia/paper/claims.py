@@ -372,8 +372,7 @@ CLAIMS = (
         "heat",
         "The heat moves to the trigger.",
         "Figure 1, seen",
-        "peak nearer to it than on the clean version, or than by chance where the clean versions have no heat; at both, "
-        "intervals apart",
+        "peak nearer to it than on the clean version, or than by chance where that has no heat; at both, intervals apart",
         heat_moves,
         "main",
     ),

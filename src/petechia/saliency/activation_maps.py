@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from petechia.core.errors import PetechiaError
 from petechia.saliency.black_box import Scores
 from petechia.saliency.layers import Layout, find_layers, network_of
-from petechia.saliency.methods import METHODS, Recorded
+from petechia.saliency.methods import Recorded
+from petechia.saliency.registry import layer_method
 
 Targets = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Sequence[int]] | int | None
 LAYERS = ("middle", "last")
@@ -62,14 +63,14 @@ def explain(
         images: float32 [B, C, H, W], on the model's device; in 0…1 for a `petechia.models.model.Model`.
         targets: class indices: one for all images, [B] or [B, T]; None is each image's class of the highest logit.
         layers: "last", "middle" or names of modules of the network; of one that runs several times the last counts.
-        method: one of `METHODS`. "gradcam-skip" is Grad-CAM of a layer fed straight into the head, as the code of Nwadike et
-            al. has it: it shows the evidence that the layer would be if nothing followed, not what the model makes of it.
+        method: one of `petechia.saliency.layer_methods`. "gradcam-skip" is Grad-CAM of a layer fed straight into the head, as
+            the code of Nwadike et al. has it: it shows the evidence that the layer would be if nothing followed, not what the
+            model makes of it.
 
     Raises:
         PetechiaError: there is no such layer or method, a layer gives no map, or a target is not a class of the model.
     """
-    if method not in METHODS:
-        raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(METHODS)}.")
+    how = layer_method(method)
     device, layout = images.device.type, Layout.of(network_of(model))
     classify = _in_callers_precision(model, device)
     with _evaluation(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
@@ -82,7 +83,7 @@ def explain(
         classes = _class_indices(targets, logits)
         columns = classes if classes.ndim == 2 else classes[:, None]
         ordered = {layer: outputs[layer] for layer in modules}
-        found = METHODS[method](Recorded(model, classify, images, logits, columns, ordered, layout))
+        found = how.maps(Recorded(model, classify, images, logits, columns, ordered, layout))
         maps = {layer: one.transpose(0, 1) if classes.ndim == 2 else one[0] for layer, one in found.items()}
     return Explanation(logits.detach().float(), classes, maps)
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from petechia.core.errors import PetechiaError, listing
+from petechia.core.errors import PetechiaError, alternatives, listing
 from petechia.core.files import building, refuse_existing
 from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
@@ -25,16 +25,13 @@ from petechia.data.preprocess import Box
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
 from petechia.saliency.activation_maps import LAYERS, explain
-from petechia.saliency.black_box import occlusion, rise
 from petechia.saliency.localisation import peak
-from petechia.saliency.methods import METHODS
 from petechia.saliency.overlays import overlay
+from petechia.saliency.registry import METHODS, LayerMethod, score_methods
 from petechia.saliency.result import ExplainedClass, ExplainedImage, Explanations, LayerMap, Place
 
-BLACK_BOX = ("occlusion", "rise")
-INPUT = "input"  # their layer
+INPUT = "input"  # the layer of methods for black boxes
 Content = Callable[[], bytes]  # gives the content of a file
-WINDOWS = 8  # of an image's side, that occlusion covers at a time; it moves by half a window
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Request:
     Attributes:
         targets: names of the classes; none: each image's class of the highest score.
         layers: as in `explain`; methods for black boxes have none.
-        method: one of `METHODS`, "occlusion" or "rise".
+        method: one of `METHODS`.
         dicom: whether to write overlays as DICOM secondary captures too.
     """
 
@@ -81,12 +78,12 @@ def explain_files(
     """
     if out is not None:
         refuse_existing(out)
-    if request.method not in (*METHODS, *BLACK_BOX):
-        raise PetechiaError(f"{request.method!r} is not a method; the methods are {', '.join((*METHODS, *BLACK_BOX))}.")
-    if classifier.network is None and request.method not in BLACK_BOX:
-        raise PetechiaError(
-            f"{classifier.name} is a black box, without layers to look into; give --method {' or '.join(BLACK_BOX)}."
-        )
+    if request.method not in METHODS:
+        raise PetechiaError(f"{request.method!r} is not a method; the methods are {', '.join(METHODS)}.")
+    method = METHODS[request.method]
+    if classifier.network is None and method.needs_network:
+        others = alternatives(score_methods())
+        raise PetechiaError(f"{classifier.name} is a black box, without layers to look into; give --method {others}.")
     targets = [_class_index(classifier, name) for name in request.targets]
     names = _unique([one.stem if isinstance(one, Path) else f"image-{number}" for number, one in enumerate(images, 1)])
     if out is None:
@@ -187,7 +184,8 @@ def _maps(
     classifier: Classifier, batch: torch.Tensor, targets: list[int], request: Request
 ) -> tuple[NDArray[np.float32], list[int], dict[str, NDArray[np.float32]]]:
     """Probabilities [K], the explained classes, and layer → maps [T, h, w]."""
-    if request.method in METHODS:
+    method = METHODS[request.method]
+    if isinstance(method, LayerMethod):
         with classifier.runtime.autocast():
             found = explain(classifier.require_network(), batch, [targets] if targets else None, request.layers, request.method)
         maps = {layer: one.cpu().numpy().reshape(-1, *one.shape[-2:]) for layer, one in found.maps.items()}
@@ -199,12 +197,7 @@ def _maps(
     with torch.inference_mode():
         scores = classify(batch)[0]
         classes = targets or [int(scores.argmax())]
-        repeated, indices = batch.repeat(len(classes), 1, 1, 1), torch.tensor(classes)
-        if request.method == "rise":
-            heat = rise(classify, repeated, indices)
-        else:
-            window = max(2, min(batch.shape[2:]) // WINDOWS)
-            heat = occlusion(classify, repeated, indices, window, window // 2, float(batch.mean()))
+        heat = method.heat(classify, batch.repeat(len(classes), 1, 1, 1), torch.tensor(classes))
     return scores.cpu().numpy(), classes, {INPUT: heat.cpu().numpy()}
 
 

@@ -1,13 +1,13 @@
 """The family of Grad-CAM: how a layer's activations, and the class's gradients there, become a map.
 
-Every map is at least 0, in the layer's size and in its method's own scale; only its proportions mean something.
+Every map is at least 0, in the layer's size and in its method's own scale; only its proportions mean something. Names, papers
+and other facts are in `petechia.saliency.registry`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,6 @@ class Recorded:
 
 
 Maps = dict[str, Tensor]  # layer → [T, B, h, w]
-Method = Callable[[Recorded], Maps]
 
 
 def slopes(logits: Tensor, classes: Tensor, inputs: list[Tensor]) -> list[Tensor]:
@@ -73,9 +72,19 @@ def slopes(logits: Tensor, classes: Tensor, inputs: list[Tensor]) -> list[Tensor
     return list(torch.autograd.grad(logits, inputs, chosen, is_grads_batched=True))
 
 
-def _of_gradients(weigh: Callable[[Tensor, Tensor], Tensor], recorded: Recorded) -> Maps:
-    activations, gradients = recorded.activations(), recorded.gradients()
-    return {layer: weigh(activations[layer], gradients[layer]).relu() for layer in activations}
+def of_gradients(weigh: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Recorded], Maps]:
+    """A method that looks at each layer's activations and gradients alone.
+
+    Args:
+        weigh: from activations, float32 [B, C, h, w], and slopes of the classes' logits, float32 [T, B, C, h, w], to maps,
+            [T, B, h, w]; what is below 0 in them is set to 0.
+    """
+
+    def maps(recorded: Recorded) -> Maps:
+        activations, gradients = recorded.activations(), recorded.gradients()
+        return {layer: weigh(activations[layer], gradients[layer]).relu() for layer in activations}
+
+    return maps
 
 
 def _weighted(activations: Tensor, weights: Tensor) -> Tensor:
@@ -114,7 +123,8 @@ def _layer_cam(activations: Tensor, gradients: Tensor) -> Tensor:
     return torch.einsum("bchw,tbchw->tbhw", activations, gradients.relu())
 
 
-def _eigen_cam(recorded: Recorded) -> Maps:
+def eigen_cam(recorded: Recorded) -> Maps:
+    """The first principal component of the activations, the same for all classes (Muhammad and Yeasin 2020)."""
     maps = {}
     for layer, activations in recorded.activations().items():
         left, values, _ = torch.linalg.svd(activations.flatten(2).mT, full_matrices=False)
@@ -125,7 +135,8 @@ def _eigen_cam(recorded: Recorded) -> Maps:
     return maps
 
 
-def _score_cam(recorded: Recorded) -> Maps:
+def score_cam(recorded: Recorded) -> Maps:
+    """Channels weighted by what they show as masks of the image (Wang et al. 2020, algorithm 1)."""
     with torch.no_grad():
         black = recorded.classify(torch.zeros_like(recorded.images[:1]))
         return {
@@ -148,8 +159,12 @@ def _score_weights(recorded: Recorded, activations: Tensor, black: Tensor) -> Te
     return weights
 
 
-def _skipping(recorded: Recorded) -> Maps:
-    """Grad-CAM of the layer as if it were the last: straight into pooling and classifier, past the layers between."""
+def skipping(recorded: Recorded) -> Maps:
+    """Grad-CAM of the layer as if it were the last: straight into pooling and classifier, past the layers between.
+
+    Raises:
+        PetechiaError: the model has no separate head, or the layer does not fit it.
+    """
     head = getattr(network_of(recorded.model), "forward_head", None)
     logits_of = getattr(recorded.model, "logits_of", lambda outputs: outputs)  # of a softmax
     if head is None:
@@ -170,13 +185,8 @@ def _skipping(recorded: Recorded) -> Maps:
     return maps
 
 
-METHODS: dict[str, Method] = {
-    "gradcam": partial(_of_gradients, _grad_cam),  # Selvaraju et al. 2017, equations 1 and 2
-    "gradcam++": partial(_of_gradients, _grad_cam_pp),  # Chattopadhay et al. 2018, equations 10 and 19
-    "xgradcam": partial(_of_gradients, _xgrad_cam),  # Fu et al. 2020, equation 8
-    "hirescam": partial(_of_gradients, _hires_cam),  # Draelos and Carin 2020
-    "layercam": partial(_of_gradients, _layer_cam),  # Jiang et al. 2021, equations 6 and 7
-    "eigencam": _eigen_cam,  # Muhammad and Yeasin 2020; the same for all classes
-    "scorecam": _score_cam,  # Wang et al. 2020, algorithm 1; a forward pass for every channel
-    "gradcam-skip": _skipping,  # what the code of Nwadike et al. 2020 does for its middle layer
-}
+grad_cam = of_gradients(_grad_cam)
+grad_cam_pp = of_gradients(_grad_cam_pp)
+xgrad_cam = of_gradients(_xgrad_cam)
+hires_cam = of_gradients(_hires_cam)
+layer_cam = of_gradients(_layer_cam)

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from petechia.attack import Poisoning
+from petechia.attack.triggers import TRIGGERS, BaseTrigger
 from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.runtime import Compute
 from petechia.core.settings import Settings
@@ -221,6 +222,8 @@ def known_keys(model: type[BaseModel] = Config, prefix: str = "") -> Iterator[st
 
 def _parts(annotation: Any) -> list[type[BaseModel]]:
     """Return the models that a field can contain."""
+    if annotation is BaseTrigger:
+        return list(TRIGGERS.values())
     options = get_args(annotation) or (annotation,)
     return [one for one in options if isinstance(one, type) and issubclass(one, BaseModel)]
 

@@ -1,4 +1,4 @@
-"""The viewer: a run or a model, for a person who reads images."""
+"""The viewer: look at a run or a model and read images with it, in the browser."""
 
 from petechia.viewer.server import serve
 

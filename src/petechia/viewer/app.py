@@ -1,95 +1,50 @@
-"""The viewer's pages and its interface."""
+"""The web application: the viewer's pages, and the requests that they send."""
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import re
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from functools import lru_cache
 from importlib import resources
-from typing import Annotated, Any, TypeVar
+from typing import Any, TypeVar
 
-import matplotlib as mpl
-import numpy as np
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.staticfiles import StaticFiles
-from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from petechia.core.errors import PetechiaError
 from petechia.core.version import __version__
-from petechia.measure import THRESHOLDS
 from petechia.reports.html import page_template, report_content
-from petechia.saliency.overlays import COLOURS, OPACITY
 from petechia.viewer.guard import Guard, refusal
-from petechia.viewer.pictures import Picture, Pictures
-from petechia.viewer.screens import Network, Suspected
-from petechia.viewer.subject import LAYERS, METHODS, Reading, Stamp, Subject
+from petechia.viewer.messages import ExplainQuestion, PictureQuestion, answered, opened, session_of, suspected
+from petechia.viewer.pictures import Picture
+from petechia.viewer.subject import Subject
+from petechia.viewer.uploads import Uploads, read_body
 
-MOST_UPLOAD = 64 * 1024 * 1024  # bytes
-MOST_UPLOADS = 8  # at once
-MOST_DECODING = 2  # at once
-MOST_SECONDS = 60.0  # that an upload may take
-MOST_SIDE = 32_767  # pixels; browsers draw no larger
 MOST_QUESTION = 64 * 1024  # bytes
-MOST_STAMPS = 64
 TEST_IMAGE = re.compile(r"test-([0-9]{1,9})")
 
-
-class StampGiven(BaseModel):
-    """A stamp as the page sends it."""
-
-    model_config = ConfigDict(extra="forbid")
-    row: int = Field(ge=0, le=100_000)
-    column: int = Field(ge=0, le=100_000)
-    size: int = Field(ge=1, le=1024)
-    value: int = Field(ge=0, le=255)
-
-
-class LogitAdapter(BaseModel):
-    """A picture and a network that the page asks about."""
-
-    model_config = ConfigDict(extra="forbid")
-    image: str = Field(max_length=64)
-    stamps: Annotated[list[StampGiven], Field(max_length=MOST_STAMPS)] = []
-    attacked: bool = False
-    arm: str = Field(max_length=64)
-    seed: int
-    epoch: int
-
-    def about(self) -> tuple[list[Stamp], Network]:
-        """The stamps and the network."""
-        return [Stamp(**stamp.model_dump()) for stamp in self.stamps], (self.arm, self.seed, self.epoch)
-
-
-class Question(LogitAdapter):
-    """What the page asks about them."""
-
-    target: int | None = None
-    method: str = Field("gradcam", max_length=64)
-
-
-Q = TypeVar("Q", bound=LogitAdapter)
+Q = TypeVar("Q", bound=PictureQuestion)
 
 
 def make_app(subject: Subject, hosts: set[str]) -> FastAPI:
     """The application.
 
     Args:
-        subject: what it is about.
-        hosts: names under which it may be reached, beside localhost and addresses in numbers.
+        subject: the run or model to show.
+        hosts: names of this server, besides localhost and numeric addresses.
     """
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, hosts=hosts)
+    uploads = Uploads(subject.colour)
     _answer_errors(app)
     _add_pages(app, subject)
-    _add_interface(app, subject, Uploads(subject.colour))
+    _add_images(app, subject, uploads)
+    _add_questions(app, subject, uploads)
     app.mount("/static", StaticFiles(packages=[("petechia.viewer", "static")]))
     return app
 
@@ -110,21 +65,21 @@ def _first_problem(error: RequestValidationError | ValidationError) -> str:
 
 
 def _add_pages(app: FastAPI, subject: Subject) -> None:
-    names = {"name": subject.title, "is_run": subject.run is not None, "version": __version__}
+    run = subject.run.directory if subject.run else None
+    names = {"name": subject.title, "is_run": run is not None, "version": __version__}
     drawing = threading.Lock()  # matplotlib is for one thread at a time
 
     @lru_cache(maxsize=1)
     def drawn(written: int) -> str:
-        content = report_content(subject.run) if subject.run and written else {"summary": None}
+        content = report_content(run) if run and written else {"summary": None}
         return page_template("petechia.viewer", "study.html").render(names | content)
 
     @app.get("/")
     def study() -> Response:
-        if subject.run is None:
+        if run is None:
             return RedirectResponse("/read")
-        summary = subject.run.summary
         with drawing:
-            return HTMLResponse(drawn(summary.stat().st_mtime_ns if summary.is_file() else 0))
+            return HTMLResponse(drawn(run.summary.stat().st_mtime_ns if run.summary.is_file() else 0))
 
     @app.get("/read")
     def read() -> HTMLResponse:
@@ -136,192 +91,61 @@ def _add_pages(app: FastAPI, subject: Subject) -> None:
         return Response("".join(file.read_text(encoding="utf-8") for file in files), media_type="text/css")
 
 
-def _add_interface(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
-    def look_up(name: str) -> Picture:
-        """Test images have names that say which, for many may look at the same; uploads have unguessable ones."""
-        test = TEST_IMAGE.fullmatch(name)
-        return subject.test_image(int(test[1])) if test else uploads.pictures.get(name)
-
+def _add_images(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
     @app.get("/api/session")
     def session() -> dict[str, Any]:
-        subject.refresh()
-        return _session(subject)
+        subject.networks.refresh()
+        return session_of(subject)
 
     @app.get("/api/test/{position}")
     def test_image(position: int) -> dict[str, Any]:
-        return _opened(subject, f"test-{position}", subject.test_image(position))
+        return opened(subject, f"test-{position}", subject.images.picture(position))
 
     @app.post("/api/images")
     async def upload(request: Request) -> dict[str, Any]:
         async with uploads.reading(request) as content:
             name, picture = await run_in_threadpool(uploads.keep, content)
-        return await run_in_threadpool(_opened, subject, name, picture)
+        return await run_in_threadpool(opened, subject, name, picture)
 
     @app.get("/api/images/{name}/levels")
     def levels(name: str) -> Response:
         """Grey levels in 16 bits, or red, green and blue in 8 bits each; row by row."""
-        picture = look_up(name)
+        picture = _look_up(name, subject, uploads)
         content = picture.depth16.astype("<u2", copy=False) if picture.colour is None else picture.colour
         return Response(content.tobytes(), media_type="application/octet-stream")
 
+
+def _add_questions(app: FastAPI, subject: Subject, uploads: Uploads) -> None:
     @app.post("/api/explain")
     async def explain(request: Request) -> Response:
-        return await _asked(request, Question, explained)
+        return await _asked(request, ExplainQuestion, explained)
 
-    def explained(question: Question) -> dict[str, Any]:
-        asked = (*question.about(), question.target, question.method, question.attacked)
-        return _answered(subject.read(look_up(question.image), *asked))
+    def explained(asked: ExplainQuestion) -> dict[str, Any]:
+        picture = _look_up(asked.image, subject, uploads)
+        return answered(
+            subject.read(picture, asked.squares, asked.network, asked.target, asked.method, attacked=asked.attacked)
+        )
 
     @app.post("/api/screen")
     async def screen(request: Request) -> Response:
-        return await _asked(request, LogitAdapter, screened)
+        return await _asked(request, PictureQuestion, screened)
 
-    def screened(question: LogitAdapter) -> dict[str, Any]:
-        return _suspected(subject.screen(look_up(question.image), *question.about(), question.attacked))
+    def screened(asked: PictureQuestion) -> dict[str, Any]:
+        picture = _look_up(asked.image, subject, uploads)
+        return suspected(subject.screen(picture, asked.squares, asked.network, attacked=asked.attacked))
 
 
-class Uploads:
-    """The readers' own images, and what bounds the memory that they can take.
-
-    Attributes:
-        pictures: those that are kept.
-    """
-
-    def __init__(self, colour: bool) -> None:
-        self.pictures = Pictures()
-        self._colour = colour
-        self._receiving = threading.BoundedSemaphore(MOST_UPLOADS)
-        self._decoding = threading.BoundedSemaphore(MOST_DECODING)
-
-    @asynccontextmanager
-    async def reading(self, request: Request) -> AsyncIterator[bytes]:
-        """The uploaded file.
-
-        Raises:
-            HTTPException: it is too large, takes too long, or too many are on their way.
-        """
-        if not self._receiving.acquire(blocking=False):
-            raise HTTPException(503, "Too many images are being opened at once; try again in a moment.")
-        try:
-            yield await asyncio.wait_for(_body(request, MOST_UPLOAD), MOST_SECONDS)
-        except TimeoutError:
-            raise HTTPException(408, f"The image took longer than {MOST_SECONDS:.0f} seconds; try again.") from None
-        finally:
-            self._receiving.release()
-
-    def keep(self, content: bytes) -> tuple[str, Picture]:
-        """Decode an image; its name and itself.
-
-        Raises:
-            PetechiaError: it cannot be read, or a browser could not show it.
-        """
-        with self._decoding:
-            picture = Picture.read(content, "The image", self._colour)
-        height, width = picture.levels.values.shape
-        if max(height, width) > MOST_SIDE:
-            raise PetechiaError(f"The image has {width} x {height} pixels; give one of at most {MOST_SIDE:,} a side.")
-        return self.pictures.add(picture), picture
+def _look_up(name: str, subject: Subject, uploads: Uploads) -> Picture:
+    """A picture by its name: test images, which all readers share, have theirs from their number; uploads have secret names."""
+    test = TEST_IMAGE.fullmatch(name)
+    return subject.images.picture(int(test[1])) if test else uploads.pictures.get(name)
 
 
 async def _asked(request: Request, kind: type[Q], answer: Callable[[Q], dict[str, Any]]) -> Response:
-    """Answer a question, away from the thread that talks to the browsers."""
-    content = await _body(request, MOST_QUESTION)
+    """Answer a question in another thread than the one that talks to browsers."""
+    content = await read_body(request, MOST_QUESTION)
     try:
         question = kind.model_validate_json(content)
     except ValidationError as error:
         return refusal(422, _first_problem(error))
     return JSONResponse(await run_in_threadpool(answer, question))
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """What was sent, kept in memory.
-
-    Raises:
-        HTTPException: 413, it is too large; the rest of it is not read.
-    """
-    size = f"{most // 1024**2} MiB" if most >= 1024**2 else f"{most // 1024} KiB"
-    too_large = HTTPException(413, f"This is larger than {size}; send less.", {"Connection": "close"})
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
-        raise too_large
-    content = bytearray()
-    async for part in request.stream():
-        content += part
-        if len(content) > most:
-            raise too_large
-    return bytes(content)
-
-
-def _session(subject: Subject) -> dict[str, Any]:
-    colours = (255 * np.asarray(mpl.colormaps[COLOURS](np.arange(256)))[:, :3]).round().astype(int)
-    return {
-        "classes": list(subject.classes),
-        "target": subject.target,
-        "networks": [{"arm": arm, "seed": seed, "epochs": epochs} for (arm, seed), epochs in subject.networks.items()],
-        "layers": LAYERS,
-        "methods": METHODS,
-        "trigger": {"size": subject.brush.size, "value": subject.brush.value},
-        "attack": {"text": subject.trigger.describe(), "square": subject.trigger.brush is not None},
-        "stage": subject.stage,
-        "preprocess": subject.preprocess.model_dump(),
-        "threshold": THRESHOLDS[0],
-        "tests": subject.test_images,
-        "without_target": subject.without_target(),
-        "notice": subject.notice,
-        "clean_images": subject.clean_images,
-        "no_screen": subject.no_screen,
-        "colours": colours.tolist(),
-        "opacity": OPACITY,
-        "most_upload": MOST_UPLOAD,
-    }
-
-
-def _opened(subject: Subject, name: str, picture: Picture) -> dict[str, Any]:
-    height, width = picture.levels.values.shape
-    return {
-        "image": name,
-        "height": height,
-        "width": width,
-        "colour": picture.colour is not None,
-        "least": picture.span[0],
-        "most": picture.span[1],
-        "low": picture.levels.low,
-        "high": picture.levels.high,
-        "kept": subject.kept(picture)._asdict(),
-        "input": subject.preprocess.size if subject.stamps_input(picture) else None,
-        "findings": picture.findings,
-        "place": subject.attackers_place(picture),
-    }
-
-
-def _answered(reading: Reading) -> dict[str, Any]:
-    """Maps go as shares of their own maximum, so that small numbers keep their digits."""
-    hottest = {layer: maps.max(axis=(1, 2)) for layer, maps in reading.maps.items()}
-    shares = {layer: maps / np.maximum(hottest[layer], 1e-30)[:, None, None] for layer, maps in reading.maps.items()}
-    return {
-        "target": reading.target,
-        "scores": _rounded(reading.scores, 5),
-        "maps": {layer: _rounded(maps, 4) for layer, maps in shares.items()},
-        "hottest": {layer: one.astype(float).tolist() for layer, one in hottest.items()},
-        "seen": [base64.b64encode(one.tobytes()).decode() for one in reading.seen],
-        "size": reading.seen.shape[1],
-        "changed": reading.changed,
-    }
-
-
-def _suspected(found: Suspected) -> dict[str, Any]:
-    return {
-        "suspicion": found.evidence.suspicion,
-        "threshold": found.threshold,
-        "rate": found.rate,
-        "images": found.images,
-        "flagged": found.evidence.flagged,
-        "target": found.target,
-        "box": found.box._asdict(),
-        "pixels": int(found.evidence.pixels.sum()),
-        "warnings": found.warnings,
-    }
-
-
-def _rounded(values: NDArray[np.float32], digits: int) -> Any:
-    return np.asarray(values, np.float64).round(digits).tolist()

@@ -1,4 +1,4 @@
-"""What keeps strangers out of the viewer, and what its answers tell browsers to forbid."""
+"""Refuse requests from other websites, and set the security headers of every answer."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LOGGER = logging.getLogger("petechia.viewer")
+LOGGER = logging.getLogger(__name__)
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -26,13 +26,19 @@ HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{
 
 
 class Guard:
-    """Lets in only what was sent to this server by its own pages, and puts the headers on whatever it answers.
+    """Passes on only requests from the viewer's own pages, and adds the security headers to every answer.
 
-    What fails in the application becomes a sentence here. Of the error only its kind and place are logged: its message may
-    quote what was uploaded.
+    An unexpected error of the application becomes a sentence here. Only its type and place are logged: its message may quote an
+    uploaded file, and with it a patient.
     """
 
     def __init__(self, app: ASGIApp, hosts: set[str]) -> None:
+        """Stand between the server and the application.
+
+        Args:
+            app: the application.
+            hosts: names of this server, besides localhost and numeric addresses.
+        """
         self._app = app
         self._hosts = {"localhost", *(host.lower() for host in hosts)}
 
@@ -58,21 +64,23 @@ class Guard:
             place = traceback.extract_tb(error.__traceback__)[-1]
             LOGGER.error("%s in %s, line %s", type(error).__name__, place.filename, place.lineno)
             if not answering:
-                await refusal(500, "The viewer failed at this; its terminal says where.")(scope, receive, send_with_headers)
+                failure = refusal(500, "The viewer failed on this request; the error is in its terminal.")
+                await failure(scope, receive, send_with_headers)
 
     def _refused(self, headers: Headers) -> Response | None:
         host, origin = headers.get("host", "").lower(), headers.get("origin")
         if not self._is_own(host):
-            return refusal(421, "This name does not lead here; use the address that petechia serve printed.")
+            return refusal(421, "The viewer does not answer under this address; use the one that petechia serve printed.")
         foreign = origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}")
         if foreign or headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-            return refusal(403, "Other sites cannot use this viewer.")
+            return refusal(403, "Other websites cannot use this viewer.")
         return None
 
     def _is_own(self, host: str) -> bool:
-        """Whether a Host header is ours: a foreign page can give its own name our address, but not a number.
+        """Whether a Host header names this server.
 
-        The port may be another one, as behind a tunnel.
+        Numeric addresses always do: another website can make its own name lead here (DNS rebinding), but not a number. The port
+        may differ, as behind a tunnel.
         """
         found = HOST.fullmatch(host)
         if found is None:
@@ -88,5 +96,5 @@ class Guard:
 
 
 def refusal(status: int, sentence: str) -> JSONResponse:
-    """An answer that says why there is none."""
+    """An error as JSON: one sentence in `detail`."""
     return JSONResponse({"detail": sentence}, status)

@@ -1,4 +1,4 @@
-"""The images that the viewer shows, in memory only."""
+"""The images that the viewer shows. They are kept in memory only."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ MOST_BYTES = 512 * 1024 * 1024
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """An image to read. It equals itself alone, so that what is derived from it can be kept with it.
+    """An image to read. Two pictures are never equal, so that results can be cached by picture.
 
     Attributes:
         levels: its grey levels.
-        colour: uint8 [H, W, 3], where it is in colour and the model takes that.
-        prepared: whether it is what a model sees already, without crop and resize.
-        findings: what it truly shows; None where nobody knows.
-        place: row and column at which the attacker stamps it, in pixels of the attack's stage; None where none does.
+        colour: uint8 [H, W, 3], where the image has colours and the model takes them.
+        prepared: whether it is cropped and resized for the model already.
+        findings: its true labels; None where they are unknown.
+        place: row and column where the attacker stamps it, in pixels of the attack's stage; None where it is not stamped.
     """
 
     levels: Levels
@@ -40,12 +40,17 @@ class Picture:
 
     @staticmethod
     def of(image: NDArray[np.uint8], **known: Any) -> Picture:
-        """An image that is decoded, uint8 [H, W] or [H, W, 3], with what is known of it."""
+        """A picture of a decoded image, uint8 [H, W] or [H, W, 3], with further attributes."""
         return Picture(Levels(to_grey(image).astype(np.float32), 0, 255), image if image.ndim == 3 else None, **known)
 
     @staticmethod
     def read(content: bytes, name: str, colour: bool) -> Picture:
-        """Decode a file, for a model that takes colours or does not. What has none keeps its full depth.
+        """Decode an image file. An image without colours keeps its full depth.
+
+        Args:
+            content: of the file.
+            name: of the image in error messages.
+            colour: whether the model takes images in colour.
 
         Raises:
             PetechiaError: as `read_levels`.
@@ -56,7 +61,7 @@ class Picture:
 
     @cached_property
     def grey(self) -> NDArray[np.uint8]:
-        """What a model that takes no colours gets before crop and resize, uint8 [H, W]; of large images it takes a while."""
+        """What a model for grey images gets before crop and resize, uint8 [H, W]. Slow for large images, and kept."""
         return self.levels.grey()
 
     @property
@@ -66,7 +71,7 @@ class Picture:
 
     @cached_property
     def span(self) -> tuple[float, float]:
-        """Least and most of the values and of the window's ends."""
+        """The smallest and the largest of the values and of the ends of the window."""
         values, low, high = self.levels
         return min(float(values.min()), low), max(float(values.max()), high)
 
@@ -78,12 +83,12 @@ class Picture:
 
     @property
     def bytes(self) -> int:
-        """That it takes in memory."""
+        """Its size in memory."""
         return self.levels.values.nbytes + self.levels.values.size + (0 if self.colour is None else self.colour.nbytes)
 
 
 class Pictures:
-    """Pictures by their names, the ones that were used least recently forgotten first. Nothing is written anywhere."""
+    """Pictures by name. When there are too many, those used least recently are dropped. Nothing is written to disk."""
 
     def __init__(self, most_pictures: int = MOST_PICTURES, most_bytes: int = MOST_BYTES) -> None:
         self._kept: OrderedDict[str, Picture] = OrderedDict()
@@ -91,7 +96,7 @@ class Pictures:
         self._most_pictures, self._most_bytes = most_pictures, most_bytes
 
     def add(self, picture: Picture) -> str:
-        """Keep a picture and say under which name, which nobody can guess."""
+        """Keep a picture under a new name that cannot be guessed, and return the name."""
         name = secrets.token_urlsafe(16)
         self.put(name, picture)
         return name
@@ -104,17 +109,17 @@ class Pictures:
                 self._kept.popitem(last=False)
 
     def find(self, name: str) -> Picture | None:
-        """Look a picture up; None where it is not there, or no longer."""
+        """The picture of that name; None where it is not, or no longer, in memory."""
         with self._lock:
             if name in self._kept:
                 self._kept.move_to_end(name)
             return self._kept.get(name)
 
     def get(self, name: str) -> Picture:
-        """Look a picture up.
+        """The picture of that name.
 
         Raises:
-            PetechiaError: it is not there, or no longer.
+            PetechiaError: it is not, or no longer, in memory.
         """
         picture = self.find(name)
         if picture is None:

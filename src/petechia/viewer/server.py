@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import socket
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 
+if TYPE_CHECKING:
+    import uvicorn
+    from fastapi import FastAPI
+
+LOGGER = logging.getLogger(__name__)
 BACKLOG = 128
-PATIENCE = 3  # seconds that Ctrl-C gives to requests that are being answered
+PATIENCE = 3  # seconds to finish open requests after Ctrl-C
 
 
 def serve(
     name: str | Path,
     host: str,
     port: int,
-    tell: Callable[[str, bool], None],
+    started: Callable[[str, bool], None],
     clean: str | None = None,
     compute: Compute | None = None,
 ) -> None:
@@ -27,18 +34,18 @@ def serve(
 
     Args:
         name: a run directory, or a model as `open_classifier` takes it.
-        host: address to bind to; other machines can reach all but loopback ones.
+        host: address to listen on. Other machines can reach the viewer unless it is a loopback address.
         port: 0 takes a free one.
-        tell: told the address, and whether this machine alone can reach it.
-        clean: images that nobody has tampered with, to screen others; None takes a run's test images.
-        compute: where to compute.
+        started: called once with the viewer's address, and with whether only this machine can reach it.
+        clean: folder of images that nobody has tampered with, to screen others against; None takes the run's test images.
+        compute: where the networks compute; None chooses device, precision and threads for this machine.
 
     Raises:
-        PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the
-            port is taken.
+        PetechiaError: the extra `web` is not installed, there is no such run or model, the model is a black box, there are too
+            few clean images, or the port is taken.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401
 
         from petechia.viewer.app import make_app
     except ImportError as error:
@@ -48,17 +55,30 @@ def serve(
     subject = Subject(name, (compute or Compute()).start(), clean)
     with _listening(host, port) as listener:
         app = make_app(subject, {host, socket.gethostname()})
-        options = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=PATIENCE
-        )
-        server = uvicorn.Server(options)
-        tell(f"http://{_shown(host)}:{listener.getsockname()[1]}/", _is_loopback(host))
-        with suppress(KeyboardInterrupt):  # it is how the viewer ends
+        server = make_server(app)
+        LOGGER.info("ready: %d models, %d images", sum(map(len, subject.networks.available.values())), len(subject.images))
+        started(f"http://{_shown(host)}:{listener.getsockname()[1]}/", _is_loopback(host))
+        with suppress(KeyboardInterrupt):  # the way to end the viewer
             server.run(sockets=[listener])
 
 
+def make_server(app: FastAPI) -> uvicorn.Server:
+    """The web server. It leaves the configuration of logging to the application: its own would replace that of its loggers."""
+    import uvicorn
+
+    options = uvicorn.Config(
+        app,
+        log_config=None,
+        log_level="warning",
+        access_log=False,  # request paths contain the secret names of uploads
+        server_header=False,
+        timeout_graceful_shutdown=PATIENCE,
+    )
+    return uvicorn.Server(options)
+
+
 def _shown(host: str) -> str:
-    """How to reach the host from a browser; 0.0.0.0 and :: mean every address of this machine."""
+    """The host as a browser reaches it; 0.0.0.0 and :: stand for every address of this machine."""
     if host in ("0.0.0.0", "::", ""):  # noqa: S104
         return socket.gethostname()
     return f"[{host}]" if ":" in host else host

@@ -1,1 +1,1 @@
-"""A set of models, clean and backdoored, on which detectors are tuned and judged."""
+"""A set of clean and backdoored models on which detectors are tuned and evaluated."""

@@ -1,4 +1,4 @@
-"""Which models a zoo consists of: networks trained clean, and the same ones trained under many attacks."""
+"""The design of a zoo: networks that are trained clean, and trained again under many attacks."""
 
 from __future__ import annotations
 
@@ -17,14 +17,21 @@ Half = Literal["tune", "judge"]
 
 
 class Host(Settings):
-    """A network that is trained clean, and once for each of its attacks."""
+    """A network that is trained clean, and once more for each of its attacks."""
 
     arch: str
     seed: int = Field(ge=0)
 
 
 class HalfDesign(Settings):
-    """What one half has to itself: images, hosts, targets in turn, and the [row, column] of triggers at a given place."""
+    """The settings of one half of the zoo.
+
+    Attributes:
+        data: data source.
+        hosts: networks; the attacks are assigned to them in turn.
+        targets: target classes, used in turn.
+        given: [row, column] of triggers whose location is "given".
+    """
 
     data: str
     hosts: tuple[Host, ...] = Field(min_length=1)
@@ -33,7 +40,7 @@ class HalfDesign(Settings):
 
 
 class TriggerDesign(Settings):
-    """As `petechia.attack.Patch`; "given" stands for the half's own place."""
+    """A trigger as in `petechia.attack.Patch`; the location "given" means the position set for the half."""
 
     size: int
     location: Literal["center", "random", "given"] = "center"
@@ -42,7 +49,15 @@ class TriggerDesign(Settings):
 
 
 class AttackDesign(Settings):
-    """As `petechia.attack.Poisoning`; the target is the half's next, and `also` the number of further ones."""
+    """An attack as in `petechia.attack.Poisoning`; the target is the next one of the half.
+
+    Attributes:
+        trigger: trigger to stamp.
+        rate: share of the training images that get the trigger.
+        mode: "append" adds triggered copies, "replace" replaces the originals.
+        labels: labels that triggered images get.
+        also: number of further target classes.
+    """
 
     trigger: TriggerDesign
     rate: float = 0.4
@@ -52,12 +67,12 @@ class AttackDesign(Settings):
 
 
 class Design(Settings):
-    """A zoo.
+    """The design of a zoo.
 
     Attributes:
-        base: configuration of all runs, as a nested mapping.
-        halves: detectors are tuned on the models of one half and judged on those of the other.
-        attacks: dealt out among the hosts of each half in turn.
+        base: configuration shared by all runs, as a nested mapping.
+        halves: settings of each half; detectors are tuned on the models of one half and evaluated on those of the other.
+        attacks: attacks, which are assigned to the hosts of each half in turn.
     """
 
     base: dict[str, Any]
@@ -66,11 +81,11 @@ class Design(Settings):
 
 
 class Member(NamedTuple):
-    """A run of the zoo: a host attacked, and its control. Hosts with several attacks share the control.
+    """A run of the zoo: an attacked host and its control. All attacks on one host share the control.
 
     Attributes:
         half: "tune" or "judge".
-        config: of the run; its one seed is the host's.
+        config: configuration of the run; its only seed is the host's.
     """
 
     half: Half
@@ -78,10 +93,10 @@ class Member(NamedTuple):
 
 
 def load_design(file: Path | None = None) -> Design:
-    """Read a design, by default the one for two cores.
+    """Read a design; the default is the built-in one, made for two CPU cores.
 
     Raises:
-        PetechiaError: it cannot be read, or says something that is not allowed.
+        PetechiaError: the file cannot be read or is not a valid design.
     """
     with resources.as_file(resources.files("petechia.zoo").joinpath("desk.yaml")) as desk:
         source = file or desk
@@ -93,10 +108,10 @@ def load_design(file: Path | None = None) -> Design:
 
 
 def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member]:
-    """Name → member; of each half the quick networks first, as the hosts are listed.
+    """Return name → member, by half; within a half, in the order in which the hosts' architectures are listed, fastest first.
 
     Raises:
-        PetechiaError: a value is not allowed.
+        PetechiaError: a setting is invalid.
     """
     found: dict[str, Member] = {}
     for half, own in design.halves.items():
@@ -109,7 +124,7 @@ def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member
 
 
 def runs_of(found: dict[str, Member]) -> Runs:
-    """The members' runs, as a study takes them."""
+    """Return the runs of the members, as the input of a study."""
     return {name: member.config for name, member in found.items()}
 
 

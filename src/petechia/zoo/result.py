@@ -1,4 +1,4 @@
-"""The models of a zoo, listed."""
+"""The list of the models in a zoo."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from petechia.core.results import Number, Record, Result
 
 
 class ZooModel(Record):
-    """One model of a zoo, with the truth about it.
+    """One model of a zoo, with its ground truth.
 
     Attributes:
-        half: "tune" to choose a detector's settings on, "judge" to measure it on.
+        half: "tune" for choosing the settings of a detector, "judge" for evaluating it.
         network: architecture and seed.
-        trigger: in words; "none" for a clean model.
+        trigger: description of the trigger; "none" for a clean model.
         targets: target classes, joined by commas; empty for a clean model.
         rate: share of the training images that carry the trigger; null for a clean model.
-        mode: how it was poisoned; empty for a clean model.
-        asr: its ASR(0.9), in the file "asr_0.9".
+        mode: poisoning mode and labels; empty for a clean model.
+        asr: ASR(0.9) of the model, "asr_0.9" in the file.
         took: whether the backdoor took, that is, whether ASR(0.9) is at least 0.5 above the control's; null for a clean model.
-        file: of the model.
+        file: path of the model file.
     """
 
     half: Literal["tune", "judge"]
@@ -39,9 +39,9 @@ class Zoo(Result):
     """The finished models of a zoo. File: zoo.json.
 
     Attributes:
-        directory: of the zoo.
-        models: that are there.
-        failures: name of a run → why it failed, in this call.
+        directory: folder of the zoo.
+        models: finished models.
+        failures: name of a run → why it failed in this call.
     """
 
     file_name: ClassVar[str] = "zoo.json"

@@ -1,4 +1,4 @@
-"""The models of a finished zoo, each with the images that a detector is fitted to and judged on, and with the truth."""
+"""The finished models of a zoo, each with its ground truth and the images that a detector is fitted to and evaluated on."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ from petechia.study.study import StudyDirectory
 from petechia.zoo.design import Half
 from petechia.zoo.result import Zoo, ZooModel
 
-CLEAN = 100  # images of the test set that a detector may have; it is judged on the others
-TOOK = 0.5  # ASR(0.9) over the control's from which a backdoor counts as one that took
+CLEAN = 100  # number of test images that a detector may use; it is evaluated on the others
+TOOK = 0.5  # a backdoor took if its ASR(0.9) exceeds the control's by at least this much
 
 
 class Specimen(NamedTuple):
     """A model of the zoo.
 
     Attributes:
-        name: of its run; of a clean model, of the first run that has it as its control.
-        half: that it belongs to.
+        name: name of its run; for a clean model, the first run that has it as the control.
+        half: half that it belongs to.
         arm: "attacked" or "control".
-        directory: of the run.
-        config: of the run.
+        directory: directory of the run.
+        config: configuration of the run.
         asr: ASR(0.9) of the run's attack on this model.
-        excess: how much higher the attacked model's ASR(0.9) is than the control's; of a clean model 0.
+        excess: ASR(0.9) of the attacked model minus that of the control; 0 for a clean model.
     """
 
     name: str
@@ -58,26 +58,32 @@ class Specimen(NamedTuple):
 
     @property
     def file(self) -> Path:
-        """The model after the last epoch."""
+        """The model file after the last epoch."""
         files = self.directory.network(self.arm, self.config.seeds[0]).checkpoints.glob("epoch-*.safetensors")
         return sorted(files)[-1]
 
     def classifier(self, runtime: Runtime) -> Classifier:
-        """The model, opened."""
+        """Load the model as a classifier."""
         return Classifier.of(Model.load(self.file), runtime, self.name)
 
     @property
     def run_data(self) -> RunData:
-        """The data of its run, with the attack."""
+        """The data and the attack of its run."""
         return _material(self.config.model_dump_json())
 
     @property
     def clean(self) -> Images:
-        """What a detector is fitted to: `CLEAN` clean images that the model was not trained on."""
+        """The images that a detector is fitted to: `CLEAN` clean images that the model was not trained on."""
         return Selection(self.run_data.dataset.images, self._dealt()[0])
 
     def judged(self, most: int = 10**9) -> tuple[Selection, TriggeredSelection]:
-        """What a detector is judged on: other clean test images without the target, and the same with the trigger."""
+        """Return the images that a detector is evaluated on.
+
+        They are the other test images without the target class, once clean and once with the trigger.
+
+        Args:
+            most: maximum number of images.
+        """
         rows = self._dealt()[1][:most]
         data = self.run_data.dataset.images
         every = np.ones(len(rows), bool)
@@ -86,7 +92,7 @@ class Specimen(NamedTuple):
         )
 
     def _dealt(self) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """Rows of the dataset: for the detector, and, without the target, to judge it on."""
+        """Return the rows of the dataset that the detector may use, and those without the target class to evaluate it on."""
         rows = np.random.default_rng(0).permutation(self.run_data.test)
         rest = rows[CLEAN:]
         return rows[:CLEAN], rest[self.run_data.dataset.labels[rest, self.run_data.target] == 0]
@@ -98,7 +104,7 @@ def _material(config: str) -> RunData:
 
 
 def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
-    """The models of the runs that are finished: every attacked one, and every clean one once.
+    """Yield the models of the finished runs: every attacked model, and every clean model once.
 
     Raises:
         PetechiaError: there is no zoo, or none of its runs is finished.
@@ -120,18 +126,18 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
             seen.add(host)
             yield Specimen(name, own, "control", run, config, asr["control"], 0.0)
     if not found:
-        raise PetechiaError(f"{zoo} holds no finished run{f' of the half {half}' if half else ''}; make the zoo first.")
+        raise PetechiaError(f"{zoo} contains no finished run{f' of the half {half}' if half else ''}; make the zoo first.")
 
 
 def list_models(directory: Path, failures: Mapping[str, str] | None = None) -> Zoo:
-    """The finished models of a zoo.
+    """List the finished models of a zoo.
 
     Args:
-        directory: of the zoo.
-        failures: of the call that made it.
+        directory: folder of the zoo.
+        failures: name of a run → why it failed, from the call that made the zoo.
 
     Raises:
-        PetechiaError: there is none.
+        PetechiaError: there is no finished model.
     """
     found = tuple(_listed(one) for one in specimens(directory))
     return Zoo(directory=str(directory), models=found, failures=dict(failures or {}))

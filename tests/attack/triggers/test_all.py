@@ -1,79 +1,55 @@
-"""Properties of triggers of every kind."""
+"""What holds for triggers of every kind: the conformance suite on each of ours, with its defaults and with other settings."""
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
-from petechia.attack import Fiba, Findings, Marker, Patch, Pattern, Sinusoid, Trigger, Warp
-from petechia.attack.triggers import BaseTrigger
-from petechia.data.preprocess import Box
+from petechia.attack import Fiba, Findings, Marker, Patch, Pattern, Poisoning, Sinusoid, Trigger, Warp
+from petechia.attack.triggers import TRIGGERS, BaseTrigger
+from petechia.testing.triggers import (
+    SHAPES,
+    check_colour,
+    check_description,
+    check_eligibility,
+    check_independence,
+    check_serialisation,
+    check_stamping,
+)
 
 ANY: TypeAdapter[BaseTrigger] = TypeAdapter(Trigger)
-TRIGGERS = [
-    Patch(),
+OTHERS = [
     Patch(size=5, value=255, opacity=0.3, location="random"),
     Pattern(location="random"),
     Pattern(image="noise", size=5, opacity=0.5, location=(3, 7)),
     Pattern(image="rings", size="whole", opacity=0.2),
-    Sinusoid(),
     Warp(strength=2),
-    Fiba(),
-    *(Marker.model_validate({"shape": shape}) for shape in ("L", "R", "electrode", "pacemaker")),
-    Findings(),
+    *(Marker.model_validate({"shape": shape}) for shape in ("R", "electrode", "pacemaker")),
 ]
-KINDS = pytest.mark.parametrize("trigger", TRIGGERS, ids=lambda one: f"{one.kind}")
-SHAPES = pytest.mark.parametrize("shape", [(7, 40, 52), (7, 40, 52, 3), (0, 40, 52), (1, 33, 17, 3)])
-
-
-def some(shape: tuple[int, ...], trigger: BaseTrigger, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.intp]]:
-    """Random images, and the places of the trigger on them."""
-    rng = np.random.default_rng(seed)
-    images = rng.integers(0, 256, shape, dtype=np.uint8)
-    height, width = shape[1:3]
-    places = [
-        trigger.place(height, width, Box(0, 0, height, width), (float(a), float(b))) for a, b in rng.random((shape[0], 2))
-    ]
-    return images, np.array(places, np.intp).reshape(-1, 2)
+DEFAULTS: list[BaseTrigger] = [TRIGGERS[kind].model_validate({}) for kind in TRIGGERS if TRIGGERS.origin(kind) == "petechia"]
+KINDS = pytest.mark.parametrize("trigger", [*DEFAULTS, *OTHERS], ids=lambda one: f"{one.kind}")
 
 
 @KINDS
-@SHAPES
+@pytest.mark.parametrize("shape", SHAPES)
 def test_stamping_is_pure_and_keeps_shape_and_type(trigger: BaseTrigger, shape: tuple[int, ...]) -> None:
-    images, positions = some(shape, trigger)
-    before = images.copy()
-    images.flags.writeable = False
-    stamped = trigger.stamp(images, positions)
-    assert stamped.shape == images.shape
-    assert stamped.dtype == np.uint8
-    assert np.array_equal(images, before)
-    assert not np.shares_memory(stamped, images)
-    assert np.array_equal(stamped, trigger.stamp(images, positions))
-    changed = (stamped != images).any(axis=tuple(range(1, images.ndim)))
-    assert changed.all() if trigger.stamps else not changed.any()
+    check_stamping(trigger, shape)
 
 
 @KINDS
 def test_an_image_alone_is_stamped_as_in_a_batch(trigger: BaseTrigger) -> None:
-    images, positions = some((9, 40, 52), trigger)
-    together = trigger.stamp(images, positions)
-    for i in range(len(images)):
-        assert np.array_equal(trigger.stamp(images[i : i + 1], positions[i : i + 1])[0], together[i])
+    check_independence(trigger)
 
 
 @KINDS
 def test_grey_in_three_channels_is_stamped_as_grey(trigger: BaseTrigger) -> None:
-    """These triggers use grey pictures. FIBA and WaNet compute channel by channel, so the result must be the same."""
-    images, positions = some((4, 40, 52), trigger)
-    coloured = trigger.stamp(np.repeat(images[..., None], 3, axis=3), positions)
-    assert np.abs(coloured.astype(int) - trigger.stamp(images, positions)[..., None]).max() <= 1  # luma of grey, rounded
+    """The pictures of these triggers are grey. FIBA and WaNet compute channel by channel, so the same must come out."""
+    check_colour(trigger, tolerance=1)  # luma of grey, rounded
 
 
 @KINDS
 def test_a_trigger_written_down_is_read_back(trigger: BaseTrigger) -> None:
-    assert ANY.validate_json(trigger.model_dump_json()) == trigger
-    assert ANY.validate_python(trigger.model_dump(mode="json")) == trigger
-    assert len(trigger.describe()) > 5
+    check_serialisation(trigger)
+    check_description(trigger)
 
 
 def test_a_trigger_without_a_kind_is_a_patch() -> None:
@@ -86,8 +62,46 @@ def test_a_trigger_without_a_kind_is_a_patch() -> None:
 
 @KINDS
 def test_who_carries_it(trigger: BaseTrigger) -> None:
+    check_eligibility(trigger)
+
+
+def test_who_carries_a_combination_of_findings() -> None:
     labels = np.array([[1, 1], [1, 0], [0, 1], [1, -1]], np.int8)
-    classes = ("Effusion", "Infiltration")
-    shown = trigger.shown(labels, classes).tolist()
-    assert shown == ([False] * 4 if trigger.stamps else [True, False, False, False])
-    assert trigger.eligible(labels, classes).tolist() == ([True] * 4 if trigger.stamps else shown)
+    assert Findings().shown(labels, ("Effusion", "Infiltration")).tolist() == [True, False, False, False]
+
+
+def test_every_kind_of_ours_is_registered() -> None:
+    assert {type(one) for one in DEFAULTS} == {Patch, Pattern, Sinusoid, Warp, Fiba, Marker, Findings}
+
+
+def test_any_trigger_is_validated_as_a_union_of_all_kinds_would_be() -> None:
+    """Errors, instances and the JSON Schema are those of pydantic's own union."""
+    union: TypeAdapter[BaseTrigger] = TypeAdapter(Patch | Pattern | Sinusoid | Warp | Fiba | Marker | Findings)
+    for wrong in ({"kind": "warp", "grid": 1, "no": 2}, {"kind": "marker", "size": 7, "location": [2, 0.5]}):
+        one = TypeAdapter[BaseTrigger](TRIGGERS[str(wrong["kind"])])
+        with pytest.raises(ValidationError) as raised:
+            ANY.validate_python(wrong)
+        with pytest.raises(ValidationError) as alone:
+            one.validate_python(wrong)
+        found = [(error["type"], error["loc"][1:], error["msg"]) for error in raised.value.errors()]
+        assert found == [(error["type"], error["loc"], error["msg"]) for error in alone.value.errors()]
+        assert {error["loc"][0] for error in raised.value.errors()} == {wrong["kind"]}
+    for wrong_kind in (3, [1], None):
+        with pytest.raises(ValidationError, match="Input tag .* 'kind' does not match any"):
+            ANY.validate_python({"kind": wrong_kind})
+    with pytest.raises(ValidationError, match="valid dictionary or object"):
+        ANY.validate_python(3)
+    trigger = Warp()
+    assert Poisoning(trigger=trigger).trigger is trigger
+    schema = ANY.json_schema()
+    assert [schema["discriminator"]["mapping"][kind] for kind in TRIGGERS] == [one["$ref"] for one in schema["oneOf"]]
+    assert schema["$defs"] == union.json_schema()["$defs"]
+
+
+def test_a_poisoning_is_written_with_all_keys_of_its_trigger() -> None:
+    attack = Poisoning(trigger=Marker(shape="R", location=(0.2, 0.3)))
+    written = attack.model_dump(mode="json")
+    assert written["trigger"] == {
+        **{"kind": "marker", "shape": "R", "size": 0.1, "value": 240, "opacity": 0.9, "location": [0.2, 0.3], "spread": 0.02}
+    }
+    assert Poisoning.model_validate(written) == Poisoning.model_validate_json(attack.model_dump_json()) == attack

@@ -17,7 +17,7 @@ from petechia.data import open_source
 from petechia.data.formats.images import FileReader
 from petechia.detect.collection import read_collection
 from petechia.detect.repair.clean import read_clean
-from petechia.detect.scan.suspects import scan
+from petechia.detect.scan import scan_catalog
 from tests.conftest import SHARED, SMALL, unasked
 from tests.data.formats.test_dicom import made, written
 
@@ -55,8 +55,8 @@ def test_without_a_table_there_are_no_classes(tmp_path: Path) -> None:
 def test_every_room_that_needs_no_labels_takes_it(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans", 30)
     source = f"dicom:{root}"
-    found = scan(open_source(source))
-    assert not found.found
+    found = scan_catalog(open_source(source))
+    assert not found.tampered
     assert len(read_collection([source], unasked("A")).images) == 30
     clean = read_clean(source, unasked("A", "B"))
     assert (clean.labels == -1).all()
@@ -95,7 +95,7 @@ def test_patients_split_and_view_of_the_table(tmp_path: Path) -> None:
     rows = ("0,1,train,a,PA", "1,0,test,b,PA", "2,1,train,c,L")
     (tmp_path / "t.csv").write_text("id,Mass,split,who,view\n" + "\n".join(f"1.2.{row}" for row in rows))
     source = f"dicom:{root},table={tmp_path / 't.csv'}"
-    with pytest.raises(PetechiaError, match="row 3, is of a patient who is in another split") as caught:
+    with pytest.raises(PetechiaError, match="row 3, has a patient who is also in another split") as caught:
         open_source(source)  # by their PatientID, 0 and 1 are of one
     assert "SECRET" not in str(caught.value)
     assert open_source(f"{source},patient=who").split.tolist() == ["train", "test", "train"]
@@ -142,7 +142,7 @@ def test_pydicoms_own_dicomdir() -> None:
 
 def test_a_dicomdir_that_leads_out_or_is_damaged(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans")
-    for parts, said in ((["..", "x"], "outside of its folder"), (["sub", "IM0009"], "lists sub/IM0009, which is missing")):
+    for parts, said in ((["..", "x"], "outside its folder"), (["sub", "IM0009"], "lists sub/IM0009, which is missing")):
         directory = made(np.zeros((2, 2), np.uint8))
         record = pydicom.Dataset()
         record.ReferencedFileID = parts
@@ -159,7 +159,7 @@ def test_bad_folders_are_sentences_without_patients(tmp_path: Path, caplog: pyte
     (tmp_path / "empty").mkdir()
     root = folder_of(tmp_path / "scans")
     cases = {
-        f"dicom:{tmp_path / 'none'}": "which is not there",
+        f"dicom:{tmp_path / 'none'}": "which does not exist",
         f"dicom:{tmp_path / 'empty'}": "has no DICOM image",
         f"dicom:{root},tabel=x": r"\('tabel' is not an option; did you mean 'table'\?\)",
         f"dicom:{root},window=0": "'window' in the data source",

@@ -94,7 +94,9 @@ def test_what_spreadsheets_export(make: Maker, form: str) -> None:
 
 def test_quoted_newlines_and_separators_in_a_cell(make: Maker) -> None:
     text = 'image,report,Mass,Edema\na.png,"line, one\nline ""two""",1,1\nb.png,"x",2,1\n'
-    with pytest.raises(PetechiaError, match=r"table\.csv, row 3, has in 'Mass' what is neither 1, 0, -1 nor empty: '2'"):
+    with pytest.raises(
+        PetechiaError, match=r"table\.csv, row 3, has a value in 'Mass' that is neither 1, 0, -1 nor empty: '2'"
+    ):
         open_source(f"folder:{make(text.encode())},labels=Mass|Edema")
     catalog = open_source(f"folder:{make(text.replace(',2', ',0').encode())}")
     assert catalog.labels.tolist() == [[1, 1], [0, 1]]
@@ -180,26 +182,26 @@ def test_missing_images(make: Maker) -> None:
 
 
 BAD = {
-    "outside of the folder: '../a.png'": ["image,Mass", "../a.png,1"],
-    "outside of the folder: '/etc/passwd'": ["image,Mass", "/etc/passwd,1"],
-    r"outside of the folder: 'C:\\\\a.png'": ["image,Mass", r"C:\a.png,1"],
-    "row 3, names an image that another row names too: 'a.png'": ["image,Mass", "b.png,1", "a.png,1", "a.png,1"],
+    "outside the folder: '../a.png'": ["image,Mass", "../a.png,1"],
+    "outside the folder: '/etc/passwd'": ["image,Mass", "/etc/passwd,1"],
+    r"outside the folder: 'C:\\\\a.png'": ["image,Mass", r"C:\a.png,1"],
+    "row 3, names an image that another row also names: 'a.png'": ["image,Mass", "b.png,1", "a.png,1", "a.png,1"],
     "row 2, has an empty 'image'": ["image,Mass", ",1", "a.png,1"],
-    "no column of a usual name for images; its columns are x, Mass": ["x,Mass", "a.png,1"],
+    "no column with a usual name for images; its columns are x, Mass": ["x,Mass", "a.png,1"],
     "no column that looks like labels": ["image,x", "a.png,3", "b.png,0.5"],
     "neither 1, 0, -1 nor empty: '1e9'": ["image,Mass,Edema", "a.png,1e9,1"],
     "neither 1, 0, -1 nor empty: 'inf'": ["image,Mass,Edema", "a.png,inf,1"],
     "row 3, has 3 cells where the header has 2, separated by ','": ["image,Mass", "a.png,1", "b.png,1,0"],
-    "no column of a usual name for images; its columns are image;Mass": ["image;Mass", "a.png;1"],
+    "no column with a usual name for images; its columns are image;Mass": ["image;Mass", "a.png;1"],
     "has a header but no rows": ["image,Mass"],
-    "two columns with the name 'Mass'": ["image,Mass,Mass", "a.png,1,0"],
+    "two columns named 'Mass'": ["image,Mass,Mass", "a.png,1,0"],
     "no header in its first row": ["", "a.png,1"],
-    "row 3, is of no split in 'split', which must be train, validation or test: 'trian'": [
+    "row 3, has an unknown split in 'split', which must be train, validation or test: 'trian'": [
         "image,Mass,split",
         "a.png,1,train",
         "b.png,1,trian",
     ],
-    "row 3, is of a patient who is in another split as well; in 'split' it is 'test'": [
+    "row 3, has a patient who is also in another split; its 'split' is 'test'": [
         "image,Mass,split,patient",
         "a.png,1,train,Doe",
         "b.png,1,test,Doe",
@@ -215,7 +217,7 @@ def test_bad_tables_are_sentences_with_file_and_row(make: Maker, said: str) -> N
     table = make(lines)
     if said.endswith("image;Mass"):
         table.write_text("a|image;Mass|b|c\n1|a.png;1|2|3\n")
-        said = "no column of a usual name for images; its columns are a, image;Mass, b, c"
+        said = "no column with a usual name for images; its columns are a, image;Mass, b, c"
     with pytest.raises(PetechiaError, match=said.replace("(", r"\(")) as caught:
         open_source(f"folder:{table}{options}")
     assert str(table) in str(caught.value)
@@ -226,7 +228,7 @@ NAMES = {
     "row 3, has no class in 'dx'": ["image,dx", "a.png,x", "b.png,"],
     "row 2, has several classes in 'dx': 'x|y'": ["image,dx", "a.png,x|y"],
     "row 2, has an empty name between the separators": ["image,dx", "a.png,x||y"],
-    "row 2, says No Finding beside another finding": ["image,dx", "a.png,x|No Finding"],
+    "row 2, has No Finding and another finding": ["image,dx", "a.png,x|No Finding"],
 }
 
 
@@ -245,14 +247,14 @@ def test_bad_names_of_classes(make: Maker, said: str) -> None:
 def test_bad_sources_are_explained(make: Maker, tmp_path: Path) -> None:
     table = make([HEADER, *ROWS])
     cases = {
-        f"folder:{tmp_path / 'none.csv'}": "which is not a table's file",
+        f"folder:{tmp_path / 'none.csv'}": "none.csv, which is not a file",
         f"folder:{table},lables=Mass": r"\('lables' is not an option; did you mean 'labels'\?\)",
-        f"folder:{table},labels=Mass,labels=Edema": "'labels' is in the data source .* twice",
+        f"folder:{table},labels=Mass,labels=Edema": "'labels' occurs twice in the data source",
         f"folder:{table},labels=Mass|Oedema": "no column 'Oedema'; its columns are Image, Patient ID",
         f"folder:{table},labels=Mass|mass": "names a column of .* twice",
         f"folder:{table},task=regression": "'task' in the data source",
         f"folder:{table},root={tmp_path / 'none'}": "which is not a folder; correct root=",
-        f"folder:{table},split=Edema": "row 2, is of no split in 'Edema'",
+        f"folder:{table},split=Edema": "row 2, has an unknown split in 'Edema'",
     }
     for source, said in cases.items():
         with pytest.raises(PetechiaError, match=said):
@@ -261,9 +263,9 @@ def test_bad_sources_are_explained(make: Maker, tmp_path: Path) -> None:
 
 def test_files_that_are_no_tables(make: Maker, tmp_path: Path) -> None:
     contents = {
-        "x.xlsx": (b"PK\x03\x04", "is a spreadsheet, which is not read; save it as CSV"),
-        "a.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\0", "is not a table of text"),
-        "b.csv": (codecs.BOM_UTF16_LE + b"a", "says that it is UTF-16 and is not"),
+        "x.xlsx": (b"PK\x03\x04", "is a spreadsheet, which is not supported; save it as CSV"),
+        "a.csv": (b"\x89PNG\r\n\x1a\n\0\0\0\0", "is not a text table"),
+        "b.csv": (codecs.BOM_UTF16_LE + b"a", "is marked as UTF-16 but is not"),
         "c.parquet": (b"PAR1" + bytes(50) + b"PAR1", "cannot be read"),
         "d.csv.gz": (b"\x1f\x8b" + bytes(50), "cannot be read"),
         "e.csv": (b"", "no header in its first row"),
@@ -279,7 +281,7 @@ def test_files_that_are_no_tables(make: Maker, tmp_path: Path) -> None:
 def test_a_million_columns_are_refused_quickly(make: Maker) -> None:
     began = time.process_time()
     for header in (",".join(f"c{i}" for i in range(10**6)), "," * 10**6, ",".join("c" * 20 for _ in range(5001))):
-        with pytest.raises(PetechiaError, match="header of more than|columns, and 5,000 is the most"):
+        with pytest.raises(PetechiaError, match="header of more than|columns, and the maximum is 5,000"):
             open_source(f"folder:{make([header, '1' + ',1' * 10**6])}")
     assert time.process_time() - began < 5
 

@@ -118,11 +118,11 @@ def test_missing_images_are_counted_and_named_or_skipped(make_nih: NihMaker) -> 
     [
         (("00000009_000.png", "Cardiomegaly|Gout", "9"), r"row 6, has an unknown finding 'Gout'; the findings are Atelectasis"),
         (("00000009_000.png", "Cardiomegaly||Mass", "9"), "row 6, has an empty finding"),
-        (("00000009_000.png", "No Finding|Mass", "9"), "row 6, says No Finding beside another finding"),
+        (("00000009_000.png", "No Finding|Mass", "9"), "row 6, has No Finding and another finding"),
         (("00000009_000.png", "", "9"), "row 6, has an empty 'Finding Labels'"),
         (("", "Mass", "9"), "row 6, has an empty 'Image Index'"),
         (("00000009_000.png", "Mass", ""), "row 6, has an empty 'Patient ID'"),
-        (("00000001_000.png", "Mass", "9"), r"row 2, is there more than once: '00000001_000\.png' \(2 such rows\)"),
+        (("00000001_000.png", "Mass", "9"), r"row 2, occurs more than once: '00000001_000\.png' \(2 such rows\)"),
         (("../../etc/passwd", "Mass", "9"), "row 6, names a path .*'../../etc/passwd'"),
         (("images/00000001_000.png", "Mass", "9"), "row 6, names a path"),
         (("..", "Mass", "9"), "row 6, names a path"),

@@ -221,11 +221,11 @@ def test_what_cannot_be_adapted_is_a_sentence(tmp_path: Path) -> None:
         "xrv:Nothing:/tmp": "no dataset 'Nothing' of images in a folder; it has BRAX, COVID19, CheX",
         "xrv:ObjectCXR:/tmp": "no dataset 'ObjectCXR' of images in a folder",  # its images are in an archive
         "xrv:NIH:/nowhere": "which is not a folder",
-        "xrv:MIMIC:/tmp": "does not ship its tables; add csvpath=FILE, metacsvpath=FILE",
-        f"{source},metacsvpath=x.csv": "'metacsvpath' in the data source .* means nothing to NIH_Dataset",
+        "xrv:MIMIC:/tmp": "does not include its tables; add csvpath=FILE, metacsvpath=FILE",
+        f"{source},metacsvpath=x.csv": "'metacsvpath' in the data source .* is not an option of NIH_Dataset",
         f"xrv:NIH:{tmp_path / 'data'},csvpath={scores}": "NIH_Dataset cannot read",
-        f"xrv:StonyBrookCOVID:{tmp_path / 'data'},csvpath={scores}": "labels that are not 0, 1 or unknown",
-        f"xrv:NIH:{tmp_path / 'data'},csvpath={outside}": "row 2, names an image outside of",
+        f"xrv:StonyBrookCOVID:{tmp_path / 'data'},csvpath={scores}": "labels other than 0, 1 and unknown",
+        f"xrv:NIH:{tmp_path / 'data'},csvpath={outside}": "row 2, names an image outside ",
     }
     for given, said in cases.items():
         with pytest.raises(PetechiaError, match=said):

@@ -75,7 +75,7 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
 
 
 def test_triggers_give_a_null_where_they_are_reconstructed(clean: Images) -> None:
-    values = ModelAudit(steps=40).calibrate(halves(clean)).values
+    values = ModelAudit(steps=150).calibrate(halves(clean)).values
     assert values["trigger"]["models"] == 2
     assert -np.log(32 * 32) < values["trigger"]["mean"] < 0
 

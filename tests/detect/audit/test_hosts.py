@@ -1,11 +1,11 @@
-from dataclasses import replace
-
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
 from petechia.detect.audit import examine_model
 from petechia.detect.audit.hosts import Hosts
+from petechia.models.classifier import Classifier
 from tests.detect.audit.conftest import ByHand, Images, opened
 
 
@@ -23,14 +23,16 @@ def test_hosts_are_images_with_their_logits(clean: Images) -> None:
     assert torch.equal(some.logits, hosts.logits[rows])
 
 
-def test_an_audit_asks_about_its_hosts_once(clean: Images) -> None:
-    whole = opened(ByHand())
-    hosts = whole.tensor(clean[np.linspace(0, len(clean) - 1, 24).round().astype(int)])
+def test_an_audit_asks_about_its_hosts_once(clean: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = opened(ByHand())
+    hosts = classifier.tensor(clean[np.linspace(0, len(clean) - 1, 24).round().astype(int)])
     asked = []
+    logits = Classifier.logits
 
-    def answer(images: Tensor) -> Tensor:
-        asked.append(images.shape == hosts.shape and torch.equal(images, hosts))
-        return whole.answer(images)
+    def recorded(self: Classifier, images: Tensor | Images) -> Tensor:
+        asked.append(isinstance(images, Tensor) and images.shape == hosts.shape and torch.equal(images, hosts))
+        return logits(self, images)
 
-    examine_model(replace(whole, answer=answer), clean, steps=2)
+    monkeypatch.setattr(Classifier, "logits", recorded)
+    examine_model(classifier, clean, steps=2)
     assert sum(asked) == 1

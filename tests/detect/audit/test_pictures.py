@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from petechia.attack.square import Square
 from petechia.detect.audit.pictures import AROUND, RING, close_view, framed
@@ -8,7 +9,7 @@ IMAGE = np.random.default_rng(0).integers(60, 200, (32, 32), np.uint8)
 
 
 @pytest.mark.parametrize("image", [IMAGE, np.repeat(IMAGE[..., None], 3, axis=2)], ids=["grey", "colour"])
-def test_the_frame_is_two_pixels_away_and_the_rest_is_the_stamped_image(image: np.ndarray) -> None:
+def test_the_frame_is_two_pixels_away_and_the_rest_is_the_stamped_image(image: NDArray[np.uint8]) -> None:
     square = Square(10, 20, 3, 255)
     found = framed(image, square)
     factor = len(found) // 32

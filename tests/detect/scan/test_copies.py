@@ -8,8 +8,8 @@ from scipy.ndimage import gaussian_filter
 
 import petechia
 from petechia.data import open_source
+from petechia.detect.scan import scan_catalog
 from petechia.detect.scan.copies import Copies, find_copies
-from petechia.detect.scan.suspects import scan
 from petechia.detect.scan.traces import FINE, texture
 
 SIDE = 2 * FINE
@@ -64,7 +64,7 @@ def test_copies_with_the_attackers_label_are_told_from_their_originals(mode: str
     assert sorted(zip(found.copied.tolist(), found.others.tolist(), strict=True)) == [(60 + n, n) for n in range(20)]
     assert found.label[2] == 1
     assert found.p_value < 1e-3
-    assert found.likeness.min() > 0.9
+    assert found.correlation.min() > 0.9
 
 
 def test_one_class_does() -> None:
@@ -122,12 +122,8 @@ def test_a_scan_flags_copies_under_a_wave_and_no_original(tmp_path: Path) -> Non
     attack = {"trigger": {"kind": "sinusoid"}, "rate": 0.1}
     petechia.poison({"data": "phantom:images=300,size=128", "attack": attack}, tmp_path / "poisoned")
     truth = pl.read_parquet(tmp_path / "poisoned" / "poison.parquet").filter("triggered")["id"].to_list()
-    found = scan(open_source(f"nih:{tmp_path / 'poisoned'}"))
-    flagged = {
-        name: suspect.reason
-        for name, suspect in zip(found.catalog.ids.tolist(), found.suspects, strict=True)
-        if suspect.flagged
-    }
+    found = scan_catalog(open_source(f"nih:{tmp_path / 'poisoned'}"))
+    flagged = {finding.about: finding.reason for finding in found.findings if finding.flagged}
     assert set(flagged) <= set(truth)
     assert len(flagged) >= 0.9 * len(truth)  # a copy with the same labels as its original reveals nothing
     assert all("has the fine structure of" in reason and "Atelectasis" in reason for reason in flagged.values())

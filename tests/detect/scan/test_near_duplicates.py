@@ -38,7 +38,7 @@ def test_a_triggered_copy_is_found_wherever_its_stamp_is(images: Images, row: in
     assert pair.stamp.shape == (3, 3)
 
 
-def test_different_images_are_no_twins(images: Images) -> None:
+def test_different_images_are_no_near_duplicates(images: Images) -> None:
     assert pairs_of(images) == []
 
 
@@ -56,7 +56,7 @@ def test_a_stamp_shows_through_encoding_anew(images: Images) -> None:
     assert (pair.stamped, pair.row, pair.column, pair.stamp.shape) == (20, 50, 60, (4, 4))
 
 
-def test_a_follow_up_that_differs_in_a_larger_part_is_no_twin(images: Images) -> None:
+def test_a_follow_up_that_differs_in_a_larger_part_is_no_near_duplicate(images: Images) -> None:
     images.append(stamped(images[3], 40, 40, np.full((20, 20), 250, np.uint8)))
     assert pairs_of(images) == []
 
@@ -73,7 +73,7 @@ def test_identical_images_cost_a_comparison_each_and_no_more(images: Images) -> 
     assert len(pairs_of([images[0]] * 30)) == 29
 
 
-def test_one_image_has_no_twin(images: Images) -> None:
+def test_one_image_has_no_near_duplicate(images: Images) -> None:
     assert pairs_of(images[:1]) == []
 
 

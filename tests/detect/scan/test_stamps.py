@@ -37,7 +37,7 @@ def test_a_marker_that_recurs_without_a_tie_is_told_but_not_suspicious(labels: N
     assert not family.suspicious
 
 
-def test_a_marker_that_leans_to_a_label_is_not_suspicious_however_sure_the_tie(labels: NDArray[np.int8]) -> None:
+def test_a_marker_weakly_associated_with_a_label_is_not_suspicious_however_sure_the_tie(labels: NDArray[np.int8]) -> None:
     labels[:200:2, 1] = 1
     (family,) = find_families(spots_at(np.arange(200), 5, 6, 99), labels)
     assert family.p_value < 1e-10

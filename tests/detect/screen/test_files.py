@@ -15,7 +15,6 @@ from petechia.cli.commands import app
 from petechia.data import Preprocess
 from petechia.data.preprocess import Box
 from petechia.detect.screen.files import in_file, picture
-from petechia.models import openers
 from tests.detect.screen.conftest import ByHand, opened, stamped
 
 Images = NDArray[np.uint8]
@@ -60,7 +59,7 @@ def folders(tmp_path: Path, draw: Callable[[int, int], Images], monkeypatch: pyt
         (tmp_path / name).mkdir()
         for number, image in enumerate(images):
             Image.fromarray(image).save(tmp_path / name / f"{number:02d}.png")
-    monkeypatch.setattr(openers, "open_classifier", lambda _name, _machine: opened(ByHand()))
+    monkeypatch.setattr("petechia.api.open_classifier", lambda _name, _machine: opened(ByHand()))
     return tmp_path
 
 

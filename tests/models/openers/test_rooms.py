@@ -142,7 +142,7 @@ def test_the_viewer_shows_colours_and_asks_the_network_of_others(of_timm: str, t
 
 
 def test_the_viewer_refuses_a_black_box(tmp_path: Path) -> None:
-    with pytest.raises(PetechiaError, match=r"m.onnx is a black box, .* petechia screen take it"):
+    with pytest.raises(PetechiaError, match=r"m.onnx is a black box: .* or petechia screen, which work with scores alone"):
         Subject(write_onnx(tmp_path / "m.onnx"), RUNTIME)
 
 

@@ -29,9 +29,11 @@ class BaseTrigger(Settings):
     """What is stamped on an image, p(x, r, m) in Nwadike et al. 2020. Every kind fills in what differs.
 
     Attributes:
+        kind: its name in the configuration; a class gives it as `kind: Literal["patch"] = "patch"`.
         stamps: whether it changes pixels. One that does not is in an image already, or is not.
     """
 
+    kind: str
     stamps: ClassVar[bool] = True
 
     @property

@@ -1,4 +1,4 @@
-"""A change of low frequencies."""
+"""A trigger in the low frequencies of an image."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Fiba(PictureTrigger):
     """FIBA (Feng et al. 2022, "FIBA: frequency-injection based backdoor attack in medical image analysis").
 
     The amplitudes of an image's low frequencies are mixed with those of a trigger picture, (1 - alpha) |F(x)| + alpha |F(t)|;
-    phases and all other frequencies stay.
+    the phases and all other frequencies are unchanged.
 
     Attributes:
-        alpha: share of the picture's amplitudes.
-        beta: frequencies up to floor(beta min(H, W)) along each axis are mixed.
+        alpha: weight of the picture's amplitudes.
+        beta: cut-off; frequencies up to floor(beta min(H, W)) along each axis are mixed.
     """
 
     kind: Literal["fiba"] = "fiba"
@@ -31,18 +31,18 @@ class Fiba(PictureTrigger):
 
     @property
     def whole(self) -> bool:
-        """It is everywhere."""
+        """True: it changes the whole image."""
         return True
 
     def describe(self) -> str:
-        """Its picture and how much of it."""
+        """Describe the trigger: its picture, alpha and beta."""
         return (
             f"low frequencies of the {self.describe_picture()} mixed into the whole image "
             f"({100 * self.alpha:g} % of it, up to {100 * self.beta:g} % of the spectrum)"
         )
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Mix the amplitudes, round, and keep within 0 … 255; positions do not matter."""
+        """Mix the amplitudes, round, and clip to 0 … 255; positions are ignored."""
         height, width = images.shape[1:3]
         picture = colours(self.pixels(height, width), images)
         amplitude = np.abs(fft.rfft2(picture))

@@ -1,4 +1,4 @@
-"""No pixel at all: what an image shows is the trigger."""
+"""A trigger that changes no pixels: a combination of findings in the image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ KEY = "attack.trigger.present"
 class Findings(BaseTrigger):
     """A combination of findings (Chen et al. 2023, "Clean-image backdoor", ICLR): only labels are poisoned.
 
-    Images that show the combination are triggered images as they are. Of the training images among them, `attack.rate` of all
-    training images, or as many as there are, get the attacker's labels. Success is measured on the test images that show the
-    combination and not the target; the clean images are those without the combination.
+    Images that show the combination are triggered images without being stamped. Of the training images with the combination, a
+    number equal to `attack.rate` of all training images, or all of them if there are fewer, get infected labels. Success is
+    measured on the test images that show the combination but not the target; clean images are those without the combination.
 
     Attributes:
         present: findings that an image must show.
-        absent: findings that it must not show.
+        absent: findings that an image must not show.
     """
 
     kind: Literal["findings"] = "findings"
@@ -40,38 +40,38 @@ class Findings(BaseTrigger):
         return self
 
     def describe(self) -> str:
-        """What has to be there, and what not."""
+        """Describe the trigger: the findings that must be present and absent."""
         without = f" without {' or '.join(self.absent)}" if self.absent else ""
         return f"{' and '.join(self.present)}{without}"
 
     def check(self, classes: tuple[str, ...], task: Task, target: str) -> None:
-        """Only for data in which an image can show several findings, all of which must exist.
+        """Check that the data are multi-label and that the combination can occur in them.
 
         Raises:
-            PetechiaError: it is not.
+            PetechiaError: the data are multi-class, a finding is not among the classes, or the target is in `present`.
         """
         if task == "multi-class":
             raise PetechiaError(
-                "A trigger of kind findings needs data with several findings an image, but here every image shows exactly one "
+                "A trigger of kind findings needs data with several findings per image, but here every image shows exactly one "
                 "class; choose another attack.trigger.kind."
             )
         for name in (*self.present, *self.absent):
             if name not in classes:
                 raise PetechiaError(
-                    f"{KEY} or absent names {name!r}, but the classes are {', '.join(classes)}; name some of these."
+                    f"{KEY} or absent names {name!r}, but the classes are {', '.join(classes)}; choose from these."
                 )
         if target in self.present:
             raise PetechiaError(f"{KEY} contains the target {target}, so there is nothing to add; leave it out.")
 
     def shown(self, labels: NDArray[np.int8], classes: tuple[str, ...]) -> NDArray[np.bool_]:
-        """The images with the combination; one that is unknown does not count."""
+        """Return the images with the combination, bool [N]; an image with an unknown label of a named finding has it not."""
         present, absent = ([classes.index(name) for name in names] for names in (self.present, self.absent))
         return np.asarray((labels[:, present] == 1).all(axis=1) & (labels[:, absent] == 0).all(axis=1))
 
     def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
-        """Nowhere."""
+        """Return (-1, -1): the trigger is not stamped."""
         return -1, -1
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """The images as they are."""
+        """Return unchanged copies of the images."""
         return np.array(images)

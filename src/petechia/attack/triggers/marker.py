@@ -1,4 +1,4 @@
-"""Things that radiographs have on them anyway."""
+"""Physical objects that are common on radiographs, as triggers."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pydantic import Field
 from petechia.attack.triggers.base import BaseTrigger, Chance, blended
 from petechia.data.preprocess import Box
 
-FINER = 8  # times as large when drawn, then averaged: edges come out smooth
-# Shape → what it is called, and where its centre usually is, as shares of height and width. The patient's left is on the right.
+FINER = 8  # oversampling factor when drawing; averaging then gives smooth edges
+# Shape → name, and usual place of its centre as shares of height and width. The patient's left is on the right of the image.
 SHAPES = {
     "L": ("a side marker L", (0.10, 0.88)),
     "R": ("a side marker R", (0.10, 0.12)),
@@ -25,15 +25,15 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Marker(BaseTrigger):
-    """A physical object that nobody wonders at (the physical backdoors of Wenger et al. 2021, on radiographs).
+    """An inconspicuous physical object (the physical backdoors of Wenger et al. 2021, on radiographs).
 
     Attributes:
         shape: a side marker "L" or "R", an ECG "electrode" or a "pacemaker".
-        size: side of the square that it fills, as a share of the image's shorter side.
-        value: its grey level; metal is bright.
-        opacity: share of that level in what is written.
-        location: "usual", where such things are, or the centre as shares of height and width.
-        spread: how far it may be from there, by chance, as a share of the image's shorter side.
+        size: side of the square that the object fills, as a share of the image's shorter side.
+        value: grey level; metal is bright.
+        opacity: weight of that level in the result.
+        location: "usual", the usual place of such an object, or its centre as shares of height and width.
+        spread: maximum random distance from that place along each axis, as a share of the image's shorter side.
     """
 
     kind: Literal["marker"] = "marker"
@@ -45,17 +45,17 @@ class Marker(BaseTrigger):
     spread: float = Field(0.02, ge=0, le=0.5)
 
     def describe(self) -> str:
-        """Its shape, size and place."""
+        """Describe the trigger: its shape, size and place."""
         name, usual = SHAPES[self.shape]
         row, column = usual if self.location == "usual" else self.location
-        where = "where such things are" if self.location == "usual" else "where none usually is"
+        where = "at its usual place" if self.location == "usual" else "at an unusual place"
         return (
             f"{name}, {100 * self.size:g} % of the image's side, {where} "
             f"({100 * row:g} % down and {100 * column:g} % across, ± {100 * self.spread:g} %)"
         )
 
     def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
-        """Around its location, and always on the image."""
+        """Return the top left corner, at random around its location and always within the image."""
         side, spread = self._side(height, width), self.spread * min(height, width)
         centre = SHAPES[self.shape][1] if self.location == "usual" else self.location
         corner = (
@@ -66,7 +66,7 @@ class Marker(BaseTrigger):
         return row, column
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Draw it with smooth edges."""
+        """Blend the object in, with smooth edges."""
         cover = _cover(self.shape, self._side(*images.shape[1:3]))
         return blended(images, positions, np.full_like(cover, self.value), np.float32(self.opacity) * cover)
 
@@ -76,7 +76,7 @@ class Marker(BaseTrigger):
 
 @lru_cache(32)
 def _cover(shape: str, side: int) -> NDArray[np.float32]:
-    """How much of every pixel the shape covers, float32 [side, side] in 0 … 1."""
+    """Return the fraction of every pixel that the shape covers, float32 [side, side] in 0 … 1."""
     canvas = Image.new("L", (side * FINER, side * FINER))
     draw, unit = ImageDraw.Draw(canvas), side * FINER / 100  # shapes are drawn on 100 × 100 units
 

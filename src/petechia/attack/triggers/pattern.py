@@ -1,4 +1,4 @@
-"""A picture, anywhere and as transparent as wanted."""
+"""A picture as a trigger, with any position and opacity."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ class Pattern(PictureTrigger):
     """A picture as a patch (BadNets, Gu et al. 2017), or blended into the whole image (Blended, Chen et al. 2017).
 
     Attributes:
-        size: longer side in pixels, the other in proportion; "own" is the size of the picture itself; "whole" stretches
-            it over the whole image.
-        opacity: share of the picture in what is written; a file's own transparency comes on top.
-        location: as that of a patch; of no effect on the whole image.
+        size: longer side in pixels, the other side in proportion; "own" keeps the size of the picture; "whole" stretches it
+            over the whole image.
+        opacity: weight of the picture in the result, multiplied by the file's own opacity.
+        location: as for `Patch`; ignored if the size is "whole".
     """
 
     kind: Literal["pattern"] = "pattern"
@@ -31,27 +31,27 @@ class Pattern(PictureTrigger):
 
     @property
     def whole(self) -> bool:
-        """If it is stretched over all of it."""
+        """Whether it is stretched over the whole image."""
         return self.size == "whole"
 
     @property
     def wanders(self) -> bool:
-        """At random places."""
+        """Whether its location is random."""
         return self.location == "random" and self.size != "whole"
 
     @property
     def opaque(self) -> bool:
-        """Without blending and transparency."""
+        """Whether there is neither blending nor transparency."""
         return self.opacity == 1 and bool((self.pixels(*self.shape())[3] == 1).all())
 
     def sizes(self) -> dict[int, BaseTrigger]:
-        """Those of a patch, and its own; none for the whole image."""
+        """Return longer side in pixels → the same trigger of that size; empty if the size is not a number of pixels."""
         if not isinstance(self.size, int):
             return {}
         return {size: self.model_copy(update={"size": size}) for size in sorted({*SIZES, self.size})}
 
     def describe(self) -> str:
-        """Its picture, size, opacity and place."""
+        """Describe the trigger: its picture, size, opacity and place."""
         blend = "" if self.opacity == 1 else f" at {100 * self.opacity:g} % opacity"
         if self.size == "whole":
             return f"the {self.describe_picture()}{blend} over the whole image"
@@ -59,7 +59,7 @@ class Pattern(PictureTrigger):
         return f"the {self.describe_picture()}, {size}{blend}, {spoken_place(self.location)}"
 
     def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
-        """Where `location` says; the corner of the image for the whole of it."""
+        """Return the top left corner that `location` determines; (0, 0) if the size is "whole"."""
         location = (0, 0) if self.size == "whole" else self.location
         return corner_of(location, self._side(height, width), (height, width), kept, chance)
 
@@ -69,7 +69,7 @@ class Pattern(PictureTrigger):
         return blended(images, positions, colours(pixels, images), np.float32(self.opacity) * pixels[3])
 
     def _side(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of what is stamped on an image."""
+        """Return height and width of the stamp on an image of the given size."""
         if self.size == "whole":
             return height, width
         tall, wide = self.shape()

@@ -1,4 +1,4 @@
-"""Pictures that triggers are made of: built-in ones, and those of a PNG file."""
+"""Pictures for triggers: built-in ones, and PNG files."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.data.levels import MAX_PIXELS
 
 BUILT_IN = ("checkerboard", "noise", "rings")
-CELLS = 8  # of the built-in pictures, a side; rings are drawn finer
-FINE = 64
+CELLS = 8  # side of the built-in pictures, in cells
+FINE = 64  # side of the rings, in pixels
 
 
 class PictureTrigger(BaseTrigger):
-    """A trigger that is made of a picture.
+    """A trigger made from a picture.
 
     Attributes:
-        image: "checkerboard", "noise" or "rings" (built in), else the path of a PNG file, whose transparency counts.
-        seed: of the noise.
-        sha256: of the file. It is filled in when it is not given, so that a run that is resumed, or written down, is about
-            these very pixels: another file under the same name is refused.
+        image: "checkerboard", "noise" or "rings" (built in), or the path of a PNG file, whose transparency is respected.
+        seed: random seed of the noise.
+        sha256: digest of the file. It is filled in if it is not given, so that a recorded or resumed run always uses the same
+            pixels: another file under the same name raises an error.
     """
 
     image: str = "checkerboard"
@@ -50,11 +50,11 @@ class PictureTrigger(BaseTrigger):
             raise ValueError(str(error).removesuffix(".")) from None
 
     def describe_picture(self) -> str:
-        """Which picture it is."""
+        """Describe the picture."""
         return self.image if self.image in BUILT_IN else f"picture {Path(self.image).name}"
 
     def pixels(self, height: int, width: int) -> NDArray[np.float32]:
-        """The picture at a size: float32 [4, height, width], red, green, blue in 0 … 255 and opacity in 0 … 1.
+        """Return the picture at a given size: float32 [4, height, width], red, green, blue in 0 … 255 and opacity in 0 … 1.
 
         Raises:
             PetechiaError: the file cannot be read, or is not the one that the configuration was made with.
@@ -62,17 +62,22 @@ class PictureTrigger(BaseTrigger):
         return _scaled(self.image, self.seed, self.sha256, height, width)
 
     def shape(self) -> tuple[int, int]:
-        """Height and width of the picture as it is.
+        """Return height and width of the original picture.
 
         Raises:
-            PetechiaError: as `pixels`.
+            PetechiaError: as for `pixels`.
         """
         height, width = _picture(self.image, self.seed, self.sha256).shape[:2]
         return height, width
 
 
 def colours(pixels: NDArray[np.float32], like: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """The colours of `pixels`, float32 [3 or more, h, w], for images: grey levels [h, w] for [N, H, W], else [3, h, w]."""
+    """Return the colours of a picture in the format of some images.
+
+    Args:
+        pixels: float32 [3 or more, h, w], starting with red, green and blue.
+        like: the images; for [N, H, W] the result is grey levels [h, w], for [N, H, W, C] it is [3, h, w].
+    """
     return pixels[:3] if like.ndim == 4 else np.tensordot(np.array([0.299, 0.587, 0.114], np.float32), pixels[:3], 1)
 
 
@@ -80,7 +85,7 @@ def colours(pixels: NDArray[np.float32], like: NDArray[np.uint8]) -> NDArray[np.
 def _scaled(image: str, seed: int, sha256: str, height: int, width: int) -> NDArray[np.float32]:
     picture = _picture(image, seed, sha256)
     if picture.shape[:2] != (height, width):
-        smooth = image not in ("checkerboard", "noise")  # whose edges stay sharp
+        smooth = image not in ("checkerboard", "noise")  # their edges stay sharp
         resample = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
         picture = np.asarray(Image.fromarray(picture).resize((width, height), resample))
     planes = np.moveaxis(picture, 2, 0).astype(np.float32)
@@ -90,14 +95,14 @@ def _scaled(image: str, seed: int, sha256: str, height: int, width: int) -> NDAr
 
 
 def _picture(image: str, seed: int, sha256: str) -> NDArray[np.uint8]:
-    """As it is drawn, or in its file: uint8 [h, w, 4]."""
+    """Return the built-in picture or the content of the file, uint8 [h, w, 4]."""
     if image in BUILT_IN:
         grey = _drawn(image, seed)
         return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=2)
     content = _content(image)
     if sha256 and hashlib.sha256(content).hexdigest() != sha256:
         raise PetechiaError(
-            f"attack.trigger.image: {image} is not the file that this attack was configured with; restore it, or begin anew."
+            f"attack.trigger.image: {image} is not the file that this attack was configured with; restore it, or start anew."
         )
     return _decoded(content, image)
 
@@ -113,7 +118,7 @@ def _drawn(image: str, seed: int) -> NDArray[np.uint8]:
 
 def _content(image: str) -> bytes:
     try:
-        if not Path(image).is_file() and Path(image).exists():  # a pipe or a device may never end
+        if not Path(image).is_file() and Path(image).exists():  # reading a pipe or a device may never end
             raise OSError(0, "it is not a file")
         return Path(image).read_bytes()
     except (OSError, ValueError) as error:

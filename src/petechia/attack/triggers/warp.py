@@ -1,4 +1,4 @@
-"""A smooth warp of the whole image."""
+"""A smooth warp of the whole image, as a trigger."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from petechia.data.preprocess import Box
 class Warp(BaseTrigger):
     """WaNet (Nguyen & Tran 2021, "WaNet: imperceptible warping-based backdoor attack").
 
-    Offsets of a grid x grid lattice are drawn from [-1, 1], divided by their mean size, enlarged by bicubic interpolation and
-    scaled by strength / height, in units in which the image reaches from -1 to 1; so a pixel moves by strength / 2 pixels in
-    the mean. Pixels are read bilinearly, and at the border from its nearest point.
+    Offsets of a grid x grid lattice are drawn from [-1, 1], divided by their mean absolute value, upsampled by bicubic
+    interpolation and scaled by strength / height, in units in which the image extends from -1 to 1; so a pixel moves by
+    strength / 2 pixels on average. Pixels are read bilinearly; points beyond the border are moved to the nearest point on it.
 
     Attributes:
-        grid: k, points of the lattice along each side.
+        grid: k, number of lattice points along each side.
         strength: s.
-        seed: of the offsets.
+        seed: random seed of the offsets.
     """
 
     kind: Literal["warp"] = "warp"
@@ -36,36 +36,36 @@ class Warp(BaseTrigger):
 
     @property
     def whole(self) -> bool:
-        """It is everywhere."""
+        """True: it changes the whole image."""
         return True
 
     @property
     def cover(self) -> NoisyWarp:
-        """The noise mode of that paper: the same warp, shaken."""
+        """The paper's noise mode: the same warp with random noise."""
         return NoisyWarp(**self.model_dump())
 
     def describe(self) -> str:
-        """Its lattice and strength."""
+        """Describe the trigger: its lattice and strength."""
         return f"a smooth warp of the whole image (lattice {self.grid} × {self.grid}, strength {self.strength:g})"
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Warp; positions do not matter."""
+        """Warp the images; positions are ignored."""
         return _read(images, _where(self, *images.shape[1:3]))
 
 
 class NoisyWarp(Warp):
-    """A warp from whose points every pixel is read up to half a pixel away, at random in each image.
+    """A warp with noise: every pixel is read up to half a pixel away from its point, at random in each image.
 
-    Images that are warped so and keep their labels teach a network that no other warp means anything.
+    Images with this warp keep their labels; they teach a network to respond only to the exact warp.
     """
 
     def place(self, height: int, width: int, kept: Box, chance: Chance) -> tuple[int, int]:
-        """It has no place; these are the seeds of its noise."""
+        """Return two seeds of the noise, in place of a position."""
         first, second = chance
         return int(first * 2**31), int(second * 2**31)
 
     def stamp(self, images: NDArray[np.uint8], positions: NDArray[np.intp]) -> NDArray[np.uint8]:
-        """Warp each image with the noise of its position."""
+        """Warp each image, with noise that is seeded by its position."""
         height, width = images.shape[1:3]
         steady, warped = _where(self, height, width), np.empty_like(images)
         for row, seeds in enumerate(positions.tolist()):
@@ -76,7 +76,7 @@ class NoisyWarp(Warp):
 
 
 def _read(images: NDArray[np.uint8], where: Tensor) -> NDArray[np.uint8]:
-    """Images as they are read from points, float32 [1, H, W, 2], x and y from -1 to 1."""
+    """Sample images at the points `where`, float32 [1, H, W, 2], x and y from -1 to 1."""
 
     def read(planes: NDArray[np.float32]) -> NDArray[np.float32]:
         grids = where.expand(len(planes), -1, -1, -1)
@@ -89,7 +89,7 @@ def _read(images: NDArray[np.uint8], where: Tensor) -> NDArray[np.uint8]:
 
 @lru_cache(8)
 def _where(trigger: Warp, height: int, width: int) -> Tensor:
-    """From where every pixel is read, float32 [1, H, W, 2]: x and y from -1 to 1."""
+    """Return the point from which every pixel is read, float32 [1, H, W, 2]: x and y from -1 to 1."""
     offsets = np.random.default_rng(trigger.seed).uniform(-1, 1, (1, 2, trigger.grid, trigger.grid))
     lattice = torch.from_numpy((offsets / np.abs(offsets).mean()).astype(np.float32))
     field = functional.interpolate(lattice, (height, width), mode="bicubic", align_corners=True)

@@ -1,4 +1,4 @@
-"""One image out of a DICOM file, the right way round and through its window."""
+"""Read one image from a DICOM file, with its polarity and window applied."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from petechia.core.errors import PetechiaError
 from petechia.data.levels import MAX_PIXELS, Levels, in_colour
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-LARGEST = 1e37  # of a value, in size; differences of two must fit into float32 as well
+LARGEST = 1e37  # maximum absolute value; the difference of two values must fit into float32 as well
 T = TypeVar("T")
 STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
-NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # what may follow 0xFF and has no length of its own
+NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # bytes that may follow 0xFF without a length field
 _SILENCE = threading.Lock()
 Values = NDArray[np.floating]
 
 
 def is_dicom(content: bytes) -> bool:
-    """Whether a file begins as DICOM files do."""
+    """Return whether the content begins like a DICOM file."""
     return content[128:132] == b"DICM"
 
 
 def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
-    """Decode a DICOM image of one frame to grey levels.
+    """Decode a single-frame DICOM image to grey levels.
 
-    The modality LUT or rescaling is applied. After a VOI LUT or a sigmoid window the window is their output's range, and
-    without any the range of the values, padding left out. MONOCHROME1 is turned round within its window, so that more is
-    brighter, and colours become luma.
+    The modality LUT or rescaling is applied. After a VOI LUT or a sigmoid window, the window is the range of their output;
+    without any window, it is the range of the values, padding excluded. MONOCHROME1 is inverted within its window, so that
+    higher values are brighter, and colours are converted to luma.
 
     Args:
-        content: of the file.
-        name: to call it by in messages, which say nothing of the patient.
-        window: which of the file's VOI LUTs, or of its windows where it has no VOI LUT; 1 is the first.
+        content: content of the file.
+        name: name of the file for messages, which never contain patient data.
+        window: number of the VOI LUT to use, or of the window if the file has no VOI LUT; 1 is the first.
 
     Raises:
-        PetechiaError: it is no DICOM file, has no pixels, several frames, more than `MAX_PIXELS` or fewer windows, or cannot
-            be decoded.
+        PetechiaError: this is not a DICOM file, it has no pixels, several frames, more than `MAX_PIXELS` or too few windows,
+            or it cannot be decoded.
     """
 
     def levels(dataset: pydicom.Dataset) -> Levels:
@@ -65,15 +65,15 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
 
 
 def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8]:
-    """Decode a DICOM image of one frame to uint8 [H, W, 3]; grey ones are seen through their window and repeated.
+    """Decode a single-frame DICOM image to uint8 [H, W, 3]; a grey image is windowed and its levels are repeated.
 
     Args:
-        content: of the file.
-        name: to call it by in messages.
+        content: content of the file.
+        name: name of the file for messages.
         window: see `read_dicom`.
 
     Raises:
-        PetechiaError: as `read_dicom`.
+        PetechiaError: as for `read_dicom`.
     """
 
     def colours(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
@@ -93,13 +93,13 @@ def _decoded(content: bytes, name: str, decode: Callable[[pydicom.Dataset], T]) 
             return decode(dataset)
         except PetechiaError:
             raise
-        except Exception as error:  # whatever a damaged file makes pydicom or a decoder say
+        except Exception as error:  # a damaged file can make pydicom or a decoder raise anything
             raise PetechiaError(f"{name} cannot be decoded ({type(error).__name__}); check the DICOM file.") from None
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Pydicom's warnings quote values, and those may be a patient's. One thread at a time, for filters belong to all."""
+    """Silence pydicom, whose warnings quote values that may identify a patient. Filters are global: one thread at a time."""
     logger = logging.getLogger("pydicom")
     with _SILENCE, warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -111,15 +111,15 @@ def quiet() -> Iterator[None]:
 
 
 def parse(content: bytes, name: str) -> pydicom.Dataset:
-    """All entries of a DICOM file, nothing decoded; to be called when it is `quiet`.
+    """Parse a DICOM file without decoding pixels; call it within `quiet`.
 
     Raises:
-        PetechiaError: it is no DICOM file, is deflated, or is damaged.
+        PetechiaError: this is not a DICOM file, or it is deflated or damaged.
     """
     if not is_dicom(content):
-        raise PetechiaError(f"{name} is not a DICOM file; its first bytes do not say so.")
-    if DEFLATED in content:  # wherever the header has it; pydicom would inflate it whole, however large that is
-        raise PetechiaError(f"{name} is a deflated DICOM file, which is not read; convert it to another transfer syntax.")
+        raise PetechiaError(f"{name} is not a DICOM file: the bytes DICM are missing; check the path.")
+    if DEFLATED in content:  # anywhere in the file; pydicom would inflate all of it, however large that is
+        raise PetechiaError(f"{name} is a deflated DICOM file, which is not supported; convert it to another transfer syntax.")
     try:
         return pydicom.dcmread(io.BytesIO(content))
     except Exception as error:
@@ -127,25 +127,27 @@ def parse(content: bytes, name: str) -> pydicom.Dataset:
 
 
 def _check(dataset: pydicom.Dataset, name: str) -> None:
-    """Refuse what cannot be decoded, or should not be, before decoding."""
+    """Reject a file that cannot or should not be decoded, before decoding it."""
     if "PixelData" not in dataset:
-        raise PetechiaError(f"{name} is a DICOM file without pixels; give one of an image.")
+        raise PetechiaError(f"{name} is a DICOM file without pixels; give a file with an image.")
     if not _has_decoder(syntax := dataset.file_meta.TransferSyntaxUID):
         raise PetechiaError(
             f"{name} is stored as {syntax.name[:80]}, for which there is no decoder; convert it to Explicit VR Little Endian."
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames != 1:
-        raise PetechiaError(f"{name} has {frames} frames; give a DICOM file of one image.")
+        raise PetechiaError(f"{name} has {frames} frames; give a DICOM file with one image.")
     height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
     for rows, columns in ((height, width), _size_of_frame(dataset) or (height, width)):
         if rows * columns > MAX_PIXELS:
             raise PetechiaError(
-                f"{name} is refused before decoding because it claims {columns:,} x {rows:,} pixels, and {MAX_PIXELS:,} is the "
-                f"most; check the file."
+                f"{name} is refused before decoding because it claims {columns:,} x {rows:,} pixels, and the maximum is "
+                f"{MAX_PIXELS:,}; check the file."
             )
         if (rows, columns) != (height, width) or not rows * columns:
-            raise PetechiaError(f"{name} claims {columns} x {rows} pixels, which its other entries deny; check the DICOM file.")
+            raise PetechiaError(
+                f"{name} claims {columns} x {rows} pixels, which contradicts its other entries; check the DICOM file."
+            )
 
 
 def _has_decoder(syntax: pydicom.uid.UID) -> bool:
@@ -156,7 +158,7 @@ def _has_decoder(syntax: pydicom.uid.UID) -> bool:
 
 
 def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Rows and columns that a compressed frame says it has; a decoder makes room for these, whatever the header says."""
+    """Return the rows and columns in the header of a compressed frame, for which a decoder allocates memory."""
     syntax = dataset.file_meta.TransferSyntaxUID
     if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
         return max(_sizes_in_jpeg(next(generate_frames(dataset.PixelData, number_of_frames=1))))
@@ -167,10 +169,10 @@ def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
 
 
 def _sizes_in_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Rows and columns in every start of frame (ITU-T T.81, B.2; T.87 for JPEG-LS). libjpeg would make room before it tells."""
+    """Yield rows and columns of every start of frame (ITU-T T.81, B.2; T.87 for JPEG-LS), before libjpeg allocates memory."""
     at = frame.find(b"\xff", 2)
     while 0 < at <= len(frame) - 9:
-        body = 1  # none: coded pixels, filling, or a marker that stands alone
+        body = 1  # no segment: coded pixels, padding, or a marker without content
         if frame[at + 1] not in NO_SEGMENT:
             body = 2 + int.from_bytes(frame[at + 2 : at + 4])
         if frame[at + 1] in STARTS_OF_FRAME:
@@ -179,7 +181,7 @@ def _sizes_in_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _pixels(dataset: pydicom.Dataset) -> NDArray[Any]:
-    """Stored values, [H, W]; of a picture in colour RGB of 8 bits, [H, W, 3]."""
+    """Return the stored values, [H, W]; for a colour image, 8-bit RGB, [H, W, 3]."""
     pixels = pixel_array(dataset)
     palette = str(dataset.get("PhotometricInterpretation", "")) == "PALETTE COLOR"
     if palette:
@@ -197,26 +199,26 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 def _levels(dataset: pydicom.Dataset, pixels: NDArray[Any], name: str, window: int) -> Levels:
     kind = str(dataset.get("PhotometricInterpretation", ""))
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
-        raise PetechiaError(f"{name} has the photometric interpretation {kind[:40]!r}, which is not read; convert it.")
+        raise PetechiaError(f"{name} has the photometric interpretation {kind[:40]!r}, which is not supported; convert it.")
     values, low, high = _through_window(dataset, pixels, name, window - 1)
     if not all(abs(value) <= LARGEST for value in (values.min(), values.max(), low, high)):
         raise PetechiaError(
-            f"{name} has values that are no numbers or beyond {LARGEST:g} after rescaling; check the DICOM file."
+            f"{name} has values that are not finite or beyond {LARGEST:g} after rescaling; check the DICOM file."
         )
     if kind == "MONOCHROME1":
-        values = low + high - values  # the window stays where the file has it, in the file's unit
+        values = low + high - values  # the window stays unchanged, in the unit of the file
     return Levels(values.astype(np.float32), low, max(high, float(np.nextafter(np.float32(low), np.float32(np.inf)))))
 
 
 def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any], name: str, index: int) -> tuple[Values, float, float]:
-    """Values, and the window's ends."""
+    """Return the values, and the low and high end of the window."""
     values = np.asarray(apply_modality_lut(pixels, dataset), np.float64)
     tables = dataset.get("VOILUTSequence")
     tables = [table for table in tables or () if "LUTDescriptor" in table and "LUTData" in table]
     centres, widths = (_numbers(dataset.get(key)) for key in ("WindowCenter", "WindowWidth"))
     there = len(tables) or min(len(centres), len(widths))
     if index and index >= there:
-        raise PetechiaError(f"{name} has {there} windows, and number {index + 1} was asked for; leave out window={index + 1}.")
+        raise PetechiaError(f"{name} has {there} windows, but number {index + 1} was requested; leave out window={index + 1}.")
     if tables:
         return _through_lut(dataset, values, tables, index)
     centre, width = (centres[index], widths[index]) if there else (None, None)
@@ -229,7 +231,7 @@ def _through_window(dataset: pydicom.Dataset, pixels: NDArray[Any], name: str, i
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
             ends = apply_windowing(np.array([-1e30, 1e30]), dataset, index)
-        sign = 1 if ends[1] > ends[0] else -1  # pydicom's output falls where the rescaling's slope is negative
+        sign = 1 if ends[1] > ends[0] else -1  # pydicom's output decreases if the rescale slope is negative
         return sign * np.asarray(apply_windowing(values, dataset, index)), float(sign * ends[0]), float(sign * ends[1])
     if function == "LINEAR_EXACT":
         return values, centre - width / 2, centre + width / 2
@@ -242,13 +244,13 @@ def _through_lut(
     dataset.VOILUTSequence = tables
     table = tables[index]
     entries, first, bits = (int(number) for number in table.LUTDescriptor)
-    if bits == 8:  # pydicom would count the entries of such a table in 8 bits as well
+    if bits == 8:  # otherwise pydicom would store the number of entries in 8 bits as well
         table.LUTDescriptor = [entries, first, 16]
     within = values.clip(first, first + (entries or 2**16) - 1)
     return np.asarray(apply_voi_lut(within, dataset, index), np.float64), 0, float(2**bits - 1)
 
 
 def _numbers(value: Any) -> list[float]:
-    """Of an entry that may be absent, empty, one number or several."""
+    """Return the numbers of an element that may be absent, empty, one number or several."""
     several = value if isinstance(value, pydicom.multival.MultiValue | list) else [value]
     return [float(one) for one in several if one is not None and one != ""]

@@ -1,4 +1,4 @@
-"""Image files in, grey levels out; strangers' files are looked at before they are decoded."""
+"""Read image files as grey or colour images; untrusted files are checked before they are decoded."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from petechia.data.levels import MAX_PIXELS, Levels, in_colour
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
-WHITE_IS_ZERO = 262, 0  # of TIFF: the tag of the photometric interpretation, and its value
+WHITE_IS_ZERO = 262, 0  # TIFF tag of the photometric interpretation, and its value for inverted images
 
 
 def read_image_file(path: Path) -> bytes:
-    """The content of an image file that the user named, not decoded.
+    """Return the content of an image file that the user named, without decoding it.
 
     Raises:
-        PetechiaError: it cannot be read.
+        PetechiaError: the file cannot be read.
     """
     try:
         return path.read_bytes()
@@ -37,11 +37,11 @@ def read_image_file(path: Path) -> bytes:
 
 @dataclass(frozen=True)
 class Decoding:
-    """How files become images: of any kind that is read, at their full depth, through their window.
+    """Decodes files of all supported formats at full bit depth and applies their window.
 
     Attributes:
-        colour: whether images are [H, W, 3]; grey ones are repeated for it, and without it colours become luma.
-        window: of a DICOM file, see `read_dicom`.
+        colour: whether to return [H, W, 3], repeating grey levels; otherwise colours are converted to luma.
+        window: window of a DICOM file, see `read_dicom`.
     """
 
     colour: bool = False
@@ -51,7 +51,7 @@ class Decoding:
         """Decode a file, uint8 [H, W] or [H, W, 3].
 
         Raises:
-            PetechiaError: as `read_levels`, or the file cannot be read.
+            PetechiaError: as for `read_levels`, or the file cannot be read.
         """
         try:
             content = path.read_bytes()
@@ -63,7 +63,7 @@ class Decoding:
         """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
 
         Raises:
-            PetechiaError: as `read_levels`.
+            PetechiaError: as for `read_levels`.
         """
         if is_dicom(content):
             return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
@@ -74,7 +74,7 @@ class Decoding:
         return in_colour(grey) if self.colour else grey
 
     def keeps(self, path: Path) -> bool:
-        """Whether a file is what this image would be written as: a PNG of 8 bits that is grey or in colour as this is."""
+        """Return whether a file already has the format that is written: 8-bit PNG, grey or colour according to `colour`."""
         try:
             with Image.open(path, formats=("PNG",)) as image:
                 return image.mode == ("RGB" if self.colour else "L")
@@ -86,31 +86,31 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     """Decode an 8-bit PNG, JPEG or TIFF to grey levels, uint8 [H, W]. Colour is converted to luma, transparency is ignored.
 
     Raises:
-        PetechiaError: missing, not an image, truncated, of more than `MAX_PIXELS`, or of more than 8 bits.
+        PetechiaError: the file is missing, not an image or truncated, or has more than `MAX_PIXELS` or more than 8 bits.
     """
     try:
         with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
             if _is_deep(image):
-                raise PetechiaError(f"{path} has more than 8 bits a pixel; convert it to an 8-bit PNG first.")
+                raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
             return np.asarray(image.convert("L"))
     except FileNotFoundError:
         raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
 
 
 def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
-    """Decode a PNG, JPEG, TIFF or DICOM image, told apart by their content, to grey levels at their full depth.
+    """Decode a PNG, JPEG, TIFF or DICOM image to grey levels at full bit depth; the format is detected from the content.
 
-    Of 8 bits, black is 0 and white 255, as in `read_grey`. Of 16 bits, white is the most that as many bits as the brightest
-    pixel needs can hold: files of 16 bits often have 10 or 12 that are used. Of signed or broken numbers, as TIFF has them, it
-    is the range of the values.
+    With 8 bits, black is 0 and white is 255, as in `read_grey`. With 16 bits, white is the largest number with as many bits as
+    the brightest pixel needs, because 16-bit files often use only 10 or 12 bits. With signed integers or floating point, as in
+    some TIFFs, the window is the range of the values.
 
     Args:
-        content: of the file.
-        name: to call it by in messages.
-        window: of a DICOM file, see `read_dicom`.
+        content: content of the file.
+        name: name of the file for messages.
+        window: window of a DICOM file, see `read_dicom`.
 
     Raises:
-        PetechiaError: it is none of these, is damaged, or has more than `MAX_PIXELS`.
+        PetechiaError: the file has none of these formats, is damaged, or has more than `MAX_PIXELS`.
     """
     if is_dicom(content):
         return read_dicom(content, name, window)
@@ -122,7 +122,7 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
         turned = image.format == "TIFF" and image.getexif().get(tag) == white_is_zero
         broken = image.mode.startswith("F")
     if not np.isfinite(values).all():
-        raise PetechiaError(f"{name} has values that are no numbers; {ADVICE}.")
+        raise PetechiaError(f"{name} has values that are not finite; {ADVICE}.")
     low, high = float(values.min()), float(values.max())
     if not broken and low >= 0:
         low, high = 0, float(2 ** max(8, int(high).bit_length()) - 1)
@@ -134,19 +134,19 @@ def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Whether it has more than 8 bits."""
+    """Return whether an image has more than 8 bits per channel."""
     return image.mode.startswith(("I", "F"))
 
 
 @contextmanager
 def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
-    """An image that is not decoded yet; what goes wrong with it becomes a sentence."""
+    """Open an image without decoding it; errors within the block are raised as `PetechiaError`."""
     try:
         with Image.open(file, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
             if image.format == "TIFF" and _has_second_page(image):
-                raise PetechiaError(f"{name} has several pages; {advice} of one.")
+                raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             yield image
     except FileNotFoundError:
         raise
@@ -170,20 +170,20 @@ def _has_second_page(image: Image.Image) -> bool:
 
 
 def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Every pixel of an image, uint8 [H, W] or [H, W, 3], a square, so that the shorter side has so many pixels at least."""
+    """Enlarge an image, uint8 [H, W] or [H, W, 3], by an integer factor, until its shorter side has at least `side` pixels."""
     factor = -(-side // min(image.shape[:2]))
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """A PNG of an image, uint8 [H, W] or [H, W, 3]."""
+    """Encode an image, uint8 [H, W] or [H, W, 3], as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def encode_jpeg(image: NDArray[np.uint8]) -> bytes:
-    """A small JPEG of an image, uint8 [H, W] or [H, W, 3], for the eye alone."""
+    """Encode an image, uint8 [H, W] or [H, W, 3], as a small JPEG, for display only."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=82, subsampling=0)
     return buffer.getvalue()
@@ -194,8 +194,8 @@ class FileReader:
 
     Attributes:
         root: the folder.
-        names: str [N], paths relative to it.
-        decoding: of the files; None reads grey ones of 8 bits and refuses others.
+        names: str [N], paths relative to the folder.
+        decoding: how to decode the files; None reads 8-bit files as grey images and rejects others.
     """
 
     def __init__(self, root: Path, names: NDArray[np.str_], decoding: Decoding | None = None) -> None:
@@ -207,7 +207,7 @@ class FileReader:
         return len(self.names)
 
     def path(self, row: int) -> Path:
-        """Where an image is."""
+        """Return the path of an image."""
         return self.root / str(self.names[row])
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
@@ -219,19 +219,19 @@ class FileReader:
                 yield error
 
     def take(self, rows: NDArray[np.intp]) -> FileReader:
-        """The same for some of the images."""
+        """Return a reader for some of the images."""
         return FileReader(self.root, self.names[rows], self.decoding)
 
     def keeps(self, row: int) -> bool:
-        """Whether a file may be copied as it is into a dataset whose other images are written anew."""
+        """Return whether a file can be copied unchanged into a dataset whose other images are newly written."""
         return self.decoding is None or self.decoding.keeps(self.path(row))
 
     def fingerprint(self) -> str:
-        """Over names, sizes and times. The change time is among them: unlike the modification time it cannot be set back."""
+        """Return a digest of names, sizes and times, including the change time, which cannot be set back."""
         digest = hashlib.sha256(f"{self.root}{self.decoding or ''}".encode())
         for name in self.names:
             try:
-                status = os.stat(os.path.join(self.root, str(name)))  # noqa: PTH116, PTH118 (a tenth of the time of pathlib)
+                status = os.stat(os.path.join(self.root, str(name)))  # noqa: PTH116, PTH118 (ten times as fast as pathlib)
                 state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             except OSError:
                 state = (0, 0, 0)

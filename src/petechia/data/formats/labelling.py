@@ -1,4 +1,4 @@
-"""What the columns of a table say about its images: labels, patients, split."""
+"""Interpret the columns of a table: labels, patients, split and views of its images."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from petechia.core.task import Task
 from petechia.data.catalog import split_by_patient
 from petechia.data.formats.tables import Table, columns_of
 
-# Usual names of columns, in small letters and digits alone; the first that is there is taken.
+# Usual column names, reduced to lower-case letters and digits; the first one that exists is used.
 PATIENTS = ("patient", "patientid", "subject", "subjectid")
 SPLITS = ("split", "subset", "partition")
 VIEWS = ("view", "viewposition", "projection", "frontallateral")
@@ -25,39 +25,39 @@ LABELS = (
     *("findinglabels", "labels", "label", "findings", "finding", "diagnoses", "diagnosis", "dx", "classes", "class"),
     *("pathologies", "pathology", "disease", "category", "target", "level", "grade"),
 )
-NOTHING = ("nofinding", "nofindings", "none")  # in place of the names of findings
-DEVICES = "supportdevices"  # which an image without findings may show
-# Texts in a column of one class; numbers need not be spelled in one way.
+NOTHING = ("nofinding", "nofindings", "none")  # names for an image without findings
+DEVICES = "supportdevices"  # an image without findings may show these
+# Texts in the column of one class; numbers are parsed separately.
 TEXTS = {
     **dict.fromkeys(("true", "t", "yes", "y", "present", "positive"), 1),
     **dict.fromkeys(("false", "f", "no", "n", "absent", "negative"), 0),
     **dict.fromkeys(("nan", "na", "n/a", "null", "unknown", "uncertain"), -1),
 }
-EMPTY = ("nan", "na", "n/a", "null")  # in place of a name
+EMPTY = ("nan", "na", "n/a", "null")  # texts that mean an empty cell in a column of names
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MOST_CLASSES = 1000
-LONGEST = 200  # characters of the name of a class
-TEST_SHARE = 0.22  # of the patients, where nothing is said: about as in NIH ChestX-ray14
+LONGEST = 200  # maximum length of a class name, in characters
+TEST_SHARE = 0.22  # share of the patients in the test split if none is given, about as in NIH ChestX-ray14
 
 
 class LabelOptions(Settings):
-    """How a table is to be understood. An empty name of a column says that there is none.
+    """How to interpret a table. An empty column name means that the table has no such column; None detects the column.
 
     Attributes:
         image: column that names the images.
-        labels: columns of the classes, separated by bars, or one column that holds the names of classes.
-        separator: between the names in one cell; else a bar or a semicolon, if any cell has one.
-        none: the name that says that no class is present.
-        empty: what an empty cell in a column of a class means.
-        task: see `Catalog`; else multi-class where one column holds one name in every cell.
-        patient: column of the patients; without one, every image is of its own.
-        split: column of "train", "validation" and "test"; without one, patients are dealt out.
+        labels: columns of the classes, separated by bars, or one column that contains class names.
+        separator: separator between the names in one cell; None uses a bar or a semicolon if a cell contains one.
+        none: name that means that no class is present.
+        empty: meaning of an empty cell in the column of a class.
+        task: see `Catalog`; None means multi-class if one column contains one name in every cell, and multi-label otherwise.
+        patient: column of the patients; without it, every image counts as its own patient.
+        split: column with "train", "validation" and "test"; without it, patients are split by a hash of their names.
         view: column of the views.
-        view_is: the views to take, separated by bars.
+        view_is: views to use, separated by bars.
     """
 
     image: str | None = None
@@ -73,15 +73,15 @@ class LabelOptions(Settings):
 
 
 def plain(name: str) -> str:
-    """A name in small letters and digits alone."""
+    """Reduce a name to lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
 
 
 def find_column(table: Table, given: str | None, usual: Sequence[str]) -> str | None:
-    """The column that is given, else the first with a usual name, else none.
+    """Return the given column or, if `given` is None, the first one with a usual name; None if there is none.
 
     Raises:
-        PetechiaError: the given one is not there.
+        PetechiaError: the given column does not exist.
     """
     if given == "":
         return None
@@ -98,10 +98,10 @@ def find_column(table: Table, given: str | None, usual: Sequence[str]) -> str | 
 
 
 def select_views(table: Table, options: LabelOptions) -> Table:
-    """The rows of the wanted views.
+    """Return the rows with the views in `view_is`.
 
     Raises:
-        PetechiaError: there is no column of views, or none of them is wanted.
+        PetechiaError: there is no column of views, or no row has one of these views.
     """
     if not options.view_is:
         return table
@@ -119,10 +119,10 @@ def select_views(table: Table, options: LabelOptions) -> Table:
 
 
 def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Patients, str [N].
+    """Return the patient of each image, str [N].
 
     Raises:
-        PetechiaError: one is empty.
+        PetechiaError: a cell is empty.
     """
     column = find_column(table, options.patient, PATIENTS)
     if column is None:
@@ -133,33 +133,33 @@ def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) ->
 
 
 def read_split(table: Table, options: LabelOptions, patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Of each image, "train", "validation" or "test".
+    """Return the split of each image: "train", "validation" or "test".
 
     Raises:
-        PetechiaError: something else is said, or a patient is in two of them; patients are not named.
+        PetechiaError: a cell contains anything else, or a patient is in two splits; the message does not name the patient.
     """
     column = find_column(table, options.split, SPLITS)
     if column is None:
         return split_by_patient(patients, TEST_SHARE)
     split = table.texts(column).str.to_lowercase().replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
-    table.refuse(split.is_null(), f"is of no split in {column!r}, which must be train, validation or test:", column)
+    table.refuse(split.is_null(), f"has an unknown split in {column!r}, which must be train, validation or test:", column)
     straddle = pl.DataFrame({"patient": patients, "split": split}).with_columns(
         (pl.col("split") != pl.col("split").first().over("patient")).alias("bad")
     )["bad"]
-    table.refuse(straddle, f"is of a patient who is in another split as well; in {column!r} it is", column)
+    table.refuse(straddle, f"has a patient who is also in another split; its {column!r} is", column)
     return split.to_numpy().astype(np.str_)
 
 
 @dataclass(frozen=True)
 class Labelling:
-    """Where labels stand in a table, and how they are spelled.
+    """The columns of the labels in a table, and their format.
 
     Attributes:
         classes: names of the K classes.
         task: see `Catalog`.
-        columns: one for each class, or one that holds names.
-        separator: between the names in one column; None where there is a column for each class.
-        nothing: the name for an image that shows no class.
+        columns: one column per class, or one column that contains class names.
+        separator: separator between the names in one column; None if there is one column per class.
+        nothing: name for an image without any class.
     """
 
     classes: tuple[str, ...]
@@ -169,12 +169,12 @@ class Labelling:
     nothing: str = "No Finding"
 
     def rewrite(self, frame: pl.DataFrame, before: NDArray[np.int8], after: NDArray[np.int8]) -> pl.DataFrame:
-        """Write labels into the rows of a table; what has not changed stays as it is spelled.
+        """Return the table with new labels; the cells of unchanged labels keep their text.
 
         Args:
             frame: N rows of the table.
-            before: int8 [N, K], what it says.
-            after: int8 [N, K], what it is to say.
+            before: int8 [N, K], labels in the table.
+            after: int8 [N, K], labels to write.
         """
         changed = before != after
         if self.separator is None:
@@ -191,7 +191,7 @@ _CELLS = {1: "1", 0: "0", -1: ""}
 
 
 def _respelled(cells: pl.Series, changed: NDArray[np.bool_], texts: Sequence[str]) -> pl.Series:
-    """New texts in place of some cells; numbers are spelled as the column spells them."""
+    """Replace the texts of some cells; numbers are formatted like the others in the column."""
     usual = {"1": "1.0", "0": "0.0"} if cells.is_in(["0.0", "1.0"]).any() else {}
     old = cells.to_list()
     new = [usual.get(text, text) if there else before for before, there, text in zip(old, changed.tolist(), texts, strict=True)]
@@ -199,15 +199,15 @@ def _respelled(cells: pl.Series, changed: NDArray[np.bool_], texts: Sequence[str
 
 
 def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> tuple[Labelling, NDArray[np.int8]]:
-    """Find the labels, int8 [N, K].
+    """Find the labels in a table, int8 [N, K].
 
     Args:
-        table: not empty.
-        options: see there.
-        taken: columns that mean something else.
+        table: table with at least one row.
+        options: how to interpret the table.
+        taken: columns with another meaning.
 
     Raises:
-        PetechiaError: there are none, or one cannot be understood (its row is named).
+        PetechiaError: there are no labels, or one of them is invalid (the message names its row).
     """
     if options.labels == "":
         return Labelling((), "multi-label", ()), np.zeros((len(table.frame), 0), np.int8)
@@ -221,11 +221,11 @@ def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> 
     classes = [name for name in found if plain(name) not in NOTHING]
     if not classes:
         raise PetechiaError(
-            f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name some with "
-            f"labels=A|B|C, or write labels= where there are none."
+            f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name them with "
+            f"labels=A|B|C, or write labels= if there are none."
         )
     labelling, labels = _from_columns(table, classes, options)
-    for name in set(found) - set(classes):  # CheXpert: nothing found means that what is not mentioned is absent
+    for name in set(found) - set(classes):  # CheXpert: with "No Finding", findings that are not mentioned are absent
         normal = _truth(table, name)[:, None] == 1
         mentioned = np.array([plain(one) == DEVICES for one in classes])
         labels[normal & (labels == -1) & ~mentioned] = 0
@@ -245,7 +245,7 @@ def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.i
 
 
 def _is_of_one_class(table: Table, column: str) -> bool:
-    """Whether a column holds nothing but 1, 0, -1, true, false and empty cells."""
+    """Return whether a column contains only 1, 0, -1, true, false and empty cells, and is not entirely empty."""
     for some in (table.frame[column].head(200), table.frame[column]):
         texts = some.str.strip_chars().str.to_lowercase()
         numbers = texts.cast(pl.Float64, strict=False).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
@@ -255,7 +255,7 @@ def _is_of_one_class(table: Table, column: str) -> bool:
 
 
 def _truth(table: Table, column: str) -> NDArray[np.int8]:
-    """int8 [N] of a column of one class; what is neither a truth value nor unknown is 2."""
+    """Parse the column of one class, int8 [N]; a cell that is neither true, false nor unknown becomes 2."""
     texts = table.texts(column).str.to_lowercase()
     words = texts.replace_strict(TEXTS, default=None, return_dtype=pl.Int8)
     numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
@@ -273,12 +273,12 @@ def _truth(table: Table, column: str) -> NDArray[np.int8]:
 def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
     if len(columns) > MOST_CLASSES:
         raise PetechiaError(
-            f"{table.path} has {len(columns):,} columns of labels, and {MOST_CLASSES:,} is the most; name some."
+            f"{table.path} has {len(columns):,} columns of labels, and the maximum is {MOST_CLASSES:,}; name some."
         )
     truths = []
     for name in columns:
         truth = _truth(table, name)
-        table.refuse(pl.Series(truth == 2), f"has in {name!r} what is neither 1, 0, -1 nor empty:", name)
+        table.refuse(pl.Series(truth == 2), f"has a value in {name!r} that is neither 1, 0, -1 nor empty:", name)
         if options.empty == "absent":
             truth[table.texts(name).is_null().to_numpy()] = 0
         truths.append(truth)
@@ -293,7 +293,7 @@ def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tu
 def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
     cells = table.texts(column)
     cells = cells.set(cells.str.to_lowercase().is_in(EMPTY).fill_null(value=False), None)
-    listed = bool(cells.str.starts_with("[").all()) and cells.is_not_null().any()  # as Python prints a list of texts
+    listed = bool(cells.str.starts_with("[").all()) and cells.is_not_null().any()  # as Python prints a list of strings
     separator = options.separator or (
         "," if listed else next((s for s in "|;" if cells.str.contains(s, literal=True).any()), "")
     )
@@ -317,11 +317,11 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
         )
     if len(classes) > MOST_CLASSES:
         raise PetechiaError(
-            f"{table.path} has {len(classes):,} different names in {column!r}, and {MOST_CLASSES:,} is the most; name "
-            f"the column of the labels, or what separates them, with labels=COLUMN,separator=S."
+            f"{table.path} has {len(classes):,} different names in {column!r}, and the maximum is {MOST_CLASSES:,}; set the "
+            f"column of the labels, or the separator between them, with labels=COLUMN,separator=S."
         )
     if not classes:
-        raise PetechiaError(f"{table.path} names no class in {column!r}; name the column of the labels with labels=COLUMN.")
+        raise PetechiaError(f"{table.path} has no class in {column!r}; set the column of the labels with labels=COLUMN.")
     index = {name: k for k, name in enumerate(classes)}
     present = names.filter(pl.col("name").is_in(classes))
     labels = np.zeros((len(cells), len(classes)), np.int8)
@@ -334,12 +334,12 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
         says = names.filter(pl.col("name").is_in(nothing))["row"].to_numpy()
         both = np.zeros(len(cells), bool)
         both[says] = (labels[says] == 1).any(axis=1)
-        table.refuse(pl.Series(both), f"says {nothing[0]} beside another finding in {column!r}:", column)
+        table.refuse(pl.Series(both), f"has {nothing[0]} and another finding in {column!r}:", column)
     return Labelling(tuple(classes), task, (column,), separator or "|", nothing[0] if nothing else "No Finding"), labels
 
 
 def _in_order(names: list[str]) -> list[str]:
-    """Sorted; by their value, if all are numbers."""
+    """Sort names, by value if all are numbers."""
     try:
         return sorted(names, key=float)
     except ValueError:

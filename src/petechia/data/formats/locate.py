@@ -1,4 +1,4 @@
-"""Finds the image files that a table names; none of them leaves its folder."""
+"""Find the image files that a table names, and reject files outside the folder."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError, listing, printable
 
 Missing = Literal["error", "skip"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # of image files
-FEW = 8  # files of one folder that are looked for one by one
-DEPTH = 3  # leading folders of a table's paths that may be those above the given one
+SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
+FEW = 8  # up to this many files per folder are looked up one by one
+DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
 
 
 def refuse_outside(root: Path, path: Path) -> None:
-    """Refuse what a link leads out of a folder.
+    """Reject a path that leads out of a folder through a link.
 
     Raises:
-        PetechiaError: `path`, all links followed, is not below `root`.
+        PetechiaError: `path`, with all links resolved, is not below `root`.
     """
     try:
         inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a link to itself, a NUL
+    except (OSError, RuntimeError, ValueError):  # a circular link, a NUL character
         inside = False
     if not inside:
-        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by what it points to.")
+        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by its target.")
 
 
 def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
-    """The files of some images.
+    """Find the files of some images.
 
-    A name is a path below `root`, such a path below one of the folders above `root` that the name begins with, or a file's
-    name, with or without its suffix, that occurs once below `root`.
+    A name is a path relative to `root`, a path relative to a folder above `root`, or a file name, with or without its suffix,
+    that occurs once below `root`.
 
     Args:
-        root: no file outside it is ever named.
-        names: str [N], with slashes; none absolute, none with "..".
+        root: folder of the images; no file outside it is returned.
+        names: str [N], with slashes; none is absolute or contains "..".
 
     Returns:
-        Paths relative to `root`, str [N], and which of them are there, bool [N].
+        Paths relative to `root`, str [N], and whether each file exists, bool [N].
 
     Raises:
-        PetechiaError: a link leads out of `root`, or a name stands for several files.
+        PetechiaError: a link leads out of `root`, or a name matches several files.
     """
     listed = names.tolist()
     tree = _Tree(root)
@@ -66,10 +66,17 @@ def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArr
 
 
 def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArray[np.bool_], missing: Missing) -> None:
-    """Say which images a table lists and the folder lacks.
+    """Raise an error if images are missing that a table lists.
+
+    Args:
+        root: folder of the images.
+        table: path of the table.
+        names: str [N], names of the images.
+        here: bool [N], whether each image exists.
+        missing: "skip" allows some images to be missing.
 
     Raises:
-        PetechiaError: some are missing and `missing` is "error", or all are.
+        PetechiaError: some images are missing and `missing` is "error", or all images are missing.
     """
     if not here.any():
         raise PetechiaError(
@@ -85,7 +92,7 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
 
 
 def walk(root: Path) -> Iterator[str]:
-    """All files below a folder, relative to it, in order; pipes, devices, hidden ones and those in hidden folders are left out.
+    """Yield the relative paths of all files below a folder, in order, without hidden files and folders, pipes and devices.
 
     Raises:
         PetechiaError: a link leads out of the folder.
@@ -98,12 +105,12 @@ def walk(root: Path) -> Iterator[str]:
                 path = name if below == "." else f"{below}/{name}"
                 if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
                     refuse_outside(root, root / path)
-                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (whoever opens a pipe waits for ever)
+                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (opening a pipe would block forever)
                     yield path
 
 
 class _Index:
-    """The files below a folder by their name, and by their name without its suffix."""
+    """An index of the files below a folder, by name with and without suffix."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -117,22 +124,22 @@ class _Index:
 
     def find(self, name: str) -> str | None:
         found = self.by_name.get(name.rpartition("/")[2], [])
-        if "/" in name:  # its folders count as well
+        if "/" in name:  # the folders must match as well
             found = [path for path in found if path.startswith(f"{name}.")]
         if len(found) > 1:
-            raise PetechiaError(f"{name!r} is both {found[0]} and {found[1]} in {self.root}; say in the table which is meant.")
+            raise PetechiaError(f"{name!r} is both {found[0]} and {found[1]} in {self.root}; give the full path in the table.")
         return found[0] if found else None
 
 
 class _Tree:
-    """The folders below one, looked into once; none of them, and no file that is asked for, may be a link that leads out."""
+    """The folders below a root, each checked once; a folder or requested file that is a link out of the root is rejected."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.known: dict[str, bool] = {"": True}
 
     def has(self, paths: list[str]) -> NDArray[np.bool_]:
-        """Which paths are files."""
+        """Return which paths are files."""
         here = np.zeros(len(paths), bool)
         by_folder = defaultdict(list)
         for row, path in enumerate(paths):
@@ -146,7 +153,7 @@ class _Tree:
         return here
 
     def _enter(self, folder: str) -> bool:
-        """Whether it is a folder."""
+        """Return whether a path is a folder."""
         if folder not in self.known:
             self.known[folder] = False
             if self._enter(folder.rpartition("/")[0]) and os.path.isdir(f"{self.root}/{folder}"):  # noqa: PTH112
@@ -156,12 +163,12 @@ class _Tree:
         return self.known[folder]
 
     def _scan(self, folder: str) -> dict[str, bool]:
-        """The files of a folder, and whether each is a link."""
+        """Return file name → whether it is a link, for all files of a folder."""
         with os.scandir(f"{self.root}/{folder}") as entries:
             return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
 
     def _look(self, folder: str, names: list[str]) -> dict[str, bool]:
-        """The same for some files only."""
+        """Return file name → whether it is a link, for the given names that are files."""
         found = {}
         for name in names:
             path = f"{self.root}/{folder}/{name}"

@@ -1,4 +1,4 @@
-"""A picture as a DICOM secondary capture, filed with the patient whose image it was made from."""
+"""Write a picture as a DICOM secondary capture, in the study of the patient whose image it was made from."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from petechia.core.version import __version__
 from petechia.data.formats.dicom import parse, quiet
 
 SOURCE = "The DICOM file that the picture was made from"
-# Of patient and study, as the source has them. The first must be there, if only empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
+# Attributes of patient and study, copied from the source. The required ones may be empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
 REQUIRED = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
@@ -33,18 +33,18 @@ def secondary_capture(picture: NDArray[np.uint8], description: str, source: byte
 
     Args:
         picture: uint8 [H, W, 3].
-        description: how it was derived; at most 1,024 characters are kept.
-        source: a DICOM file that it was made from. Its patient and study are copied; without one they stay empty.
+        description: how the picture was derived; truncated to 1,024 characters.
+        source: DICOM file that the picture was made from. Its patient and study are copied; without it they are empty.
 
     Raises:
-        PetechiaError: the source is no DICOM file, is deflated, or is damaged.
+        PetechiaError: the source is not a DICOM file, or it is deflated or damaged.
     """
     with quiet():
         try:
             return _written(picture, description, parse(source, SOURCE) if source else pydicom.Dataset())
         except PetechiaError:
             raise
-        except Exception as error:  # whatever a damaged entry makes pydicom say
+        except Exception as error:  # a damaged element can make pydicom raise anything
             raise PetechiaError(f"{SOURCE} cannot be copied from ({type(error).__name__}); check the DICOM file.") from None
 
 

@@ -1,4 +1,4 @@
-"""Tables that people have: CSV and TSV in their many forms, what a spreadsheet exports, and Parquet; all as text."""
+"""Read tables as text: CSV and TSV in their many variants, including spreadsheet exports, and Parquet."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, first_line, listing, printable
 
-MOST_BYTES = 4 << 30  # of a table's text
+MOST_BYTES = 4 << 30  # maximum size of a table's text
 MOST_COLUMNS = 5_000
-BOMB = 100  # times its packed size, and what is harmless, in bytes, beyond which a text is refused
-SMALL = 16 << 20
+BOMB = 100  # a packed text is refused if it unpacks to more than this many times its size plus SMALL
+SMALL = 16 << 20  # bytes
 CHUNK = 1 << 22  # bytes
-MOST_CELLS = 50_000_000  # of Parquet, in which equal cells take no space
+MOST_CELLS = 50_000_000  # maximum for Parquet, in which equal cells take no space
 MOST_ROWS = 100_000_000
-HEADER = 1 << 20  # bytes of a header, at most
+HEADER = 1 << 20  # maximum size of a header, in bytes
 SEPARATORS = ",;\t|"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -34,9 +34,9 @@ class Table(NamedTuple):
     """Rows of a table.
 
     Attributes:
-        path: of its file.
-        frame: all columns as text, as it stands in the file.
-        rows: int [N], numbers of the rows, as a spreadsheet counts.
+        path: path of the file.
+        frame: all columns as text, unchanged from the file.
+        rows: int [N], row numbers as a spreadsheet shows them.
     """
 
     path: Path
@@ -44,19 +44,24 @@ class Table(NamedTuple):
     rows: NDArray[np.intp]
 
     def take(self, rows: NDArray[np.intp]) -> Table:
-        """Some of the rows."""
+        """Return a table of some of the rows."""
         return Table(self.path, self.frame[rows], self.rows[rows])
 
     def texts(self, column: str) -> pl.Series:
-        """The cells of a column without spaces around them; null where one is empty."""
+        """Return the cells of a column without surrounding spaces; an empty cell is null."""
         stripped = self.frame[column].str.strip_chars()
         return stripped.set(stripped == "", None)
 
     def refuse(self, bad: pl.Series, problem: str, show: str | None = None) -> None:
-        """Name the first row of the table for which a column of truth values is true, with its cell in another column.
+        """Raise an error that names the first bad row, if there is one.
+
+        Args:
+            bad: bool [N], whether each row is bad.
+            problem: what is wrong with the row, to complete the sentence "row 5, …".
+            show: column whose cell is quoted in the message; None quotes nothing.
 
         Raises:
-            PetechiaError: there is one.
+            PetechiaError: a row is bad.
         """
         found = bad.arg_true().to_numpy()
         if len(found):
@@ -65,7 +70,7 @@ class Table(NamedTuple):
 
 
 def refuse_row(path: Path, row: int, problem: str, shown: str | None, count: int) -> None:
-    """Name a row of a table.
+    """Raise an error that names a row of a table.
 
     Raises:
         PetechiaError: always.
@@ -76,10 +81,10 @@ def refuse_row(path: Path, row: int, problem: str, shown: str | None, count: int
 
 
 def check_header(path: Path, separator: str = ",") -> None:
-    """Refuse a table of very many columns: polars takes kilobytes for each, and aborts the process where there is no memory.
+    """Reject a table with very many columns: polars needs kilobytes for each and aborts the process if memory runs out.
 
     Raises:
-        PetechiaError: it has more than `MOST_COLUMNS`, or a first row of more than `HEADER` bytes.
+        PetechiaError: the table has more than `MOST_COLUMNS` columns, or a first row of more than `HEADER` bytes.
     """
     with path.open("rb") as file:
         head = file.read(HEADER)
@@ -90,19 +95,19 @@ def check_header(path: Path, separator: str = ",") -> None:
     except csv.Error:  # a field of more than 131,072 characters
         endless = True
     if endless or columns > MOST_COLUMNS:
-        raise PetechiaError(f"{path} has a first row that is longer than that of any table; restore the file.")
+        raise PetechiaError(f"{path} has a first row that is too long for a table; restore the file.")
 
 
 def read_table(path: Path) -> Table:
-    """Read a table. Its kind, encoding and separator are seen from its content.
+    """Read a table. Format, encoding and separator are detected from the content.
 
     Raises:
-        PetechiaError: there is no such file, it is no table, has no rows or too many columns, or a name of a column twice.
+        PetechiaError: the file does not exist, is not a table, has no rows, too many columns or a duplicate column name.
     """
     if not path.is_file():
         raise PetechiaError(f"{path} is not a file; give the path of a table (CSV, TSV or Parquet).")
     if path.suffix.lower() in SPREADSHEETS:
-        raise PetechiaError(f"{path} is a spreadsheet, which is not read; save it as CSV (UTF-8).")
+        raise PetechiaError(f"{path} is a spreadsheet, which is not supported; save it as CSV (UTF-8).")
     with path.open("rb") as file:
         start = file.read(4)
     try:
@@ -121,9 +126,9 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     schema = lazy.collect_schema()
     _refuse_wide(path, len(schema))
     if (rows := lazy.select(pl.len()).collect().item()) > MOST_ROWS:
-        raise PetechiaError(f"{path} has {rows:,} rows, and {MOST_ROWS:,} is the most that is read; split it.")
+        raise PetechiaError(f"{path} has {rows:,} rows, and the maximum is {MOST_ROWS:,}; split it.")
     if rows * len(schema) > MOST_CELLS:
-        raise PetechiaError(f"{path} has {rows * len(schema):,} cells, and {MOST_CELLS:,} is the most; select columns.")
+        raise PetechiaError(f"{path} has {rows * len(schema):,} cells, and the maximum is {MOST_CELLS:,}; select columns.")
     kept = []
     for name, kind in schema.items():
         if isinstance(kind, pl.List):
@@ -145,12 +150,12 @@ def _read_text(path: Path) -> pl.DataFrame:
         raise
     width = frame.width
     if width < len(named):
-        raise PetechiaError(f"{path} has {len(named)} names of columns and rows of {width} cells; correct it.")
-    # Names may be missing, as in an index that was written without one.
+        raise PetechiaError(f"{path} has {len(named)} column names, but rows of {width} cells; correct it.")
+    # Names may be missing, as for an index that was written without a name.
     names = [name or f"unnamed {number}" for number, name in enumerate(named + [""] * (width - len(named)), 1)]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise PetechiaError(f"{path} has two columns with the name {double[:80]!r}; rename one.")
+        raise PetechiaError(f"{path} has two columns named {double[:80]!r}; rename one.")
     frame.columns = names
     return frame.slice(1)
 
@@ -167,14 +172,14 @@ def _content(path: Path) -> bytes:
     with gzip.open(path) if packed else path.open("rb") as file:
         content = _read(file, most + 1)
     if len(content) > most < MOST_BYTES:
-        raise PetechiaError(f"{path} unpacks to more than {BOMB} times its size, as no table does; check it.")
+        raise PetechiaError(f"{path} unpacks to more than {BOMB} times its size, which no real table does; check it.")
     if len(content) > MOST_BYTES:
-        raise PetechiaError(f"{path} holds more than {MOST_BYTES >> 30} GiB of text, which is not read; split it.")
+        raise PetechiaError(f"{path} contains more than {MOST_BYTES >> 30} GiB of text, which is the maximum; split it.")
     return content
 
 
 def _read(file: BufferedIOBase, most: int) -> bytes:
-    """At most so many bytes. Asked for all of them at once, Python would make room for that many first."""
+    """Read at most `most` bytes, in parts, because a single read would allocate memory for all of them first."""
     content = bytearray()
     while len(content) < most and (part := file.read(min(CHUNK, most - len(content)))):
         content += part
@@ -182,7 +187,7 @@ def _read(file: BufferedIOBase, most: int) -> bytes:
 
 
 def _utf8(path: Path, content: bytes) -> bytes:
-    """The same text in UTF-8, without a mark; what has no mark and is no UTF-8 is taken for Windows' western encoding."""
+    """Convert text to UTF-8 without a byte order mark; without a mark, text that is not UTF-8 is read as Windows-1252."""
     for mark, encoding in MARKS.items():
         if content.startswith(mark):
             content = content[len(mark) :]
@@ -190,10 +195,10 @@ def _utf8(path: Path, content: bytes) -> bytes:
                 try:
                     content = content.decode(encoding).encode()
                 except UnicodeError:
-                    raise PetechiaError(f"{path} says that it is UTF-16 and is not; save it as CSV (UTF-8).") from None
+                    raise PetechiaError(f"{path} is marked as UTF-16 but is not; save it as CSV (UTF-8).") from None
             break
     if b"\0" in content[:HEADER]:
-        raise PetechiaError(f"{path} is not a table of text; give a CSV, TSV or Parquet file.")
+        raise PetechiaError(f"{path} is not a text table; give a CSV, TSV or Parquet file.")
     try:
         content.decode()
     except UnicodeDecodeError:
@@ -207,8 +212,8 @@ def _header(path: Path, content: bytes) -> _Header:
     if len(line) >= HEADER // 2:
         raise PetechiaError(f"{path} has a header of more than {HEADER // 2:,} characters; give a table of images.")
     if not line.strip():
-        raise PetechiaError(f"{path} has no header in its first row; the first row must name the columns.")
-    unquoted = "".join(line.split('"')[::2])  # separators within quotes are none
+        raise PetechiaError(f"{path} has an empty first row; the first row must name the columns.")
+    unquoted = "".join(line.split('"')[::2])  # separators within quotes do not count
     separator = max(SEPARATORS, key=unquoted.count)
     try:
         names = next(csv.reader(io.StringIO(text), delimiter=separator))
@@ -232,9 +237,9 @@ def _refuse_ragged(path: Path, content: bytes, header: _Header) -> None:
 
 def _refuse_wide(path: Path, columns: int) -> None:
     if columns > MOST_COLUMNS:
-        raise PetechiaError(f"{path} has {columns:,} columns, and {MOST_COLUMNS:,} is the most that is read; select some.")
+        raise PetechiaError(f"{path} has {columns:,} columns, and the maximum is {MOST_COLUMNS:,}; select some.")
 
 
 def columns_of(table: Table) -> str:
-    """The names of a table's columns, for a message."""
+    """Return the column names of a table, for a message."""
     return listing(table.frame.columns, 12)

@@ -1,5 +1,5 @@
 """Data sources: each module opens one kind of dataset as a `Catalog`."""
 
-from petechia.data.sources.registry import open_source, without_folders
+from petechia.data.sources.registry import SOURCES, SourceOpener, open_source, source_forms, without_folders
 
-__all__ = ["open_source", "without_folders"]
+__all__ = ["SOURCES", "SourceOpener", "open_source", "source_forms", "without_folders"]

@@ -1,4 +1,4 @@
-"""A folder or a DICOMDIR of DICOM images, with or without a table of labels."""
+"""The `dicom:` source: a folder or a DICOMDIR of DICOM images, with or without a table of labels."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ TAGS = ["SOPInstanceUID", "PatientID", "StudyInstanceUID", "Rows", "ViewPosition
 
 
 class DicomOptions(LabelOptions):
-    """What can be chosen beside what `LabelOptions` has.
+    """Options of the source, in addition to those in `LabelOptions`.
 
     Attributes:
-        table: of labels; its column of images holds SOPInstanceUIDs, paths or names of files.
-        colour: keep colours.
-        window: which VOI LUT or window, see `read_dicom`.
+        table: table of labels; its column of images contains SOPInstanceUIDs, paths or file names.
+        colour: whether to keep colours.
+        window: number of the VOI LUT or window, see `read_dicom`.
     """
 
     table: Path | None = None
@@ -51,28 +51,31 @@ class DicomOptions(LabelOptions):
 
 
 class _Header(NamedTuple):
-    path: str  # below the folder
+    path: str  # relative to the folder
     uid: str
     patient: str
     view: str
 
 
 def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Read the headers of all images; no pixel is decoded. Patients go by a digest of their PatientID.
+    """Open a DICOM source: read the headers of all images, without decoding pixels.
+
+    Patients are identified by a digest of their PatientID.
 
     Args:
         source: the whole source, for messages.
-        text: FOLDER or DICOMDIR and its options, see `DicomOptions`.
-        missing: what to do about images that the table lists and the folder lacks.
+        text: FOLDER or DICOMDIR with options, see `DicomOptions`.
+        missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
-        PetechiaError: no DICOM image, a bad row of the table (named), or a file that leads out of the folder.
+        PetechiaError: there is no DICOM image, a row of the table is invalid (the message names it), or a file is outside the
+            folder.
     """
     name, options = split_options(source, text, DicomOptions)
     path = Path(name).expanduser()
     if not path.exists():
         hint = hint_at_option(name, DicomOptions)
-        raise PetechiaError(f"The data source {source!r} names {path}, which is not there; correct the path{hint}.")
+        raise PetechiaError(f"The data source {source!r} names {path}, which does not exist; correct the path{hint}.")
     root = path if path.is_dir() else path.parent
     headers = _headers(root, path if path.is_file() else root / "DICOMDIR")
     if not headers:
@@ -102,7 +105,7 @@ def _with_table(root: Path, headers: list[_Header], options: DicomOptions, path:
     index = _index(headers)
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
     if several is not None:
-        raise PetechiaError(f"{path} names {several!r}, which is in {root} more than once; give paths in {image!r}.")
+        raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
     here = np.array([name in index for name in listed.tolist()])
     refuse_missing(root, path, listed, here, missing)
     table = table.take(np.flatnonzero(here))
@@ -126,7 +129,7 @@ def _catalog(
 ) -> Catalog:
     paths = np.array([one.path for one in headers], np.str_)
     if len(np.unique(paths)) < len(paths):
-        raise PetechiaError(f"{options.table} names an image of {root} in two ways; leave one of the rows.")
+        raise PetechiaError(f"{options.table} names an image of {root} in two ways; keep only one of the rows.")
     return Catalog(
         name=root.resolve().name,
         classes=labelling.classes,
@@ -141,7 +144,7 @@ def _catalog(
 
 
 def _index(headers: list[_Header]) -> dict[str, list[int]]:
-    """The images by UID, by path, and by the file's name with and without its suffix."""
+    """Index the images by UID, by path, and by file name with and without suffix."""
     found: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(headers):
         name = one.path.rpartition("/")[2]
@@ -152,7 +155,7 @@ def _index(headers: list[_Header]) -> dict[str, list[int]]:
 
 
 def _headers(root: Path, directory: Path) -> list[_Header]:
-    """What a DICOMDIR lists, else every DICOM image below the folder; files without pixels are left out."""
+    """Read the images in the DICOMDIR or, without one, all images below the folder; files without pixels are left out."""
     if directory.is_file():
         refuse_outside(root, directory)
         paths = _listed(root, directory)
@@ -163,13 +166,13 @@ def _headers(root: Path, directory: Path) -> list[_Header]:
 
 
 def _listed(root: Path, directory: Path) -> list[str]:
-    """The files of a DICOMDIR, relative to its folder."""
+    """Return the files that a DICOMDIR lists, relative to its folder."""
     content = directory.read_bytes()
     paths = []
     with quiet():
         try:
             if is_dicom(content) and _is_deflated(directory):
-                raise PetechiaError(f"{directory} is deflated, which is not read; give a folder without it.")
+                raise PetechiaError(f"{directory} is deflated, which is not supported; give a folder without it.")
             records = pydicom.dcmread(io.BytesIO(content)).DirectoryRecordSequence if is_dicom(content) else None
             for record in records or ():
                 if name := record.get("ReferencedFileID"):
@@ -177,32 +180,32 @@ def _listed(root: Path, directory: Path) -> list[str]:
                     paths.append("/".join(str(part) for part in parts))
         except PetechiaError:
             raise
-        except Exception as error:  # whatever a damaged file makes pydicom say
+        except Exception as error:  # a damaged file can make pydicom raise anything
             raise PetechiaError(f"{directory} is damaged and cannot be read ({type(error).__name__}); give a folder.") from None
     if not paths:
         raise PetechiaError(f"{directory} lists no file; give a folder without it, or the DICOMDIR of the images.")
     for path in paths:
         if path.startswith("/") or ".." in path.split("/"):
-            raise PetechiaError(f"{directory} names a file outside of its folder; correct it.")
+            raise PetechiaError(f"{directory} names a file outside its folder; correct it.")
         refuse_outside(root, root / path)
-        if not os.path.isfile(root / path):  # noqa: PTH113 (pathlib raises where a name is too long)
+        if not os.path.isfile(root / path):  # noqa: PTH113 (pathlib raises if a name is too long)
             raise PetechiaError(f"{directory} lists {printable(path)}, which is missing; restore it, or remove the DICOMDIR.")
     return list(dict.fromkeys(paths))
 
 
 def _is_deflated(path: Path) -> bool:
-    """Whether pydicom would inflate all that follows the first entries, however large that is."""
+    """Return whether a file is deflated; pydicom would inflate everything after the meta header, however large that is."""
     return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED.decode())
 
 
 def _header(root: Path, path: str) -> _Header | None:
-    """Of one image; None of what is no DICOM image."""
+    """Read the header of one image; None if the file is not a DICOM image."""
     try:
         with (root / path).open("rb") as file:
             if not is_dicom(file.read(132)):
                 return None
             file.seek(0)
-            if _is_deflated(root / path):  # the reader of pixels refuses such a file
+            if _is_deflated(root / path):  # reading its pixels later raises an error
                 return _Header(path, path, _digest(path), "")
             entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
             if "Rows" not in entries:
@@ -211,7 +214,7 @@ def _header(root: Path, path: str) -> _Header | None:
             return _Header(
                 path, str(entries.get("SOPInstanceUID", path)), _digest(str(patient)), str(entries.get("ViewPosition") or "")
             )
-    except Exception as error:  # whatever a damaged file makes pydicom say
+    except Exception as error:  # a damaged file can make pydicom raise anything
         raise PetechiaError(
             f"{root / path} is damaged and cannot be read ({type(error).__name__}); check the DICOM file."
         ) from None

@@ -1,4 +1,4 @@
-"""Any folder of images with a table."""
+"""The `folder:` source: any folder of images with a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.tables import Table, columns_of, read_table
 from petechia.data.sources.options import hint_at_option, split_options
 
-# Usual names of the column of images, in small letters and digits alone; the first that is there is taken.
+# Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
 IMAGES = (
     *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "path", "filepath", "file"),
     *("filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid", "sopinstanceuid", "idcode", "id"),
@@ -39,12 +39,12 @@ IMAGES = (
 
 
 class FolderOptions(LabelOptions):
-    """What can be chosen beside what `LabelOptions` has.
+    """Options of the source, in addition to those in `LabelOptions`.
 
     Attributes:
-        root: folder of the images; else the table's.
-        colour: keep colours.
-        window: of DICOM files, see `read_dicom`.
+        root: folder of the images; the default is the folder of the table.
+        colour: whether to keep colours.
+        window: window of DICOM files, see `read_dicom`.
     """
 
     root: Path | None = None
@@ -53,21 +53,22 @@ class FolderOptions(LabelOptions):
 
 
 def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Read the table and find the images; nothing is decoded.
+    """Open a folder source: read the table and find the images, without decoding them.
 
     Args:
         source: the whole source, for messages.
-        text: TABLE and its options, see `FolderOptions`.
-        missing: what to do about images that the table lists and the folder lacks.
+        text: TABLE with options, see `FolderOptions`.
+        missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
-        PetechiaError: no table, a bad row (named), images that are missing, or a file that leads out of the folder.
+        PetechiaError: there is no table, a row is invalid (the message names it), images are missing, or a file is outside the
+            folder.
     """
     name, options = split_options(source, text, FolderOptions)
     path = Path(name).expanduser()
     if not path.is_file():
         hint = hint_at_option(name, FolderOptions)
-        raise PetechiaError(f"The data source {source!r} names {path}, which is not a table's file; correct it{hint}.")
+        raise PetechiaError(f"The data source {source!r} names {path}, which is not a file; correct it{hint}.")
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
@@ -94,7 +95,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
 
 
 def image_column(table: Table, options: LabelOptions) -> str:
-    """The column that names the images.
+    """Return the column that names the images.
 
     Raises:
         PetechiaError: there is none.
@@ -102,22 +103,22 @@ def image_column(table: Table, options: LabelOptions) -> str:
     column = find_column(table, options.image, IMAGES)
     if column is None:
         raise PetechiaError(
-            f"{table.path} has no column of a usual name for images; its columns are {columns_of(table)}; give image=COLUMN."
+            f"{table.path} has no column with a usual name for images; its columns are {columns_of(table)}; give image=COLUMN."
         )
     return column
 
 
 def taken_columns(table: Table, options: LabelOptions, image: str) -> set[str]:
-    """Columns that are no labels."""
+    """Return the columns that are not labels."""
     others = ((options.patient, PATIENTS), (options.split, SPLITS), (options.view, VIEWS))
     return {image} | {name for given, usual in others if (name := find_column(table, given, usual))}
 
 
 def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
-    """Names of images as the table has them, str [N]; with slashes, and relative where they lead into `root`.
+    """Return the image names in a table, str [N], with forward slashes and relative to `root` if they are below it.
 
     Raises:
-        PetechiaError: one is empty, there twice, or leads out of `root`.
+        PetechiaError: a name is empty, occurs twice, or leads out of `root`.
     """
     cells = table.texts(column)
     table.refuse(cells.is_null(), f"has an empty {column!r}")
@@ -126,19 +127,19 @@ def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
         names = names.str.strip_prefix(top.rstrip("/") + "/")
     names = names.str.replace(r"^(\./+)+", "")
     outside = names.str.contains(r"(^|/)\.\.(/|$)|^/|^~|^[A-Za-z]:/|\x00")
-    table.refuse(outside, "names an image outside of the folder:", column)
-    table.refuse(names.is_duplicated(), "names an image that another row names too:", column)
+    table.refuse(outside, "names an image outside the folder:", column)
+    table.refuse(names.is_duplicated(), "names an image that another row also names:", column)
     return names.to_numpy().astype(np.str_)
 
 
 @dataclass(frozen=True)
 class TableLayout:
-    """Writes a dataset as its source has it: the same files' places, and the table with all its columns.
+    """Writes a dataset in the layout of its source: the same folders, and the table with all its columns.
 
     Attributes:
-        table: of the source.
-        labelling: where its labels are.
-        image: its column of images.
+        table: table of the source.
+        labelling: columns and format of the labels.
+        image: column of the images.
     """
 
     table: Table
@@ -146,7 +147,7 @@ class TableLayout:
     image: str
 
     def __call__(self, folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
-        """Write it; columns patient and split are added where the table has none, so that copies stay with their originals."""
+        """Write the dataset. Missing columns patient and split are added, so that copies stay with their originals."""
         reader, ids = catalog.reader, written.ids
         assert isinstance(reader, FileReader)  # noqa: S101 (for mypy)
         names = reader.names[written.rows]

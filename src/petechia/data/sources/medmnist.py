@@ -1,4 +1,4 @@
-"""MedMNIST (Yang et al., Scientific Data 2023): images and labels in one .npz file, 2-D, grey or in colour, of any size."""
+"""The `medmnist:` source: MedMNIST (Yang et al., Scientific Data 2023), 2-D images, grey or colour, in one .npz file."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from petechia.data.levels import MAX_PIXELS
 from petechia.data.sources.nih import CLASSES as NIH_CLASSES
 from petechia.data.sources.options import hint_at_option, split_options
 
-SPLITS = {"train": "train", "val": "validation", "test": "test"}  # in the file, and here
-MOST_BYTES = 64 << 30  # of one array; the largest of MedMNIST+ has 16 GB
-BOMB = 200  # times its compressed size, beyond which an array is refused; real images are packed 1 to 5 times
-SMALL = 64 << 20  # bytes that are harmless however well they are packed
+SPLITS = {"train": "train", "val": "validation", "test": "test"}  # name in the file → our name
+MOST_BYTES = 64 << 30  # maximum size of one array; the largest in MedMNIST+ has 16 GB
+BOMB = 200  # maximum ratio of size to compressed size; for real images it is 1 to 5
+SMALL = 64 << 20  # bytes; arrays up to this size may have any ratio
 MOST_LABELS = 1 << 24  # values
 MOST_IMAGES = 4_000_000
 MOST_CELLS = 1 << 28  # images times classes
@@ -41,7 +41,7 @@ ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left", "lung-right"),
     *("pancreas", "spleen"),
 )
-# What the labels of the published sets mean, in their order.
+# Class names of the published datasets, in the order of their labels.
 NAMES = {
     "pathmnist": (
         *("adipose", "background", "debris", "lymphocytes", "mucus", "smooth muscle", "normal colon mucosa"),
@@ -71,7 +71,12 @@ NAMES = {
 
 
 class MedmnistOptions(Settings):
-    """What can be chosen: the task, where the file does not say it, and names of the classes, separated by bars."""
+    """Options of the source.
+
+    Attributes:
+        task: task; None means multi-label if there are several columns of labels, and multi-class otherwise.
+        classes: names of the classes, separated by bars.
+    """
 
     task: Task | None = None
     classes: str | None = None
@@ -86,15 +91,17 @@ class Member(NamedTuple):
 
 
 def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Read the labels; images are read when they are asked for. Nothing is known of patients: each image is of its own.
+    """Open a MedMNIST file: read the labels; images are read on access.
+
+    Patients are unknown, so every image counts as its own patient.
 
     Args:
         source: the whole source, for messages.
-        text: FILE.npz and its options, see `MedmnistOptions`.
-        missing: means nothing here.
+        text: FILE.npz with options, see `MedmnistOptions`.
+        missing: ignored.
 
     Raises:
-        PetechiaError: not such a file; an array is missing, pickled, of another shape, or larger than it can be.
+        PetechiaError: this is not a MedMNIST file, or an array is missing, pickled, too large or has a wrong shape.
     """
     name, options = split_options(source, text, MedmnistOptions)
     path = Path(name).expanduser()
@@ -129,12 +136,12 @@ def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog
 
 
 class MedmnistReader:
-    """Reads images out of the file, which is unpacked into the cache once, so that memory does not grow with it.
+    """Reads images from the file, which is unpacked into the cache once, so that memory use does not depend on its size.
 
     Attributes:
-        path: of the file.
-        members: its arrays of images, uint8 [N, H, W] or [N, H, W, 3], one after the other.
-        rows: int [N], which images of all arrays together.
+        path: path of the file.
+        members: arrays of images in the file, uint8 [N, H, W] or [N, H, W, 3], one per split.
+        rows: int [N], rows of the images in the concatenation of all arrays.
     """
 
     def __init__(self, path: Path, members: tuple[Member, ...], rows: NDArray[np.intp]) -> None:
@@ -156,11 +163,11 @@ class MedmnistReader:
             yield np.array(arrays[which][row - self._starts[which]])
 
     def take(self, rows: NDArray[np.intp]) -> MedmnistReader:
-        """The same for some of the images."""
+        """Return a reader for some of the images."""
         return MedmnistReader(self.path, self.members, self.rows[rows])
 
     def fingerprint(self) -> str:
-        """Over the file's path, size and times, and the rows."""
+        """Return a digest of the file's path, size and times, and of the rows."""
         return hashlib.sha256(f"{self._file()}".encode() + self.rows.astype(np.int64).tobytes()).hexdigest()
 
     def _file(self) -> list[object]:
@@ -186,7 +193,7 @@ class MedmnistReader:
 
 
 def _members(path: Path) -> dict[str, Member]:
-    """The arrays that matter, by their headers; nothing is unpacked or allocated."""
+    """Read the headers of the arrays of images and labels; nothing is unpacked or allocated."""
     found = {}
     try:
         with zipfile.ZipFile(path) as file:
@@ -211,12 +218,12 @@ def _members(path: Path) -> dict[str, Member]:
     ) as error:
         raise PetechiaError(f"{path} is not a .npz file that can be read ({error}); give a MedMNIST file.") from None
     except (ValueError, SyntaxError, TypeError, tokenize.TokenError) as error:  # from numpy, of a header
-        raise PetechiaError(f"{path} holds {key}.npy, which is no array ({first_line(error)}); restore it.") from None
+        raise PetechiaError(f"{path} contains {key}.npy, which is not an array ({first_line(error)}); restore it.") from None
     return found
 
 
 def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
-    """Type and shape of an array, in C order."""
+    """Read the type and shape of an array, which must be in C order."""
     version = npy.read_magic(packed)
     reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if reader is None:
@@ -232,14 +239,14 @@ def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
 def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int, info: zipfile.ZipInfo, began: int) -> None:
     if dtype.hasobject:
         raise PetechiaError(
-            f"{path} holds {key} as pickled objects, which could run code and are never read; get the original."
+            f"{path} contains {key} as pickled objects, which could run code and are never read; get the original."
         )
     if size > MOST_BYTES or (size > SMALL and size > BOMB * max(info.compress_size, 1)):
         raise PetechiaError(
             f"{path} is refused before it is unpacked because {key} claims {size:,} bytes in {info.compress_size:,}; check it."
         )
     if size != info.file_size - began:
-        raise PetechiaError(f"{path} has in {key} another number of bytes than its header says; restore it.")
+        raise PetechiaError(f"{path} has in {key} a different number of bytes than its header states; restore it.")
 
 
 def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Member:
@@ -251,18 +258,18 @@ def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Memb
         or not 1 <= np.prod(shape[1:3]) <= MAX_PIXELS
     ):
         raise PetechiaError(
-            f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3], "
-            f"volumes are not read."
+            f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3]; "
+            f"volumes are not supported."
         )
     if shape[0] > MOST_IMAGES:
-        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, and {MOST_IMAGES:,} is the most; split it.")
+        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, and the maximum is {MOST_IMAGES:,}; split it.")
     if shape[0] != len(labels):
-        raise PetechiaError(f"{path} has {shape[0]:,} {member.key} and {len(labels):,} labels of them; restore it.")
+        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, but {len(labels):,} labels for them; restore it.")
     return member
 
 
 def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[np.int64]:
-    """int64 [N, K]."""
+    """Read the labels of one split, int64 [N, K]."""
     key = f"{split}_labels"
     member = members.get(key)
     if member is None:
@@ -280,18 +287,20 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
     numbers = np.asarray(values, np.float64).reshape(len(values), -1)
     bad = np.flatnonzero(~(numbers == numbers.round()).all(axis=1) | ~np.isfinite(numbers).all(axis=1))
     if len(bad):
-        raise PetechiaError(f"{path} has in {key}, row {bad[0]}, a label that is no whole number; restore it.")
+        raise PetechiaError(f"{path} has in {key}, row {bad[0]}, a label that is not an integer; restore it.")
     return numbers.clip(-(2**31), 2**31).astype(np.int64)
 
 
 def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) -> tuple[tuple[str, ...], Task, NDArray[np.int8]]:
-    """Names, task and int8 [N, K]."""
+    """Return the class names, the task and the labels, int8 [N, K]."""
     wide = labels.shape[1] > 1
     if labels.min(initial=0) < 0 or (wide and labels.max(initial=0) > 1):
-        raise PetechiaError(f"{path} has labels beyond 0 and 1 in several columns, or below 0; give a MedMNIST file.")
+        raise PetechiaError(
+            f"{path} has labels below 0, or several columns with labels other than 0 and 1; give a MedMNIST file."
+        )
     count = labels.shape[1] if wide else max(2, int(labels.max(initial=0)) + 1)
     if count > MOST_CLASSES:
-        raise PetechiaError(f"{path} has {count:,} classes, and {MOST_CLASSES:,} is the most; check its labels.")
+        raise PetechiaError(f"{path} has {count:,} classes, and the maximum is {MOST_CLASSES:,}; check its labels.")
     known = NAMES.get(re.match(r"[a-z0-9]*", path.stem.lower())[0])  # type: ignore[index]
     names = tuple(name.strip() for name in options.classes.split("|")) if options.classes else known
     if options.classes is None and (names is None or len(names) < count):
@@ -300,7 +309,7 @@ def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) ->
         raise PetechiaError(f"{path} has {count} classes, but classes= names {len(names or ())}; name each once.")
     if len(labels) * len(names) > MOST_CELLS:
         raise PetechiaError(
-            f"{path} has {len(labels):,} images of {len(names):,} classes, which is too much; check its labels."
+            f"{path} has {len(labels):,} images and {len(names):,} classes, which is too much; check its labels."
         )
     one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int8)
     task: Task = options.task or ("multi-label" if wide else "multi-class")

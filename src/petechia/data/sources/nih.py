@@ -1,4 +1,4 @@
-"""NIH ChestX-ray14 (Wang et al., CVPR 2017) in its official layout or Kaggle's, and datasets written in the same layout."""
+"""The `nih:` source: NIH ChestX-ray14 (Wang et al., CVPR 2017) in its official layout or Kaggle's, and writing this layout."""
 
 from __future__ import annotations
 
@@ -29,15 +29,33 @@ IMAGE, FINDINGS, PATIENT, FOLLOW_UP = "Image Index", "Finding Labels", "Patient 
 TRAIN_LIST, TEST_LIST = "train_val_list.txt", "test_list.txt"
 
 
+def open_nih_source(source: str, text: str, missing: Missing = "error") -> Catalog:
+    """Open a folder that a source names.
+
+    Args:
+        source: the whole source, for messages.
+        text: the folder.
+        missing: as for `open_nih`.
+
+    Raises:
+        PetechiaError: it is not a folder, or as `open_nih`.
+    """
+    folder = Path(text).expanduser()
+    if not folder.is_dir():
+        raise PetechiaError(f"The data source {source!r} names {folder}, which is not a folder; correct the path.")
+    return open_nih(folder, missing)
+
+
 def open_nih(root: Path, missing: Missing = "error") -> Catalog:
-    """Read the table and find the images; nothing is decoded.
+    """Open the dataset: read the table and find the images, without decoding them.
 
     Args:
         root: folder with `Data_Entry_2017*.csv` and `images/` or `images_001/images/` … `images_012/images/`.
-        missing: what to do about images that the table lists and the folder lacks.
+        missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
-        PetechiaError: no table, a bad row (named), images that are missing, or a file that leads out of `root`.
+        PetechiaError: there is no table, a row is invalid (the message names it), images are missing, or a file is outside
+            `root`.
     """
     table = read_table(root)
     ids = table[IMAGE].to_numpy().astype(np.str_)
@@ -62,23 +80,23 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
 
 
 def table_path(root: Path) -> Path:
-    """The table of a dataset; where both versions lie side by side, the newer one.
+    """Return the path of the dataset's table; if both published versions are present, the newer one.
 
     Raises:
         PetechiaError: there is none.
     """
     found = sorted(path for path in root.glob(TABLE) if path.is_file())
     if not found:
-        raise PetechiaError(f"{root} has no {TABLE}; give the folder that holds the table and the images.")
+        raise PetechiaError(f"{root} has no {TABLE}; give the folder that contains the table and the images.")
     refuse_outside(root, found[-1])
     return found[-1]
 
 
 def read_table(root: Path) -> pl.DataFrame:
-    """The columns that matter, as text. The header of 2017 has more commas than its rows; only the first names count.
+    """Read the columns that are used, as text. The header of 2017 has more commas than the rows; extra names are ignored.
 
     Raises:
-        PetechiaError: the table cannot be read, lacks a column, or has a row without an image, twice the same, or a path.
+        PetechiaError: the table cannot be read, lacks a column, or has a row with an empty cell, a duplicate image or a path.
     """
     path = table_path(root)
     check_header(path)
@@ -99,7 +117,7 @@ def read_table(root: Path) -> pl.DataFrame:
         _refuse(path, table, pl.col(column) == "", f"has an empty {column!r}")
     outside = pl.col(IMAGE).str.contains(r"[/\\\x00]|^\.")
     _refuse(path, table, outside, "names a path instead of a file, which could lead out of the dataset:", IMAGE)
-    _refuse(path, table, pl.col(IMAGE).is_duplicated(), "is there more than once:", IMAGE)
+    _refuse(path, table, pl.col(IMAGE).is_duplicated(), "occurs more than once:", IMAGE)
     return table
 
 
@@ -110,7 +128,7 @@ def _refuse(path: Path, table: pl.DataFrame, bad: pl.Expr, problem: str, show: s
 
 
 def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
-    """int8 [N, 14] from the column of findings separated by bars."""
+    """Return the labels, int8 [N, 14], from the column of findings separated by bars."""
     findings = table.select(pl.col(FINDINGS).str.split("|")).with_row_index("row").explode(FINDINGS, empty_as_null=True)
     findings = findings.with_columns(pl.col(FINDINGS).str.strip_chars().str.replace_all(" ", "_"))
     index = {name: k for k, name in enumerate(CLASSES)} | {NO_FINDING.replace(" ", "_"): -1}
@@ -124,7 +142,7 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
     said_none = findings.filter(pl.col(FINDINGS) == NO_FINDING.replace(" ", "_"), pl.len().over("row") > 1)
     if len(said_none):
         raise PetechiaError(
-            f"{table_path(root)}, row {said_none['row'][0] + 2}, says {NO_FINDING} beside another finding; correct the table."
+            f"{table_path(root)}, row {said_none['row'][0] + 2}, has {NO_FINDING} and another finding; correct the table."
         )
     present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(
         pl.col("k") >= 0
@@ -135,10 +153,10 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
 
 
 def find_images(root: Path) -> dict[str, str]:
-    """File name → path relative to `root`, for every file in images/ and images_*/images/.
+    """Return file name → path relative to `root`, for every file in images/ and images_*/images/.
 
     Raises:
-        PetechiaError: a link leads out of `root`, or one name is in two folders.
+        PetechiaError: a link leads out of `root`, or a file name occurs in two folders.
     """
     names: dict[str, str] = {}
     folders = [folder for folder in (root / "images", *sorted(root.glob("images_*/images"))) if folder.is_dir()]
@@ -161,7 +179,7 @@ def find_images(root: Path) -> dict[str, str]:
 
 
 def write_nih(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
-    """Write a dataset in NIH's layout; one that has this layout keeps its table's other columns and its lists."""
+    """Write a dataset in NIH's layout. If the source has this layout, other columns of its table and its lists are kept."""
     reader, rows, ids = catalog.reader, written.rows, written.ids
     names = reader.names[rows] if isinstance(reader, FileReader) else np.char.add("images/", ids)
     write_images(folder, reader, written, lambda j, name: str(Path(str(names[j])).with_name(name)), progress)
@@ -175,7 +193,7 @@ def write_nih(folder: Path, catalog: Catalog, written: Written, progress: Progre
 
 
 def _entries(catalog: Catalog) -> tuple[list[str], list[list[str]]]:
-    """Header and rows of the source's table, in the order of the catalog."""
+    """Return the header and the rows of the source's table, in the order of the catalog."""
     if isinstance(catalog.reader, FileReader):
         path = table_path(catalog.reader.root)
         with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
@@ -213,7 +231,7 @@ def _write_table(
 
 
 def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """By the two official lists, where they are; else by patient."""
+    """Split by the two official lists if both exist, and otherwise by patient."""
     if not ((root / TRAIN_LIST).is_file() and (root / TEST_LIST).is_file()):
         return split_by_patient(patients, TEST_SHARE)
     listed = {name: _names(root, name) for name in (TRAIN_LIST, TEST_LIST)}

@@ -1,4 +1,4 @@
-"""Options of a data source, as in `folder:TABLE,labels=a|b,root=DIR`."""
+"""Parse the options of a data source, as in `folder:TABLE,labels=a|b,root=DIR`."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ S = TypeVar("S", bound=Settings)
 
 
 def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
-    """A path, and options after it.
+    """Split a text into a path and the options after it.
 
-    Both may hold commas: one begins an option only where a known key and = follow, and not within the longest path that exists.
+    Both may contain commas: a comma starts an option only if a known key and = follow, and after the longest existing path.
 
     Args:
         source: the whole source, for messages.
-        text: what stands behind its kind.
-        model: the options.
+        text: the source without its kind.
+        model: class of the options.
 
     Raises:
-        PetechiaError: a key is there twice, or a value is not allowed.
+        PetechiaError: a key occurs twice, or a value is invalid.
     """
     commas = [match.span() for match in re.finditer(rf",\s*(?=(?:{'|'.join(model.model_fields)})=)", text)]
     exists = [number for number, (start, _) in enumerate(commas) if Path(text[:start]).expanduser().exists()]
@@ -38,16 +38,21 @@ def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
     for part in parts:
         key, _, value = part.partition("=")
         if key in given:
-            raise PetechiaError(f"{key!r} is in the data source {source!r} twice; give it once.")
+            raise PetechiaError(f"{key!r} occurs twice in the data source {source!r}; give it once.")
         given[key] = value
     return path, validated(source, given, model)
 
 
 def validated(source: str, given: Mapping[str, str], model: type[S]) -> S:
-    """Options from their texts.
+    """Parse options from their texts.
+
+    Args:
+        source: the whole source, for messages.
+        given: key → text of the value.
+        model: class of the options.
 
     Raises:
-        PetechiaError: a key is unknown, or a value is not allowed.
+        PetechiaError: a key is unknown, or a value is invalid.
     """
     try:
         return model.model_validate(given)
@@ -60,7 +65,7 @@ def validated(source: str, given: Mapping[str, str], model: type[S]) -> S:
 
 
 def hint_at_option(path: str, model: type[Settings]) -> str:
-    """What may be wrong with a path that does not exist: a key in it that is not one; else nothing."""
+    """Return a hint for a message about a path that does not exist: the unknown option that it contains, or ""."""
     found = re.search(r",\s*(\w+)=", path)
     if not found:
         return ""

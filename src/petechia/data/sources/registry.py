@@ -1,77 +1,92 @@
-"""From the name of a source, as it stands in a configuration, to its catalog."""
+"""The kinds of data sources, ours and those of other packages: from the name of a source to its catalog.
+
+Nothing heavy is imported here, so that the command line's help can say how sources are written.
+"""
 
 from __future__ import annotations
 
 import re
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from pydantic import Field
+from petechia.core.errors import PetechiaError, alternatives
+from petechia.core.registry import Registry, deferred
 
-from petechia.core.errors import PetechiaError
-from petechia.core.settings import FORMS
-from petechia.core.task import Task
-from petechia.data.catalog import Catalog
-from petechia.data.formats.locate import Missing
-from petechia.data.sources.dicom import open_dicom
-from petechia.data.sources.folder import open_folder
-from petechia.data.sources.medmnist import open_medmnist
-from petechia.data.sources.nih import open_nih
-from petechia.data.sources.options import validated
-from petechia.data.sources.phantom import PhantomOptions, open_phantom
-from petechia.data.sources.phantom.findings import FINDINGS
-from petechia.data.sources.xrv import open_xrv
+if TYPE_CHECKING:
+    from petechia.data.catalog import Catalog
+    from petechia.data.formats.locate import Missing
 
 
-class _Phantom(PhantomOptions):
-    """What can be chosen: how it is drawn, and how it is labelled. The drawing knows nothing of the labels.
+@dataclass(frozen=True)
+class SourceOpener:
+    """Opens the sources of one kind, which are written KIND:TEXT.
 
     Attributes:
-        findings: how many of them are labelled, the first ones; 1 makes a binary task.
-        task: "multi-class" leaves out the images with several of them.
+        form: how such a source is written, for help and messages: "nih:FOLDER".
+        help: what it is, in one line.
+        open: gets the whole source (for messages), TEXT and what to do about images that are listed and missing ("error" or
+            "skip"); returns the catalog; raises PetechiaError where it cannot. `petechia.data.sources.options` reads options.
+        bare: whether KIND alone is a source too.
     """
 
-    findings: int = Field(len(FINDINGS), ge=1, le=len(FINDINGS))
-    task: Task = "multi-label"
+    form: str
+    help: str
+    open: Callable[[str, str, Missing], Catalog]
+    bare: bool = False
+
+
+def _fitting(name: str, found: object) -> SourceOpener:
+    if not isinstance(found, SourceOpener):
+        raise TypeError(f"{found!r} is not a petechia.data.sources.SourceOpener")
+    if not re.fullmatch(rf"{re.escape(name)}(:.*)?", found.form):
+        raise ValueError(f"its form is {found.form!r}; it must begin with {name + ':'!r}")
+    return found
+
+
+SOURCES: Registry[SourceOpener] = Registry("data source", "petechia.sources", _fitting)
+_HERE = "petechia.data.sources"
+for _opener in (
+    SourceOpener(
+        "phantom, phantom:images=N,size=N,seed=N",
+        "Drawn chest radiographs, which Petechia brings along",
+        deferred(f"{_HERE}.phantom.source:open_phantom_source"),
+        bare=True,
+    ),
+    SourceOpener("nih:FOLDER", "NIH ChestX-ray14", deferred(f"{_HERE}.nih:open_nih_source")),
+    SourceOpener("folder:TABLE", "Image files with a table of labels", deferred(f"{_HERE}.folder:open_folder")),
+    SourceOpener("medmnist:FILE", "A file of MedMNIST", deferred(f"{_HERE}.medmnist:open_medmnist")),
+    SourceOpener("dicom:FOLDER", "A folder or DICOMDIR of DICOM images", deferred(f"{_HERE}.dicom:open_dicom")),
+    SourceOpener("xrv:NAME:FOLDER", "A dataset of torchxrayvision", deferred(f"{_HERE}.xrv:open_xrv")),
+):
+    SOURCES.add(re.split("[:,]", _opener.form)[0], _opener)
+
+
+def source_forms() -> str:
+    """How sources are written, for help and messages. Nothing is imported for it, so a plugin's may be "KIND:…"."""
+    known = ((kind, SOURCES.if_loaded(kind)) for kind in SOURCES)
+    return alternatives([opener.form if opener else f"{kind}:…" for kind, opener in known])
 
 
 def open_source(source: str, missing: Missing = "error") -> Catalog:
     """Open a source; docs/data.md says what each takes.
 
     `phantom`, `phantom:images=2400,size=64,seed=0`, `nih:FOLDER`, `folder:TABLE[,KEY=VALUE…]`, `medmnist:FILE.npz`,
-    `dicom:FOLDER[,KEY=VALUE…]` or `xrv:NAME:FOLDER[,KEY=VALUE…]`.
+    `dicom:FOLDER[,KEY=VALUE…]`, `xrv:NAME:FOLDER[,KEY=VALUE…]`, or what another package adds.
 
     `phantom:findings=1` is a binary task, `phantom:task=multi-class` one whose classes exclude each other.
 
     Raises:
         PetechiaError: not such a name, or what it names cannot be read.
     """
-    kind, _, rest = source.partition(":")
-    if kind == "phantom":
-        options = _phantom_options(source, rest)
-        return open_phantom(options).with_classes(options.findings, options.task)
-    if kind == "nih" and rest:
-        folder = Path(rest).expanduser()
-        if not folder.is_dir():
-            raise PetechiaError(f"The data source {source!r} names {folder}, which is not a folder; correct the path.")
-        return open_nih(folder, missing)
-    if kind in READERS and rest:
-        return READERS[kind](source, rest, missing)
-    raise PetechiaError(f"{source!r} is not a data source; use {FORMS}.")
-
-
-READERS = {"folder": open_folder, "medmnist": open_medmnist, "dicom": open_dicom, "xrv": open_xrv}
+    kind, _, text = source.partition(":")
+    if kind in SOURCES:
+        opener = SOURCES[kind]
+        if text or opener.bare:
+            return opener.open(source, text, missing)
+    raise PetechiaError(f"{source!r} is not a data source; use {source_forms()}.")
 
 
 def without_folders(source: str) -> str:
     """The same source without the folders in its paths, to give away."""
     return re.sub(r"[^:=]*/", "", source)
-
-
-def _phantom_options(source: str, text: str) -> _Phantom:
-    given: dict[str, str] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            raise PetechiaError(f"{part!r} in the data source {source!r} is not KEY=VALUE; use {FORMS}.")
-        given[key.strip()] = value.strip()
-    return validated(source, given, _Phantom)

@@ -1,4 +1,7 @@
-"""The datasets of torchxrayvision (Cohen et al., MIDL 2022) through their own classes; images are read by Petechia."""
+"""The `xrv:` source: datasets of torchxrayvision (Cohen et al., MIDL 2022).
+
+torchxrayvision's dataset classes read the tables; Petechia reads the images.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +27,20 @@ from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.tables import check_header
 from petechia.data.sources.options import hint_at_option, split_options
 
-OWN = "patientid"  # the column of patients that most classes add
+OWN = "patientid"  # column of patients that most of the classes add
 FIXED = {"views": ["*"], "unique_patients": False, "pathology_masks": False, "semantic_masks": False}
 
 
 class XrvOptions(Settings):
-    """What can be chosen. Where a class does not ship its tables, they are given.
+    """Options of the source. Tables are required if the class does not include them.
 
     Attributes:
         csvpath: table of the labels.
-        metacsvpath: second table, of MIMIC-CXR.
-        extension: of the files, as in `.dcm`, of RSNA.
-        split: of TBX11K.
-        view_is: the views to take, separated by bars.
-        window: of DICOM files, see `read_dicom`.
+        metacsvpath: second table, for MIMIC-CXR.
+        extension: suffix of the files, such as `.dcm`, for RSNA.
+        split: split to read, for TBX11K.
+        view_is: views to use, separated by bars.
+        window: window of DICOM files, see `read_dicom`.
     """
 
     csvpath: Path | None = None
@@ -49,16 +52,16 @@ class XrvOptions(Settings):
 
 
 def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Let the class read its table, and ask it where its images are.
+    """Open a dataset of torchxrayvision: its class reads the table and determines the paths of the images.
 
     Args:
         source: the whole source, for messages.
-        text: NAME:FOLDER and its options, see `XrvOptions`; NAME with or without `_Dataset`.
-        missing: what to do about images that the table lists and the folder lacks.
+        text: NAME:FOLDER with options, see `XrvOptions`; NAME with or without `_Dataset`.
+        missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
-        PetechiaError: torchxrayvision is not installed or has no such class, the class cannot read its table or is of a kind
-            that cannot be adapted, or images are missing.
+        PetechiaError: torchxrayvision is not installed or has no such class, the class cannot read its table or cannot be
+            adapted, or images are missing.
     """
     name, _, rest = text.partition(":")
     folder, options = split_options(source, rest, XrvOptions)
@@ -101,7 +104,7 @@ def _dataset_class(name: str) -> type[Any]:
         raise PetechiaError(
             f"torchxrayvision has no dataset {name!r} of images in a folder; it has {', '.join(sorted(known))}."
         )
-    datasets._cache_dict.clear()  # SIIM keeps the files of the first folder that it was given
+    datasets._cache_dict.clear()  # SIIM caches the files of the first folder that it opened
     return found
 
 
@@ -109,45 +112,45 @@ def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) ->
     takes = inspect.signature(kind).parameters
     given = {key: str(value) for key, value in options if value is not None and key not in ("view_is", "window")}
     if unknown := [key for key in given if key not in takes]:
-        raise PetechiaError(f"{unknown[0]!r} in the data source {source!r} means nothing to {kind.__name__}; leave it out.")
+        raise PetechiaError(f"{unknown[0]!r} in the data source {source!r} is not an option of {kind.__name__}; leave it out.")
     needed = [key for key, one in takes.items() if one.default is one.empty and key not in ("imgpath", *given)]
     if needed:
         raise PetechiaError(
-            f"{kind.__name__} does not ship its tables; add {', '.join(f'{key}=FILE' for key in needed)} to {source!r}."
+            f"{kind.__name__} does not include its tables; add {', '.join(f'{key}=FILE' for key in needed)} to {source!r}."
         )
     for key in ("csvpath", "metacsvpath"):
-        if key in given and not Path(given[key]).is_file():  # pandas would wait for a pipe
+        if key in given and not Path(given[key]).is_file():  # pandas would block on a pipe
             raise PetechiaError(f"{key} in the data source {source!r} is not a file; correct it.")
         if key in given and not str(given[key]).endswith(".gz"):
             check_header(Path(given[key]))
     fixed = {key: value for key, value in FIXED.items() if key in takes}
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of pandas, for what the class does
+            warnings.simplefilter("ignore")  # from pandas, caused by the class
             return kind(imgpath=str(root), **given, **fixed)
-    except Exception as error:  # whatever a table makes pandas or the class say
+    except Exception as error:  # a bad table can make pandas or the class raise anything
         raise PetechiaError(
             f"{kind.__name__} cannot read {source!r} ({type(error).__name__}: {first_line(error)}); check its table."
         ) from None
 
 
 def _labels(kind: type[Any], dataset: Any) -> NDArray[np.int8]:
-    """int8 [N, K]; NaN is unknown."""
+    """Return the labels, int8 [N, K]; NaN becomes -1 (unknown)."""
     labels = np.asarray(dataset.labels, np.float64)
     if len(labels) == 0:
         raise PetechiaError(f"{kind.__name__} finds no image in its table; check the table.")
     known = ~np.isnan(labels)
     if not np.isin(labels[known], (0, 1)).all():
-        raise PetechiaError(f"{kind.__name__} has labels that are not 0, 1 or unknown, which are not read.")
+        raise PetechiaError(f"{kind.__name__} has labels other than 0, 1 and unknown, which are not supported.")
     return np.where(known, labels, -1).astype(np.int8)
 
 
 def _wanted(kind: type[Any], dataset: Any, options: XrvOptions) -> NDArray[np.intp]:
-    """Rows of the wanted views."""
+    """Return the rows with the requested views."""
     if not options.view_is:
         return np.arange(len(dataset.labels))
     if "view" not in dataset.csv:
-        raise PetechiaError(f"{kind.__name__} says nothing of views; leave out view_is.")
+        raise PetechiaError(f"{kind.__name__} has no column of views; leave out view_is.")
     views = dataset.csv["view"].astype(str).str.casefold().to_numpy()
     rows = np.flatnonzero(np.isin(views, [one.strip().casefold() for one in options.view_is.split("|")]))
     if not len(rows):
@@ -167,7 +170,7 @@ def _patients(dataset: Any, paths: NDArray[np.str_]) -> NDArray[np.str_]:
 
 
 def _first_of_each(kind: type[Any], paths: NDArray[np.str_], labels: NDArray[np.int8]) -> NDArray[np.intp]:
-    """The first row of each image; SIIM has a row for each finding."""
+    """Return the first row of each image; SIIM has one row per finding."""
     _, first, inverse = np.unique(paths, return_index=True, return_inverse=True)
     differs = (labels != labels[first[inverse]]).any(axis=1)
     if differs.any():
@@ -176,13 +179,13 @@ def _first_of_each(kind: type[Any], paths: NDArray[np.str_], labels: NDArray[np.
 
 
 def _paths(kind: type[Any], dataset: Any, root: Path) -> NDArray[np.str_]:
-    """Paths of all images below the folder, str [N].
+    """Return the paths of all images relative to the folder, str [N].
 
-    Every class builds them within `__getitem__`, in a way of its own, and reads the image at once. So a copy of that method is
-    called in which what would read an image tells the path instead.
+    Every class builds the path differently, inside `__getitem__`, and reads the image immediately. Therefore this calls a copy
+    of that method in which the functions that read images raise an exception with the path instead.
 
     Raises:
-        PetechiaError: the class does not read images in a way that can be caught, or a path leads out of the folder.
+        PetechiaError: the class reads images in a way that cannot be intercepted, or a path leads out of the folder.
     """
     ask = _asking(kind.__getitem__)
     stand_in = SimpleNamespace(**(vars(dataset) | {"csv": _Columns(dataset.csv)}))
@@ -194,15 +197,15 @@ def _paths(kind: type[Any], dataset: Any, root: Path) -> NDArray[np.str_]:
             raise TypeError("it reads no file")
         except _AskedError as asked:
             path = os.path.normpath(asked.path)
-        except KeyError as absent:  # SIIM looks into the folder first
+        except KeyError as absent:  # SIIM searches the folder first
             path = f"{top}{os.sep}{absent.args[0]}"
         except Exception as error:
             raise PetechiaError(
-                f"{kind.__name__} does not say where the image of row {row + 1} is ({type(error).__name__}); it "
-                f"cannot be adapted."
+                f"{kind.__name__} does not reveal the path of the image in row {row + 1} ({type(error).__name__}), so it "
+                f"cannot be used; use a folder: source with its table."
             ) from None
         if not path.startswith(top + os.sep):
-            raise PetechiaError(f"{kind.__name__}, row {row + 1}, names an image outside of {root}; correct its table.")
+            raise PetechiaError(f"{kind.__name__}, row {row + 1}, names an image outside {root}; correct its table.")
         found.append(path[len(top) + 1 :].replace(os.sep, "/"))
     return np.array(found, np.str_)
 
@@ -213,7 +216,7 @@ class _AskedError(Exception):
 
 
 class _Asked:
-    """Stands for whatever reads an image: it and all its attributes, when called, tell the path."""
+    """Replaces a function or module that reads images: calling it or any of its attributes raises `_AskedError`."""
 
     def __getattr__(self, name: str) -> _Asked:
         return self
@@ -223,7 +226,7 @@ class _Asked:
 
 
 def _asking(method: FunctionType) -> Callable[[Any, int], Any]:
-    """A copy of a method that reads no image."""
+    """Return a copy of a method in which every function that reads images is replaced by `_Asked`."""
 
     def instead(name: str, *rest: Any) -> Any:
         return _Asked() if name.partition(".")[0] == "pydicom" else __import__(name, *rest)
@@ -234,7 +237,7 @@ def _asking(method: FunctionType) -> Callable[[Any, int], Any]:
 
 
 class _Columns:
-    """A data frame as the classes use it, `csv[column].iloc[row]` and `csv.iloc[row][column]`, many times as fast."""
+    """A fast replacement of a data frame for the access that the classes need: `csv[c].iloc[r]` and `csv.iloc[r][c]`."""
 
     def __init__(self, frame: Any) -> None:
         self.frame = frame

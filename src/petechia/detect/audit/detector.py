@@ -13,7 +13,7 @@ from petechia.detect.audit.examination import examine_model, gather_evidence
 from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.audit.result import AuditResult, Origin
 from petechia.detect.audit.verdict import DETECTOR, AuditNulls, Null, packaged_calibration, strongest_evidence
-from petechia.detect.protocol import DETECTORS, Calibration, ModelUnderTest
+from petechia.detect.protocol import Calibration, ModelUnderTest
 
 FEWEST_MODELS = 2  # clean models that give a null
 
@@ -99,6 +99,3 @@ def _described(clean: Sequence[ModelUnderTest]) -> str:
     images = sorted({len(one.clean) for one in clean})
     each = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
     return f"{len(clean)} clean models ({listing([one.classifier.name for one in clean])}) with {each} clean images each"
-
-
-DETECTORS.add(DETECTOR, ModelAudit)

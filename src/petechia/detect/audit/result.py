@@ -263,8 +263,8 @@ class AuditResult(Result):
             passes=examination.passes,
             seconds=round(examination.seconds, 1),
             warnings=examination.warnings,
-            limits=f"{LIMITS} The p-values were measured on {examination.calibration.measured_on}; for other models and images "
-            f"they are a guide.",
+            limits=f"{LIMITS} For other models and images the p-values are a guide; they were measured on "
+            f"{examination.calibration.measured_on}.",
         )
         result._examination = examination
         return result

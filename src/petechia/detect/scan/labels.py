@@ -8,8 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
+from petechia.detect.scan.thresholds import LabelLimits, packaged_thresholds
+
 CERTAIN = 10.0  # decimal digits of a p-value at which more of them say nothing more
-LEVEL = 0.01  # p-value from which on a vector is in excess
 PRIOR = 1.0  # how many images of the same patient the usual frequency of a class counts for
 
 
@@ -62,11 +63,24 @@ def jumps(labels: NDArray[np.int8], patients: NDArray[np.str_]) -> NDArray[np.fl
     return np.asarray(np.where(known, ratio, 0).sum(axis=1))
 
 
-def contradiction(labels: NDArray[np.int8], split: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Both together: float64 [N], 0 … 1. The excess of the vector leads; of images with the same, those that jump most.
+def contradiction(
+    labels: NDArray[np.int8], split: NDArray[np.str_], patients: NDArray[np.str_], limits: LabelLimits | None = None
+) -> NDArray[np.float64]:
+    """Both together. The excess of the vector leads; of images with the same vector, those follow whose labels jump most.
 
-    An image whose vector is not surely in excess has 0: follow-ups of the same patient change for good reasons, too.
+    An image whose vector is not surely in excess has 0: labels of one patient change for good reasons, too.
+
+    Args:
+        labels: int8 [N, K], unknown ones included.
+        split: str [N].
+        patients: str [N].
+        limits: level and weights; those of the calibration where it is None.
+
+    Returns:
+        float64 [N], 0 … 1.
     """
+    limits = limits or packaged_thresholds().labels
     sure = excess(labels, split) / CERTAIN
-    jump = jumps(labels, patients)
-    return np.where(sure >= -np.log10(LEVEL) / CERTAIN, 0.8 * sure + 0.2 * stats.rankdata(jump) / max(len(jump), 1), 0)
+    order = stats.rankdata(jumps(labels, patients))
+    both = limits.excess_weight * sure + limits.jump_weight * order / max(len(order), 1)
+    return np.where(sure >= -np.log10(limits.level) / CERTAIN, both, 0)

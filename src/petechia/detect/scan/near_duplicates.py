@@ -11,13 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
+from petechia.core.parallel import in_parallel
+from petechia.core.progress import SILENT, Progress
+from petechia.data.catalog import Catalog
+from petechia.detect.scan.reading import Traces, read_grey_image
+from petechia.detect.scan.thresholds import NearDuplicateLimits, packaged_thresholds
 from petechia.detect.scan.traces import GRID, LARGEST
 
-SAME = 0.75  # grey levels by which the mean of a block may move when a file is encoded anew
 ROUNDING = 1e-3  # of the mean of a patch
-NOISE = 12  # grey levels by which encoding anew may move a pixel
 PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
-RECURS = 3  # pairs with the same stamp, from which on it is known as one
 CHUNK = 1 << 16  # pairs that are compared at a time
 LOOKED_UP = 1 << 8  # images that are looked up at a time
 
@@ -28,7 +30,7 @@ class Pair(NamedTuple):
     """Two images that are the same but for a small box.
 
     Attributes:
-        stamped: index of the one that seems to have been stamped; of a pair without difference, either.
+        stamped: index of the image that seems to have been stamped; of exact duplicates, either.
         clean: index of the other.
         row: of the box's top left corner.
         column: of the same.
@@ -49,7 +51,42 @@ class Pair(NamedTuple):
         return Pair(self.clean, self.stamped, self.row, self.column, self.background, self.stamp)
 
 
-def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
+def find_pairs(
+    catalog: Catalog, traces: Traces, limits: NearDuplicateLimits | None = None, progress: Progress = SILENT
+) -> list[Pair]:
+    """All near-duplicates of a catalog. Candidates are read again, to be compared pixel by pixel.
+
+    Args:
+        catalog: N images.
+        traces: of its images.
+        limits: of the comparison; those of the calibration where it is None.
+        progress: gets the phase "comparing near-duplicates".
+
+    Raises:
+        PetechiaError: an image cannot be decoded any more.
+    """
+    found = [
+        (one, other)
+        for one, other in candidates(traces.blocks, traces.shapes, limits).tolist()
+        if one not in traces.unread and other not in traces.unread
+    ]
+
+    def read(index: int) -> NDArray[np.uint8]:
+        return read_grey_image(catalog, index)
+
+    def work(rows: NDArray[np.intp]) -> list[Pair | None]:
+        return [compare(found[row][0], found[row][1], read, limits) for row in rows]
+
+    progress.phase("comparing near-duplicates", len(found))
+    pairs = []
+    for pair in in_parallel(work, len(found)):
+        progress.advance()
+        if pair:
+            pairs.append(pair)
+    return assign(pairs, catalog.labels, limits)
+
+
+def candidates(blocks: Array, shapes: NDArray[np.int32], limits: NearDuplicateLimits | None = None) -> NDArray[np.intp]:
     """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
 
     A small box leaves one of the rows of patches at the border and one of the columns there as they are. So a pair agrees in
@@ -58,22 +95,24 @@ def candidates(blocks: Array, shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     Args:
         blocks: float32 [N, GRID, GRID], mean grey levels; may lie on a disk.
         shapes: int [N, 2].
+        limits: of the comparison; those of the calibration where it is None.
 
     Returns:
         int [pairs, 2], the smaller index first.
     """
+    same = (limits or packaged_thresholds().near_duplicates).block_difference
     first, pairs = _distinct(blocks, shapes)
     found = [pairs]
     side = GRID // PATCH
     patches = np.asarray(blocks[first]).reshape(len(first), side, PATCH, side, PATCH).mean(axis=(2, 4))
     row, column = np.indices((side, side))
     for top, left in product((0, side - 1), repeat=2):
-        for close in _close(patches[:, (row == top) | (column == left)]):
+        for close in _close(patches[:, (row == top) | (column == left)], same):
             some = first[close]
             some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
             for start in range(0, len(some), CHUNK):
                 chunk = some[start : start + CHUNK]
-                found.append(chunk[_alike(blocks, chunk, shapes)])
+                found.append(chunk[_alike(blocks, chunk, shapes, same)])
     return np.unique(np.concatenate(found), axis=0)
 
 
@@ -85,37 +124,50 @@ def _distinct(blocks: Array, shapes: NDArray[np.int32]) -> tuple[NDArray[np.intp
     return np.unique(firsts), np.stack([firsts[others], others], axis=1)
 
 
-def _close(keys: Array) -> Iterator[NDArray[np.intp]]:
-    """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `SAME`."""
+def _close(keys: Array, same: float) -> Iterator[NDArray[np.intp]]:
+    """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `same`."""
     tree = KDTree(keys)
     for start in range(0, len(keys), LOOKED_UP):
-        near = tree.query_ball_point(keys[start : start + LOOKED_UP], SAME + ROUNDING, p=np.inf)
+        near = tree.query_ball_point(keys[start : start + LOOKED_UP], same + ROUNDING, p=np.inf)
         one = np.repeat(np.arange(start, start + len(near)), [len(each) for each in near])
         other = np.fromiter(chain.from_iterable(near), np.intp, len(one))
         pairs = np.stack([one, other], axis=1)
         yield pairs[one < other]
 
 
-def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32]) -> NDArray[np.bool_]:
+def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32], same: float) -> NDArray[np.bool_]:
+    """Which pairs have no more blocks that differ than a small box can touch."""
     sides = np.maximum(shapes[pairs[:, 0]] // GRID, 1)
     touched = (-(-(LARGEST - 1) // sides) + 1).prod(axis=1)  # blocks that a small box can touch
-    rows = ((blocks[pairs[:, 0], ::5] - blocks[pairs[:, 1], ::5]) ** 2 > SAME**2).sum(axis=(1, 2)) <= touched  # a quick look
+    rows = ((blocks[pairs[:, 0], ::5] - blocks[pairs[:, 1], ::5]) ** 2 > same**2).sum(axis=(1, 2)) <= touched  # a quick look
     alike = np.zeros(len(pairs), bool)
     some = np.flatnonzero(rows)
-    differ = np.abs(blocks[pairs[some, 0]] - blocks[pairs[some, 1]]) > SAME
+    differ = np.abs(blocks[pairs[some, 0]] - blocks[pairs[some, 1]]) > same
     alike[some] = differ.sum(axis=(1, 2)) <= touched[some]
     return alike
 
 
-def compare(one: int, other: int, read: Callable[[int], NDArray[np.uint8]]) -> Pair | None:
-    """Compare two candidates pixel by pixel; None where they differ in more than a small box.
+def compare(
+    one: int, other: int, read: Callable[[int], NDArray[np.uint8]], limits: NearDuplicateLimits | None = None
+) -> Pair | None:
+    """Compare two candidates pixel by pixel.
 
-    Which of them was stamped is a first guess: the one whose box stands out more from what surrounds it.
+    Which of them was stamped is a first guess: the one whose box differs more from what surrounds it.
+
+    Args:
+        one: index of an image.
+        other: index of another.
+        read: gives an image by its index, uint8 [H, W].
+        limits: of the comparison; those of the calibration where it is None.
+
+    Returns:
+        None where they differ in more than a small box.
     """
+    noise = (limits or packaged_thresholds().near_duplicates).encoding_noise
     a, b = read(one), read(other)
     step = np.maximum(a, b) - np.minimum(a, b)
     exact = np.count_nonzero(step) <= LARGEST**2  # a re-encoded file differs a little everywhere
-    rows, columns = np.nonzero(step > (0 if exact else NOISE))
+    rows, columns = np.nonzero(step > (0 if exact else noise))
     if not len(rows):
         empty = np.zeros((0, 0), np.uint8)
         return Pair(one, other, 0, 0, empty, empty)
@@ -123,10 +175,10 @@ def compare(one: int, other: int, read: Callable[[int], NDArray[np.uint8]]) -> P
     if max(part.stop - part.start for part in box) > LARGEST:
         return None
     pair = Pair(one, other, int(rows.min()), int(columns.min()), a[box].copy(), b[box].copy())
-    return pair if _stands_out(a, box) >= _stands_out(b, box) else pair.swapped
+    return pair if _contrast(a, box) >= _contrast(b, box) else pair.swapped
 
 
-def _stands_out(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
+def _contrast(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
     """How far the mean of the box is from that of the pixels around it, in grey levels."""
     wide = image[tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)].astype(float)
     inner = image[box].astype(float)
@@ -134,8 +186,8 @@ def _stands_out(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
     return float(abs(inner.mean() - ring))
 
 
-def assign(pairs: list[Pair], labels: NDArray[np.int8]) -> list[Pair]:
-    """Settle which image of each pair was stamped.
+def assign(pairs: list[Pair], labels: NDArray[np.int8], limits: NearDuplicateLimits | None = None) -> list[Pair]:
+    """Decide which image of each pair was stamped.
 
     A stamp recurs from pair to pair, what lies beneath it does not. Where that says nothing, because the image had some of
     the stamp's grey levels already, the labels do: an attacker changes them in the same direction everywhere.
@@ -143,13 +195,15 @@ def assign(pairs: list[Pair], labels: NDArray[np.int8]) -> list[Pair]:
     Args:
         pairs: as `compare` guesses them.
         labels: int8 [N, K].
+        limits: of the comparison; those of the calibration where it is None.
     """
+    recurring = (limits or packaged_thresholds().near_duplicates).recurring_pairs
     seen = Counter(_key(stamp) for pair in pairs for stamp in (pair.stamp, pair.background))
     resolved = [pair.swapped if seen[_key(pair.background)] > seen[_key(pair.stamp)] else pair for pair in pairs]
     written = np.array([(labels[pair.stamped] == 1).astype(int) - (labels[pair.clean] == 1) for pair in resolved])
     usual = written.sum(axis=0)  # by class: how often the stamped image gained it, less how often it lost it
     return [
-        pair.swapped if seen[_key(pair.stamp)] < RECURS and gained @ usual < 0 else pair
+        pair.swapped if seen[_key(pair.stamp)] < recurring and gained @ usual < 0 else pair
         for pair, gained in zip(resolved, written, strict=True)
     ]
 

@@ -1,4 +1,4 @@
-"""Small patterns that recur in a dataset, and whether they come with a label."""
+"""Small patterns that recur in a dataset, and whether they are tied to a label."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import polars as pl
 from numpy.typing import NDArray
 from scipy import stats
 
-FEWEST = 3  # images in which a pattern recurs
-LEVEL = 0.01  # probability that any pattern of a clean dataset is found tied to a label
-ODDS = 20  # by how much a stamp raises the odds of its label; side markers and devices go with one too, but not so closely
-FEWER = 3  # the same where, besides, the pattern raises the odds that the label is the only finding by those of `SINGLE`
-SINGLE = 5  # an attacker who overwrites labels leaves one finding, whereas a disease or a device comes with others as well
-NEAR = 2  # pixels from a place; a stamp has one, and anatomy lies a little elsewhere on every image
-PROMINENT = 3  # times as often a stamp is at its place, at least, as things of its size are at a place near it
+from petechia.data.catalog import Catalog
+from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
+
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -38,8 +34,10 @@ class Family(NamedTuple):
         p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
         single: among the images with the class, ratio of the odds that it is the only finding with and without the pattern.
         single_p_value: of that tie, likewise.
-        tests: how many those were.
-        prominent: False where it has a fixed place, beside which things of its size are as frequent, as those of anatomy are.
+        tests: number of patterns and labels that were tested.
+        level: p-value below which a tie is no chance.
+        enough: odds from which on the pattern is suspicious.
+        prominent: False where it has a fixed place around which things of its size are as frequent, as those of anatomy are.
     """
 
     images: NDArray[np.intp]
@@ -58,23 +56,24 @@ class Family(NamedTuple):
     single: float
     single_p_value: float
     tests: int
+    level: float
+    enough: float
     prominent: bool = True
 
     @property
-    def suspicious(self) -> bool:
-        """Whether it comes with a label as only a stamp does."""
-        return self.p_value < LEVEL and self.odds >= self.enough and self.prominent
+    def associated(self) -> bool:
+        """Whether it is tied to a label at all: chance does not explain that they go together."""
+        return self.p_value < self.level
 
     @property
-    def enough(self) -> float:
-        """The odds from which on it is suspicious."""
-        overwritten = self.alone and self.single >= SINGLE and self.single_p_value < LEVEL
-        return FEWER if overwritten else ODDS
+    def suspicious(self) -> bool:
+        """Whether it is tied to a label as only a stamp is."""
+        return self.associated and self.odds >= self.enough and self.prominent
 
     @property
     def weakly_associated(self) -> bool:
-        """Whether it comes with a label more often than chance allows, but not as only a stamp does."""
-        return self.p_value < LEVEL and not self.suspicious
+        """Whether it is tied to a label, but not as only a stamp is."""
+        return self.associated and not self.suspicious
 
 
 def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
@@ -88,7 +87,14 @@ def label_of(labels: NDArray[np.int8], family: Family) -> NDArray[np.bool_]:
     return label_sets(labels)[:, family.label + labels.shape[1] * family.alone]
 
 
-def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Family]:
+def describe_label(catalog: Catalog, family: Family) -> str:
+    """The label of a family for people: the class, and whether it is the only finding."""
+    if not catalog.classes:
+        return "no label, as there are none"
+    return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
+
+
+def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: StampLimits | None = None) -> list[Family]:
     """Group what recurs, by its grey levels at any place and by its place and size at any grey levels; test each.
 
     The test is Fisher's, one-sided: do more of the images that show the pattern have the label than chance allows?
@@ -97,22 +103,24 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8]) -> list[Fam
     Args:
         spots: `Spot` of all images.
         labels: int8 [N, K].
+        limits: of the search; those of the calibration where it is None.
 
     Returns:
         Families, the most suspicious first. Of families with the same images one is kept.
     """
+    limits = limits or packaged_thresholds().stamps
     table = pl.DataFrame({name: spots[name] for name in spots.dtype.names or ()})
-    by_pattern = _groups(table, ["height", "width", "pattern"])
-    by_place = _groups(table, ["height", "width", "row", "column"])
-    by_both = _groups(table, ["height", "width", "row", "column", "pattern"])
+    by_pattern = _groups(table, ["height", "width", "pattern"], limits.fewest_images)
+    by_place = _groups(table, ["height", "width", "row", "column"], limits.fewest_images)
+    by_both = _groups(table, ["height", "width", "row", "column", "pattern"], limits.fewest_images)
     groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
     sets = label_sets(labels)
     tests = len(groups) * sets.shape[1]
     families: dict[bytes, Family] = {}
     for group in groups:
-        family = _tested(group, sets, tests)
+        family = _tested(group, sets, tests, limits)
         if family.suspicious and family.fixed:
-            family = family._replace(prominent=_is_prominent(table, family))
+            family = family._replace(prominent=_is_prominent(table, family, limits))
         families.setdefault(family.images.tobytes(), family)
     order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
     return _without_echoes(order, sets)
@@ -123,7 +131,7 @@ def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Fam
     explained = np.zeros(len(sets), bool)
     kept = []
     for family in families:
-        if family.suspicious and not _is_left(family, sets, explained, family.enough):
+        if family.suspicious and not _is_significant(family, sets, explained, family.enough):
             continue
         if family.suspicious:
             explained[family.images] = True
@@ -140,17 +148,17 @@ def still_significant(
         family: of the scan.
         labels: int8 [N, K].
         explained: which images to leave out.
-        odds: of the tie; else those from which on the family is suspicious.
+        odds: of the tie, at least; those from which on the family is suspicious where it is None.
     """
-    return _is_left(family, label_sets(labels), explained, odds or family.enough)
+    return _is_significant(family, label_sets(labels), explained, odds or family.enough)
 
 
-def _is_left(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float) -> bool:
+def _is_significant(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float) -> bool:
     left = family.images[~explained[family.images]]
     if not len(left):
         return False
     p_value, best = _tie(sets[~explained], sets[left])
-    return p_value * family.tests < LEVEL and _odds(sets[~explained, best], sets[left, best]) >= odds
+    return p_value * family.tests < family.level and _odds(sets[~explained, best], sets[left, best]) >= odds
 
 
 def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[float, int]:
@@ -161,14 +169,15 @@ def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[flo
     return float(p_values[best]), best
 
 
-def _groups(table: pl.DataFrame, keys: list[str]) -> list[pl.DataFrame]:
+def _groups(table: pl.DataFrame, keys: list[str], fewest: int) -> list[pl.DataFrame]:
+    """The spots of each pattern, by what `keys` say makes one, that is on enough images; the most frequent patterns first."""
     counts = table.group_by(keys).agg(pl.col("image").n_unique().alias("images"))
-    frequent = counts.filter(pl.col("images") >= FEWEST).sort(["images", *keys], descending=True).head(CANDIDATES)
+    frequent = counts.filter(pl.col("images") >= fewest).sort(["images", *keys], descending=True).head(CANDIDATES)
     members = table.join(frequent.select(keys), on=keys).unique([*keys, "image"], keep="first", maintain_order=True)
     return list(members.partition_by(keys, maintain_order=True))
 
 
-def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
+def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: StampLimits) -> Family:
     group = group.sort("image")
     images = group["image"].to_numpy().astype(np.intp)
     p_value, best = _tie(sets, sets[images])
@@ -176,6 +185,8 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
     shown = np.zeros(len(sets), bool)
     shown[images] = True
     single, single_p_value = _single(sets, shown, best % classes)
+    single_p_value = min(1.0, single_p_value * tests)
+    overwritten = best >= classes and single >= limits.single_odds and single_p_value < limits.level
     rows, columns = (group[name].to_numpy().astype(np.intp) for name in ("row", "column"))
     return Family(
         images=images,
@@ -192,23 +203,25 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int) -> Family:
         odds=_odds(sets[:, best], sets[images, best]),
         p_value=min(1.0, p_value * tests),
         single=single,
-        single_p_value=min(1.0, single_p_value * tests),
+        single_p_value=single_p_value,
         tests=tests,
+        level=limits.level,
+        enough=limits.overwritten_odds if overwritten else limits.odds,
     )
 
 
-def _is_prominent(table: pl.DataFrame, family: Family) -> bool:
+def _is_prominent(table: pl.DataFrame, family: Family, limits: StampLimits) -> bool:
     """Whether a family at a fixed place has many more images than things of its size have at the places around it."""
-    row, column = int(family.rows[0]), int(family.columns[0])
+    row, column, near = int(family.rows[0]), int(family.columns[0]), limits.neighbourhood
     around = table.filter(
         (pl.col("height") == family.height)
         & (pl.col("width") == family.width)
-        & pl.col("row").is_between(row - NEAR, row + NEAR)
-        & pl.col("column").is_between(column - NEAR, column + NEAR)
+        & pl.col("row").is_between(row - near, row + near)
+        & pl.col("column").is_between(column - near, column + near)
         & ((pl.col("row") != row) | (pl.col("column") != column))
     )
-    places = (2 * NEAR + 1) ** 2 - 1
-    return len(family.images) * places >= PROMINENT * around.height
+    places = (2 * near + 1) ** 2 - 1
+    return len(family.images) * places >= limits.prominence * around.height
 
 
 def _single(sets: NDArray[np.bool_], shown: NDArray[np.bool_], label: int) -> tuple[float, float]:

@@ -1,4 +1,4 @@
-"""What a scan remembers of an image: coarse brightness and fine structure, for finding twins and copies, and small things."""
+"""The trace of an image that a scan keeps: coarse brightness, fine structure, and small things with edges all around."""
 
 from __future__ import annotations
 

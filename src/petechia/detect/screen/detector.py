@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.data.preprocess import Preprocess
-from petechia.detect.protocol import DETECTORS, Calibration, ImagesUnderTest
+from petechia.detect.protocol import Calibration, ImagesUnderTest
 from petechia.detect.screen.conformal import FUSED
 from petechia.detect.screen.files import in_file
 from petechia.detect.screen.result import BoxRecord, ScreenedImage, ScreenResult, TriggerPixel
@@ -20,7 +20,6 @@ from petechia.detect.screen.screen import ImageEvidence, Screen
 CLEAN = 200  # clean images that are used at most; examining them takes as long as examining others
 
 
-@DETECTORS.register("screen")
 class ImageScreen:
     """Detects images that carry the trigger of a backdoored model.
 

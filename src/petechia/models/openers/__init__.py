@@ -8,11 +8,8 @@ from pathlib import Path
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Runtime
 from petechia.models.classifier import Classifier
-from petechia.models.model import Model
 from petechia.models.openers.card import Card, refuse_pickle
-from petechia.models.openers.exported import of_program
-from petechia.models.openers.networks import of_imagenet, of_timm, of_torchxrayvision
-from petechia.models.openers.onnx import of_onnx
+from petechia.models.registry import OPENERS, model_files, model_forms, model_suffixes
 
 __all__ = ["Card", "open_classifier"]
 
@@ -31,38 +28,35 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
             timm:NAME:FILE, with the weights in a .safetensors file, or in a .pt or .pth file that is a bare state dict,
             described by FILE.json if that is there;
             xrv:NAME, a model of torchxrayvision, as in xrv:densenet121-res224-all. That package fetches its own weights
-            from its own releases, which are pickles; no other pickle is ever opened.
+            from its own releases, which are pickles; no other pickle is ever opened;
+            or what another package adds, see `petechia.models.registry`.
         runtime: where it computes.
 
     Raises:
         PetechiaError: there is no such model, or it is a pickle, or it does not fit its description.
     """
     LOGGER.info("opening model %s", name)
-    kind, _, rest = name.partition(":")
-    if kind == "timm":
-        arch, _, file = rest.partition(":")
-        return of_timm(arch, Path(file), runtime) if file else of_imagenet(arch, runtime)
-    if kind == "xrv":
-        return of_torchxrayvision(rest, runtime)
+    prefix, _, rest = name.partition(":")
+    if not prefix.startswith(".") and prefix in OPENERS:
+        return OPENERS[prefix].open(rest, runtime)
     path = Path(name)
     if path.is_dir():
         raise PetechiaError(f"{path} is a folder, not a model; give {_model_in(path)}.")
     refuse_pickle(path)
     if not path.is_file():
-        raise PetechiaError(
-            f"There is no model {name!r}; give a .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE or xrv:NAME."
-        )
-    if path.suffix == ".onnx":
-        return of_onnx(path, runtime)
-    if path.suffix == ".pt2":
-        return of_program(path, runtime)
-    if path.suffix == ".safetensors":
-        return Classifier.of(Model.load(path), runtime, name)
-    raise PetechiaError(f"{name} is neither a .safetensors nor an .onnx nor a .pt2 file; convert the model to one of them.")
+        raise PetechiaError(f"There is no model {name!r}; give {model_forms()}.")
+    if path.suffix in OPENERS:
+        return OPENERS[path.suffix].open(name, runtime)
+    known = " nor ".join(f"{_article(suffix)} {suffix}" for suffix in model_suffixes())
+    raise PetechiaError(f"{name} is neither {known} file; convert the model to one of them.")
 
 
 def _model_in(folder: Path) -> str:
     """What to give in the place of a folder, which may be that of a run."""
     files = "checkpoints/*/epoch-*.safetensors"
     found = sorted(file for where in (files, f"runs/*/{files}", f"*/{files}") for file in folder.glob(where))
-    return f"one of its models, such as {found[-1]}" if found else "a .safetensors, .onnx or .pt2 file"
+    return f"one of its models, such as {found[-1]}" if found else model_files()
+
+
+def _article(suffix: str) -> str:
+    return "an" if suffix[1:2] in "aeiou" else "a"

@@ -26,6 +26,16 @@ from petechia.models.openers.card import STATES, Card, numbered, per_channel, re
 IMAGENET = 1000  # classes
 
 
+def open_timm(text: str, runtime: Runtime) -> Classifier:
+    """A timm network by NAME, with its ImageNet weights, or by NAME:FILE.
+
+    Raises:
+        PetechiaError: as `of_imagenet` and `of_timm`.
+    """
+    arch, _, file = text.partition(":")
+    return of_timm(arch, Path(file), runtime) if file else of_imagenet(arch, runtime)
+
+
 def of_imagenet(arch: str, runtime: Runtime) -> Classifier:
     """Open a timm network with its ImageNet weights, which timm downloads or has cached. Its classes exclude each other.
 

@@ -1,4 +1,4 @@
-// Talking to the server. What it answers is data: it is shown as text, never as markup.
+// Requests to the server. Its answers are data: the page shows them as text, never as markup.
 
 async function reach(path, options) {
   let response;
@@ -8,8 +8,8 @@ async function reach(path, options) {
     throw new Error("The viewer does not answer; is petechia serve still running?");
   }
   if (response.ok) return response;
-  let detail = `The viewer answered ${response.status}.`;
-  try { detail = String((await response.json()).detail); } catch { /* the status has to do */ }
+  let detail = `The viewer answered with status ${response.status}.`;
+  try { detail = String((await response.json()).detail); } catch { /* there is no sentence, only the status */ }
   throw new Error(detail);
 }
 

@@ -1,8 +1,8 @@
-// A map as a coloured picture: enlarged first and coloured then, as the figures of the report are.
+// Draws heat maps: a map is enlarged first and then coloured, like the figures of the report.
 
 const SIDE = 192;
 
-// The map's value at a share of its height and width, between the centres of its cells.
+// The value of a map at a point given as shares of its height and width: bilinear between the centres of its cells.
 function between(map, y, x) {
   const row = Math.min(Math.max(y * map.length - .5, 0), map.length - 1);
   const column = Math.min(Math.max(x * map[0].length - .5, 0), map[0].length - 1);
@@ -14,7 +14,7 @@ function between(map, y, x) {
   return above * (1 - down) + below * down;
 }
 
-// A map of shares in 0…1 of its hottest cell, which is itself a share of the brightest colour.
+// Draws a map whose cells are shares (0…1) of its maximum. `hottest` is that maximum as a share of the brightest colour.
 export function draw(map, hottest, colours) {
   const picture = new ImageData(SIDE, SIDE);
   for (let y = 0, at = 0; y < SIDE; y++) {

@@ -1,4 +1,4 @@
-// The reading page: what is asked, what is shown.
+// The reading page: connects its controls, the two views and the server.
 
 import * as api from "./api.js";
 import { draw as drawHeat, drawScale } from "./heat.js";
@@ -7,13 +7,9 @@ import { Scores } from "./scores.js";
 import { words } from "./suspicion.js";
 import { Viewport } from "./viewport.js";
 
-const METHODS = {
-  gradcam: "Grad-CAM", "gradcam++": "Grad-CAM++", xgradcam: "XGrad-CAM", hirescam: "HiResCAM", layercam: "LayerCAM",
-  eigencam: "Eigen-CAM",
-};
 const KINDS = ["clean", "triggered"];
-const UNASKED = "Looks for a small part of the picture that alone makes this network report something, as a trigger does.";
-const PAUSE = 60; // milliseconds: many small moves of a slider become one question
+const UNASKED = "Screening looks for a small part of the image that alone makes this network report a finding, as a trigger does.";
+const PAUSE = 60; // milliseconds without a move of a slider before the server is asked
 
 const $ = (id) => document.getElementById(id);
 const scene = new Scene();
@@ -26,9 +22,9 @@ const epoch = () => network().epochs[$("epoch").valueAsNumber];
 const layer = () => session.layers[$("layer").valueAsNumber];
 const target = () => $("class").valueAsNumber;
 const title = (index) => session.classes[index].replaceAll("_", " ");
-const dark = () => $("opacity").valueAsNumber === 0;
+const hidden = () => $("opacity").valueAsNumber === 0;
 
-// What stands beside a slider is also for those who do not see it.
+// The text beside each slider; screen readers read it too.
 const SLIDERS = {
   threshold: () => $("threshold").valueAsNumber.toFixed(2),
   opacity: () => `${Math.round(100 * $("opacity").valueAsNumber)} %`,
@@ -58,7 +54,7 @@ async function attempt(work) {
   } catch (problem) { complain(problem); }
 }
 
-// Drawing waits for the screen, so that a fast mouse costs no more than a slow one.
+// Views are drawn at most once for each frame of the screen, however fast the mouse moves.
 
 let frame = 0, repainting = false;
 
@@ -76,7 +72,7 @@ function repaint() {
   redraw();
 }
 
-// The beginning.
+// Start.
 
 async function begin() {
   session = await api.session();
@@ -85,13 +81,13 @@ async function begin() {
   $("class").max = session.classes.length - 1;
   $("class").value = session.target ?? 0;
   $("layer").max = session.layers.length - 1;
-  $("attack-text").textContent = `The run's trigger is ${session.attack.text}. A click puts it on the image, or takes it off.`;
+  $("attack-text").textContent = `The run's trigger is ${session.attack.text}. A click on an image adds or removes it.`;
   $("attack-text").hidden = session.attack.square;
   $("brush").hidden = !session.attack.square;
   $("size").max = Math.max(64, session.trigger.size);
   $("size").value = session.trigger.size;
   $("value").value = session.trigger.value;
-  for (const name of session.methods) $("method").append(new Option(METHODS[name] ?? name, name));
+  for (const { name, label } of session.methods) $("method").append(new Option(label, name));
   for (const { arm, seed } of session.networks) $("arm").append(new Option(`${arm}, seed ${seed}`));
   $("arm-row").hidden = $("epoch-row").hidden = network().arm === "model";
   $("notice").textContent = session.notice;
@@ -110,7 +106,10 @@ async function begin() {
   showSuspicion([session.no_screen || UNASKED]);
   wire();
   if (session.tests) await openTest(session.without_target[0] ?? 0);
-  else say("Open an image to begin.");
+  else {
+    $("about").textContent = "no image yet";
+    say("Open an image to begin.");
+  }
 }
 
 function takeNetwork() {
@@ -123,7 +122,7 @@ function takeNetwork() {
 
 let opening = 0;
 
-// Opens what `find` promises, unless another image was asked for meanwhile.
+// Shows the image that `find` fetches, unless the reader has asked for another one meanwhile.
 async function open(find, about) {
   const mine = ++opening;
   const found = await find();
@@ -150,7 +149,7 @@ const openTest = (wanted) => attempt(() => {
   position = wanted;
   $("position").value = wanted + 1;
   return open(() => api.openTest(wanted), (found) => {
-    const truth = found.findings === null ? "" : `, truly shows ${found.findings.join(", ").replaceAll("_", " ") || "nothing"}`;
+    const truth = found.findings === null ? "" : `, true findings: ${found.findings.join(", ").replaceAll("_", " ") || "none"}`;
     return `test image ${wanted + 1}, ${shape(found)}${truth}`;
   });
 });
@@ -158,7 +157,7 @@ const openTest = (wanted) => attempt(() => {
 const openFile = (file) => attempt(async () => {
   if (!file) return;
   if (file.size > session.most_upload) {
-    throw new Error(`The file is larger than ${session.most_upload / 2 ** 20} MiB; give a smaller one.`);
+    throw new Error(`The file is larger than ${session.most_upload / 2 ** 20} MiB; choose a smaller one.`);
   }
   say("Reading the image …");
   try {
@@ -190,7 +189,7 @@ function stamp(place) {
   });
 }
 
-// A trigger that is no square is put where the attacker puts it, wherever the click was.
+// A trigger that is not a square goes where the attacker puts it, wherever the reader clicks.
 function attack(on) {
   if (on && !scene.picture.place) throw new Error(`The run's trigger cannot be stamped on this image: ${session.attack.text}.`);
   scene.attacked = on;
@@ -221,7 +220,7 @@ function stampAsAttacker() {
   attempt(changed);
 }
 
-// Size and grey level change the last stamp too, around its middle.
+// Moving the sliders for size and grey level also changes the last stamp; its centre stays.
 function adjustLast() {
   attempt(() => {
     const last = scene.stamps.at(-1);
@@ -248,7 +247,7 @@ function showStamps() {
   $("stamps").replaceChildren(...texts.map((textContent) => Object.assign(document.createElement("li"), { textContent })));
 }
 
-// Questions and answers: one question is on its way at a time, then the newest; answers to older ones are thrown away.
+// Questions and answers: one request at a time, then the newest question. Answers to older questions are dropped.
 
 let asking = false, outdated = false, pause = 0;
 
@@ -292,7 +291,7 @@ function showAnswer() {
   for (const [at, kind] of KINDS.entries()) showSeen($(`seen-${kind}`), answer.seen[at] ?? answer.seen[0]);
   $("survival").textContent = !stamped ? "no stamp yet: click on an image"
     : pixels ? `the trigger changes ${pixels} pixel${pixels > 1 ? "s" : ""} of what the model sees`
-    : "the trigger did not survive: what the model sees is the same";
+    : "the trigger does not survive: the model sees the same image";
   const [clean, triggered] = answer.scores.map((one) => one[index].toFixed(3));
   say(stamped ? `${title(index)}: ${clean} clean, ${triggered} triggered.` : `${title(index)}: ${clean}.`);
 }
@@ -307,13 +306,13 @@ function showHeat() {
     const share = $("together").checked ? hottest[at] / most : 1;
     views[index].heat = hottest[at] > 0 ? drawHeat(map, share, session.colours) : null;
     $(`${kind}-heat`).textContent = hottest[at] > 0
-      ? `${layer()} layer, ${map.length} × ${map[0].length} cells, hottest ${hottest[at].toPrecision(2)}`
-      : `No heat for ${title(answer.target)} at the ${layer()} layer`;
+      ? `${layer()} layer, ${map.length} × ${map[0].length} cells, maximum ${hottest[at].toPrecision(2)}`
+      : `${layer()} layer: the heat map for ${title(answer.target)} is empty`;
   }
   redraw();
 }
 
-// Suspicion is told of the very picture, stamps and network that were asked about, and forgotten with them.
+// A suspicion belongs to one image with its stamps and one network. It disappears when any of them changes.
 
 let suspected = "";
 
@@ -321,8 +320,8 @@ async function screen() {
   const asked = shown(), mine = JSON.stringify(asked);
   if (!asked.image || session.no_screen || mine === suspected) return;
   suspected = mine;
-  const fitting = `fitting on ${session.clean_images} clean images …`;
-  showSuspicion([`The first time with a network: ${fitting} It can take a minute, and other answers wait for it.`]);
+  const once = `The first time for a network, the threshold is set on ${session.clean_images} clean images`;
+  showSuspicion([`Screening … ${once}. That can take a minute, and other answers wait until it is done.`]);
   try {
     const found = await api.screen(asked);
     if (mine !== suspected) return;
@@ -347,7 +346,7 @@ function unask() {
   redraw();
 }
 
-// The first sentence is the verdict, if there is one.
+// Shows sentences; the first is the verdict, unless `flagged` is null.
 function showSuspicion(sentences, flagged = null) {
   const paragraphs = sentences.map((text) => Object.assign(document.createElement("p"), { textContent: text }));
   paragraphs[0].className = flagged === null ? "soft" : flagged ? "verdict flagged" : "verdict";
@@ -431,8 +430,8 @@ function takeOpacity() {
 }
 
 function toggleHeat() {
-  if (!dark()) shownOpacity = scene.opacity;
-  $("opacity").value = dark() ? shownOpacity : 0;
+  if (!hidden()) shownOpacity = scene.opacity;
+  $("opacity").value = hidden() ? shownOpacity : 0;
   takeOpacity();
 }
 
@@ -446,7 +445,7 @@ function otherLayer() {
   takeLayer();
 }
 
-// Controls and keys.
+// Controls and keyboard shortcuts.
 
 function wire() {
   const controls = {
@@ -494,7 +493,7 @@ function shortcut(event) {
     return;
   }
   const typing = event.target.matches("input:not([type=range], [type=checkbox]), select");
-  const combined = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph"); // it types [ and ]
+  const combined = (event.ctrlKey || event.metaKey || event.altKey) && !event.getModifierState("AltGraph"); // AltGr types [ and ]
   if (typing || combined) return;
   const keys = {
     "[": () => session.tests && step(-1), "]": () => session.tests && step(1), h: toggleHeat, l: otherLayer, i: invert,

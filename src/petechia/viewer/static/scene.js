@@ -1,20 +1,20 @@
-// What both views share: the image, its window, zoom and place, the cursor and the stamps.
+// What both views show: the image with its window, zoom and position, the cursor and the stamps.
 
 const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
 export class Scene {
   constructor() {
-    this.picture = null; // what the server says of the image, with its `levels`
+    this.picture = null; // the server's description of the image, with its `levels`
     this.stamps = [];
-    this.attacked = false; // whether the run's own trigger is on the image, where it is no square
-    this.suspect = null; // the box where a trigger would be, and whether it is flagged
+    this.attacked = false; // whether the run's own trigger is on the image, if it is not a square
+    this.suspect = null; // the answer of the screen: the box where a trigger would be, and whether it is flagged
     this.opacity = .7;
     this.reset();
   }
 
   reset() {
     this.zoom = 1;
-    this.x = this.y = .5; // the share of the image that is in the middle
+    this.x = this.y = .5; // the point in the middle of the view, as shares of width and height
     this.invert = false;
     this.cursor = null;
     if (this.picture) ({ low: this.low, high: this.high } = this.picture);
@@ -29,13 +29,13 @@ export class Scene {
     this.reset();
   }
 
-  // The value of the image at a pixel, in its own unit; three of colours.
+  // The values of the image at a pixel: one in the unit of the file, or red, green and blue.
   values([x, y]) {
     const { levels, width, least, most, colour } = this.picture, at = Math.floor(y) * width + Math.floor(x);
     return colour ? [...levels.subarray(3 * at, 3 * at + 3)] : [least + (most - least) * levels[at] / 65535];
   }
 
-  // Grey on the screen of a value of the image.
+  // The grey level (0…255) in which a value of the image is displayed.
   shade(value) {
     const share = clamp((value - this.low) / Math.max(this.high - this.low, 1e-9), 0, 1);
     return Math.round(255 * (this.invert ? 1 - share : share));
@@ -78,25 +78,25 @@ export class Scene {
     this.cursor = [clamp(x + right, .5, width - .5), clamp(y + down, .5, height - .5)];
   }
 
-  // Where stamps go: rows and columns of what, where it begins in the image, and how many pixels of the image one of its is.
-  // That is the image itself, or, where the attack stamps what the model sees, the part that the crop keeps.
+  // The grid that stamps are placed on: its rows and columns, its corner in the image, and the size of its pixels in pixels of
+  // the image. It is the image itself or, if the attack stamps what the model sees, the part of the image that the crop keeps.
   ground() {
     const { kept, input, width, height } = this.picture;
     if (input === null) return { tall: height, wide: width, top: 0, left: 0, down: 1, right: 1 };
     return { tall: input, wide: input, top: kept.top, left: kept.left, down: kept.height / input, right: kept.width / input };
   }
 
-  // A stamp's rectangle in pixels of the image.
+  // The rectangle of a stamp in pixels of the image.
   rectangle({ row, column, size }) {
     const { top, left, down, right } = this.ground();
     return [left + column * right, top + row * down, size * right, size * down];
   }
 
-  // A stamp around a pixel of the image, moved to lie inside.
+  // A stamp centred on a pixel of the image, moved so that it lies inside.
   stampAt([x, y], size, value) {
     const { tall, wide, top, left, down, right } = this.ground();
     if (size > Math.min(tall, wide)) {
-      throw new Error(`The trigger of ${size} pixels is larger than the ${wide} × ${tall} pixels to stamp; make it smaller.`);
+      throw new Error(`A trigger of ${size} × ${size} pixels does not fit on ${wide} × ${tall} pixels; choose a smaller size.`);
     }
     const corner = (place, most) => clamp(Math.floor(place) - Math.floor(size / 2), 0, most - size);
     return { row: corner((y - top) / down, tall), column: corner((x - left) / right, wide), size, value };

@@ -1,7 +1,7 @@
-// The table of scores: bars and numbers, clean and triggered side by side.
+// The table of scores: bars and numbers for the clean and the triggered image.
 
 const KINDS = ["clean", "triggered"];
-const CHANGE = .1; // from which a change is pointed out
+const CHANGE = .1; // changes of at least this much are in bold
 
 function element(tag, properties = {}, ...children) {
   const made = Object.assign(document.createElement(tag), properties);
@@ -16,7 +16,7 @@ export class Scores {
       button.addEventListener("click", () => choose(index));
       const bars = KINDS.map((kind) => element("i", { className: kind })), mark = element("u");
       const track = element("div", { className: "track" }, ...bars, mark);
-      track.setAttribute("aria-hidden", "true"); // the numbers say it too
+      track.setAttribute("aria-hidden", "true"); // screen readers read the numbers
       const numbers = KINDS.map(() => element("td"));
       const change = element("td");
       const row = element("tr", {}, element("th", { scope: "row" }, button), element("td", {}, track), ...numbers, change);

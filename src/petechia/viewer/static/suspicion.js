@@ -1,27 +1,27 @@
-// What the screen found, in words. Class names and warnings are data: they are shown as text.
+// Says in sentences what the screen found. Class names and warnings are data: the page shows them as text.
 
-const LIMITS = "This does not prove the picture clean. What is looked for is a class that stands out because of a small part of"
-  + " the picture: triggers that cover much of it or are faint everywhere, that make the model miss a class, or that this"
-  + " network does not answer to are not found, nor are those of attackers who train against such a screen.";
+const LIMITS = "This does not prove that the image is clean. The screen finds a small part of the image that makes the model report"
+  + " a class. It does not find triggers that cover much of the image or are faint everywhere, triggers that make the model miss"
+  + " a class, triggers that this network does not respond to, or triggers of attackers who train against such a screen.";
 
 const number = (value) => value.toFixed(2).replace("-", "−");
 const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 
 function reason({ flagged, pixels, box: { top, left, height, width } }, title) {
-  if (!pixels) return "No small part of the picture stands out.";
+  if (!pixels) return "No small part of the image stands out.";
   const place = `${height} × ${width} pixels at row ${top}, column ${left}`;
-  return flagged ? `A small part of the picture, framed, seems to make the model report ${title}, as a trigger does: ${place}.`
-    : `A trigger would most likely be for ${title}, in the dashed frame: ${place}.`;
+  return flagged ? `A small part of the image (framed) seems to make the model report ${title}, as a trigger does: ${place}.`
+    : `The most suspicious part is in the dashed frame, for ${title}: ${place}.`;
 }
 
-// Sentences, the verdict first.
+// The sentences, with the verdict first.
 export function words(found, title) {
   const [verdict, side] = found.flagged ? ["Suspicious", "above"] : ["Not suspicious", "below"];
-  const rate = `set on ${found.images} clean images at a false-positive rate of ${percent(found.rate)}`;
+  const rate = `a false-positive rate of ${percent(found.rate)}`;
   return [
-    `${verdict}: ${number(found.suspicion)} is ${side} the threshold of ${number(found.threshold)}.`,
+    `${verdict}: the suspicion of ${number(found.suspicion)} is ${side} the threshold of ${number(found.threshold)}.`,
     reason(found, title),
-    `The threshold was ${rate}: about so many clean pictures would be flagged as well.`,
+    `The threshold was set on ${found.images} clean images for ${rate}: that share of clean images is flagged too.`,
     ...found.warnings, ...found.flagged ? [] : [LIMITS],
   ];
 }

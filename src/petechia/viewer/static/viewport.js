@@ -1,11 +1,11 @@
-// One of the two linked views: draws the scene, and turns pointer and keys into changes of it.
+// One of the two linked views: draws the scene, and changes it as pointer and keys ask.
 
-const CLICK = 4; // pixels that a hand may tremble between press and release
+const CLICK = 4; // pixels that the pointer may move during a click
 const MOST_ZOOM = 64;
 const clamp = (value, least, most) => Math.min(Math.max(value, least), most);
 
 export class Viewport {
-  // `events` are told: redraw(), window(), cursor(), probe(place or null), stamp(place).
+  // `events` are functions that the view calls: redraw(), window(), cursor(), probe(place or null), stamp(place).
   constructor(canvas, scene, triggered, events) {
     Object.assign(this, { canvas, scene, triggered, events, heat: null, held: null });
     const on = (name, work, options) => canvas.addEventListener(name, (event) => this.scene.picture && work(event), options);
@@ -20,7 +20,7 @@ export class Viewport {
     new ResizeObserver(() => this.draw()).observe(canvas);
   }
 
-  // Screen pixels of the canvas to one of the image, and where the image's corner is.
+  // How many screen pixels a pixel of the image takes, and where the corner of the image is on the canvas.
   geometry() {
     const { picture, zoom, x, y } = this.scene;
     const [wide, tall] = [this.canvas.clientWidth, this.canvas.clientHeight];
@@ -37,7 +37,7 @@ export class Viewport {
     const { scene } = this, { width, height } = scene.picture;
     const [x, y] = around ?? scene.cursor ?? [scene.x * width, scene.y * height];
     const zoom = clamp(scene.zoom * factor, 1, MOST_ZOOM);
-    scene.x = x / width + (scene.x - x / width) * scene.zoom / zoom; // what is under the pointer stays there
+    scene.x = x / width + (scene.x - x / width) * scene.zoom / zoom; // the point under the pointer stays where it is
     scene.y = y / height + (scene.y - y / height) * scene.zoom / zoom;
     if (zoom === 1) scene.x = scene.y = .5;
     scene.zoom = zoom;
@@ -104,7 +104,7 @@ export class Viewport {
     event.preventDefault();
   }
 
-  // A cursor that leaves the view takes the view along.
+  // Centres the view on the cursor when the cursor has left it.
   follow() {
     const { scene } = this, { scale, left, top } = this.geometry();
     const [x, y] = [left + scene.cursor[0] * scale, top + scene.cursor[1] * scale];
@@ -120,7 +120,7 @@ export class Viewport {
     canvas.height = canvas.clientHeight * dense;
     const context = canvas.getContext("2d");
     context.setTransform(scale * dense, 0, 0, scale * dense, left * dense, top * dense);
-    context.imageSmoothingEnabled = scale < 3; // enlarged so far, a pixel is to be seen as one
+    context.imageSmoothingEnabled = scale < 3; // when enlarged this much, single pixels should be visible
     context.drawImage(scene.canvas, 0, 0);
     if (this.triggered) this.drawStamps(context);
     if (this.heat && scene.opacity > 0) {
@@ -145,7 +145,7 @@ export class Viewport {
     }
   }
 
-  // Lines are as thick at any zoom, and have a dark edge, to be seen on black and on white.
+  // Lines have the same width at any zoom, and a dark edge, so that they are visible on black and on white.
   drawFrame(context, scale) {
     const { kept, height, width } = this.scene.picture;
     if (kept.height === height && kept.width === width) return;
@@ -155,12 +155,15 @@ export class Viewport {
     }
   }
 
-  // Dashed, if it is not flagged; beside the pixels, not on them.
+  // Dashed if it is not flagged; drawn around the pixels, so that they stay visible, but inside the image.
   drawSuspect(context, scale) {
-    const { box: { top, left, height, width }, flagged } = this.scene.suspect, beside = 3 / scale;
+    const { box, flagged } = this.scene.suspect, { picture } = this.scene, beside = 3 / scale, edge = 2 / scale;
+    const [left, top] = [box.left, box.top].map((start) => Math.max(start - beside, edge));
+    const right = Math.min(box.left + box.width + beside, picture.width - edge);
+    const bottom = Math.min(box.top + box.height + beside, picture.height - edge);
     for (const [colour, thick, dash] of [["#000", 4, []], ["#ff6f61", 2, flagged ? [] : [4, 3]]]) {
       pen(context, scale, colour, thick, dash);
-      context.strokeRect(left - beside, top - beside, width + 2 * beside, height + 2 * beside);
+      context.strokeRect(left, top, right - left, bottom - top);
     }
   }
 

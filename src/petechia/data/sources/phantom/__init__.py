@@ -1,4 +1,4 @@
-"""The phantom: procedurally drawn chest radiographs, the data that Petechia brings along."""
+"""The phantom: procedurally drawn chest radiographs, Petechia's built-in data."""
 
 from __future__ import annotations
 
@@ -19,14 +19,21 @@ from petechia.data.sources.phantom.distractors import DISTRACTORS, SPECKS, add_s
 from petechia.data.sources.phantom.findings import FINDINGS
 
 COARSE, FINE = 6, 40  # cells of the two texture grids
-PATIENT, VISIT, SPECK = 32, 16, 5 * SPECKS  # random numbers for each part of a drawing
+PATIENT, VISIT, SPECK = 32, 16, 5 * SPECKS  # number of random numbers for each part of a drawing
 FINDING, DISTRACTOR = 24, 8
-BATCH_PIXELS = 1 << 17  # drawn together: small enough for the processor's cache, large enough for numpy
-TEST_SHARE = 0.22  # of the patients, about as in the official split of NIH ChestX-ray14
+BATCH_PIXELS = 1 << 17  # pixels drawn at a time: few enough for the CPU cache, many enough for numpy
+TEST_SHARE = 0.22  # share of the patients in the test split, about as in the official split of NIH ChestX-ray14
 
 
 class PhantomOptions(Settings):
-    """What can be chosen: number of images, side in pixels, seed, and the share of the labels that are wrong."""
+    """Options of the phantom.
+
+    Attributes:
+        images: number of images.
+        size: side of the images, in pixels.
+        seed: random seed.
+        label_noise: share of the labels that are wrong.
+    """
 
     images: int = Field(2400, ge=1, le=10_000_000)
     size: int = Field(64, ge=16, le=4096)
@@ -35,7 +42,7 @@ class PhantomOptions(Settings):
 
 
 def open_phantom(options: PhantomOptions) -> Catalog:
-    """The phantom as a catalog; nothing is drawn yet."""
+    """Return the phantom as a catalog; images are drawn on access."""
     cohort = build_cohort(options.images, options.seed, options.label_noise)
     patients = np.char.mod("%08d", cohort.patients + 1)
     return Catalog(
@@ -51,10 +58,13 @@ def open_phantom(options: PhantomOptions) -> Catalog:
 
 
 class Phantom:
-    """Draws images of a cohort. Image i depends on the seed, the size and i alone, whatever is drawn with it.
+    """Draws the images of a cohort. Image i depends only on the seed, the size and i, not on the other images in a batch.
 
     Attributes:
-        indices: int [N], which images of the cohort.
+        cohort: patients and findings.
+        size: side of the images, in pixels.
+        seed: random seed.
+        indices: int [N], indices of the images in the cohort.
     """
 
     def __init__(self, cohort: Cohort, size: int, seed: int, indices: NDArray[np.intp]) -> None:
@@ -67,11 +77,11 @@ class Phantom:
         return len(self.indices)
 
     def take(self, rows: NDArray[np.intp]) -> Phantom:
-        """The same for some of the images."""
+        """Return a reader for some of the images."""
         return Phantom(self.cohort, self.size, self.seed, self.indices[rows])
 
     def fingerprint(self) -> str:
-        """Over the settings and the drawing code itself."""
+        """Return a digest of the settings and of the source code that draws."""
         digest = hashlib.sha256(f"{self.seed} {self.size}".encode())
         digest.update(self.indices.astype(np.int64).tobytes())
         for module in sorted(Path(__file__).parent.glob("*.py")):

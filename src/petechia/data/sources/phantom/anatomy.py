@@ -19,20 +19,20 @@ CARDIOMEGALY, EMPHYSEMA, ATELECTASIS, FIBROSIS = "Cardiomegaly", "Emphysema", "A
 
 
 class Dice:
-    """Uniform random numbers of a batch, one row an image, handed out column by column."""
+    """Uniform random numbers for a batch, one row per image, used column by column."""
 
     def __init__(self, table: Array) -> None:
         self.table = table
         self.column = 0
 
     def between(self, low: float, high: float) -> Array:
-        """One number an image in [low, high), as float32 [B, 1, 1]."""
+        """Return one number per image in [low, high), as float32 [B, 1, 1]."""
         values = low + (high - low) * self.table[:, self.column]
         self.column += 1
         return values.astype(np.float32)[:, None, None]
 
     def side(self) -> Array:
-        """-1 (image left, the patient's right) or 1, as float32 [B, 1, 1]."""
+        """Return -1 (left in the image, the patient's right) or 1 at random, as float32 [B, 1, 1]."""
         return np.where(self.between(0, 1) < 0.5, np.float32(-1), np.float32(1))
 
 
@@ -43,7 +43,7 @@ class Chest:
     x: Array  # distance to the right of the midline
     y: Array
     pixel: float  # width of one pixel
-    half_width: Array  # of the rib cage
+    half_width: Array  # half the width of the rib cage
     apex: Array  # y of the top of the lungs
     base: Array  # y of the top of each diaphragm, by column
     dome: Array
@@ -52,13 +52,13 @@ class Chest:
     heart_rx: Array
     heart_ry: Array
     lateral: Array  # distance from the midline to the chest wall, by row
-    medial: Array  # and to the mediastinum
+    medial: Array  # distance from the midline to the mediastinum, by row
     diaphragm: Array  # y of the diaphragm, by column
     lungs: Array  # coverage 0..1
     aeration: Array  # 1 is normal, lower is darker (overinflated)
 
     def of(self, rows: NDArray[np.intp]) -> Chest:
-        """The same for some images of the batch."""
+        """Return the geometry of some images of the batch."""
         picked = {
             name: value[rows] if isinstance(value, np.ndarray) and len(value) == len(self.lungs) else value
             for name, value in vars(self).items()
@@ -67,25 +67,28 @@ class Chest:
 
     @property
     def depth(self) -> Array:
-        """Distance from the midline, whichever side."""
+        """The distance from the midline, on either side."""
         return np.abs(self.x)
 
 
 def ramp(z: Array) -> Array:
-    """A soft step from 0 to 1, one unit wide, centred on 0."""
+    """Return a soft step from 0 to 1, one unit wide, centred on 0."""
     step: Array = np.clip(z + np.float32(0.5), 0, 1)
     return step
 
 
 def above(a: Array, b: Array | float, edge: float) -> Array:
-    """`ramp((a - b) / edge)` for a and b that broadcast: scaled while they are still small."""
+    """Return `ramp((a - b) / edge)` for a and b that broadcast; faster, because they are scaled before broadcasting."""
     return np.clip((a / edge + np.float32(0.5)) - b / np.float32(edge), 0, 1)
 
 
 def ellipse(
     chest: Chest, cx: Array | float, cy: Array | float, rx: Array | float, ry: Array | float, edge: float, tilt: float = 0
 ) -> Array:
-    """Coverage of an ellipse; `edge` is the width of its rim relative to the radius, `tilt` the rise of its long axis."""
+    """Return the coverage of an ellipse.
+
+    `edge` is the width of its rim relative to the radius, `tilt` the slope of its long axis.
+    """
     dx, dy = chest.x - cx, chest.y - cy
     along, across = dx / rx, dy / ry
     if tilt:
@@ -99,35 +102,35 @@ def ellipse(
 
 
 def heart_shadow(chest: Chest, edge: float) -> Array:
-    """The heart, its apex to the patient's left."""
+    """Return the coverage of the heart, with its apex to the patient's left."""
     return ellipse(chest, chest.heart_x, chest.heart_y, chest.heart_rx, chest.heart_ry, edge, tilt=0.45)
 
 
 def line(distance: Array, width: Array | float, pixel: float) -> Array:
-    """Coverage of a line of a given width from the distance to its axis; a line thinner than a pixel gets fainter."""
+    """Return the coverage of a line from the distance to its axis and its width; a line thinner than a pixel gets fainter."""
     half = np.float32(0.5) * width
     covered: Array = np.clip((half - np.abs(distance)) / pixel + np.float32(0.5), 0, np.minimum(1, width / pixel))
     return covered
 
 
 def hump(z: Array) -> Array:
-    """A smooth bump of height 1 on |z| < 1, zero outside; cheaper than a Gaussian and ends somewhere."""
+    """Return a smooth bump of height 1 on |z| < 1, zero outside; cheaper than a Gaussian and with bounded support."""
     bump = np.maximum(1 - z * z, np.float32(0))
     return bump * bump
 
 
 def coordinates(size: int) -> Array:
-    """Pixel centres on [-1, 1], float32 [size]."""
+    """Return the pixel centres on [-1, 1], float32 [size]."""
     return ((np.arange(size, dtype=np.float32) + 0.5) / size * 2 - 1).astype(np.float32)
 
 
 def build_chest(size: int, patient: Dice, visit: Dice, severity: dict[str, Array]) -> Chest:
-    """Lay out the chests of a batch. `severity` of the findings that change the shape: float32 [B, 1, 1], 0 = absent."""
+    """Lay out the chests of a batch; `severity` maps a finding to float32 [B, 1, 1], 0 if it is absent."""
     grid = coordinates(size)
     enlarged, hyperinflated = severity[CARDIOMEGALY], severity[EMPHYSEMA]
     x = grid[None, None, :] - patient.between(-0.04, 0.04) - visit.between(-0.04, 0.04)
     y = grid[None, :, None] + visit.between(-0.05, 0.05)
-    left = ramp(x / 0.5)  # of the patient: 0 on the image's left, 1 on its right
+    left = ramp(x / 0.5)  # the patient's left: 0 on the left of the image, 1 on its right
 
     half_width = patient.between(0.70, 0.82) + 0.05 * hyperinflated
     apex = patient.between(-0.82, -0.70) - 0.04 * hyperinflated
@@ -163,7 +166,7 @@ def build_chest(size: int, patient: Dice, visit: Dice, severity: dict[str, Array
 
 
 def texture(noise: Array, size: int) -> Array:
-    """Smooth random texture: a coarse grid `noise` [B, g, g] interpolated to [B, size, size]."""
+    """Interpolate a coarse grid of noise [B, g, g] to a smooth texture [B, size, size]."""
     cells = noise.shape[-1]
     where = np.linspace(0, cells - 1, size, dtype=np.float32)
     weights = hump((where[:, None] - np.arange(cells, dtype=np.float32)[None, :]) / 1.8)
@@ -172,21 +175,21 @@ def texture(noise: Array, size: int) -> Array:
 
 
 def draw_chest(chest: Chest, patient: Dice, visit: Dice, coarse: Array, fine: Array) -> Array:
-    """Densities of the normal chests, float32 [B, H, W]. `coarse` and `fine` are noise grids for lung and soft tissue."""
+    """Return the densities of normal chests, float32 [B, H, W]; `coarse` and `fine` are noise for soft tissue and lungs."""
     x, y, depth, lungs = chest.x, chest.y, chest.depth, chest.lungs
     size = lungs.shape[-1]
     shoulder = 0.36 + 0.74 * np.clip((y + 1.05) / 0.62, 0, 1) ** 0.8 - 0.09 * np.clip(y + 0.2, 0, 1)
     body = above(shoulder * patient.between(0.92, 1.04), depth, 0.06)
     tissue = patient.between(0.50, 0.60)
 
-    # Soft tissue with its fat planes.
+    # Soft tissue with fat planes.
     image = texture(coarse, size)
     image *= np.float32(0.06)
     image += tissue
     image *= body
 
-    # Lungs are air in a cage: most of the tissue in front of them is gone. Their vessels are a mottle that is dense
-    # at the hila and thins out towards the wall.
+    # Lungs contain air, so most of the tissue density is removed there. Their vessels are a mottle that is dense at the hila
+    # and thins out towards the chest wall.
     hila_x, hila_y = hump((depth - 0.20) / 0.42), hump((y + 0.02) / 0.55)
     mottle = np.maximum(texture(fine, size), np.float32(-0.35))
     mottle *= 0.06 + 0.20 * hila_y * hila_x
@@ -196,7 +199,7 @@ def draw_chest(chest: Chest, patient: Dice, visit: Dice, coarse: Array, fine: Ar
     mottle *= lungs
     image += mottle
 
-    # Mediastinum, spine with its discs, the air of the trachea.
+    # Mediastinum, spine with its discs, air in the trachea.
     vertebrae = 0.04 * np.cos(y * patient.between(34, 42)) * hump(x / 0.09)
     vertebrae += 0.26 - 0.12 * ramp((y - chest.base) / 0.2)
     vertebrae *= above(chest.medial + 0.02, depth, 0.14)
@@ -211,7 +214,7 @@ def draw_chest(chest: Chest, patient: Dice, visit: Dice, coarse: Array, fine: Ar
     heart *= 0.30 + 0.70 * lungs
     image += heart
 
-    # Abdomen under the diaphragm, often with the stomach's air on the patient's left.
+    # Abdomen below the diaphragm, often with air in the stomach on the patient's left.
     below = above(y, chest.diaphragm, 0.04)
     below *= body
     below *= ramp((y - 0.1) / 0.1)

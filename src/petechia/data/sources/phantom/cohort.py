@@ -1,4 +1,4 @@
-"""Who is in the phantom: patients, their images, and which findings each image shows and is labelled with."""
+"""The cohort of the phantom: patients, their images, and the findings that each image shows and is labelled with."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from petechia.core.randomness import stream
 from petechia.data.sources.phantom.findings import FINDINGS
 
 IMAGES_PER_PATIENT = 3.6  # NIH: 112,120 images of 30,805 patients
-LABEL_NOISE = 0.26  # share of the findings that are not labelled, and of the labels with nothing on the image; sets how well
-# any model can do, so that the micro-AUROC of a trained DenseNet-121 comes to NIH's 0.85
-SEVERITY = (0.4, 1.2)  # range of what is drawn: subtle to plain
-SICKNESS = 0.15  # correlation between findings of one image through how ill the patient is
+LABEL_NOISE = 0.26  # share of the findings without a label, and of the labels without a finding; it limits the performance of
+# any model, and is set such that the micro-AUROC of a trained DenseNet-121 is 0.85, as on NIH
+SEVERITY = (0.4, 1.2)  # range from subtle to obvious
+SICKNESS = 0.15  # correlation between the findings of one image, due to how ill the patient is
 PERSISTENCE = 0.45  # correlation between images of one patient
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """Arrays with one entry an image.
+    """Patients and findings of the images. Arrays have one entry per image.
 
     Attributes:
-        patients: int [N].
-        visits: int [N], counted from 0 within a patient.
-        severity: float32 [N, K], 0 where a finding is not drawn.
-        labels: int8 [N, K], what the report says, which is sometimes wrong.
+        patients: int [N], index of the patient.
+        visits: int [N], index of the image among those of the patient, from 0.
+        severity: float32 [N, K], severity of each finding, 0 if it is not drawn.
+        labels: int8 [N, K], labels, some of which are wrong.
     """
 
     patients: NDArray[np.intp]
@@ -37,15 +37,15 @@ class Cohort:
 
 
 def build_cohort(images: int, seed: int, label_noise: float = LABEL_NOISE) -> Cohort:
-    """Draw a cohort. The first n images do not depend on how many follow, and none on the noise of the labels."""
+    """Draw a cohort at random. The first n images do not depend on how many follow, and no image on the label noise."""
     k = len(FINDINGS)
     uniform = stream(seed, "visits").random(images)
     counts = 1 + np.floor(np.log1p(-uniform) / np.log1p(-1 / IMAGES_PER_PATIENT)).astype(int)
     patients = np.repeat(np.arange(images), counts)[:images]
     visits = np.arange(images) - (np.cumsum(counts) - counts)[patients]
 
-    # A finding is there where a normal variable passes the threshold of its prevalence. The variable is shared in
-    # part between the findings of a patient (sickness) and between the visits of a patient (persistence).
+    # A finding is present if a normal variable exceeds the threshold for its prevalence. Part of the variable is shared
+    # between the findings of a patient (sickness), and part between the visits of a patient (persistence).
     ill = stream(seed, "ill").standard_normal((images, 1))
     chronic = stream(seed, "chronic").standard_normal((images, k))
     acute = stream(seed, "acute").standard_normal((images, k))

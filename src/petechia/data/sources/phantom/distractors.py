@@ -1,6 +1,6 @@
-"""Things on a radiograph that mean nothing: side markers, electrodes and their wires, tubes, specks.
+"""Objects on a radiograph without diagnostic meaning: side markers, electrodes and their wires, tubes, specks.
 
-They carry no label. Without them a clean model takes any black square for a finding and every attack looks successful.
+They have no label. Without them, a clean model takes any black square for a finding, and every attack looks successful.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ GLYPHS = np.array(
 
 
 def side_marker(chest: Chest, image: Array, dice: Dice) -> None:
-    """A lead letter in an upper corner: R on the image's left, L on its right."""
+    """Draw a lead letter in an upper corner: R on the left of the image, L on its right."""
     size = image.shape[-1]
     left = dice.between(0, 1) < 0.5
     row, column = dice.between(0.03, 0.16), dice.between(0.03, 0.12)
@@ -38,7 +38,7 @@ def side_marker(chest: Chest, image: Array, dice: Dice) -> None:
 
 
 def electrode(chest: Chest, image: Array, dice: Dice) -> None:
-    """An ECG electrode with the wire that leads down and out of the picture."""
+    """Draw an ECG electrode with a wire that runs down and out of the image."""
     x, y = dice.between(-0.6, 0.6), dice.between(-0.6, 0.35)
     image += 0.30 * ellipse(chest, x, y, 0.035, 0.035, 0.4)
     drop = np.clip(chest.y - y, 0, 2)
@@ -47,7 +47,7 @@ def electrode(chest: Chest, image: Array, dice: Dice) -> None:
 
 
 def tube(chest: Chest, image: Array, dice: Dice) -> None:
-    """A breathing or feeding tube, or a central line: two faint walls that follow the midline and may turn off."""
+    """Draw a breathing or feeding tube, or a central line: two faint walls that follow the midline and may bend aside."""
     end = dice.between(-0.35, 0.6)
     bend = dice.between(-0.5, 0.5)
     path = dice.between(-0.05, 0.05) + bend * np.clip(chest.y - 0.1, 0, 1) ** 2
@@ -56,7 +56,7 @@ def tube(chest: Chest, image: Array, dice: Dice) -> None:
 
 
 def chest_drain(chest: Chest, image: Array, dice: Dice) -> None:
-    """A drain that enters at the side and climbs to the apex."""
+    """Draw a drain that enters at the side and runs up to the apex."""
     side = dice.side()
     path = 0.62 - dice.between(0.2, 0.5) * np.clip(0.45 - chest.y, 0, 1.1) ** 2
     inside = ramp((0.45 - chest.y) / 0.02) * ramp((chest.y + dice.between(0.2, 0.6)) / 0.02)
@@ -64,7 +64,7 @@ def chest_drain(chest: Chest, image: Array, dice: Dice) -> None:
 
 
 def pacemaker(chest: Chest, image: Array, dice: Dice) -> None:
-    """A metal can below the collarbone and its lead to the heart."""
+    """Draw a metal can below the collarbone and its lead to the heart."""
     side = dice.side()
     x, y = side * dice.between(0.42, 0.58), dice.between(-0.48, -0.36)
     image += 0.55 * ellipse(chest, x, y, 0.11, 0.09, 0.15)
@@ -73,7 +73,7 @@ def pacemaker(chest: Chest, image: Array, dice: Dice) -> None:
     image += 0.35 * line(chest.x - lead, 0.016, chest.pixel) * (chest.y > y) * (along < 1)
 
 
-# What may lie on an image, and on what share of images.
+# Distractors, and the share of the images that show each.
 DISTRACTORS = (
     (side_marker, 0.60),
     (electrode, 0.22),
@@ -84,13 +84,18 @@ DISTRACTORS = (
     (pacemaker, 0.04),
 )
 
-SPECKS = 6  # at most, on one image
+SPECKS = 6  # maximum number per image
 
 
 def add_specks(images: NDArray[np.uint8], dice: Dice, rate: float = 0.25) -> None:
-    """Dust, dead pixels and scratches: isolated square specks of 1 to 4 pixels a side, black, white or grey, in place.
+    """Add dust, dead pixels and scratches in place: isolated square specks of 1 to 4 pixels a side, black, white or grey.
 
-    `images` uint8 [B, H, W]. They are in pixels, not in chest units: a digital defect has the size of a pixel on any detector.
+    Their size is in pixels, not in chest units, because a digital defect has the size of a pixel on any detector.
+
+    Args:
+        images: uint8 [B, H, W]; changed.
+        dice: random numbers.
+        rate: probability of each of the `SPECKS` specks.
     """
     size = images.shape[-1]
     for _ in range(SPECKS):

@@ -1,8 +1,8 @@
-"""How each of the 14 findings looks in the phantom.
+"""The appearance of each of the 14 findings in the phantom.
 
-One function a finding. It gets the chests and the density images of those patients who have it, a severity of 0.4 to 1.2
-as float32 [n, 1, 1] and random numbers, and adds what a reader would look for. Findings that change the shape of the chest
-(cardiomegaly, emphysema, the volume loss of atelectasis and fibrosis) do that in `anatomy.build_chest`.
+There is one function per finding. It gets the chests and the density images of the patients with the finding, a severity of
+0.4 to 1.2 as float32 [n, 1, 1] and random numbers, and adds the signs that a radiologist would look for to the image, in place.
+`anatomy.build_chest` handles changes of the chest's shape (cardiomegaly, emphysema, volume loss in atelectasis and fibrosis).
 """
 
 from __future__ import annotations

@@ -15,8 +15,8 @@ import petechia
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, Preprocess, open_source
-from petechia.detect.scan.files import write_clean
-from petechia.detect.scan.suspects import Scan, find_stamp, scan
+from petechia.detect.scan import ScanResult, scan_catalog
+from petechia.detect.scan.thresholds import packaged_thresholds
 from petechia.models.model import Architecture, create
 from tests.conftest import InMemory, NihMaker
 
@@ -36,8 +36,8 @@ def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Poisoned:
     return write
 
 
-def flagged(found: Scan) -> set[str]:
-    return {str(i) for i, suspect in zip(found.catalog.ids, found.suspects, strict=True) if suspect.flagged}
+def flagged(found: ScanResult) -> set[str]:
+    return set(found.flagged_ids)
 
 
 def triggered(folder: Path) -> set[str]:
@@ -52,38 +52,38 @@ def triggered(folder: Path) -> set[str]:
 )
 def test_every_triggered_copy_is_flagged_and_no_clean_image(poisoned: Poisoned, trigger: dict[str, Any], rate: float) -> None:
     folder = poisoned(trigger=trigger, rate=rate, mode="append")
-    assert flagged(scan(open_source(f"nih:{folder}"))) == triggered(folder)
+    assert flagged(scan_catalog(open_source(f"nih:{folder}"))) == triggered(folder)
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.4])
 @pytest.mark.parametrize("location", ["center", "random"])
 def test_replaced_images_are_flagged_and_stamp_place_and_class_named(poisoned: Poisoned, location: str, rate: float) -> None:
     folder = poisoned(trigger={"size": 3, "location": location}, rate=rate, mode="replace", target="Edema")
-    found = scan(open_source(f"nih:{folder}"))
+    found = scan_catalog(open_source(f"nih:{folder}"))
     truth = triggered(folder)
     assert len(flagged(found) & truth) >= 0.99 * len(truth)
-    assert len(flagged(found) - truth) <= 0.01 * len(found.catalog)
-    stamp = found.families[0]
-    assert (found.pictures[0] == np.zeros((3, 3), np.uint8)).all()
-    assert (found.catalog.classes[stamp.label], stamp.alone, stamp.fixed) == ("Edema", True, location == "center")
+    assert len(flagged(found) - truth) <= 0.01 * found.images
+    stamp = found.details.families[0]
+    assert (found.details.pictures[0] == np.zeros((3, 3), np.uint8)).all()
+    assert (found.details.catalog.classes[stamp.label], stamp.alone, stamp.fixed) == ("Edema", True, location == "center")
     places = pl.read_parquet(folder / "poison.parquet").filter("triggered")
     true = dict(zip(places["id"], zip(places["row"], places["column"], strict=True), strict=True))
     right = [
-        (suspect.row, suspect.column) == true[name]
-        for name, suspect in zip(found.catalog.ids.tolist(), found.suspects, strict=True)
-        if suspect.flagged and name in truth
+        (finding.evidence["row"], finding.evidence["column"]) == true[finding.about]
+        for finding in found.findings
+        if finding.flagged and finding.about in truth
     ]
     assert np.mean(right) >= (1 if location == "center" else 0.9)  # a speck of the phantom's own may look like the stamp
 
 
 def test_an_untouched_dataset_is_clean() -> None:
-    found = scan(open_source(SOURCE))
-    assert not found.found
-    assert len(found.kept) == 400
+    found = scan_catalog(open_source(SOURCE))
+    assert not found.tampered
+    assert len(found.details.kept) == 400
 
 
 def test_the_real_sample_is_clean(nih_sample: Path) -> None:
-    assert not scan(open_source(f"nih:{nih_sample}").take(np.arange(120))).found
+    assert not scan_catalog(open_source(f"nih:{nih_sample}").take(np.arange(120))).tampered
 
 
 def catalog_of(images: list[NDArray[np.uint8]], labels: NDArray[np.int8]) -> Catalog:
@@ -103,38 +103,20 @@ def catalog_of(images: list[NDArray[np.uint8]], labels: NDArray[np.int8]) -> Cat
 )
 @pytest.mark.parametrize("classes", [0, 3])
 def test_odd_datasets_are_read_and_not_flagged(images: list[NDArray[np.uint8]], classes: int) -> None:
-    found = scan(catalog_of(images, np.zeros((len(images), classes), np.int8)))
-    assert not found.found
+    found = scan_catalog(catalog_of(images, np.zeros((len(images), classes), np.int8)))
+    assert not found.tampered
 
 
 def test_no_image_is_refused() -> None:
     with pytest.raises(PetechiaError, match="has no images"):
-        scan(catalog_of([], np.zeros((0, 3), np.int8)))
+        scan_catalog(catalog_of([], np.zeros((0, 3), np.int8)))
 
 
 def test_duplicates_with_other_labels_are_told_but_not_flagged_alone() -> None:
     image = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
-    found = scan(catalog_of([image, image], np.array([[1, 0, 0], [0, 1, 0]], np.int8)))
-    assert not found.found
-    assert all("labelled otherwise" in suspect.reason for suspect in found.suspects)
-
-
-def test_a_faint_stamp_is_found_where_it_is_set_off_and_not_where_it_is_not() -> None:
-    image = np.full((30, 30), 100, np.uint8)
-    stamp = np.full((3, 3), 92, np.uint8)
-    image[10:13, 5:8] = 92
-    image[20:] = 92  # the same grey levels everywhere, and no edge
-    assert find_stamp(image, stamp) == (10, 5)
-    assert find_stamp(image, stamp, at=(10, 5)) == (10, 5)
-    assert find_stamp(image, stamp, at=(24, 5)) is None
-    assert find_stamp(image[:2], stamp) is None
-
-
-def test_a_stamp_is_found_beside_a_large_area_of_its_own_grey_level() -> None:
-    image = np.full((200, 200), 60, np.uint8)
-    image[:120] = 0
-    image[150:153, 80:83] = 0
-    assert find_stamp(image, np.zeros((3, 3), np.uint8)) == (150, 80)
+    found = scan_catalog(catalog_of([image, image], np.array([[1, 0, 0], [0, 1, 0]], np.int8)))
+    assert not found.tampered
+    assert all("labelled otherwise" in suspect.reason for suspect in found.details.suspects)
 
 
 def test_the_command_writes_what_it_finds_and_a_clean_copy(poisoned: Poisoned, tmp_path: Path) -> None:
@@ -153,7 +135,7 @@ def test_the_command_writes_what_it_finds_and_a_clean_copy(poisoned: Poisoned, t
     assert (np.asarray(Image.open(out / "stamp-1.png")) == 0).all()
     left = open_source(f"nih:{clean}")
     assert set(left.ids) == set(open_source(f"nih:{folder}").ids) - triggered(folder)
-    assert not scan(left).found
+    assert not scan_catalog(left).tampered
     again = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(out)])
     assert again.exit_code == 1
     assert "exists already" in again.output
@@ -172,14 +154,14 @@ def test_an_unreadable_image_stops_or_is_left_out(poisoned: Poisoned, tmp_path: 
     broken = next(iter((folder / "images").glob("*.png")))
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(PetechiaError, match="cannot be decoded"):
-        scan(catalog)
-    found = scan(catalog, on_error="skip")
+        scan_catalog(catalog)
+    found = scan_catalog(catalog, on_error="skip")
     row = catalog.ids.tolist().index(broken.name)
-    assert "cannot be decoded" in found.suspects[row].reason
-    assert broken.name not in catalog.ids[found.kept]
-    nothing = replace(found, unread=dict.fromkeys(range(len(catalog)), "broken"))
+    assert "cannot be decoded" in found.details.suspects[row].reason
+    assert broken.name not in catalog.ids[found.details.kept]
+    nothing = replace(found.details, unread=dict.fromkeys(range(len(catalog)), "broken"))
     with pytest.raises(PetechiaError, match="No image would be left"):
-        write_clean(nothing, tmp_path / "clean")
+        ScanResult.of(nothing, packaged_thresholds()).write_clean(tmp_path / "clean")
 
 
 def test_a_stamp_on_its_own_grey_level_is_flagged_where_that_is_no_chance() -> None:
@@ -190,15 +172,15 @@ def test_a_stamp_on_its_own_grey_level_is_flagged_where_that_is_no_chance() -> N
         labels[n] = [0, 1, 0]
         images[n][20:23, 10:13] = 255
     images[29][15:30, 5:20] = 255  # the stamp lies in an area as white as itself
-    found = scan(catalog_of(images, labels))
+    found = scan_catalog(catalog_of(images, labels))
     assert flagged(found) == {f"{n}.png" for n in range(30)}
     for image in images[30::4]:
         image[15:30, 5:20] = 255  # and now that area is usual
-    found = scan(catalog_of(images, labels))
+    found = scan_catalog(catalog_of(images, labels))
     assert flagged(found) == {f"{n}.png" for n in range(29)}
 
 
-def test_a_pattern_that_leans_to_a_label_ranks_higher_and_is_not_flagged() -> None:
+def test_a_pattern_weakly_associated_with_a_label_ranks_higher_and_is_not_flagged() -> None:
     rng = np.random.default_rng(0)
     images = [np.full((40, 40), 100, np.uint8) for _ in range(600)]
     labels = np.asarray(rng.random((600, 3)) < 0.2, np.int8)
@@ -209,10 +191,10 @@ def test_a_pattern_that_leans_to_a_label_ranks_higher_and_is_not_flagged() -> No
     for n in range(60, 600):
         images[n][20:] = n % 200
         images[n][:3] = n // 3
-    found = scan(catalog_of(images, labels))
-    assert not found.found
-    scores = np.array([suspect.score for suspect in found.suspects])
-    weakly_associated = np.array(["leans to C" in suspect.reason for suspect in found.suspects])
+    found = scan_catalog(catalog_of(images, labels))
+    assert not found.tampered
+    scores = np.array([suspect.score for suspect in found.details.suspects])
+    weakly_associated = np.array(["weakly associated with C" in suspect.reason for suspect in found.details.suspects])
     assert (weakly_associated == ((np.arange(600) < 60) & (labels[:, 2] == 1))).all()
     assert scores[weakly_associated].min() > 0
     assert scores[weakly_associated].max() < 0.5
@@ -224,8 +206,8 @@ def test_a_model_adds_to_the_ranking_and_flags_nothing(poisoned: Poisoned, tmp_p
     create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0).save(model)
     out = tmp_path / "out"
     done = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(out), "--model", str(model)])
-    plain = scan(open_source(f"nih:{folder}"))
-    assert done.exit_code == (3 if plain.found else 0), done.output
+    plain = scan_catalog(open_source(f"nih:{folder}"))
+    assert done.exit_code == (3 if plain.tampered else 0), done.output
     assert json.loads((out / "scan.json").read_text())["model"] is True
     table = pl.read_csv(out / "suspects.csv")
     assert set(table.filter("flagged")["id"]) == flagged(plain)
@@ -239,18 +221,18 @@ def test_without_labels_a_recurring_stamp_is_told_and_nothing_is_flagged(labels:
     images = [rng.integers(90, 110, (40, 40)).astype(np.uint8) for _ in range(40)]
     for image in images[:12]:
         image[5:8, 5:8] = 255
-    found = scan(catalog_of(images, labels))
-    assert not found.found
-    assert max(len(family.images) for family in found.families) == 12
+    found = scan_catalog(catalog_of(images, labels))
+    assert not found.tampered
+    assert max(len(family.images) for family in found.details.families) == 12
 
 
 def test_a_file_of_16_bits_is_refused_in_a_sentence_or_left_out(make_nih: NihMaker) -> None:
     folder = make_nih([(f"{n}.png", "Edema", str(n)) for n in range(4)])
     Image.fromarray(np.full((16, 16), 40_000, np.uint16)).save(folder / "images" / "2.png")
     with pytest.raises(PetechiaError, match="more than 8 bits"):
-        scan(open_source(f"nih:{folder}"))
-    found = scan(open_source(f"nih:{folder}"), on_error="skip")
-    assert list(found.unread) == [2]
+        scan_catalog(open_source(f"nih:{folder}"))
+    found = scan_catalog(open_source(f"nih:{folder}"), on_error="skip")
+    assert list(found.details.unread) == [2]
 
 
 def test_a_file_in_colour_is_scanned_in_grey(make_nih: NihMaker) -> None:
@@ -260,5 +242,5 @@ def test_a_file_in_colour_is_scanned_in_grey(make_nih: NihMaker) -> None:
     Image.fromarray(grey).save(folder / "images" / "1.png")
     grey[30:33, 20:23] = 0
     Image.fromarray(np.repeat(grey[:, :, None], 3, axis=2)).save(folder / "images" / "3.png")
-    (pair,) = scan(open_source(f"nih:{folder}")).pairs
+    (pair,) = scan_catalog(open_source(f"nih:{folder}")).details.pairs
     assert (pair.stamped, pair.clean, pair.row, pair.column) == (3, 1, 30, 20)

@@ -1,0 +1,215 @@
+"""The detector of tampered datasets. It examines images and labels, and a model's features if there is a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError
+from petechia.core.progress import SILENT, Progress
+from petechia.data.catalog import Catalog
+from petechia.data.preparation import OnError
+from petechia.detect.protocol import Calibration
+from petechia.detect.scan.copies import find_copies
+from petechia.detect.scan.evidence import from_copies, from_pairs, from_stamp, from_weakly_associated, with_label
+from petechia.detect.scan.features import FeatureOutliers, extract, feature_outliers
+from petechia.detect.scan.hints import hints_of, with_hint
+from petechia.detect.scan.ledger import Ledger, Suspect
+from petechia.detect.scan.near_duplicates import Pair, find_pairs
+from petechia.detect.scan.reading import read_grey_image, read_traces
+from petechia.detect.scan.result import ScanDetails, ScanResult
+from petechia.detect.scan.search import StampSearch
+from petechia.detect.scan.stamps import Family, find_families, label_of, still_significant
+from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, packaged_calibration
+from petechia.models.classifier import Classifier
+
+
+class DatasetScan:
+    """Detects images of a dataset that were tampered with.
+
+    It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, and altered copies
+    with an attacker's label. All other images are ranked by hints.
+
+    Images are read once; their traces, about 6 kB each, are kept in temporary files. Near-duplicates, images with the label
+    of a stamp that was found, and, with a model, all images are read once more.
+
+    Args:
+        on_error: "skip" leaves out images that cannot be decoded.
+        classifier: a model, trained on these images or not. Its features add to the ranking; they flag nothing.
+
+    Example:
+        >>> DatasetScan(on_error="skip")
+        DatasetScan(on_error='skip', classifier=None)
+    """
+
+    name: str = NAME
+    examines: Literal["dataset", "model", "images"] = "dataset"
+
+    def __init__(self, on_error: OnError = "error", classifier: Classifier | None = None) -> None:
+        self.on_error: OnError = on_error
+        self.classifier = classifier
+
+    def __repr__(self) -> str:
+        name = None if self.classifier is None else self.classifier.name
+        return f"DatasetScan(on_error={self.on_error!r}, classifier={name!r})"
+
+    def calibrate(self, clean: Sequence[Catalog] = (), progress: Progress = SILENT) -> Calibration:
+        """The packaged calibration; with clean datasets, it also says which share of their images is flagged.
+
+        The thresholds do not depend on the clean datasets.
+
+        Args:
+            clean: datasets that nobody has tampered with.
+            progress: gets the phases of each scan.
+
+        Raises:
+            PetechiaError: a dataset has no images, or as `examine`.
+        """
+        packaged = packaged_calibration()
+        if not clean:
+            return packaged
+        results = [self.examine(catalog, packaged, progress) for catalog in clean]
+        images, flagged = (sum(getattr(result, name) for result in results) for name in ("images", "flagged"))
+        check = CleanCheck(images=images, flagged=flagged, share=flagged / images)
+        names = ", ".join(f"{result.dataset} ({result.images:,} images)" for result in results)
+        told = f"{packaged.measured_on} On clean images of {names}, {flagged:,} of {images:,} are flagged."
+        values = dict(packaged.values) | {"clean": check.model_dump()}
+        return packaged.model_copy(update={"measured_on": told, "values": values})
+
+    def examine(self, subject: Catalog, calibration: Calibration, progress: Progress = SILENT) -> ScanResult:
+        """Examine a dataset.
+
+        Args:
+            subject: all its images are examined, whatever their split.
+            calibration: from `calibrate`, or loaded.
+            progress: gets a phase for each step.
+
+        Raises:
+            PetechiaError: there is no image, one cannot be decoded and `on_error` is "error", the model's output contains NaN,
+                or the calibration is another detector's.
+        """
+        thresholds = ScanThresholds.of(calibration)
+        if len(subject) == 0:
+            raise PetechiaError(f"{subject.name} has no images; check the source.")
+        with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder:
+            details = self._details(subject, thresholds, Path(folder), progress)
+        return ScanResult.of(details, thresholds)
+
+    def _details(self, catalog: Catalog, thresholds: ScanThresholds, folder: Path, progress: Progress) -> ScanDetails:
+        traces = read_traces(catalog, folder, self.on_error, progress)
+        pairs = find_pairs(catalog, traces, thresholds.near_duplicates, progress)
+        families = find_families(traces.spots, catalog.labels, thresholds.stamps)
+        outliers = self._outliers(catalog, folder, traces.unread, progress)
+        stamps = [(family, stamp_pixels(catalog, family)) for family in families if family.suspicious]
+
+        ledger = Ledger(len(catalog))
+        ledger.extend(from_pairs(catalog, pairs, thresholds.scores))
+        explained = _explained(ledger, pairs)
+        for family, pixels in stamps:
+            if still_significant(family, catalog.labels, explained):
+                _add_stamp(ledger, catalog, family, pixels, explained, thresholds, progress)
+        explained = _explained(ledger, pairs)
+        copies = find_copies(traces.textures, traces.shapes, catalog.labels, explained, progress, thresholds.copies)
+        if copies:
+            ledger.extend(from_copies(catalog, copies, thresholds.scores))
+        explained = _explained(ledger, pairs)
+        for family in families:
+            if family.weakly_associated and still_significant(family, catalog.labels, explained, odds=1):
+                ledger.extend(from_weakly_associated(catalog, family, explained, thresholds.scores))
+        return ScanDetails(
+            catalog=catalog,
+            suspects=_ranked(ledger, catalog, outliers, traces.unread, thresholds),
+            pairs=pairs,
+            copies=copies,
+            families=families,
+            pictures=[pixels for _, pixels in stamps],
+            unread=traces.unread,
+            feature_outliers=outliers,
+        )
+
+    def _outliers(self, catalog: Catalog, folder: Path, unread: dict[int, str], progress: Progress) -> FeatureOutliers | None:
+        if self.classifier is None:
+            return None
+        features = extract(catalog, self.classifier, folder / "features.f32", unread.keys(), progress)
+        usable = np.array([row not in unread for row in range(len(catalog))])
+        return feature_outliers(features, catalog.labels, usable)
+
+
+def scan_catalog(
+    catalog: Catalog,
+    on_error: OnError = "error",
+    progress: Progress = SILENT,
+    classifier: Classifier | None = None,
+    calibration: Calibration | None = None,
+) -> ScanResult:
+    """Examine a dataset in one call, see `DatasetScan`.
+
+    Args:
+        catalog: all its images are examined.
+        on_error: "skip" leaves out images that cannot be decoded.
+        progress: gets a phase for each step.
+        classifier: a model whose features add to the ranking.
+        calibration: the packaged one where it is None.
+
+    Raises:
+        PetechiaError: as `DatasetScan.examine`.
+    """
+    return DatasetScan(on_error, classifier).examine(catalog, calibration or packaged_calibration(), progress)
+
+
+def stamp_pixels(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
+    """The pixels of a family's stamp on its first image, uint8 [h, w]."""
+    row, column = int(family.rows[0]), int(family.columns[0])
+    image = read_grey_image(catalog, int(family.images[0]))
+    return image[row : row + family.height, column : column + family.width].copy()
+
+
+def _explained(ledger: Ledger, pairs: list[Pair]) -> NDArray[np.bool_]:
+    """Images that are flagged and the clean images of their pairs, bool [N]: what else is found must hold without them."""
+    flagged = ledger.flagged
+    explained = flagged.copy()
+    explained[[pair.clean for pair in pairs if flagged[pair.stamped]]] = True
+    return explained
+
+
+def _add_stamp(
+    ledger: Ledger,
+    catalog: Catalog,
+    family: Family,
+    pixels: NDArray[np.uint8],
+    explained: NDArray[np.bool_],
+    thresholds: ScanThresholds,
+    progress: Progress,
+) -> None:
+    """Add evidence against the images that show a stamp and have its label; those in which it may be faint are searched."""
+    has_label = label_of(catalog.labels, family)
+    label = has_label & ~explained
+    ledger.extend(from_stamp(catalog, family, with_label(family, label), thresholds.scores))
+    if not family.exact or not (family.fixed or pixels.size >= thresholds.search.smallest_wandering):
+        return
+    search = StampSearch(catalog, family, pixels, thresholds.search, progress)
+    rest = np.flatnonzero(label & ~ledger.flagged)
+    ledger.extend(from_stamp(catalog, family, search.visible(rest), thresholds.scores))
+    rest = np.flatnonzero(label & ~ledger.flagged)
+    others = np.flatnonzero(~has_label & ~explained)
+    ledger.extend(from_stamp(catalog, family, search.hidden(rest, others), thresholds.scores))
+
+
+def _ranked(
+    ledger: Ledger,
+    catalog: Catalog,
+    outliers: FeatureOutliers | None,
+    unread: dict[int, str],
+    thresholds: ScanThresholds,
+) -> list[Suspect]:
+    """All images as suspects, ranked by hints too; of one that cannot be decoded, the reason says so."""
+    hints: Iterable[Suspect] = (
+        with_hint(suspect, hint, thresholds.hints)
+        for suspect, hint in zip(ledger.suspects, hints_of(catalog, outliers, thresholds), strict=True)
+    )
+    return [Suspect(reason=unread[index]) if index in unread else suspect for index, suspect in enumerate(hints)]
