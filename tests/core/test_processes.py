@@ -24,7 +24,6 @@ from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess, Selection
 from petechia.models.model import Architecture, Model, create, predict
 from petechia.models.training import Labelled, Trainer, Training
-from tests.conftest import Steps
 
 Numbers = dict[str, NDArray[Any]]
 
@@ -60,6 +59,16 @@ def labelled(count: int, seed: int) -> Labelled:
     images += 30 * labels[:, 0, None, None] - 30 * labels[:, 1, None, None]
     labels[rng.random((count, 3)) < 0.1] = -1
     return Labelled(Watched(images.astype(np.uint8), np.arange(count)), labels)
+
+
+class Steps(list[int]):
+    """A progress that keeps by how many steps it was advanced. Its own, since torchrun starts this file as a script."""
+
+    def phase(self, name: str, total: int = 0) -> None:
+        pass
+
+    def advance(self, count: int = 1) -> None:
+        self.append(count)
 
 
 def train(runtime: Runtime, kind: str, path: Path) -> Numbers:
