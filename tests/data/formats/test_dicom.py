@@ -332,9 +332,9 @@ REFUSED = (
     "no decoder",
     "cannot be decoded",
     "damaged",
-    "not read",
-    "deny",
-    "no numbers",
+    "not supported",
+    "contradicts",
+    "not finite",
 )
 
 

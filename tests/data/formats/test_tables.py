@@ -14,7 +14,7 @@ def write(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("rows", ["", "\n1,2\n"])
 def test_as_many_columns_as_are_allowed(tmp_path: Path, rows: str) -> None:
     check_header(write(tmp_path, ",".join(["c"] * MOST_COLUMNS) + rows))
-    with pytest.raises(PetechiaError, match=r"t.csv has a first row that is longer"):
+    with pytest.raises(PetechiaError, match=r"t.csv has a first row that is too long"):
         check_header(write(tmp_path, ",".join(["c"] * (MOST_COLUMNS + 1)) + rows))
 
 

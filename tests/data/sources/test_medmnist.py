@@ -133,14 +133,14 @@ def test_bad_files_are_refused_before_anything_is_allocated(folder: Path) -> Non
         "a different number of bytes than its header states": packed({"train_images": lying((40, 28, 28), 100)}),
         "train_images.npy, which is not an array": packed({"train_images": b"\x93NUMPY\x01\x00\xff\xff" + bytes(70000)}),
         "contains train_images.npy, which is not an array (a": packed({"train_images": lying((-1, 28, 28), 0)}),
-        "no array (in Fortran order)": packed({"train_images": fortran.getvalue()}),
+        "not an array (in Fortran order)": packed({"train_images": fortran.getvalue()}),
         "volumes are not supported": packed({"train_images": lying((40, 28, 28, 28), 40 * 28**3)}),
         "images must be uint8": packed({"train_images": lying((40, 28, 28), 40 * 28 * 28 * 2, "<u2")}),
         "has train_images but no train_labels": packed({"train_labels": None}),
         "has no train_images": packed(dict.fromkeys(arrays(of_classes(2)), None)),
         "several columns with labels other than 0 and 1|different widths": packed({"train_labels": wide.getvalue()}),
         "train_labels, row 0, a label that is not an integer": packed({"train_labels": nan.getvalue()}),
-        "40 train_images and 39 labels": packed({"train_labels": short.getvalue()}),
+        "40 train_images, but 39 labels": packed({"train_labels": short.getvalue()}),
         "labels must be numbers": packed({"train_labels": lying((40, 1), 40 * 4, "<U1")}),
     }
     for said, content in cases.items():

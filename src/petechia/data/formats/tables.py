@@ -212,7 +212,7 @@ def _header(path: Path, content: bytes) -> _Header:
     if len(line) >= HEADER // 2:
         raise PetechiaError(f"{path} has a header of more than {HEADER // 2:,} characters; give a table of images.")
     if not line.strip():
-        raise PetechiaError(f"{path} has an empty first row; the first row must name the columns.")
+        raise PetechiaError(f"{path} has no header in its first row; the first row must name the columns.")
     unquoted = "".join(line.split('"')[::2])  # separators within quotes do not count
     separator = max(SEPARATORS, key=unquoted.count)
     try:
