@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 from pathlib import Path
 from typing import Any, Literal
 
@@ -107,10 +107,10 @@ def test_findings_are_read_as_they_were_saved(tmp_path: Path) -> None:
 def plugins(monkeypatch: pytest.MonkeyPatch) -> Registry[Any]:
     """The registry of detectors with an entry point of another package; it is removed afterwards."""
     entry = EntryPoint("brightness", f"{__name__}:Brightness", "petechia.detectors")
-    monkeypatch.setattr("petechia.core.registry.entry_points", lambda group: [entry] if group == "petechia.detectors" else [])
-    for name in ("_known", "_origins"):
-        monkeypatch.setattr(protocol.DETECTORS, name, dict(getattr(protocol.DETECTORS, name)))
-    monkeypatch.setattr(protocol.DETECTORS, "_loaded", False)
+    monkeypatch.setattr("petechia.core.registry._all_entry_points", lambda: EntryPoints((entry,)))
+    fresh: Registry[Any] = Registry(protocol.DETECTORS.kind, protocol.DETECTORS.group)
+    fresh.add("screen", protocol.DETECTORS["screen"])
+    monkeypatch.setattr(protocol.DETECTORS, "__dict__", fresh.__dict__)
     return protocol.DETECTORS
 
 
