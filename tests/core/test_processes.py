@@ -274,5 +274,5 @@ def test_a_grid_is_not_for_torchrun(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", "1")
-    with pytest.raises(PetechiaError, match="shared out with --ray"):
+    with pytest.raises(PetechiaError, match="distribute the runs of a study with --ray"):
         petechia.run_study({"grid": {"attack.rate": [0.1]}}, tmp_path / "study")
