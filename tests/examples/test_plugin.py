@@ -112,4 +112,4 @@ def test_the_help_names_what_it_adds(used: dict[str, Any]) -> None:
     assert "dicom:FOLDER, xrv:NAME:FOLDER or npz:…" in used["scan --help"][1]
     assert "xrv:… or linear:…" in used["explain --help"][1]
     assert "occlusion, rise or slope." in used["explain --help"][1]
-    assert "xrv:NAME or linear:" in used["screen --help"][1]
+    assert "xrv:… or linear:…" in used["screen --help"][1]

@@ -74,7 +74,7 @@ def test_nothing_is_overwritten(found: ModelExamination, tmp_path: Path) -> None
 def test_the_command_ends_with_what_was_found(
     backdoored: bool, status: int, clean: Images, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("petechia.models.openers.open_classifier", lambda _name, _machine: opened(ByHand(backdoored)))
+    monkeypatch.setattr("petechia.api.open_classifier", lambda _name, _machine: opened(ByHand(backdoored)))
     folder = tmp_path / "clean"
     folder.mkdir()
     for number, image in enumerate(clean[:40]):

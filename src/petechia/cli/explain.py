@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from petechia.cli.common import Device, ModelArgument, Precision, Threads, console, say, table
+from petechia.core.errors import alternatives
 from petechia.saliency.registry import METHODS
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def explain(
         list[str] | None,
         typer.Option(metavar="LAYER", help="last, middle, or a module's name. Repeatable. Default: last and middle."),
     ] = None,
-    method: Annotated[MethodName, typer.Option(help="Explanation method; see docs/explaining.md.")] = GRADCAM,
+    method: Annotated[MethodName, typer.Option(metavar="METHOD", help=f"{alternatives(METHODS)}.")] = GRADCAM,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write overlays as DICOM secondary captures.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",

@@ -120,7 +120,7 @@ class Run(Result):
         survival: how much of the trigger is left after preprocessing.
         seconds: phase → seconds.
 
-    Example:
+    Examples:
         >>> run = petechia.run({"data": "phantom:images=400"})  # doctest: +SKIP
         >>> rate = run.arms["attacked"]["asr_0.9"].last.mean  # doctest: +SKIP
     """
