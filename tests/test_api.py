@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -136,3 +138,53 @@ def test_images_of_pytorch_are_taken_too() -> None:
 def test_arrays_that_do_not_fit_are_refused(images: object, given: dict[str, object], said: str) -> None:
     with pytest.raises(PetechiaError, match=said):
         petechia.open_dataset(images, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"task": "multiclass"}, "task: Input should be 'multi-label' or 'multi-class'"),
+        ({"outputs": "logit"}, "outputs: Input should be"),
+        ({"resample": "cubic"}, "resample: Input should be"),
+        ({"precision": "fp8"}, "precision: Input should be"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(given: dict[str, object], said: str) -> None:
+    with pytest.raises(PetechiaError, match=said) as raised:
+        petechia.open_model(Means(), size=8, **given)  # type: ignore[arg-type]
+    assert "\n" not in str(raised.value)
+
+
+def test_a_state_dict_is_no_model() -> None:
+    with pytest.raises(PetechiaError, match="This is a state dict"):
+        petechia.open_model(Means().state_dict(), size=8)  # type: ignore[arg-type]
+
+
+def test_images_in_memory_are_explained(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32), dtype=np.uint8)
+    own = petechia.open_model(
+        create(Architecture(arch="test_resnet"), ("A", "B"), Preprocess(size=32), 0), device="cpu", threads=1
+    )
+    found = petechia.explain(own, images, targets=["B"], layers=["last"])
+    assert [one.file for one in found.images] == ["image_1", "image_2"]
+    assert {path.name for path in found.save(tmp_path / "out").iterdir()} == {
+        "explanations.json", "image_1-B-last.npy", "image_1-B-last.png", "image_2-B-last.npy", "image_2-B-last.png",
+    }  # fmt: skip
+    again = type(found).load(tmp_path / "out")
+    assert again == found
+
+
+def test_scan_audit_and_screen_take_what_is_in_memory(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = np.clip(rng.normal(120, 30, (60, 1, 1)) + rng.normal(0, 10, (60, 32, 32)), 0, 255).astype(np.uint8)
+    model = petechia.open_model(Means(), classes="ABCD", size=32, device="cpu", precision="fp32", threads=1)
+    audit = petechia.audit(model, images, images=24, stamps_only=True)
+    assert not audit.backdoor
+    assert "Finding nothing does not prove" in str(audit)
+    assert audit.limits.split(".")[0] in audit._repr_html_()
+    assert {"audit.json", "report.html"} <= {path.name for path in audit.save(tmp_path / "audit").iterdir()}
+    screen = petechia.screen(model, images[:3], images[3:], fpr=0.05)
+    assert [one.id for one in screen.images] == ["1", "2", "3"]
+    scan = petechia.scan(images)
+    assert scan.images == 60
+    assert len(scan.findings) == 60

@@ -10,11 +10,14 @@ Every function takes plain arguments: paths, the names of data sources and model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import ValidationError
 
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
@@ -23,13 +26,14 @@ from petechia.core.files import sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
+from petechia.core.settings import first_problem
 from petechia.core.task import Task
 from petechia.data.catalog import Catalog
 from petechia.data.formats.locate import Missing
 from petechia.data.preparation import OnError
 from petechia.data.preprocess import Preprocess
 from petechia.data.sources import open_source
-from petechia.data.sources.arrays import of_arrays
+from petechia.data.sources.arrays import as_images, of_arrays
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit
 from petechia.detect.audit.reconstruct import STEPS
@@ -156,16 +160,19 @@ def open_model(
     runtime = _runtime(device, precision, threads)
     if isinstance(model, str | Path):
         return open_classifier(str(model), runtime)
+    if isinstance(model, Mapping):
+        raise PetechiaError("This is a state dict, which has no network; give the torch.nn.Module that it was loaded into.")
     said: dict[str, Any] = {"crop": crop, "resample": resample} | ({} if size is None else {"size": size})
-    card = Card(
-        classes=tuple(classes),
-        preprocess=Preprocess.model_validate(said),
-        mean=tuple(mean),
-        std=tuple(std),
-        outputs=outputs,
-        task=task,
-        channels=channels,
-    )
+    with _sentence("open_model"):
+        card = Card(
+            classes=tuple(classes),
+            preprocess=Preprocess.model_validate(said),
+            mean=tuple(mean),
+            std=tuple(std),
+            outputs=outputs,
+            task=task,
+            channels=channels,
+        )
     return of_module(model, card, runtime, name)
 
 
@@ -386,7 +393,7 @@ def audit(
         clean: 20 to 200 clean images, without labels: a folder, files, a data source, a catalog, or an array.
         images: how many of them are used at most.
         stamps_only: look for square stamps only: faster, but misses wide and faint triggers.
-        calibration: nulls in place of the packaged ones, or their file.
+        calibration: another calibration than the packaged one, or its file.
         progress: told what happens.
         device: as for `open_model`.
         precision: as for `open_model`.
@@ -426,7 +433,7 @@ def screen(
     Args:
         model: as for `open_model`.
         images: to screen: a folder, files, a data source, a catalog, or an array.
-        clean: 50 to 200 clean images, likewise, on which the threshold is set.
+        clean: clean images, likewise, on which the threshold is set: 100 to 200, at least 99 at the default rate.
         fpr: share of clean images that may be flagged.
         target: the one class to look at; by default, for each image, the class that stands out most.
         progress: told what happens.
@@ -492,7 +499,7 @@ def repair(
 
 def explain(
     model: Model,
-    images: Sequence[str | Path],
+    images: str | Path | ArrayLike | Sequence[str | Path],
     targets: Sequence[str] = (),
     layers: Sequence[str] = ("middle", "last"),
     method: str = "gradcam",
@@ -507,7 +514,7 @@ def explain(
 
     Args:
         model: as for `open_model`; a black box only with a method that needs no layers.
-        images: PNG, JPEG, TIFF or DICOM files.
+        images: PNG, JPEG, TIFF or DICOM files; or images in memory, uint8 [N, H, W] or [N, H, W, 3].
         targets: names of the classes to explain; else each image's highest-scoring class.
         layers: "last", "middle", or names of modules.
         method: of the maps; `petechia.saliency.METHODS` lists them.
@@ -523,8 +530,9 @@ def explain(
     """
     classifier = open_model(model, device=device, precision=precision, threads=threads)
     request = Request(tuple(targets), tuple(layers), method, dicom)
-    progress.phase("explaining images", len(images))
-    return explain_files(classifier, [Path(image) for image in images], None if out is None else Path(out), request, progress)
+    given = _pictures(images)
+    progress.phase("explaining images", len(given))
+    return explain_files(classifier, given, None if out is None else Path(out), request, progress)
 
 
 def make_zoo(
@@ -560,7 +568,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     clean: str | None = None,
-    started: Callable[[str, bool], None] = lambda _address, _private: None,
+    started: Callable[[str, bool], None] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
@@ -583,7 +591,14 @@ def serve(
     """
     from petechia.viewer.server import serve as serve_viewer
 
-    serve_viewer(subject, host, port, started, clean, Compute(device=device, precision=precision, threads=threads))
+    serve_viewer(
+        subject,
+        host,
+        port,
+        started or (lambda _address, _private: None),
+        clean,
+        Compute(device=device, precision=precision, threads=threads),
+    )
 
 
 def run_detector(
@@ -646,6 +661,14 @@ def executor(ray: str | None) -> Executor:
     return on_ray(ray)
 
 
+def _pictures(images: str | Path | ArrayLike | Sequence[str | Path]) -> list[Path | NDArray[np.uint8]]:
+    if isinstance(images, str | Path):
+        return [Path(images)]
+    if isinstance(images, list | tuple) and all(isinstance(one, str | Path) for one in images):
+        return [Path(one) for one in images]
+    return list(as_images(images))  # type: ignore[arg-type]
+
+
 def _calibration(given: str | Path | Calibration | None, detector: Detector[Any]) -> Calibration:
     if isinstance(given, Calibration):
         return given
@@ -659,7 +682,18 @@ def _triggers(given: AuditResult | str | Path | Sequence[KnownTrigger]) -> tuple
 
 
 def _runtime(device: str, precision: Precision, threads: int) -> Runtime:
-    return Compute(device=device, precision=precision, threads=threads).start()
+    with _sentence("the arguments"):
+        compute = Compute(device=device, precision=precision, threads=threads)
+    return compute.start()
+
+
+@contextmanager
+def _sentence(where: str) -> Iterator[None]:
+    """Turn what pydantic says of an argument into one sentence."""
+    try:
+        yield
+    except ValidationError as error:
+        raise PetechiaError(f"An argument of {where} is not allowed: {first_problem(error)}.") from None
 
 
 def _write_report(finished: Run) -> None:

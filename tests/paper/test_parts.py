@@ -68,7 +68,7 @@ def test_overrides_reach_every_run_but_not_what_the_parts_choose() -> None:
         "attack.trigger.kind=warp",
         "arms=[attacked]",
     ):
-        with pytest.raises(PetechiaError, match="choose .* themselves"):
+        with pytest.raises(PetechiaError, match="set .* themselves"):
             runs_of(PARTS, design, None, [override])
     with pytest.raises(PetechiaError, match="no preset 'lab'"):
         load_design("lab")

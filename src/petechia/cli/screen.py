@@ -34,7 +34,12 @@ def screen(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a data source.")
     ],
-    clean: Annotated[str, typer.Option(metavar="DIR|SOURCE", help="50 to 200 clean images: a folder or a data source.")],
+    clean: Annotated[
+        str,
+        typer.Option(
+            metavar="DIR|SOURCE", help="100 to 200 clean images: a folder or a data source. The default rate needs 99."
+        ),
+    ],
     fpr: Annotated[float, typer.Option(metavar="RATE", help="Share of clean images that may be flagged.")] = 0.01,
     target: Annotated[str | None, typer.Option(metavar="CLASS", help="Class to look at. Default: any.")] = None,
     out: Annotated[

@@ -85,7 +85,7 @@ def explain_files(
         others = alternatives(score_methods())
         raise PetechiaError(f"{classifier.name} is a black box, without layers to look into; give --method {others}.")
     targets = [_class_index(classifier, name) for name in request.targets]
-    names = _unique([one.stem if isinstance(one, Path) else f"image-{number}" for number, one in enumerate(images, 1)])
+    names = _unique([one.stem if isinstance(one, Path) else f"image_{number}" for number, one in enumerate(images, 1)])
     if out is None:
         made: dict[str, Content] = {}
         found = _explain_all(classifier, images, names, targets, request, made.__setitem__, progress)

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 from petechia.attack.triggers import BaseTrigger, Trigger
 from petechia.core.errors import first_line
 from petechia.data.preprocess import Box
-from petechia.testing.assertions import require
+from petechia.testing.assertions import require, sentence
 
 SHAPES = ((7, 40, 52), (7, 40, 52, 3), (0, 40, 52), (1, 33, 17, 3))
 ANY: TypeAdapter[BaseTrigger] = TypeAdapter(Trigger)
@@ -29,12 +29,17 @@ def check_trigger(trigger: BaseTrigger, colour_tolerance: int | None = 1) -> Non
     Raises:
         AssertionError: says what it does wrong.
     """
-    check_description(trigger)
-    for shape in SHAPES:
-        check_stamping(trigger, shape)
-    check_independence(trigger)
+    require(isinstance(trigger, BaseTrigger), f"{trigger!r} is not a BaseTrigger; give one with its settings, not its class.")
+    with sentence("describe()"):
+        check_description(trigger)
+    for number, shape in enumerate(SHAPES):
+        with sentence(f"On images of {shape}, place() or stamp()"):
+            check_stamping(trigger, shape)
+        if number == 0:  # before batches of other sizes, so that this problem is the one that is named
+            check_independence(trigger)
     if colour_tolerance is not None:
-        check_colour(trigger, colour_tolerance)
+        with sentence("On images of (4, 40, 52, 3), stamp()"):
+            check_colour(trigger, colour_tolerance)
     check_serialisation(trigger)
     check_eligibility(trigger)
 
@@ -77,10 +82,11 @@ def _stamped(trigger: BaseTrigger, images: NDArray[np.uint8], positions: NDArray
 
 def check_independence(trigger: BaseTrigger) -> None:
     """What is done to an image does not depend on the others of its batch."""
-    images, positions = sample((9, 40, 52), trigger)
-    together = trigger.stamp(images, positions)
-    for i in range(len(images)):
-        alone = trigger.stamp(images[i : i + 1], positions[i : i + 1])[0]
+    with sentence("On images of (9, 40, 52), place() or stamp()"):
+        images, positions = sample((9, 40, 52), trigger)
+        together = trigger.stamp(images, positions)
+        singles = [trigger.stamp(images[i : i + 1], positions[i : i + 1])[0] for i in range(len(images))]
+    for i, alone in enumerate(singles):
         require(np.array_equal(alone, together[i]), f"Image {i} is stamped otherwise alone than in a batch of {len(images)}.")
 
 

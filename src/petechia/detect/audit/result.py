@@ -298,7 +298,8 @@ class AuditResult(Result):
             f"This model very likely carries a backdoor for {_listed(flagged)}: a small mark on an image makes it report "
             f"{reported}.",
             self.doubt,
-            "Do not use the model; ask its maker how it was trained.",
+            "A natural shortcut in the training data can look the same: compare with a model that you trained yourself, and "
+            "ask the model's maker how it was trained. Do not use the model until then.",
         )
         return " ".join(filter(None, sentences))
 
@@ -313,6 +314,7 @@ class AuditResult(Result):
         lines = [f"Audit of {self.model.name} with {self.clean.images} clean images", self.verdict]
         lines += [f"- {one.name} (p {one.p_value:.2g}): {one.reason}" for one in self.flagged]
         lines += [f"Note: {warning}" for warning in self.warnings]
+        lines.append(self.limits)
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -324,17 +326,22 @@ class AuditResult(Result):
         head = "".join(f"<th>{name}</th>" for name in ("class", "p-value", "best stamp", "row, column", "gain of the logit"))
         notes = "".join(f"<p>Note: {escape(warning)}</p>" for warning in self.warnings)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
-        return f"<p><strong>{escape(self.verdict)}</strong></p>{table}{more}{self._picture()}{notes}"
+        limits = f"<p><small>{escape(self.limits)}</small></p>"
+        return f"<p><strong>{escape(self.verdict)}</strong></p>{table}{more}{self._pictures()}{notes}{limits}"
 
-    def _picture(self) -> str:
-        """The strongest recovered stamp on a clean image; nothing of a result that was read from a file."""
+    def _pictures(self) -> str:
+        """The recovered stamps of flagged classes, else the strongest; nothing of a result that was read from a file."""
         if self._examination is None:
             return ""
-        _, strongest = self._examination.ranked[0]
-        if strongest.recovered is None:
+        ranked = [one for _, one in self._examination.ranked]
+        shown = [one for one in ranked if one.flagged] or ranked[:1]
+        return "".join(self._picture(one) for one in shown if one.recovered)
+
+    def _picture(self, one: ExaminedClass) -> str:
+        if self._examination is None or one.recovered is None:
             return ""
-        png = base64.b64encode(encode_png(framed(self._examination.picture, strongest.recovered.square))).decode()
-        about = escape(f"The best stamp for {strongest.name} on a clean image, framed in red.")
+        png = base64.b64encode(encode_png(framed(self._examination.picture, one.recovered.square))).decode()
+        about = escape(f"The best stamp for {one.name} on a clean image, framed in red.")
         return f'<p><img src="data:image/png;base64,{png}" alt="{about}" width="240"><br>{about}</p>'
 
 

@@ -54,7 +54,8 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
 def _model_in(folder: Path) -> str:
     """What to give in the place of a folder, which may be that of a run."""
     files = "checkpoints/*/epoch-*.safetensors"
-    found = sorted(file for where in (files, f"runs/*/{files}", f"*/{files}") for file in folder.glob(where))
+    every = (file for where in (files, f"runs/*/{files}", f"*/{files}") for file in folder.glob(where))
+    found = sorted(every, key=lambda file: ("attacked" in file.parent.name, file))
     return f"one of its models, such as {found[-1]}" if found else model_files()
 
 
