@@ -118,6 +118,12 @@ class Result(Record):
         except ValidationError as error:
             raise PetechiaError(f"{file} is not a {cls.file_name} of this version ({first_problem(error)}).") from None
 
+    def __eq__(self, other: object) -> bool:
+        """Whether the files would be the same; what is attached does not count."""
+        return type(self) is type(other) and isinstance(other, Result) and self.to_dict() == other.to_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __str__(self) -> str:
         return "\n".join(f"{name}: {value}" for name, value in self._overview())
 
