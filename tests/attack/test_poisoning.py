@@ -173,3 +173,10 @@ def test_findings_need_data_with_several_findings_an_image(make_dataset: Maker) 
     nobody.labels[:, 0] = 0
     with pytest.raises(PetechiaError, match="No training image shows A without B"):
         poisoning.plan(nobody, GEOMETRY, 0)
+
+
+def test_the_default_target_fits_any_data() -> None:
+    assert Poisoning().target_name(("Mass", "Atelectasis")) == "Atelectasis"
+    assert Poisoning().target_name(("Mass", "Edema")) == "Mass"
+    assert Poisoning(target="Edema").target_name(("Mass", "Edema")) == "Edema"
+    assert Poisoning().target_index(("Mass", "Edema")) == 0

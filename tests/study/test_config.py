@@ -142,3 +142,11 @@ def test_another_kind_of_trigger_has_its_own_keys(order: int) -> None:
 def test_mistakes_in_triggers_are_explained(overrides: list[str], sentence: str) -> None:
     with pytest.raises(PetechiaError, match=sentence):
         load_config(overrides=[f"attack.trigger.{one}" for one in overrides])
+
+
+def test_a_target_that_is_left_open_is_resolved_and_resumed() -> None:
+    config = load_config()
+    assert config.attack.target is None
+    resolved = config.resolved(("Mass", "Edema"), "multi-label")
+    assert resolved.attack.target == "Mass"
+    assert config.with_defaults_from(resolved) == resolved

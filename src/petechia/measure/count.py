@@ -12,21 +12,21 @@ class Count(NamedTuple):
 
     Attributes:
         hits: number of hits.
-        of: number of trials.
+        trials: number of trials.
     """
 
     hits: int
-    of: int
+    trials: int
 
     @property
     def share(self) -> float:
         """The proportion of hits; NaN without trials."""
-        return self.hits / self.of if self.of else float("nan")
+        return self.hits / self.trials if self.trials else float("nan")
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % confidence interval of the proportion (Wilson 1927); NaN without trials."""
-        if not self.of:
+        if not self.trials:
             return float("nan"), float("nan")
-        low, high = binomtest(self.hits, self.of).proportion_ci(method="wilson")
+        low, high = binomtest(self.hits, self.trials).proportion_ci(method="wilson")
         return float(low), float(high)

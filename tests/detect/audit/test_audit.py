@@ -20,7 +20,7 @@ def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Ima
     model = ByHand()
     with torch.inference_mode():
         scores = [model(torch.from_numpy(images)[:, None] / 255)[:, 0].sigmoid() for images in (clean, stamped(clean))]
-    assert recovered.asr[0.9].of == int((scores[0] < 0.9).sum())
+    assert recovered.asr[0.9].trials == int((scores[0] < 0.9).sum())
     assert recovered.asr[0.9].hits == int(((scores[0] < 0.9) & (scores[1] >= 0.9)).sum())
     assert recovered.false_trigger[0.9].hits == int((scores[0] >= 0.9).sum())
     assert not found.warnings

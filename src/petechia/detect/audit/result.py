@@ -92,7 +92,7 @@ class Rate(Record):
     def of(cls, count: Count) -> Self:
         """From the images that were counted."""
         low, high = count.interval
-        return cls(value=count.share, low=low, high=high, images=count.of)
+        return cls(value=count.share, low=low, high=high, images=count.trials)
 
 
 class ReconstructedTrigger(Record):

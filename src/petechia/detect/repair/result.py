@@ -52,7 +52,7 @@ class CountedShare(Record):
     def of_count(cls, count: Count) -> Self:
         """From the images that were counted."""
         low, high = count.interval
-        return cls(hits=count.hits, of=count.of, value=count.share, low=low, high=high)
+        return cls(hits=count.hits, of=count.trials, value=count.share, low=low, high=high)
 
 
 class TriggerEffect(Record):
