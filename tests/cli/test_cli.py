@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -15,7 +17,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from petechia.cli.commands import app
+from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
+from petechia.data import Catalog
+from petechia.detect.protocol import DETECTORS, Calibration, Finding, Findings
 
 SMALL = [
     "--data", "phantom:images=160,size=32", "--set", "preprocess.size=32", "--set", "model.arch=test_resnet",
@@ -219,3 +224,49 @@ def test_completion_can_be_installed() -> None:
     code, said = call("--help")
     assert code == 0
     assert "--install-completion" in said
+
+
+def test_a_detector_of_another_package_is_used_and_told_of_every_option(tmp_path: Path) -> None:
+    data = "phantom:images=6,size=32"
+    with DETECTORS.temporarily({"first": First}):
+        code, said = call("scan", data, "--detector", "first", "--out", str(tmp_path / "found"))
+        assert code == 3
+        assert "1 of 6 findings are flagged" in said
+        assert len(Findings.load(tmp_path / "found").flagged) == 1
+        for option in (
+            ["--model", "hub:x"],
+            ["--clean-to", str(tmp_path / "clean")],
+            ["--on-error", "skip"],
+            ["--threads", "1"],
+        ):
+            code, said = call("scan", data, "--detector", "first", "--out", str(tmp_path / "more"), *option)
+            assert code == 1
+            assert f"--detector first cannot use {option[0]}; leave it out." in said
+    assert [one.name for one in tmp_path.iterdir()] == ["found"]
+
+
+@pytest.mark.parametrize(("command", "option"), [("audit", "--images"), ("screen", "--fpr"), ("screen", "--target")])
+def test_options_that_a_detector_is_not_told_of_are_refused(command: str, option: str, tmp_path: Path) -> None:
+    data = "phantom:images=6,size=32"
+    about = [data] if command == "screen" else []
+    given = ["--clean", data, "--out", str(tmp_path / "out"), "--detector", "first", option, "1"]
+    code, said = call(command, "model.safetensors", *about, *given)
+    assert code == 1
+    assert f"--detector first cannot use {option}; leave it out." in said
+
+
+class First:
+    """Flags the first image."""
+
+    name = "first"
+    examines: Literal["dataset", "model", "images"] = "dataset"
+
+    def calibrate(self, clean: Sequence[Catalog]) -> Calibration:
+        return Calibration(detector=self.name, measured_on="nothing", values={})
+
+    def examine(self, subject: Catalog, calibration: Calibration, progress: Progress = SILENT) -> Findings:
+        found = [
+            Finding(about=name, kind="image", score=1.0, flagged=row == 0, threshold=1.0, reason="it is the first")
+            for row, name in enumerate(subject.ids.tolist())
+        ]
+        return Findings(detector=self.name, measured_on="nothing", found=tuple(found))

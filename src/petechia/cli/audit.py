@@ -15,7 +15,7 @@ from petechia.cli.common import (
     Precision,
     Threads,
     console,
-    finish,
+    examine_with,
     note,
     say,
     say_labelled,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def audit(
+    context: typer.Context,
     model: ModelArgument,
     clean: Annotated[
         list[str], typer.Option(metavar="DIR|SOURCE", help="Clean images: a folder or a data source. Repeatable.")
@@ -46,23 +47,22 @@ def audit(
     threads: Threads = 0,
 ) -> None:
     """Does a model carry a backdoor? Exit status: 0 nothing found, 3 backdoor found."""
-    import petechia.api
+    import petechia
     from petechia.cli.progress import ConsoleProgress
 
     refuse_existing(out)
     if detector is not None:
-        with ConsoleProgress().live() as progress:
-            findings = petechia.api.run_detector(
-                detector,
-                model=model,
-                clean=clean,
-                calibration=calibration,
-                progress=progress,
-                device=device,
-                precision=precision,
-                threads=threads,
-            )
-        finish(findings, out)
+        examine_with(
+            detector,
+            out,
+            context,
+            model=model,
+            clean=clean,
+            calibration=calibration,
+            device=device,
+            precision=precision,
+            threads=threads,
+        )
         return
     with ConsoleProgress().live() as progress:
         result = petechia.audit(

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console
@@ -20,9 +20,6 @@ from rich.text import Text
 from petechia.core.errors import PetechiaError
 from petechia.data.sources.registry import source_forms
 from petechia.models.registry import short_model_forms
-
-if TYPE_CHECKING:
-    from petechia.detect.protocol import Findings
 
 # Text of files and paths is never parsed as markup, neither here nor in tables.
 console = Console(highlight=False, markup=False)
@@ -126,12 +123,28 @@ def _harmless(text: str) -> str:
     return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
 
 
-def finish(findings: Findings, out: Path | None) -> None:
-    """Save and show what a detector of another package found. The exit status is 3 if anything is flagged.
+def examine_with(name: str, out: Path | None, context: typer.Context, **given: Any) -> None:
+    """Run a detector in place of the command's own, save and show what it finds. The exit status is 3 if anything is flagged.
+
+    Args:
+        name: the detector's.
+        out: folder for findings.json.
+        context: the command's; options that the detector would not be told of are refused.
+        given: arguments of `petechia.api.run_detector`.
 
     Raises:
+        PetechiaError: such an option was given, or the detector cannot examine what it was given.
         Exit: something is flagged.
     """
+    import petechia.api
+    from petechia.cli.progress import ConsoleProgress
+
+    for option in context.command.params:
+        typed = (source := context.get_parameter_source(option.name or "")) is not None and source.name == "COMMANDLINE"
+        if typed and option.param_type_name == "option" and option.name not in {*given, "detector", "out", "verbose"}:
+            raise PetechiaError(f"--detector {name} cannot use {option.opts[0]}; leave it out.")
+    with ConsoleProgress().live() as progress:
+        findings = petechia.api.run_detector(name, progress=progress, **given)
     if out is not None:
         findings.save(out)
     ranked = sorted(findings.found, key=lambda one: -one.score)

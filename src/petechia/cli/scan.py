@@ -16,7 +16,7 @@ from petechia.cli.common import (
     Precision,
     Threads,
     console,
-    finish,
+    examine_with,
     say,
     say_labelled,
     table,
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 
 def scan(
+    context: typer.Context,
     source: Annotated[str, typer.Argument(metavar="DATASET", help=f"Data source: {FORMS}.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for suspects.csv, scan.json and pictures of stamps.")],
     clean_to: Annotated[
@@ -45,16 +46,14 @@ def scan(
     threads: Threads = 0,
 ) -> None:
     """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged."""
-    import petechia.api
+    import petechia
     from petechia.cli.progress import ConsoleProgress
 
     for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
         if folder is not None:
             refuse_existing(folder, option)
     if detector is not None:
-        with ConsoleProgress().live() as progress:
-            findings = petechia.api.run_detector(detector, dataset=source, progress=progress)
-        finish(findings, out)
+        examine_with(detector, out, context, dataset=source)
         return
     with ConsoleProgress().live() as progress:
         result = petechia.scan(

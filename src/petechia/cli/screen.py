@@ -15,7 +15,7 @@ from petechia.cli.common import (
     Precision,
     Threads,
     console,
-    finish,
+    examine_with,
     note,
     say,
     say_labelled,
@@ -30,6 +30,7 @@ SHOWN = 30  # images that are shown, the most suspicious first
 
 
 def screen(
+    context: typer.Context,
     model: ModelArgument,
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, folders, or a data source.")
@@ -51,24 +52,15 @@ def screen(
     threads: Threads = 0,
 ) -> None:
     """Do images carry a trigger? Exit status: 0 nothing found, 3 images are flagged."""
-    import petechia.api
+    import petechia
     from petechia.cli.progress import ConsoleProgress
 
     if out is not None:
         refuse_existing(out)
     if detector is not None:
-        with ConsoleProgress().live() as progress:
-            findings = petechia.api.run_detector(
-                detector,
-                model=model,
-                images=images,
-                clean=clean,
-                progress=progress,
-                device=device,
-                precision=precision,
-                threads=threads,
-            )
-        finish(findings, out)
+        examine_with(
+            detector, out, context, model=model, images=images, clean=clean, device=device, precision=precision, threads=threads
+        )
         return
     with ConsoleProgress().live() as progress:
         result = petechia.screen(
