@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError
 
 from petechia.core.errors import PetechiaError, printable, unreadable
 from petechia.core.files import write_text
@@ -20,6 +20,7 @@ from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
 from petechia.models.classifier import Classifier
 
+Values = TypeVar("Values", bound=BaseModel)
 Subject = TypeVar("Subject", contravariant=True)  # noqa: PLC0105 (the word of the protocol)
 
 
@@ -109,6 +110,24 @@ class Calibration(Record):
                 f"give one that {detector!r} made."
             )
         return self
+
+    def read(self, detector: str, kind: type[Values]) -> Values:
+        """The values, checked.
+
+        Args:
+            detector: name of the detector that wants to use them.
+            kind: pydantic model of what it needs.
+
+        Raises:
+            PetechiaError: this calibration is another detector's, or a value is missing or not allowed.
+        """
+        try:
+            return kind.model_validate(dict(self.require(detector).values))
+        except ValidationError as error:
+            problem = first_problem(error)
+            raise PetechiaError(
+                f"The calibration of the {detector} is not valid ({problem}) and cannot be used; make it again."
+            ) from None
 
     def save(self, path: str | Path) -> None:
         """Write the file, in one step."""

@@ -111,7 +111,7 @@ def test_the_calibration_decides(clean: Images) -> None:
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        ({"detector": "screen"}, "of the detector 'screen'; an audit needs one of its own"),
+        ({"detector": "screen"}, "is for the detector 'screen', not for 'audit'"),
         ({"values": {}}, "level: Field required"),
         ({"values": PUBLISHED | {"level": 2}}, "level: "),
         ({"values": PUBLISHED | {"contrast": {"mean": 1, "std": 0, "models": 7}}}, "contrast.std: "),

@@ -32,10 +32,8 @@ class SameCorner:
         Raises:
             PetechiaError: the calibration is another detector's.
         """
-        if calibration.detector != self.name:
-            raise PetechiaError(f"This calibration is of {calibration.detector!r}; give one of {self.name!r}.")
         progress.phase("comparing corners", len(subject))
-        threshold = calibration.values["share"] * len(subject) + 1
+        threshold = calibration.require(self.name).values["share"] * len(subject) + 1
         found = [
             Finding(
                 about=name,

@@ -9,12 +9,10 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 from scipy import stats
 
-from petechia.core.errors import PetechiaError
 from petechia.core.results import Record
-from petechia.core.settings import first_problem
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
@@ -82,15 +80,7 @@ class AuditNulls(Record):
         Raises:
             PetechiaError: the calibration is another detector's, or a value is missing or wrong.
         """
-        calibration = calibration or packaged_calibration()
-        if calibration.detector != DETECTOR:
-            raise PetechiaError(f"The calibration is of the detector {calibration.detector!r}; an audit needs one of its own.")
-        try:
-            return AuditNulls.model_validate(dict(calibration.values))
-        except ValidationError as error:
-            raise PetechiaError(
-                f"The calibration of the audit is damaged ({first_problem(error)}); measure it again."
-            ) from None
+        return (calibration or packaged_calibration()).read(DETECTOR, AuditNulls)
 
     def values(self) -> dict[str, object]:
         """As a calibration file has them."""

@@ -5,11 +5,9 @@ from __future__ import annotations
 from functools import cache
 from typing import Annotated, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from petechia.core.errors import PetechiaError, printable
 from petechia.core.results import Record
-from petechia.core.settings import first_problem
 from petechia.detect.protocol import Calibration
 
 NAME = "scan"  # of the detector and of its calibration file
@@ -196,14 +194,7 @@ class ScanThresholds(Record):
         Raises:
             PetechiaError: it is another detector's, or a value is missing or wrong.
         """
-        if calibration.detector != NAME:
-            raise PetechiaError(
-                f"The calibration is of the detector {printable(calibration.detector)!r}; give one of {NAME!r} to a scan."
-            )
-        try:
-            return cls.model_validate(dict(calibration.values))
-        except ValidationError as error:
-            raise PetechiaError(f"The calibration of the scan is not valid ({first_problem(error)}); correct it.") from None
+        return calibration.read(NAME, cls)
 
 
 def packaged_calibration() -> Calibration:

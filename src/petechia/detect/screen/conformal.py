@@ -8,11 +8,10 @@ from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import AfterValidator, Field, FiniteFloat, model_validator
 
 from petechia.core.errors import PetechiaError
 from petechia.core.results import Record
-from petechia.core.settings import first_problem
 from petechia.detect.protocol import Calibration
 
 Parts = dict[str, NDArray[np.float64]]  # name → [N], higher is more suspicious
@@ -79,12 +78,7 @@ class ScreenValues(Record):
         Raises:
             PetechiaError: the calibration is another detector's, or a value is missing or not allowed.
         """
-        try:
-            return ScreenValues.model_validate(dict(calibration.require("screen").values))
-        except ValidationError as error:
-            raise PetechiaError(
-                f"This calibration of the screen cannot be used ({first_problem(error)}); make one with ImageScreen.calibrate."
-            ) from None
+        return calibration.read("screen", ScreenValues)
 
 
 @dataclass(frozen=True)
