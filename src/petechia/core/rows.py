@@ -18,8 +18,8 @@ def evenly_spread(count: int, most: int | None, nearest: bool = True) -> NDArray
         int [min(count, most)], ascending and distinct.
 
     Example:
-        >>> evenly_spread(10, 3).tolist(), evenly_spread(10, 3, nearest=False).tolist(), evenly_spread(2, 3).tolist()
-        ([0, 4, 9], [0, 4, 9], [0, 1])
+        >>> evenly_spread(9, 4).tolist(), evenly_spread(9, 4, nearest=False).tolist(), evenly_spread(2, 4).tolist()
+        ([0, 3, 5, 8], [0, 2, 5, 8], [0, 1])
     """
     if most is None or count <= most:
         return np.arange(count, dtype=np.intp)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.core.rows import evenly_spread
 from petechia.data.catalog import SPLITS, Catalog
 from petechia.data.sources import SOURCES, open_source
 from petechia.testing.assertions import require
@@ -94,7 +95,7 @@ def _check_patients(catalog: Catalog) -> None:
 def _check_reader(catalog: Catalog) -> None:
     reader, count = catalog.reader, len(catalog)
     require(len(reader) == count, f"The reader has {len(reader)} images, the catalog {count}.")
-    rows = np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(np.intp))
+    rows = evenly_spread(count, MOST)
     images = _decoded(catalog, rows)
     _check_same(images[::-1], _decoded(catalog, rows[::-1]), "read() gives images in an order other than that of the rows.")
     taken = catalog.take(rows[::-1])
