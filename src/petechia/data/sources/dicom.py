@@ -29,6 +29,7 @@ from petechia.data.formats.labelling import (
     select_views,
 )
 from petechia.data.formats.locate import SUFFIXES, Missing, refuse_missing, refuse_outside, walk
+from petechia.data.formats.spelling import accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.sources.folder import image_column, image_ids, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
@@ -106,8 +107,12 @@ def _with_table(root: Path, headers: list[_Header], options: DicomOptions, path:
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
     if several is not None:
         raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
+    if options.near == "accept":
+        absent = [name for name in listed.tolist() if name not in index]
+        rows = {one.path: row for row, one in enumerate(headers)}
+        index |= {name: [rows[path]] for name, path in accept_near(rows, absent, root).items()}
     here = np.array([name in index for name in listed.tolist()])
-    refuse_missing(root, path, listed, here, missing)
+    refuse_missing(root, path, listed, here, missing, "check the folder and the table")
     table = table.take(np.flatnonzero(here))
     headers = [headers[index[name][0]] for name in listed[here].tolist()]
     patients = np.array([one.patient for one in headers], np.str_)

@@ -28,13 +28,15 @@ from petechia.data.formats.labelling import (
     select_views,
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
+from petechia.data.formats.spelling import refuse_rounded
 from petechia.data.formats.tables import Table, columns_of, read_table
 from petechia.data.sources.options import hint_at_option, split_options
 
 # Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
 IMAGES = (
-    *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "path", "filepath", "file"),
-    *("filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid", "sopinstanceuid", "idcode", "id"),
+    *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "imagefilepath", "path"),
+    *("filepath", "file", "filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid"),
+    *("sopinstanceuid", "idcode", "id"),
 )
 
 
@@ -78,7 +80,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     patients = read_patients(table, options, ids)
     split = read_split(table, options, patients)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    files, here = locate(root, ids)
+    files, here = locate(root, ids, options.near)
     refuse_missing(root, path, ids, here, missing)
     return Catalog(
         name=root.resolve().name,
@@ -122,11 +124,14 @@ def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
     """
     cells = table.texts(column)
     table.refuse(cells.is_null(), f"has an empty {column!r}")
+    refuse_rounded(table, column)
     names = cells.str.replace_all("\\", "/", literal=True)
     for top in dict.fromkeys((str(root), str(root.resolve()))):
         names = names.str.strip_prefix(top.rstrip("/") + "/")
     names = names.str.replace(r"^(\./+)+", "")
-    outside = names.str.contains(r"(^|/)\.\.(/|$)|^/|^~|^[A-Za-z]:/|\x00")
+    absolute = names.str.contains(r"^/|^~|^[A-Za-z]:/")
+    table.refuse(absolute, "names an image outside the folder, by an absolute path (paths start in the folder):", column)
+    outside = names.str.contains(r"(^|/)\.\.(/|$)|\x00")
     table.refuse(outside, "names an image outside the folder:", column)
     table.refuse(names.is_duplicated(), "names an image that another row also names:", column)
     return names.to_numpy().astype(np.str_)
