@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -12,25 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing, printable
+from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 
 Missing = Literal["error", "skip"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
 FEW = 8  # up to this many files per folder are looked up one by one
 DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
-
-
-def refuse_outside(root: Path, path: Path) -> None:
-    """Reject a path that leads out of a folder through a link.
-
-    Raises:
-        PetechiaError: `path`, with all links resolved, is not below `root`.
-    """
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circular link, a NUL character
-        inside = False
-    if not inside:
-        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by its target.")
 
 
 def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
@@ -65,7 +50,14 @@ def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArr
     return np.array(paths, np.str_), here
 
 
-def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArray[np.bool_], missing: Missing) -> None:
+def refuse_missing(
+    root: Path,
+    table: Path,
+    names: NDArray[np.str_],
+    here: NDArray[np.bool_],
+    missing: Missing,
+    advice: str = "give root=FOLDER",
+) -> None:
     """Raise an error if images are missing that a table lists.
 
     Args:
@@ -74,14 +66,14 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
         names: str [N], names of the images.
         here: bool [N], whether each image exists.
         missing: "skip" allows some images to be missing.
+        advice: what to do if all are missing; the options of sources differ.
 
     Raises:
         PetechiaError: some images are missing and `missing` is "error", or all images are missing.
     """
     if not here.any():
         raise PetechiaError(
-            f"{root} has none of the {len(here):,} images that {table} lists, such as "
-            f"{printable(str(names[0]))!r}; give root=FOLDER."
+            f"{root} has none of the {len(here):,} images that {table} lists, such as {printable(str(names[0]))!r}; {advice}."
         )
     if not here.all() and missing == "error":
         absent = names[~here]
@@ -89,24 +81,6 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
             f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {root}: {listing(list(absent))}; "
             f"add them, or leave them out with --missing skip."
         )
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Yield the relative paths of all files below a folder, in order, without hidden files and folders, pipes and devices.
-
-    Raises:
-        PetechiaError: a link leads out of the folder.
-    """
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = os.path.relpath(folder, root)
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = name if below == "." else f"{below}/{name}"
-                if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
-                    refuse_outside(root, root / path)
-                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (opening a pipe would block forever)
-                    yield path
 
 
 class _Index:

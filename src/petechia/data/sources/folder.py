@@ -29,6 +29,8 @@ from petechia.data.formats.labelling import (
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.tables import Table, columns_of, read_table
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.sources.options import hint_at_option, split_options
 
 # Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
@@ -72,7 +74,8 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
-    table = select_views(read_table(path), options)
+    whole = read_table(path)
+    table = select_views(whole, options)
     image = image_column(table, options)
     ids = image_ids(table, image, root)
     patients = read_patients(table, options, ids)
@@ -80,6 +83,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
     files, here = locate(root, ids)
     refuse_missing(root, path, ids, here, missing)
+    others = ids if table is whole else image_ids(whole, image, root)
     return Catalog(
         name=root.resolve().name,
         classes=labelling.classes,
@@ -91,6 +95,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
+        not_read=beside(root, files[here], np.setdiff1d(others, ids)) + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
 
 

@@ -25,6 +25,8 @@ from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import PATIENTS, TEST_SHARE, plain
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.tables import check_header
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.sources.options import hint_at_option, split_options
 
 OWN = "patientid"  # column of patients that most of the classes add
@@ -76,7 +78,9 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
     rows = _wanted(kind, dataset, options)
     rows = rows[_first_of_each(kind, paths[rows], labels[rows])]
     files, here = locate(root, paths[rows])
-    refuse_missing(root, Path(f"{kind.__name__} of torchxrayvision"), paths[rows], here, missing)
+    refuse_missing(
+        root, Path(f"{kind.__name__} of torchxrayvision"), paths[rows], here, missing, "correct the path of the folder"
+    )
     patients = _patients(dataset, paths)[rows][here]
     return Catalog(
         name=kind.__name__.removesuffix("_Dataset"),
@@ -86,6 +90,8 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
         split=split_by_patient(patients, TEST_SHARE),
         labels=labels[rows][here],
         reader=FileReader(root, files[here], Decoding(window=options.window)),
+        not_read=beside(root, files[here], np.setdiff1d(paths, paths[rows]))
+        + NotRead.of(Reason.MISSING, paths[rows][~here].tolist()),
     )
 
 
