@@ -11,7 +11,7 @@ Every function takes plain arguments: paths, the names of data sources and model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import sha256, write_text
+from petechia.core.files import refuse_unwritable, sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -299,7 +299,10 @@ def report(run: str | Path | Run, out: str | Path | None = None, pictures: Pictu
     """
     directory = run.directory if isinstance(run, Run) else RunDirectory(Path(run))
     target = Path(out) if out else directory.report
-    write_text(target, build_report(directory, pictures))
+    _refuse_input(directory, target)
+    content = build_report(directory, pictures)
+    with nullcontext() if out else directory.locked():
+        write_text(target, content)
     return target
 
 
@@ -703,6 +706,16 @@ def _sentence(where: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise PetechiaError(f"An argument of {where} is not allowed: {first_problem(error)}.") from None
+
+
+def _refuse_input(run: RunDirectory, target: Path) -> None:
+    """Check that a report can be written, and replaces no file that it is made from."""
+    if target.is_dir():
+        raise PetechiaError(f"{target} is a folder; give a file as --out.")
+    inside = target.parent.resolve().is_relative_to(run.path.resolve()) and target.exists()
+    if inside and target.resolve() != run.report.resolve():
+        raise PetechiaError(f"{target} is a file of the run; choose another --out.")
+    refuse_unwritable(target.parent)
 
 
 def _write_report(finished: Run) -> None:

@@ -109,6 +109,11 @@ def _without_time(value: Any) -> Any:
     return {key: one for key, one in value.items() if key != "seconds"} if isinstance(value, dict) else value
 
 
+def _writes(mode: str | None, flags: int) -> bool:
+    """Whether a file is opened for writing; `os.open` tells no mode."""
+    return bool(set(mode) & set("wax+")) if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
 def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
     """Count every access to a file below a folder; exit at the given count."""
     counted = 0
@@ -118,7 +123,7 @@ def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
         nonlocal counted
         if event not in TOUCHES or not arguments or not isinstance(arguments[0], str | os.PathLike):
             return
-        if event == "open" and not (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")):
+        if event == "open" and not _writes(*arguments[1:3]):
             return
         if os.fspath(arguments[0]).startswith(root):
             counted += 1

@@ -23,7 +23,8 @@ from petechia.cli.common import (
     table,
     tell_not_read,
 )
-from petechia.core.files import refuse_existing
+from petechia.core.errors import PetechiaError
+from petechia.core.files import refuse_existing, refuse_overlap
 
 if TYPE_CHECKING:
     from petechia.detect.scan import ScanResult
@@ -56,9 +57,7 @@ def scan(
     import petechia
     from petechia.cli.progress import ConsoleProgress
 
-    for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
-        if folder is not None:
-            refuse_existing(folder, option)
+    earlier = _check_outputs(out, clean_to)
     if detector is not None:
         examine_with(detector, out, context, dataset=source)
         return
@@ -73,7 +72,10 @@ def scan(
             precision=precision,
             threads=threads,
         )
-    result.save(out)
+    if earlier is None:
+        result.save(out)
+    elif result != earlier or not result.suspects.equals(earlier.suspects):
+        raise PetechiaError(f"{out} holds a scan that found something else; choose another --out.")
     show_scan(result, out)
     if clean_to is not None:
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
@@ -81,6 +83,22 @@ def scan(
         raise typer.Exit(3)
     if strict and result.not_read.images:
         raise typer.Exit(NOT_ALL_LOOKED_AT)
+
+
+def _check_outputs(out: Path, clean_to: Path | None) -> ScanResult | None:
+    """Check that both outputs can be written, and return what a scan has left that was killed between the two."""
+    from petechia.detect.scan import ScanResult
+
+    if clean_to is None:
+        refuse_existing(out)
+        return None
+    refuse_overlap(out, clean_to, "--out and --clean-to")
+    refuse_existing(clean_to, "--clean-to")
+    if not (out / ScanResult.file_name).is_file():
+        refuse_existing(out)
+        return None
+    note(f"{out} holds a scan already; the dataset is scanned again, and if the same is found, the clean dataset is added.")
+    return ScanResult.load(out)
 
 
 def show_scan(result: ScanResult, out: Path) -> None:

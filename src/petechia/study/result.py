@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Self
 from pydantic import Field, PrivateAttr, ValidationError
 
 from petechia.core.errors import PetechiaError
+from petechia.core.files import refuse_links
 from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
 from petechia.data.not_read import EVERYTHING_READ, NotRead
@@ -150,6 +151,7 @@ class Run(Result):
         Raises:
             PetechiaError: the result is missing or damaged.
         """
+        refuse_links(directory.path)
         content = read_json(directory.summary)
         try:
             found = cls.model_validate(content)

@@ -33,10 +33,11 @@ from petechia.data.formats.labelling import (
     select_views,
 )
 from petechia.data.formats.locate import Missing, refuse_missing
+from petechia.data.formats.spelling import accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 from petechia.data.not_read import Files, Reason
-from petechia.data.sources.folder import image_column, image_ids, taken_columns
+from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
 
 NEARLY_ALL = 0.9  # share of the files with one PatientID from which on it counts as that of de-identified files
@@ -129,12 +130,15 @@ def _with_table(
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
     if several is not None:
         raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
+    if options.near == "accept":
+        absent = [name for name in listed.tolist() if name not in index]
+        rows = {one.path: row for row, one in enumerate(headers)}
+        index |= {name: [rows[path]] for name, path in accept_near(rows, absent, root).items()}
     here = np.array([name in index for name in listed.tolist()])
-    refuse_missing(root, path, listed, here, missing, "correct the path of the folder")
+    refuse_missing(root, path, listed, here, missing, "check the folder and the table")
     for name in listed[~here].tolist():
         files.add(Reason.MISSING, name)
-    named = listed.tolist() if table is whole else image_ids(whole, image, root).tolist()
-    known = {row for name in named for row in index.get(name, ())}
+    known = {row for name in (*listed.tolist(), *left_out(whole, table, image).tolist()) for row in index.get(name, ())}
     for row, one in enumerate(headers):
         if row not in known:
             files.add(Reason.UNLISTED, one.path)
