@@ -14,6 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
+from petechia.data.formats.grouping import read_groups
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -23,8 +24,6 @@ from petechia.data.formats.labelling import (
     LabelOptions,
     find_column,
     read_labels,
-    read_patients,
-    read_split,
     select_views,
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
@@ -80,8 +79,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     table = select_views(whole, options)
     image = image_column(table, options)
     ids = image_ids(table, image, root)
-    patients = read_patients(table, options, ids)
-    split = read_split(table, options, patients)
+    patients, split, notes = read_groups(table, options, ids)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
     files, here = locate(root, ids, options.near)
     refuse_missing(root, path, ids, here, missing)
@@ -97,6 +95,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
+        notes=notes,
         not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
 
