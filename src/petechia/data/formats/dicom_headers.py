@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-import pydicom
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
 from petechia.data.formats.dicom import DEFLATED, is_dicom, quiet
+from petechia.data.formats.dicom_parsing import parse_bounded
 from petechia.data.formats.walking import HEAD, READABLE, is_bare_dicom, kind_of
 from petechia.data.not_read import Reason
 
@@ -61,7 +61,7 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
             file.seek(0)
             if not bare and is_deflated(root / path):
                 return Header(path, path)
-            entries = pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=TAGS)
+            entries = parse_bounded(file, path, force=bare, stop_before_pixels=True, specific_tags=TAGS)
             texts = (
                 str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
             )

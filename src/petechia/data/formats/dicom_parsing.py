@@ -57,6 +57,9 @@ class Counting:
 
     def __init__(self, file: BinaryIO, most: int) -> None:
         self._read = file.read
+        at = file.tell()
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(at)
         self.left = most
         self.seek = file.seek
         self.tell = file.tell
@@ -69,7 +72,7 @@ class Counting:
             if self.left < 0:
                 self.exceeded = True
                 return b""
-        return self._read(size)
+        return self._read(min(size, self._size))  # a file object would allocate whatever is asked for
 
 
 def parse_bounded(file: BinaryIO, name: str, most: str = "dicom_elements", **options: Any) -> pydicom.Dataset:
