@@ -250,8 +250,8 @@ def test_columns_that_describe_the_patient_are_no_classes(make: Maker) -> None:
     assert catalog.notes == ("implant, sex are left out of the classes; write labels=cancer|implant|sex to learn them too.",)
     assert open_source(f"folder:{table},labels=sex|cancer").classes == ("sex", "cancer")
     assert open_source(f"folder:{make(['image,sex', 'a.png,1', 'b.png,0'])}").classes == ("sex",)  # nothing else is there
-    normal = make(["image,implant,Edema,Mass,No Finding", "a.png,1,1,,0", "b.png,0,,,1"])
-    assert open_source(f"folder:{normal}").labels.tolist() == [[1, -1], [0, 0]]
+    normal = make(["image,implant,Edema,Mass,No Finding", "a.png,1,1,,0", "b.png,0,,,1", "c.png,,,1,"])
+    assert open_source(f"folder:{normal}").labels.tolist() == [[1, -1], [0, 0], [-1, 1]]
 
 
 def test_classes_that_differ_in_case_are_told(make: Maker) -> None:
