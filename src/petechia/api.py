@@ -590,7 +590,8 @@ def serve(
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
         clean: 50 to 200 clean images to screen others with; by default test images of the run.
-        started: called with the address, and whether only this computer can reach it.
+        started: called with the address, which holds the token that lets readers in, and whether only this computer can
+            reach it.
         device: as for `open_model`.
         precision: as for `open_model`.
         threads: as for `open_model`.

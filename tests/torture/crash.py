@@ -40,19 +40,27 @@ def prepare_images(folder: Path) -> None:
     prepare(open_source("phantom:images=600,size=48"), Preprocess(size=32))
 
 
-def prepare_at_once(folder: Path) -> int:
-    """Four processes that start together."""
+def at_once(job: Callable[[], int | None], processes: int = 4) -> list[int]:
+    """The exit statuses of processes that start together."""
     reading, writing = os.pipe()
     children = []
-    for _ in range(4):
+    for _ in range(processes):
         if (child := os.fork()) == 0:
             os.close(writing)
             os.read(reading, 1)  # until the parent closes it
-            prepare_images(folder)
-            os._exit(0)
+            os._exit(job() or 0)
         children.append(child)
     os.close(writing)
-    return max(os.waitpid(child, 0)[1] for child in children)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def prepare_at_once(folder: Path) -> int:
+    return max(at_once(lambda: prepare_images(folder)))
+
+
+def one_wins(job: str) -> Callable[[Path], int]:
+    """Processes that do the same job at once, of which one ends well and the others are refused."""
+    return lambda folder: int(sorted(at_once(lambda: JOBS[job](folder), 3)) != [0, 1, 1])
 
 
 def command(*words: str) -> Callable[[Path], int | None]:
@@ -66,6 +74,9 @@ def command(*words: str) -> Callable[[Path], int | None]:
 JOBS: dict[str, Callable[[Path], int | None]] = {
     "prepare": prepare_images,
     "prepare at once": prepare_at_once,
+    "poison at once": one_wins("poison"),
+    "run at once": one_wins("new run"),
+    "new run": command("run", "--data", DATA, *SETTINGS, "--set", "heat=6"),
     "run": command("run", "--resume", "--data", DATA, *SETTINGS, "--set", "heat=6"),
     "poison": command("poison", DATA, "--set", "attack.rate=0.5"),
     "reproduce": command(

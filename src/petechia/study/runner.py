@@ -19,7 +19,7 @@ import torch
 
 from petechia.attack import Survival, probe_survival, survival_of
 from petechia.core.errors import PetechiaError
-from petechia.core.files import refuse_unwritable, write_text
+from petechia.core.files import refuse_links, refuse_unwritable, write_text
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
 from petechia.measure import Measurement, measure, summarize
@@ -102,6 +102,7 @@ def free_directory(config: Config) -> RunDirectory:
 def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
     """Return the configuration, from the caller or from the run that is resumed."""
     refuse_unwritable(directory.path)
+    refuse_links(directory.path)
     if not directory.exists:
         if resume and wanted is None:
             raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of an existing one.")
