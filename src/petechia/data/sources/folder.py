@@ -100,7 +100,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
-        notes=notes,
+        notes=(*notes, *labelling.notes),
         not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
 
