@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from petechia.data.catalog import Catalog
+from petechia.detect.scan.lookalikes import look_alikes
 from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
 
+COLUMNS = ("image", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -109,11 +111,12 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
         Families, the most suspicious first. Of families with the same images one is kept.
     """
     limits = limits or packaged_thresholds().stamps
-    table = pl.DataFrame({name: spots[name] for name in spots.dtype.names or ()})
+    table = pl.DataFrame({name: spots[name] for name in COLUMNS})
     by_pattern = _groups(table, ["height", "width", "pattern"], limits.fewest_images)
     by_place = _groups(table, ["height", "width", "row", "column"], limits.fewest_images)
     by_both = _groups(table, ["height", "width", "row", "column", "pattern"], limits.fewest_images)
-    groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
+    by_look = [_one_an_image(table[rows]) for rows in look_alikes(spots, limits, CANDIDATES)]
+    groups = by_both + by_pattern + by_place + by_look  # of those with the same images, the first is kept
     sets = label_sets(labels)
     tests = len(groups) * sets.shape[1]
     families: dict[bytes, Family] = {}
@@ -175,6 +178,10 @@ def _groups(table: pl.DataFrame, keys: list[str], fewest: int) -> list[pl.DataFr
     frequent = counts.filter(pl.col("images") >= fewest).sort(["images", *keys], descending=True).head(CANDIDATES)
     members = table.join(frequent.select(keys), on=keys).unique([*keys, "image"], keep="first", maintain_order=True)
     return list(members.partition_by(keys, maintain_order=True))
+
+
+def _one_an_image(group: pl.DataFrame) -> pl.DataFrame:
+    return group.unique("image", keep="first", maintain_order=True)
 
 
 def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: StampLimits) -> Family:

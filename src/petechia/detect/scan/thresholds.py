@@ -41,6 +41,8 @@ class StampLimits(Record):
         single_odds: an attacker who overwrites labels leaves one finding; a disease or a device comes with others as well.
         neighbourhood: pixels around a place. A stamp has one place; anatomy lies a little elsewhere on every image.
         prominence: how many times as frequent a stamp is at its place, at least, as things of its size are around it.
+        alike: grey levels, each the side of a cell: by how much the quarters of a stamp may differ from image to image.
+        smallest_alike: pixels of the smallest stamp that is looked for up to such differences; smaller ones are in any noise.
     """
 
     level: Probability
@@ -50,6 +52,8 @@ class StampLimits(Record):
     single_odds: Positive
     neighbourhood: Count
     prominence: Positive
+    alike: tuple[Count, ...] = (8, 16, 32)
+    smallest_alike: Count = 4
 
 
 class SearchLimits(Record):
