@@ -64,11 +64,17 @@ class SearchLimits(Record):
         chance: share of the images with the stamp's pixels at its place but no contrast that may show them by chance.
         smallest_wandering: pixels of the smallest stamp without a fixed place that is searched for; a smaller one is found
             in any noise.
+        usual: share of a stamp's images that must look as it does; the others may be something else.
+        margin: factor by which an image may differ more than those do.
+        loosest: grey levels of the largest tolerance at which a stamp is searched for.
     """
 
     contrast: Positive
     chance: Probability
     smallest_wandering: Count
+    usual: Probability = 0.8
+    margin: Positive = 1.5
+    loosest: Annotated[int, Field(ge=0, le=255)] = 40
 
 
 class CopyLimits(Record):
