@@ -187,10 +187,10 @@ def _add_stamp(
     if stamp.tolerance > thresholds.search.loosest or not enough:
         return
     search = StampSearch(catalog, family, stamp, thresholds.search, progress)
-    rest = np.flatnonzero(label & ~ledger.flagged)
-    ledger.extend(from_stamp(catalog, family, search.visible(rest), thresholds.scores))
-    rest = np.flatnonzero(label & ~ledger.flagged)
     others = np.flatnonzero(~has_label & ~explained)
+    rest = np.flatnonzero(label & ~ledger.flagged)
+    ledger.extend(from_stamp(catalog, family, search.visible(rest, others), thresholds.scores))
+    rest = np.flatnonzero(label & ~ledger.flagged)
     ledger.extend(from_stamp(catalog, family, search.hidden(rest, others), thresholds.scores))
 
 

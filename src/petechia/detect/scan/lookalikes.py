@@ -52,3 +52,44 @@ def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: i
         if len(np.unique(spots["image"][group])) >= fewest:
             groups.append(group)
     return groups
+
+
+def is_prominent_size(spots: NDArray[np.void], group: Rows, limits: StampLimits) -> bool:
+    """Whether a group has many more members than there are other spots of the same or a neighbouring size that look like them.
+
+    A stamp has one size. Nodules, clips and letters have many, and a group of one size is only a part of them. What overlaps
+    a member is not counted: edges that are blurred enclose boxes of several sizes. Groups of few pixels are not prominent.
+
+    Args:
+        spots: `Spot` [n].
+        group: int [m], rows of its members.
+        limits: of the search.
+    """
+    members = spots[group]
+    height, width = int(members["height"][0]), int(members["width"][0])
+    if height * width < limits.smallest_alike:
+        return False
+    sizes = (max(height - 1, 1), height + 1), (max(width - 1, 1), width + 1)
+    around = spots[_between(spots["height"], *sizes[0]) & _between(spots["width"], *sizes[1])]
+    near = min(limits.alike, default=0)
+    looks = members["look"].min(axis=0).astype(int) - near, members["look"].max(axis=0).astype(int) + near
+    around = around[_between(around["look"], *looks).all(axis=1)]
+    apart = int((~_overlapping(around, members)).sum())
+    kinds = int(np.prod([high - low + 1 for low, high in sizes]))
+    return len(group) * (kinds - 1) >= limits.prominence * apart
+
+
+def _between(values: NDArray[np.uint8], low: int | NDArray[np.intp], high: int | NDArray[np.intp]) -> NDArray[np.bool_]:
+    return np.asarray((values >= low) & (values <= high))
+
+
+def _overlapping(spots: NDArray[np.void], members: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which of the spots overlap the member on their image, if there is one; bool [n]."""
+    order = np.argsort(members["image"], kind="stable")
+    at = np.searchsorted(members["image"][order], spots["image"]).clip(max=len(members) - 1)
+    other = members[order[at]]
+    overlap = other["image"] == spots["image"]
+    for start, side in (("row", "height"), ("column", "width")):
+        near, far = (one[start].astype(int) for one in (spots, other))
+        overlap &= (near < far + other[side]) & (far < near + spots[side])
+    return np.asarray(overlap)

@@ -66,7 +66,9 @@ class SearchLimits(Record):
             in any noise.
         usual: share of a stamp's images that must look as it does; the others may be something else.
         margin: factor by which an image may differ more than those do.
+        tightest: grey levels of the least tolerance, where the grey levels of the stamp vary.
         loosest: grey levels of the largest tolerance at which a stamp is searched for.
+        seen_by_chance: share of the images without the label that may show the stamp with as much contrast.
     """
 
     contrast: Positive
@@ -74,7 +76,9 @@ class SearchLimits(Record):
     smallest_wandering: Count
     usual: Probability = 0.8
     margin: Positive = 1.5
+    tightest: Annotated[int, Field(ge=0, le=255)] = 16
     loosest: Annotated[int, Field(ge=0, le=255)] = 40
+    seen_by_chance: Probability = 0.01
 
 
 class CopyLimits(Record):
