@@ -15,7 +15,7 @@ from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
-from petechia.data.formats.locate import SUFFIXES
+from petechia.data.formats.walking import SUFFIXES
 
 TABLE = "labels.csv"  # table of a dataset whose source has no layout of its own
 LABEL = "label"  # column of multi-class labels in this table

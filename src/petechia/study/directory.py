@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 from jinja2 import UndefinedError
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -21,7 +20,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from petechia.core.errors import PetechiaError, first_line
-from petechia.core.files import write_bytes, write_text
+from petechia.core.files import locked, refuse_links, write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -119,35 +118,17 @@ class RunDirectory:
         """Return the configuration of the run.
 
         Raises:
-            PetechiaError: there is no run, or its configuration is from another version.
+            PetechiaError: there is no run, its configuration is from another version, or its folder holds a link.
         """
         if not self.exists:
             raise PetechiaError(f"{self.path} holds no run; give the --out folder of an existing one.")
+        refuse_links(self.path)
         file = self.path / "config.yaml"
         return make_config(read_yaml(file), str(file))
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder against other processes."""
         return locked(self.path)
-
-
-@contextmanager
-def locked(folder: Path, patience: float = 0) -> Iterator[None]:
-    """Lock a folder against other processes. The operating system releases the lock when this process dies.
-
-    Args:
-        folder: folder to lock; created if it does not exist.
-        patience: seconds to wait for the other process.
-
-    Raises:
-        PetechiaError: another process is working in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=patience):
-            yield
-    except Timeout:
-        raise PetechiaError(f"Another process is working in {folder}; wait for it, or choose another --out.") from None
 
 
 @contextmanager

@@ -90,6 +90,15 @@ def test_labels_from_a_table(tmp_path: Path, key: str) -> None:
         open_source(f"dicom:{root},table={tmp_path / 'labels.csv'}")
 
 
+def test_near_names_in_the_table(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    (tmp_path / "t.csv").write_text("image,Mass\nim3.dcm,1\nIM0000,0\n")
+    with pytest.raises(PetechiaError, match=r"'sub/IM0003' for 'im3\.dcm'; add near=accept"):
+        open_source(f"dicom:{root},table={tmp_path / 't.csv'}")
+    catalog = open_source(f"dicom:{root},table={tmp_path / 't.csv'},near=accept")
+    assert catalog.ids.tolist() == ["sub/IM0003", "sub/IM0000"]
+
+
 def test_patients_split_and_view_of_the_table(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans")
     rows = ("0,1,train,a,PA", "1,0,test,b,PA", "2,1,train,c,L")
