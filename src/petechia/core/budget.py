@@ -30,7 +30,8 @@ class Budget:
 
     image_pixels: int = _limit(80_000_000, "pixels of an image; the largest mammograms have about 30 million")
     image_side: int = _limit(65_535, "pixels of a side of an image")
-    image_channels: int = _limit(4, "channels of an image")
+    image_parts: int = _limit(1 << 17, "chunks of a PNG, or segments of a JPEG before its pixels")
+    image_metadata: int = _limit(16 * MIB, "bytes of a PNG or JPEG that are not pixels, such as EXIF data and colour profiles")
     image_scans: int = _limit(100, "scans of a JPEG image; a decoder goes over the whole image for each")
     image_bytes: int = _limit(1 * GIB, "bytes of an image file, DICOM included")
     image_tiles: int = _limit(16_384, "tiles of a JPEG 2000 image")

@@ -114,7 +114,7 @@ def test_a_codec_that_takes_too_much_costs_one_file(monkeypatch: pytest.MonkeyPa
         (Limits(1 << 30, 1e-4), "took longer than 0.0001 seconds"),
     ):
         pool = Pool(limits, (dicom_codecs.__name__,))
-        monkeypatch.setattr(dicom_codecs, "_pool", lambda pool=pool: pool)
+        monkeypatch.setattr(dicom_codecs, "decoding_pool", lambda pool=pool: pool)
         large = made(np.random.default_rng(0).integers(0, 256, (500, 500), np.uint8))
         large.compress(RLELossless)
         with pytest.raises(PetechiaError, match=f"^a.dcm {said}"):

@@ -7,7 +7,6 @@ cost nothing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,9 +16,9 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
 
-from petechia.core.budget import MIB, check, limit
-from petechia.core.worker import Limits, Pool
+from petechia.core.budget import MIB, check
 from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg
+from petechia.data.formats.decoding_pool import decoding_pool
 from petechia.data.formats.dicom_entries import EntryError, entry
 
 ADVICE = "check the DICOM file"
@@ -112,7 +111,7 @@ def unpack(pixels: Packed, name: str, options: Mapping[str, Any]) -> NDArray[Any
         PetechiaError: the codec took too long or too much memory, or crashed.
     """
     samples = prod(pixels.description[key] for key in ("Rows", "Columns", "SamplesPerPixel"))
-    found: NDArray[Any] = _pool().ask(
+    found: NDArray[Any] = decoding_pool().ask(
         name, f"{__name__}:decode_frame", *pixels, dict(options), memory=FIXED + PER_SAMPLE * samples
     )
     return found
@@ -129,8 +128,3 @@ def decode_frame(frame: bytes, syntax: str, description: dict[str, Any], options
     dataset.PixelData = encapsulate([frame], has_bot=False)
     dataset[PIXELS].is_undefined_length = True
     return pixel_array(dataset, **options)
-
-
-@cache
-def _pool() -> Pool:
-    return Pool(Limits(limit("decode_memory"), limit("decode_seconds")), (__name__,))
