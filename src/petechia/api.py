@@ -333,6 +333,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
         images=len(plan.ids),
         triggered=int(plan.triggered.sum()),
         cover=int(plan.cover.sum()),
+        not_read=catalog.not_read,
     )
     made._plan = plan
     return made
@@ -415,7 +416,7 @@ def audit(
     found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress)
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
-    result = AuditResult.of(found, Origin(name, digest, described(clean)))
+    result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
     attach_report(result)
     return result
 
@@ -454,7 +455,13 @@ def screen(
     given = collect(images, classifier, None, progress)
     detector = ImageScreen(fpr, target)
     calibration = detector.calibrate([ImagesUnderTest(classifier, trusted.images)], progress)
-    return detector.examine(ImagesUnderTest(classifier, given.images, given.ids, given.shapes), calibration, progress)
+    found = detector.examine(ImagesUnderTest(classifier, given.images, given.ids, given.shapes), calibration, progress)
+    told = {
+        "not_read": given.not_read,
+        "clean_not_read": trusted.not_read,
+        "warnings": tuple(dict.fromkeys((*found.warnings, *trusted.notes, *given.notes))),
+    }
+    return found.model_copy(update=told)
 
 
 def repair(
@@ -583,7 +590,8 @@ def serve(
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
         clean: 50 to 200 clean images to screen others with; by default test images of the run.
-        started: called with the address, and whether only this computer can reach it.
+        started: called with the address, which holds the token that lets readers in, and whether only this computer can
+            reach it.
         device: as for `open_model`.
         precision: as for `open_model`.
         threads: as for `open_model`.
@@ -638,13 +646,15 @@ def run_detector(
     reference: list[Any] = []
     if detector.examines == "dataset" and dataset is not None:
         subject = open_dataset(dataset)
+        not_read = subject.not_read
     elif detector.examines != "dataset" and model is not None and clean is not None:
         classifier = open_model(model, device=device, precision=precision, threads=threads)
         trusted = collect(clean, classifier, CLEAN, progress)
-        subject = ModelUnderTest(classifier, trusted.images)
+        subject, not_read = ModelUnderTest(classifier, trusted.images), trusted.not_read
         if detector.examines == "images" and images is not None:
             given = collect(images, classifier, None, progress)
             subject = ImagesUnderTest(classifier, given.images, given.ids, given.shapes)
+            not_read = given.not_read + trusted.not_read
             reference = [ImagesUnderTest(classifier, trusted.images)]
     else:
         raise PetechiaError(f"The detector {name!r} examines {detector.examines}, which was not given; use another detector.")
@@ -652,7 +662,7 @@ def run_detector(
     if used is None:
         used = detector.calibrate(reference) if calibration is None else Calibration.load(calibration)  # type: ignore[arg-type]
     found = detector.examine(subject, used, progress)
-    return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings))
+    return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings), not_read=not_read)
 
 
 def executor(ray: str | None) -> Executor:

@@ -10,7 +10,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -23,6 +23,9 @@ from petechia.core.errors import PetechiaError, harmless
 from petechia.core.files import naming
 from petechia.data.sources.registry import source_forms
 from petechia.models.registry import short_model_forms
+
+if TYPE_CHECKING:
+    from petechia.data.not_read import NotRead
 
 
 class Terminal(Console):
@@ -133,6 +136,12 @@ def note(sentence: str) -> None:
     say_labelled("Note:", "yellow", sentence)
 
 
+def tell_not_read(not_read: NotRead, what: str = "") -> None:
+    """Print what was not read, if anything was not; `what` names the images that it lies beside."""
+    if not_read:
+        say_labelled(f"{what}Not looked at:", "yellow", str(not_read).removeprefix("Not looked at: "))
+
+
 def table(*heads: str, title: str = "", caption: str = "", rows: Sequence[Sequence[str | Text]] = (), right: int = 0) -> Table:
     """A table of plain text; the last `right` columns are aligned to the right."""
     made = Table(
@@ -178,6 +187,7 @@ def examine_with(name: str, out: Path | None, context: typer.Context, **given: A
     rows = [[one.about, f"{one.score:.3g}", "yes" if one.flagged else "no", one.reason] for one in ranked[:FINDINGS]]
     console.print(table("about", "score", "flagged", "reason", title=f"Findings of {findings.detector}", rows=rows))
     say(f"{len(findings.flagged):,} of {len(findings.found):,} findings are flagged.")
+    tell_not_read(findings.not_read)
     if findings.flagged:
         raise typer.Exit(3)
 

@@ -25,6 +25,7 @@ from petechia.cli.common import (
     say,
     say_labelled,
     table,
+    tell_not_read,
 )
 from petechia.core.errors import PetechiaError
 
@@ -103,6 +104,7 @@ def show_run(run: Run) -> None:
     caption = "last epoch, its 95 % interval, and the range over epochs"
     console.print(table("metric", *run.arms, title=f"Attack on {run.target}", caption=caption, rows=rows, right=len(run.arms)))
     say(survival_words(run.survival))
+    tell_not_read(run.not_read)
     say(verdict(run))
 
 

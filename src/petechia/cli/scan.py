@@ -21,12 +21,15 @@ from petechia.cli.common import (
     say,
     say_labelled,
     table,
+    tell_not_read,
 )
 from petechia.core.errors import PetechiaError
 from petechia.core.files import refuse_existing, refuse_overlap
 
 if TYPE_CHECKING:
     from petechia.detect.scan import ScanResult
+
+NOT_ALL_LOOKED_AT = 4  # exit status of --strict
 
 
 def scan(
@@ -42,12 +45,15 @@ def scan(
     ] = None,
     missing: Missing = None,
     on_error: OnError = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 if nothing is found but images could not be looked at.")
+    ] = False,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged."""
+    """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged, 4 see --strict."""
     import petechia
     from petechia.cli.progress import ConsoleProgress
 
@@ -75,6 +81,8 @@ def scan(
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
     if result.tampered:
         raise typer.Exit(3)
+    if strict and result.not_read.images:
+        raise typer.Exit(NOT_ALL_LOOKED_AT)
 
 
 def _check_outputs(out: Path, clean_to: Path | None) -> ScanResult | None:
@@ -120,7 +128,12 @@ def show_scan(result: ScanResult, out: Path) -> None:
     )
     if result.tampered:
         say_labelled("Tampered with:", "red", f"{result.flagged:,} images are flagged.")
+    elif result.not_read.images:
+        say(f"Nothing found. Not looked at: {result.not_read.images:,}.", "yellow")
     else:
         say("Nothing found.", "green")
+    tell_not_read(result.not_read)
+    for warning in result.warnings:
+        note(warning)
     say(result.limits)
     say(f"Every image, ranked: {out / 'suspects.csv'}")

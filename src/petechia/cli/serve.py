@@ -26,8 +26,12 @@ def serve(
 
     def show(address: str, private: bool) -> None:
         say(f"Viewer: {address} (stop it with Ctrl-C)")
+        note("Whoever has this address, with its token, can see the images.")
         if not private:
-            note("The viewer has no password. Everyone who can reach this address can see the images.")
+            note(
+                "The connection is not encrypted: who can listen in on the network sees the token and the images. Safer: leave "
+                "--host as it is, and reach the viewer through ssh -L."
+            )
 
     petechia.serve(
         subject, host=host, port=port, clean=clean, started=show, device=device, precision=precision, threads=threads

@@ -15,6 +15,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
 from petechia.core.task import Task
 from petechia.data.levels import to_grey
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 
 SPLITS = ("train", "validation", "test")
 NONE = "No Finding"  # the class of images that show none of the others, as NIH calls it
@@ -73,6 +74,8 @@ class Catalog:
         colour: whether images are [H, W, 3].
         layout: function that writes images and labels in the layout of the source, see `petechia.data.export`; None if the
             source has no layout of its own.
+        not_read: images that lie beside these and were not read.
+        notes: sentences about how the source was read that its user should know.
     """
 
     name: str
@@ -85,6 +88,8 @@ class Catalog:
     task: Task = "multi-label"
     colour: bool = False
     layout: Callable[[Path, Catalog, Written, Progress], None] | None = None
+    not_read: NotRead = EVERYTHING_READ
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Validate the labels of a multi-class collection.

@@ -17,7 +17,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.spreadsheets import formulas
 from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
-from petechia.data.formats.locate import SUFFIXES
+from petechia.data.formats.walking import SUFFIXES
 
 LOGGER = logging.getLogger(__name__)
 TABLE = "labels.csv"  # table of a dataset whose source has no layout of its own

@@ -18,6 +18,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.registry import Registry, deferred
 from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.models.classifier import Classifier
 
 Values = TypeVar("Values", bound=BaseModel)
@@ -198,13 +199,16 @@ class Findings(Result):
         detector: its name.
         measured_on: what its calibration was measured on.
         found: the findings, in the order of what was examined.
+        not_read: images that were not looked at.
     """
 
     file_name: ClassVar[str] = "findings.json"
 
+    schema_: int = Field(2, alias="schema")
     detector: str
     measured_on: str
     found: tuple[Finding, ...]
+    not_read: NotRead = EVERYTHING_READ
 
     @property
     def findings(self) -> tuple[Finding, ...]:

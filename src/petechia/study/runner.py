@@ -244,6 +244,7 @@ def _summarize(
         arms={arm: {name: Metric.model_validate(values) for name, values in metrics.items()} for arm, metrics in arms.items()},
         survival=survival,
         seconds=seconds,
+        not_read=run_data.catalog.not_read,
     )
 
 

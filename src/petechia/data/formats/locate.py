@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -13,25 +13,12 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing, printable
 from petechia.data.formats.spelling import Near, accept_near, composed, near_paths
+from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
+from petechia.data.not_read import Files
 
 Missing = Literal["error", "skip"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
 FEW = 8  # up to this many files per folder are looked up one by one
 DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
-
-
-def refuse_outside(root: Path, path: Path) -> None:
-    """Reject a path that leads out of a folder through a link.
-
-    Raises:
-        PetechiaError: `path`, with all links resolved, is not below `root`.
-    """
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circular link, a NUL character
-        inside = False
-    if not inside:
-        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by its target.")
 
 
 def locate(root: Path, names: NDArray[np.str_], near: Near = "refuse") -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
@@ -97,7 +84,7 @@ def refuse_missing(
     if here.all() or (here.any() and missing == "skip"):
         return
     absent, present = names[~here].tolist(), set(names[here].tolist())
-    offers = near_paths((path for path in walk(root) if path not in present), absent)
+    offers = near_paths((path for path in walk(root, Files()) if path not in present), absent)
     if not here.any():
         said, else_ = f"{root} has none of the {len(here):,} images that {table} lists", advice
         named = f", such as {printable(absent[0])!r}"
@@ -111,24 +98,6 @@ def refuse_missing(
         f"{said}, but for {len(offers):,} of them a file with a near name is there, such as {printable(path)!r} for "
         f"{printable(name)!r}; {accept}, or correct the table."
     )
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Yield the relative paths of all files below a folder, in order, without hidden files and folders, pipes and devices.
-
-    Raises:
-        PetechiaError: a link leads out of the folder.
-    """
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = os.path.relpath(folder, root)
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = name if below == "." else f"{below}/{name}"
-                if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
-                    refuse_outside(root, root / path)
-                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (opening a pipe would block forever)
-                    yield path
 
 
 class _Index:

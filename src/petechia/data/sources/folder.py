@@ -14,6 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
+from petechia.data.formats.grouping import read_groups
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -23,13 +24,13 @@ from petechia.data.formats.labelling import (
     LabelOptions,
     find_column,
     read_labels,
-    read_patients,
-    read_split,
     select_views,
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.spelling import refuse_rounded
 from petechia.data.formats.tables import Table, columns_of, read_table
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.sources.options import hint_at_option, split_options
 
 # Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
@@ -74,14 +75,15 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
-    table = select_views(read_table(path), options)
+    whole = read_table(path)
+    table = select_views(whole, options)
     image = image_column(table, options)
     ids = image_ids(table, image, root)
-    patients = read_patients(table, options, ids)
-    split = read_split(table, options, patients)
+    patients, split, notes = read_groups(table, options, ids)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
     files, here = locate(root, ids, options.near)
     refuse_missing(root, path, ids, here, missing)
+    beside_these = beside(root, files[here], left_out(whole, table, image))
     return Catalog(
         name=root.resolve().name,
         classes=labelling.classes,
@@ -93,6 +95,8 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
+        notes=notes,
+        not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
 
 
@@ -114,6 +118,13 @@ def taken_columns(table: Table, options: LabelOptions, image: str) -> set[str]:
     """Return the columns that are not labels."""
     others = ((options.patient, PATIENTS), (options.split, SPLITS), (options.view, VIEWS))
     return {image} | {name for given, usual in others if (name := find_column(table, given, usual))}
+
+
+def left_out(whole: Table, table: Table, image: str) -> NDArray[np.str_]:
+    """Return the images, str [N], of the rows of a table that were not selected, such as those of other views."""
+    names = (one.texts(image).drop_nulls().str.replace_all("\\", "/", literal=True).to_list() for one in (whole, table))
+    listed, selected = map(set, names)
+    return np.array(sorted(listed - selected), np.str_)
 
 
 def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:

@@ -19,9 +19,11 @@ from petechia.data.catalog import Catalog, Written, split_by_patient
 from petechia.data.export import warn_of_formulas, write_images
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.labelling import TEST_SHARE
-from petechia.data.formats.locate import Missing, refuse_missing, refuse_outside
+from petechia.data.formats.locate import Missing, refuse_missing
 from petechia.data.formats.spelling import one_spelling
 from petechia.data.formats.tables import Table, cleaned, read_text, table_of
+from petechia.data.formats.walking import beside, refuse_outside
+from petechia.data.not_read import NotRead, Reason
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -72,7 +74,8 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
     split = _split(root, ids, patients)
     files = np.array([names[i] for i in ids[here]])
     arrays = (ids[here], patients[here], split[here], labels[here])
-    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih)
+    not_read = beside(root, files) + NotRead.of(Reason.MISSING, ids[~here].tolist())
+    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih, not_read=not_read)
 
 
 def table_path(root: Path) -> Path:

@@ -26,6 +26,8 @@ from petechia.data.formats.labelling import PATIENTS, TEST_SHARE, plain
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.spelling import Near
 from petechia.data.formats.tables import check_header
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.sources.options import hint_at_option, split_options
 
 OWN = "patientid"  # column of patients that most of the classes add
@@ -90,6 +92,8 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
         split=split_by_patient(patients, TEST_SHARE),
         labels=labels[rows][here],
         reader=FileReader(root, files[here], Decoding(window=options.window)),
+        not_read=beside(root, files[here], np.setdiff1d(paths, paths[rows]))
+        + NotRead.of(Reason.MISSING, paths[rows][~here].tolist()),
     )
 
 

@@ -108,6 +108,7 @@ def _measured(
         before=MeasuredModel.of(before),
         after=MeasuredModel.of(after),
         auroc_nn_change=auroc_change(before, after),
+        not_read=test.not_read,
     )
 
 

@@ -108,7 +108,7 @@ class DatasetScan:
         stamps = [(family, stamp_pixels(catalog, family)) for family in families if family.suspicious]
 
         ledger = Ledger(len(catalog))
-        ledger.extend(from_pairs(catalog, pairs, thresholds.scores))
+        ledger.extend(from_pairs(catalog, pairs, thresholds.scores, thresholds.near_duplicates.recurring_pairs))
         explained = _explained(ledger, pairs)
         for family, pixels in stamps:
             if still_significant(family, catalog.labels, explained):

@@ -126,6 +126,7 @@ class Scores(Record):
     shows_stamp: Score
     altered_copy: Score
     weakly_associated: Score
+    near_duplicate_no_labels: Score = Score(base=0.8)  # not in calibrations of version 0.1
 
 
 class HintWeights(Record):
