@@ -33,7 +33,7 @@ def harmful(text: str) -> list[str]:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal gets, on both outputs."""
     file = io.StringIO()
     for name in ("console", "errors"):

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from petechia.core.errors import PetechiaError
-from petechia.core.settings import Settings, first_problem
+from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
@@ -41,6 +41,11 @@ class Card(Settings):
     outputs: OutputMeaning | None = None
     task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
 
     @staticmethod
     def beside(path: Path) -> Card:
