@@ -123,6 +123,7 @@ def _log(verbose: int) -> None:
     logger.propagate = False
     logging.lastResort = handler  # of loggers that nobody has set up
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [handler]
 
 
 def say(text: str, style: str = "") -> None:

@@ -59,7 +59,7 @@ class Config(Settings):
     train: Training = Training()
     arms: tuple[Arm, ...] = ("attacked", "control")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
-    bootstrap: int = Field(200, ge=20)
+    bootstrap: int = Field(200, ge=20, le=100_000)
     heat: int = Field(64, ge=0)
     compute: Compute = Compute()
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
