@@ -324,7 +324,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
     dataset, catalog = read_data(settings, heard, colours=True)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
+    plan = write_poisoned(catalog, settings.attack, plan, Path(out), heard)
     made = Poisoned(
         directory=str(out),
         data=settings.data,

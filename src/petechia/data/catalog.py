@@ -75,6 +75,8 @@ class Catalog:
         colour: whether images are [H, W, 3].
         layout: function that writes images and labels in the layout of the source, see `petechia.data.export`; None if the
             source has no layout of its own.
+        relabelled: function that returns the ids, str [N], under which images with these ids and labels, int8 [N, K], are
+            written; None if ids do not depend on labels.
         not_read: images that lie beside these and were not read.
         notes: sentences about how the source was read that its user should know.
     """
@@ -89,6 +91,7 @@ class Catalog:
     task: Task = "multi-label"
     colour: bool = False
     layout: Callable[[Path, Catalog, Written, Progress], None] | None = None
+    relabelled: Callable[[NDArray[np.str_], NDArray[np.int8]], NDArray[np.str_]] | None = None
     not_read: NotRead = EVERYTHING_READ
     notes: tuple[str, ...] = ()
 

@@ -170,7 +170,11 @@ def described(given: Images) -> str:
 
 def _files(path: Path, unread: Files) -> list[Path]:
     if path.is_dir():
-        return sorted(path / name for name in find_images(path, unread, masks=False))
+        beside = Files(str(path))
+        found = sorted(path / name for name in find_images(path, beside, masks=False))
+        for one in beside.frozen.reasons:
+            unread.add_all(one)
+        return found
     if not path.exists():
         raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]
