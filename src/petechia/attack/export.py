@@ -14,6 +14,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import as_png, write_dataset
 from petechia.data.formats.images import FileReader, encode_png
+from petechia.data.formats.orientation import UPRIGHT
 
 
 def write_poisoned(
@@ -23,6 +24,9 @@ def write_poisoned(
 
     Training images follow the plan; all other images are unchanged. 8-bit PNG files are copied. If the source has other
     formats, all images are written as PNG, so that triggered ones do not stand out, and their ids end in .png.
+
+    An image is stamped as it is seen upright. Its file keeps the EXIF orientation of the original and stores the pixels turned
+    accordingly, so that originals and copies agree for a reader that applies the orientation and for one that ignores it.
 
     Args:
         catalog: catalog of the clean dataset that the plan was made for.
@@ -46,17 +50,19 @@ def write_poisoned(
         ids = catalog.relabelled(ids, labels)
     triggered, cover = (np.concatenate([which, np.zeros(len(rest), bool)]) for which in (plan.triggered, plan.cover))
 
+    reader = catalog.reader
+
     def content(j: int) -> bytes | None:
-        if not (triggered[j] or cover[j]) and isinstance(catalog.reader, FileReader) and catalog.reader.keeps(int(rows[j])):
+        if not (triggered[j] or cover[j]) and isinstance(reader, FileReader) and reader.keeps(int(rows[j])):
             return None
-        image = next(catalog.reader.read(rows[j : j + 1]))
+        image = next(reader.read(rows[j : j + 1]))
         if isinstance(image, PetechiaError):
             raise image
         if triggered[j]:
             image = poisoning.trigger.stamp(image[None], plan.positions[rows[j], None])[0]
         if cover[j]:
             image = poisoning.trigger.cover.stamp(image[None], plan.cover_positions[rows[j], None])[0]
-        return encode_png(image)
+        return encode_png(image, reader.orientation(int(rows[j])) if isinstance(reader, FileReader) else UPRIGHT)
 
     with building(folder) as temporary:
         write_dataset(temporary, catalog, Written(rows, ids, labels, content), progress)

@@ -150,7 +150,10 @@ class Model(nn.Module):
         except (OSError, SafetensorError) as error:
             raise PetechiaError(f"{path} is not a safetensors file that can be read ({printable(str(error), 200)}).") from None
         if header is None:
-            raise PetechiaError(f"{path} holds tensors but no description of a Petechia model.")
+            raise PetechiaError(
+                f"{path} holds tensors but no description of a Petechia model; if they are the weights of a timm network, give "
+                f"timm:NAME:{path} with its name."
+            )
         try:
             description = Description.model_validate_json(header)
         except ValidationError as error:

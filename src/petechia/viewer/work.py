@@ -110,8 +110,11 @@ class Desk:
         """Drop everything: the server ends."""
         with self._changed:
             self._closed = True
-            for job in [*self._running, *(job for jobs in self._waiting.values() for job in jobs)]:
+            for job in self._running:
                 job.abandoned = True
+            for jobs in self._waiting.values():
+                for job in jobs:
+                    job.future.cancel()
             self._waiting.clear()
             self._changed.notify_all()
 

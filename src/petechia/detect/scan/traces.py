@@ -16,11 +16,22 @@ STEEP = 6.0  # grey levels from its surroundings at which a block's difference i
 LARGEST = 16  # pixels a side of what counts as small
 JUMP = 20  # grey levels between neighbouring pixels that make an edge
 DENSE = 20_000  # corners of edges in one image; with more, nothing can be said of it
-MOST = 32  # small things kept of one image, those of the strongest edges
+MOST = 32  # small things kept of one image, those of the strongest edges; as many again of fewer than FEW pixels
+FEW = 4  # pixels
+QUARTERS = 4  # of a small thing, whose mean grey levels say how it looks: encoding with loss hardly changes them
 
 Spot = np.dtype(
-    [("image", "u4"), ("row", "u2"), ("column", "u2"), ("height", "u1"), ("width", "u1"), ("contrast", "u1"), ("pattern", "u8")]
-)  # a small thing: where, how large, how far from its surroundings in grey levels at least, and a digest of its pixels
+    [
+        ("image", "u4"),
+        ("row", "u2"),
+        ("column", "u2"),
+        ("height", "u1"),
+        ("width", "u1"),
+        ("contrast", "u1"),
+        ("look", "u1", QUARTERS),
+        ("pattern", "u8"),
+    ]
+)  # a small thing: where, how large, how far from its surroundings at least, how it looks, and a digest of its pixels
 
 
 class Trace(NamedTuple):
@@ -74,22 +85,41 @@ def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
     edges running from it allow.
 
     Returns:
-        `Spot` [n], the strongest first, `MOST` at most.
+        `Spot` [n], the strongest first, 2 x `MOST` at most.
     """
     row, column, height, width = _closed(image).T
     across, down = partial(_edges, image, axis=1), partial(_edges, image, axis=0)
     sides = across(row, column), across(row, column + width), down(row, column), down(row + height, column)
     contrast = np.min(np.stack(sides), axis=0)
-    order = np.argsort(-contrast.astype(int), kind="stable")[:MOST]
+    order = _strongest(contrast, height * width >= FEW)
     spots = np.zeros(len(order), Spot)
     spots["image"] = index
     for name, values in zip(Spot.names[1:6], (row, column, height, width, contrast), strict=True):  # type: ignore[index]
         spots[name] = values[order]
+    spots["look"] = _looks(image, spots)
     spots["pattern"] = [
         pattern_of(image[top : top + high, left : left + wide])
         for top, left, high, wide in zip(*(spots[name].tolist() for name in ("row", "column", "height", "width")), strict=True)
     ]
     return spots
+
+
+def _strongest(contrast: NDArray[np.uint8], large: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The boxes of the strongest edges: `MOST` of the large, and `MOST` of the others, as letters have many of one pixel."""
+    order = np.argsort(-contrast.astype(int), kind="stable")
+    kept = np.concatenate([order[large[order]][:MOST], order[~large[order]][:MOST]])
+    return kept[np.argsort(-contrast[kept].astype(int), kind="stable")]
+
+
+def _looks(image: NDArray[np.uint8], spots: NDArray[np.void]) -> NDArray[np.uint8]:
+    """Mean grey level of the four quarters of each spot, by 4 x 4 samples that reach its corners; uint8 [n, QUARTERS]."""
+    samples = np.linspace(0, 1, 4)
+    rows, columns = (
+        spots[start][:, None] + (samples * (spots[side][:, None] - 1.0)).round().astype(np.intp)
+        for start, side in (("row", "height"), ("column", "width"))
+    )
+    grid = image[rows[:, :, None], columns[:, None, :]].reshape(-1, 2, 2, 2, 2)
+    return np.asarray(grid.mean(axis=(2, 4)).round().reshape(-1, QUARTERS), np.uint8)
 
 
 def _closed(image: NDArray[np.uint8]) -> NDArray[np.intp]:

@@ -39,14 +39,14 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
     prefix, _, rest = name.partition(":")
     if not prefix.startswith(".") and prefix in OPENERS:
         return OPENERS[prefix].open(rest, runtime)
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         raise PetechiaError(f"{path} is a folder, not a model; give {_model_in(path)}.")
     refuse_pickle(path)
     if not path.is_file():
         raise PetechiaError(f"There is no model {name!r}; give {model_forms()}.")
-    if path.suffix in OPENERS:
-        return OPENERS[path.suffix].open(name, runtime)
+    if (suffix := path.suffix.lower()) in OPENERS:
+        return OPENERS[suffix].open(str(path), runtime)
     known = " nor ".join(f"{_article(suffix)} {suffix}" for suffix in model_suffixes())
     raise PetechiaError(f"{name} is neither {known} file; convert the model to one of them.")
 

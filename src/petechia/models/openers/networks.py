@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import zipfile
+import logging
 from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
@@ -11,18 +11,18 @@ from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
-from petechia.core.errors import PetechiaError, first_line
+from petechia.core.errors import PetechiaError, first_line, listing
 from petechia.core.runtime import Runtime
 from petechia.data.preprocess import Preprocess
 from petechia.models.classifier import Classifier
 from petechia.models.model import Architecture, Description, Model, build_network, state_dict_mismatch
-from petechia.models.openers.card import STATES, Card, numbered, per_channel, refuse_pickle
+from petechia.models.openers.card import Card, numbered, per_channel
+from petechia.models.openers.weights import match_names, read_weights, unmatched
 
+LOGGER = logging.getLogger(__name__)
 IMAGENET = 1000  # classes
 
 
@@ -33,7 +33,7 @@ def open_timm(text: str, runtime: Runtime) -> Classifier:
         PetechiaError: as `of_imagenet` and `of_timm`.
     """
     arch, _, file = text.partition(":")
-    return of_timm(arch, Path(file), runtime) if file else of_imagenet(arch, runtime)
+    return of_timm(arch, Path(file).expanduser(), runtime) if file else of_imagenet(arch, runtime)
 
 
 def of_imagenet(arch: str, runtime: Runtime) -> Classifier:
@@ -64,67 +64,29 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
         PetechiaError: timm does not know the network, or the file does not contain its weights.
     """
     defaults = _defaults(arch)
-    tensors = _state_dict(path)
+    stored = read_weights(path)
+    with torch.device("meta"):
+        wanted = timm.create_model(arch).state_dict()
+    tensors, left = match_names(stored, wanted, path)
     first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
     if first is None or last is None or first.ndim < 2 or not last.ndim or first.shape[1] not in (1, 3):
-        raise PetechiaError(f"{path} does not contain the weights of timm's {arch}; check the name of the network.")
+        raise _other_weights(path, arch, unmatched(tensors, wanted))
     card = Card.beside(path)
     architecture = Architecture(arch=arch, channels=1 if first.shape[1] == 1 else 3)
     geometry = card.geometry(_usual_geometry(defaults))
     build = partial(build_network, architecture, len(last), geometry.size)
     if problem := state_dict_mismatch(build, tensors):
-        raise PetechiaError(f"{path} does not contain the weights of timm's {arch} ({problem}); check the name of the network.")
+        raise _other_weights(path, arch, unmatched(tensors, wanted) or problem)
     network = build()
     network.load_state_dict(tensors)
+    if left:
+        LOGGER.warning("%s: %s is not part of timm's %s and was left out.", path, listing(left, 4), arch)
     return _around(network, architecture, card.names(len(last), path), card, runtime, f"timm:{arch}:{path}")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Read names and tensors from a file. PyTorch's weights-only unpickler reads a pickle; it runs no code.
-
-    Raises:
-        PetechiaError: the file contains anything else.
-    """
-    if path.suffix.lower() not in STATES:
-        refuse_pickle(path)
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise PetechiaError(f"{path} is not a valid safetensors file ({first_line(error)}); save it again.") from None
-    refuse_compressed(path)
-    try:
-        found = torch.load(path, "cpu", weights_only=True)
-    except OSError as error:
-        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the weights.") from None
-    except Exception:  # untrusted bytes can raise anything
-        raise PetechiaError(
-            f"{path} is not a bare state dict, and any other pickle can run arbitrary code when loaded; if you trust it, "
-            f"write its state_dict with safetensors.torch.save_file."
-        ) from None
-    for part in ("state_dict", "model"):  # keys under which training scripts store the weights
-        found = found[part] if isinstance(found, dict) and isinstance(found.get(part), dict) else found
-    if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
-        raise PetechiaError(f"{path} contains more than weights; save only the state_dict of the network.")
-    if any(one.is_complex() for one in found.values()):
-        raise PetechiaError(f"{path} contains complex numbers, which would lose their imaginary part; save real weights.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def refuse_compressed(path: Path) -> None:
-    """Refuse compressed weights, which can expand to many times their file size; torch.save does not compress.
-
-    Raises:
-        PetechiaError: the file is compressed, or is not a file.
-    """
-    if not path.is_file():
-        raise PetechiaError(f"{path} is not a file; check the path of the weights.")
-    try:
-        with zipfile.ZipFile(path) as file:
-            compressed = any(one.compress_type != zipfile.ZIP_STORED for one in file.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # PyTorch reports it
-        return
-    if compressed:
-        raise PetechiaError(f"{path} is compressed, but torch.save does not compress; save the weights again.")
+def _other_weights(path: Path, arch: str, problem: str) -> PetechiaError:
+    told = f" ({problem})" if problem else ""
+    return PetechiaError(f"{path} does not contain the weights of timm's {arch}{told}; check the name of the network.")
 
 
 def _around(
