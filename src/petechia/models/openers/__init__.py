@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from petechia.core.errors import PetechiaError
-from petechia.core.runtime import Runtime
-from petechia.models.classifier import Classifier
 from petechia.models.openers.card import Card, refuse_pickle
 from petechia.models.registry import OPENERS, model_files, model_forms, model_suffixes
+
+if TYPE_CHECKING:  # a worker process imports a module of this package, and must not wait for timm
+    from petechia.core.runtime import Runtime
+    from petechia.models.classifier import Classifier
 
 __all__ = ["Card", "open_classifier"]
 

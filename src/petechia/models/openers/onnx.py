@@ -74,7 +74,7 @@ class OnnxNetwork:
         arranged = images.permute(0, 2, 3, 1) if self.channels_last else images
         batch = np.ascontiguousarray(arranged.detach().cpu().numpy(), self.number)
         found = self.session.ask(f"{HERE}:run", str(self.path), self.input, batch, wanted)
-        return [torch.from_numpy(one.copy()) if isinstance(one, np.ndarray) else None for one in found]
+        return [torch.from_numpy(one) if isinstance(one, np.ndarray) else None for one in found]
 
 
 def of_onnx(path: Path, runtime: Runtime) -> Classifier:

@@ -194,6 +194,17 @@ def _operation(target: str) -> Any:
     return operation
 
 
+def allowed_forms() -> list[str]:
+    """Return the names of all forms of all operations that programs may use, as in "torch.ops.aten.add.Tensor"."""
+    found = []
+    for name in sorted(OPERATIONS | {f"{name}_" for name in OPERATIONS}):
+        packet = getattr(torch.ops.aten, name, None)
+        for overload in packet.overloads() if packet is not None else ():
+            if _is_plain(getattr(packet, overload)._schema):
+                found.append(f"torch.ops.aten.{name}.{overload}")
+    return found
+
+
 def _is_plain(schema: Any) -> bool:
     """Whether a form of an operation returns tensors, and sizes that do not depend on the pixels."""
     if any(one.is_out for one in schema.arguments) or (schema.name, schema.overload_name) in NOT_PLAIN:

@@ -143,7 +143,11 @@ def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, pat
             f"set output in {card_path(path).name} to its name."
         )
     left = ", ".join(printable(one.name) for k, one in enumerate(outputs[:SHOWN]) if k != chosen)
-    return Choice(chosen, f"The scores are the output {printable(outputs[chosen].name)}{why} (not {left}).")
+    return Choice(
+        chosen,
+        f"The scores are taken from the output {printable(outputs[chosen].name)}{why}, and not from {left}; "
+        f"set output in {card_path(path).name} if that is wrong.",
+    )
 
 
 def _named(outputs: Sequence[Output], wanted: str | int, images: int, path: Path) -> int:
