@@ -76,7 +76,29 @@ POOL: dict[str, tuple[tuple[int, ...], str]] = {
     "double": ((2, 4, 6, 6), "float64"),
     "brain": ((4, 4), "bfloat16"),
 }
-INTS = (-(2**63), -(2**31), -65536, -7, -2, -1, 0, 1, 2, 3, 5, 8, 64, 4096, 65536, 10**6, 2**31 - 1, 2**31, 2**40, 2**62, 2**63 - 1)
+INTS = (
+    -(2**63),
+    -(2**31),
+    -65536,
+    -7,
+    -2,
+    -1,
+    0,
+    1,
+    2,
+    3,
+    5,
+    8,
+    64,
+    4096,
+    65536,
+    10**6,
+    2**31 - 1,
+    2**31,
+    2**40,
+    2**62,
+    2**63 - 1,
+)
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e-12, 1e12, 1e308, float("inf"), float("-inf"), float("nan"))
 WORDS = ("", "none", "tanh", "trunc", "floor", "constant", "reflect", "replicate", "circular", "same", "valid", "ij", "xy", "fro", "nuc",
          "sum", "ij,jk->ik", "...->...", "a" * 300, "\0", "ii->i", "mean", "amax")  # fmt: skip
@@ -122,7 +144,9 @@ class Memory:
         self._tensors = tensors
         names = sorted(names_in(node))
         nodes = [node]
-        if node["target"].partition(".default")[0].rpartition(".")[2].endswith("_") or node["target"].split(".")[3].endswith("_"):
+        if node["target"].partition(".default")[0].rpartition(".")[2].endswith("_") or node["target"].split(".")[3].endswith(
+            "_"
+        ):
             nodes = [cloned(name) for name in names]
             nodes.append(json.loads(json.dumps(node).replace('"as_tensor": {"name": "', '"as_tensor": {"name": "copy_of_')))
         about = {"sizes": [{"as_int": side} for side in (2, 4, 6, 6)], "dtype": 7}
@@ -196,7 +220,22 @@ def tensor_for(name: str, rng: np.random.Generator) -> str:
     }.get(name, [])  # fmt: skip
     if often and rng.random() < 0.8:
         return str(rng.choice(often))
-    usual = ["images", "images", "images", "tokens", "matrix", "rows", "channels", "batch", "images2", "volume", "six", "mask", "whole", "heads"]
+    usual = [
+        "images",
+        "images",
+        "images",
+        "tokens",
+        "matrix",
+        "rows",
+        "channels",
+        "batch",
+        "images2",
+        "volume",
+        "six",
+        "mask",
+        "whole",
+        "heads",
+    ]
     return str(rng.choice(usual))
 
 
@@ -211,7 +250,9 @@ def value_for(name: str, kind: str, rng: np.random.Generator) -> Node:
         if "size" in name and "kernel" not in name and "output" not in name:
             shape = POOL[str(rng.choice(["images", "matrix", "channels", "tokens"]))][0]
             return {"as_ints": [*shape]}
-        return {"as_ints": [int(one) for one in rng.integers(0 if "pad" in name or "dim" in name else 1, 4, rng.integers(1, 5))]}
+        return {
+            "as_ints": [int(one) for one in rng.integers(0 if "pad" in name or "dim" in name else 1, 4, rng.integers(1, 5))]
+        }
     if kind == "List[float]":
         return {"as_floats": [2.0] * int(rng.integers(1, 3))}
     if kind == "List[bool]":
@@ -317,7 +358,9 @@ def run_one(node: Node, tensors: dict[str, Tensor]) -> str:
     try:
         program = Program(Memory(node, tensors))  # type: ignore[arg-type]
         images = torch.linspace(0, 1, 2 * 4 * 36).reshape(2, 4, 6, 6).requires_grad_()
-        total = sum((one.float().sum() for one in program.every(images) if one is not None and one.requires_grad), torch.zeros(()))
+        total = sum(
+            (one.float().sum() for one in program.every(images) if one is not None and one.requires_grad), torch.zeros(())
+        )
         if total.requires_grad:
             wanted = [images, *(one for one in tensors.values() if one.requires_grad)]
             torch.autograd.grad(total, wanted, allow_unused=True)
@@ -407,7 +450,9 @@ def main(count: int, seed: int, result: Path, most_forms: int | None = None) -> 
             for one in in_processes(list(programs(valid, share, seed)), seed, failures)
         )
         if number % 10 == 0 or number + 1 == len(chosen):
-            result.with_suffix(".part").write_text(json.dumps({"without": without, "failures": failures, "happened": dict(happened)}))
+            result.with_suffix(".part").write_text(
+                json.dumps({"without": without, "failures": failures, "happened": dict(happened)})
+            )
             print(f"{number}/{len(chosen)} {target} {dict(happened)} {len(failures)} failures", file=sys.stderr, flush=True)
     report = {
         "forms": len(chosen), "without_a_valid_call": without, "programs": sum(happened.values()), "happened": dict(happened),

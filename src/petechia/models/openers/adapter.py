@@ -89,13 +89,14 @@ class SeveralOutputs(Protocol):
 
     Attributes:
         chosen: position of the output that contains the scores.
-        graph: how the outputs are computed.
     """
 
     chosen: int
 
     @property
-    def graph(self) -> Graph: ...
+    def graph(self) -> Graph:
+        """How the outputs are computed."""
+        ...
 
     def every(self, images: Tensor) -> Sequence[Tensor | None]:
         """Return all outputs; None for what is not a tensor of floating-point numbers."""

@@ -1,7 +1,7 @@
 """Opens programs of `torch.export` (.pt2). `program` says why that is safe.
 
-Everything is tried in a worker process first: the file is read, and the program runs forward and backward. What crashes, never ends
-or takes all memory ends that process, with one sentence, and never runs in this one.
+Everything is tried in a worker process first: the file is read, and the program runs forward and backward. What crashes, never
+ends or takes all memory ends that process, with one sentence, and never runs in this one.
 """
 
 from __future__ import annotations

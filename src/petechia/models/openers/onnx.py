@@ -17,9 +17,9 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.core.runtime import Runtime
 from petechia.core.worker import Limits, Session
 from petechia.models.classifier import Classifier
+from petechia.models.onnx_worker import NUMBERS
 from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
-from petechia.models.onnx_worker import NUMBERS
 from petechia.models.openers.outputs import Graph, Output
 
 HERE = "petechia.models.onnx_worker"

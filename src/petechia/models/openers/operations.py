@@ -196,13 +196,15 @@ def _operation(target: str) -> Any:
 
 def allowed_forms() -> list[str]:
     """Return the names of all forms of all operations that programs may use, as in "torch.ops.aten.add.Tensor"."""
-    found = []
-    for name in sorted(OPERATIONS | {f"{name}_" for name in OPERATIONS}):
-        packet = getattr(torch.ops.aten, name, None)
-        for overload in packet.overloads() if packet is not None else ():
-            if _is_plain(getattr(packet, overload)._schema):
-                found.append(f"torch.ops.aten.{name}.{overload}")
-    return found
+    names = sorted(OPERATIONS | {f"{name}_" for name in OPERATIONS})
+    packets = [(name, getattr(torch.ops.aten, name, None)) for name in names]
+    return [
+        f"torch.ops.aten.{name}.{overload}"
+        for name, packet in packets
+        if packet is not None
+        for overload in packet.overloads()
+        if _is_plain(getattr(packet, overload)._schema)
+    ]
 
 
 def _is_plain(schema: Any) -> bool:
@@ -332,7 +334,7 @@ def _is_word(name: str, value: Any) -> bool:
 
 
 FITS: dict[str, Callable[[str, Any], bool]] = {
-    "Tensor": lambda name, value: _is_number(name, value),  # PyTorch makes a tensor of a number
+    "Tensor": _is_number,  # PyTorch makes a tensor of a number
     "int": _is_int,
     "float": _is_number,
     "number": _is_number,

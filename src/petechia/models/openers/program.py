@@ -214,7 +214,7 @@ class Program(nn.Module):
             raise PetechiaError(f"{self.path} cannot be run on images ({first_line(error)}); export it again.") from None
 
     def _rehearse(self, shape: tuple[int, ...]) -> None:
-        """Run without data for images of a new shape. This checks what depends on shapes, and bounds the size of every value."""
+        """Run without data for images of a new shape. This checks what depends on shapes, and bounds the size of all values."""
         if shape in self._known:
             return
         with torch.no_grad():

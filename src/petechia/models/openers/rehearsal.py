@@ -1,4 +1,4 @@
-"""What runs in the worker process in which a program of `torch.export` is tried. No timm is imported here, which takes seconds."""
+"""What runs in the worker process in which a program of `torch.export` is tried. No timm is imported, which takes seconds."""
 
 from __future__ import annotations
 
