@@ -27,7 +27,7 @@ from petechia.data.formats.dicom_entries import EntryError
 from petechia.data.formats.dicom_parsing import Counting, parse_bounded
 from petechia.data.formats.dicom_pixels import OPTIONS, check, damaged, decode
 from petechia.data.formats.dicom_values import levels_of
-from petechia.data.levels import Levels, in_colour
+from petechia.data.levels import Levels, in_colour, uncut
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 HEAD = 1024  # bytes at the beginning of a file from which `is_dicom` can tell
@@ -91,7 +91,7 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
         window: number of the VOI LUT to use, or of the window if the file has no VOI LUT; 1 is the first.
 
     Raises:
-        PetechiaError: this is not a DICOM file, it has no pixels, several frames, more than `MAX_PIXELS` or too few windows,
+        PetechiaError: this is not a DICOM file, it has no pixels, several frames or too few windows, exceeds a limit,
             or it cannot be decoded.
     """
 
@@ -100,6 +100,27 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
         if pixels.ndim == 3:
             return Levels(_luma(pixels).astype(np.float32), 0, 255)
         return levels_of(dataset, pixels, window)
+
+    return _decoded(content, name, levels)
+
+
+def read_dicom_uncut(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8] | NDArray[np.int16]:
+    """Decode a single-frame DICOM image to grey levels that no window cuts off, [H, W], see `petechia.data.levels.uncut`.
+
+    Args:
+        content: content of the file.
+        name: name of the file for messages.
+        window: see `read_dicom`.
+
+    Raises:
+        PetechiaError: as for `read_dicom`.
+    """
+
+    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8] | NDArray[np.int16]:
+        pixels = decode(dataset, unpacked)
+        if pixels.ndim == 3:
+            return _luma(pixels)
+        return uncut(levels_of(dataset, pixels, window).grey(), levels_of(dataset, pixels, None))
 
     return _decoded(content, name, levels)
 

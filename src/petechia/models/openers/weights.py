@@ -1,7 +1,8 @@
 """Weights in files of others: read without running code, and matched to a network by their names.
 
-PyTorch's weights-only unpickler reads pickles. It calls nothing but what builds tensors. What else training scripts store beside
-the weights (arguments, NumPy numbers, paths) becomes an object without content, so that a checkpoint can be read without trusting it.
+PyTorch's weights-only unpickler reads pickles. It calls nothing but what builds tensors. What else training scripts store
+beside the weights (arguments, NumPy numbers, paths) becomes an object without content, so that a checkpoint can be read
+without trusting it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from petechia.core.archives import open_zip
 from petechia.core.budget import check, check_file
 from petechia.core.errors import PetechiaError, first_line, listing, printable, shown
 from petechia.models.openers.card import is_state, refuse_pickle
@@ -86,7 +88,9 @@ def _not_weights(path: Path) -> PetechiaError:
 def _part_of(found: Any, path: Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, which training scripts store under a key."""
     for _ in range(2):
-        part = next((found[key] for key in PARTS if isinstance(found.get(key), (dict, Inert))), None) if _is_dict(found) else None
+        part = (
+            next((found[key] for key in PARTS if isinstance(found.get(key), (dict, Inert))), None) if _is_dict(found) else None
+        )
         found = found if part is None else part
     if isinstance(found, Inert):
         raise _not_weights(path)
@@ -134,7 +138,7 @@ def refuse_unsafe_zip(path: Path, size: int) -> None:
         PetechiaError: the archive is compressed, or its members overlap.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path, "save the weights again") as file:
             refuse_packed(file, size, str(path))
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # an older format, or PyTorch reports it
         return
@@ -174,8 +178,8 @@ class Matched(NamedTuple):
 def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path) -> Matched:
     """Strip what wrappers put before the names of weights: "module.", "_orig_mod.", "model.backbone." and so on, or mixtures.
 
-    A name of the file belongs to the longest name of the network in which it ends. Where several do, those under the most frequent
-    prefix are taken: it is that of the network.
+    A name of the file belongs to the longest name of the network in which it ends. Where several do, those under the most
+    frequent prefix are taken: it is that of the network.
 
     Args:
         tensors: name in the file → tensor.
