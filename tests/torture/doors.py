@@ -207,16 +207,16 @@ def image_bytes() -> dict[str, bytes]:
         "wide": png(2**31 - 1, 1, b""),
         "a line of 79 million": png(79_000_000, 1, bytes(1000)),
         "a column of 79 million": png(1, 79_000_000, bytes(1000)),
-        "two million empty chunks": png(16, 16, bytes(17 * 16), extra=chunk(b"teSt", b"") * 2_000_000),
-        "two million empty pixels": png(16, 16, bytes(17 * 16)).replace(
-            bytes(4) + b"IEND", (bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))) * 2_000_000 + bytes(4) + b"IEND"
+        "half a million empty chunks": png(16, 16, bytes(17 * 16), extra=chunk(b"teSt", b"") * 500_000),
+        "half a million empty pixels": png(16, 16, bytes(17 * 16)).replace(
+            bytes(4) + b"IEND", (bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))) * 500_000 + bytes(4) + b"IEND"
         ),
         "an animation of 2 ^ 31 images": with_checksums(
             png(16, 16, bytes(17 * 16), extra=chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)))
         ),
-        "exif of 40 MB in a png": with_checksums(png(16, 16, bytes(17 * 16), extra=chunk(b"eXIf", exif_of(1000, 5_000_000)))),
+        "exif of 20 MB in a png": with_checksums(png(16, 16, bytes(17 * 16), extra=chunk(b"eXIf", exif_of(1000, 2_500_000)))),
         "exif that repeats itself": with_checksums(png(16, 16, bytes(17 * 16), extra=chunk(b"eXIf", exif_of(5000, 500_000)))),
-        "200,000 scans": progressive(8000, 200_000),
+        "200,000 scans": progressive(2000, 200_000),
         "a million comments": encode_jpeg(PIXELS)[:2] + b"\xff\xfe\0\2" * 1_000_000 + encode_jpeg(PIXELS)[2:],
         "a million fillers": encode_jpeg(PIXELS)[:2] + b"\xff" * 1_000_000 + encode_jpeg(PIXELS)[2:],
         "pixels that are not there": png(8000, 8000, b""),
@@ -428,15 +428,15 @@ def dicom_of_many() -> dict[str, Callable[[], bytes]]:
         "a component of 79 million pixels": lambda: waves_of(1, 8900, 8900),
         "16 million tiles": lambda: waves_of(1, tile=1),
         "16,129 tiles": lambda: waves_of(1, tile=32),
-        "200,000 scans": lambda: with_frame(JPEGBaseline8Bit, progressive(8000, 200_000), 8000),
-        "90 scans": lambda: with_frame(JPEGBaseline8Bit, progressive(8000, 90), 8000),
-        "runs of 6 GB": lambda: with_runs(b"\x81\0" * 50 * million),
+        "200,000 scans": lambda: with_frame(JPEGBaseline8Bit, progressive(2000, 200_000), 2000),
+        "80 more scans": lambda: with_frame(JPEGBaseline8Bit, progressive(2000, 80), 2000),
+        "runs of 2 GB": lambda: with_runs(b"\x81\0" * 17 * million),
         "a million empty items": lambda: with_items((item + bytes(4)) * million),
         "a million empty elements": lambda: before_pixels(bare_elements(million)),
         "an item of a million elements": lambda: with_items(item + struct.pack("<I", 8 * million) + bare_elements(million)),
-        "10 million parts": lambda: with_frame(RLELossless, b"\0\0", 16)[:-8] + (item + bytes(4)) * 10 * million,
-        "50 million windows": lambda: with_list(b"\x28\x00\x50\x10", b"1\\" * 50 * million),
-        "100 million entries of a table": lambda: with_list(b"\x28\x00\x06\x30", bytes(200 * million)),
+        "a million parts": lambda: with_frame(RLELossless, b"\0\0", 16)[:-8] + (item + bytes(4)) * million,
+        "5 million windows": lambda: with_list(b"\x28\x00\x50\x10", b"1\\" * 5 * million),
+        "10 million entries of a table": lambda: with_list(b"\x28\x00\x06\x30", bytes(20 * million)),
     }
 
 
