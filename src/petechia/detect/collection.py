@@ -61,7 +61,7 @@ def read_collection(
         PetechiaError: there is no image, or an image that was named itself cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_catalog(open_source(names[0]), classifier, most, progress)
+        return _from_catalog(open_source(names[0], "skip"), classifier, most, progress)  # `not_read` names what is missing
     unread = Files()
     files = [file for name in names for file in _files(Path(name), unread)]
     said = f" {unread.frozen}" if unread.frozen else ""

@@ -74,9 +74,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         return _without_table(source, path, options)
     if not path.is_file():
         hint = hint_at_option(name, FolderOptions)
-        raise PetechiaError(
-            f"The data source {source!r} names {path}, which is neither a table nor a folder; correct it{hint}."
-        )
+        raise PetechiaError(f"The data source {source!r} names {path}, which is not a file; correct it{hint}.")
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
