@@ -9,10 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
@@ -92,7 +94,8 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
         PetechiaError: the file is missing, not an image or truncated, or has more than `MAX_PIXELS` or more than 8 bits.
     """
     try:
-        with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
+        # Given a path, Pillow maps an uncompressed TIFF into memory and then forgets to turn it.
+        with path.open("rb") as file, _opened(file, str(path), "replace it, or leave it out with --on-error skip") as image:
             if _is_deep(image):
                 raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
             return _in_8_bits(image, "L")
@@ -127,24 +130,28 @@ def _read(content: bytes, name: str, mode: str) -> NDArray[np.uint8] | Deep:
         with _opened(io.BytesIO(content), name, ADVICE) as image:
             if not _is_deep(image):
                 return _in_8_bits(image, mode)
-            kind, orientation = image.format, stored_orientation(image)
-            if image.mode.startswith(GREY_AND_DEEP):
-                inverted = kind == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
+            if _is_deep_grey(image):
+                inverted = image.format == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
                 values = np.asarray(image)
                 values = values.astype(values.dtype.newbyteorder("="), copy=False)
-                return Deep(upright(values, UPRIGHT if kind == "TIFF" else orientation), inverted)
+                return Deep(upright(values, _orientation(image)), inverted)
+            if image.format == "PNG":
+                deep = read_deep_png(content, name, ADVICE)
+                return deep._replace(values=upright(deep.values, _orientation(image)))
     except _UnidentifiedError:
         if not is_tiff(content):
             raise
-        kind, orientation = "TIFF", UPRIGHT
-    deep = (read_deep_tiff if kind == "TIFF" else read_deep_png)(content, name, ADVICE)
-    return deep._replace(values=upright(deep.values, orientation))
+    return read_deep_tiff(content, name, ADVICE)
 
 
 def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
-    """Decode an image upright, in a mode of Pillow's, which turns TIFFs itself."""
-    orientation = UPRIGHT if image.format == "TIFF" else stored_orientation(image)
-    return upright(np.asarray(image.convert(mode)), orientation)
+    """Decode an image upright, in a mode of Pillow's."""
+    return upright(np.asarray(image.convert(mode)), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in which Pillow decodes an image: it turns TIFFs itself."""
+    return UPRIGHT if image.format == "TIFF" else stored_orientation(image)
 
 
 class _UnidentifiedError(PetechiaError):
@@ -163,8 +170,16 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
+def _is_deep_grey(image: Image.Image) -> bool:
+    """Return whether Pillow decodes a deep image at full depth: one channel, and not those TIFFs that it gets wrong."""
+    if not image.mode.startswith(GREY_AND_DEEP):
+        return False
+    big_endian = isinstance(image, TiffImageFile) and image.tag_v2.prefix == b"MM"
+    return image.mode.startswith("I;16") or not big_endian
+
+
 @contextmanager
-def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
+def _opened(file: BinaryIO, name: str, advice: str) -> Iterator[Image.Image]:
     """Open an image without decoding it; errors within the block are raised as `PetechiaError`."""
     try:
         with Image.open(file, formats=FORMATS) as image:
