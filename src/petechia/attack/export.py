@@ -17,7 +17,9 @@ from petechia.data.formats.images import FileReader, encode_png
 from petechia.data.formats.orientation import UPRIGHT
 
 
-def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress = SILENT) -> None:
+def write_poisoned(
+    catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, folder: Path, progress: Progress = SILENT
+) -> PoisonPlan:
     """Write the poisoned dataset in the layout of its source, with the plan beside it as poison.parquet.
 
     Training images follow the plan; all other images are unchanged. 8-bit PNG files are copied. If the source has other
@@ -33,6 +35,9 @@ def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, fol
         folder: output folder; it must not exist, and it appears when it is complete.
         progress: advances with every written image.
 
+    Returns:
+        The plan with the ids that the images have in the folder.
+
     Raises:
         PetechiaError: as for `check_export`, or an image cannot be decoded.
     """
@@ -41,6 +46,8 @@ def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, fol
     rows = np.concatenate([plan.rows, rest])
     ids = as_png(np.concatenate([plan.ids, catalog.ids[rest]]))
     labels = np.concatenate([plan.labels, catalog.labels[rest]])
+    if catalog.relabelled is not None:
+        ids = catalog.relabelled(ids, labels)
     triggered, cover = (np.concatenate([which, np.zeros(len(rest), bool)]) for which in (plan.triggered, plan.cover))
 
     reader = catalog.reader
@@ -59,7 +66,9 @@ def write_poisoned(catalog: Catalog, poisoning: Poisoning, plan: PoisonPlan, fol
 
     with building(folder) as temporary:
         write_dataset(temporary, catalog, Written(rows, ids, labels, content), progress)
-        replace(plan, ids=ids[: len(plan.ids)]).table().write_parquet(temporary / "poison.parquet")
+        written = replace(plan, ids=ids[: len(plan.ids)])
+        written.table().write_parquet(temporary / "poison.parquet")
+    return written
 
 
 def check_export(poisoning: Poisoning, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pydicom
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from petechia.data.formats.dicom import DEFLATED, HEAD, MAGIC, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
 from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
@@ -54,17 +54,17 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
     try:
         with (root / path).open("rb") as file:
             head = file.read(HEAD)
-            bare = not has_preamble(head)
             if not is_dicom(head):
                 kind = kind_of(root, path)
                 return Reason.NO_DICOM if kind == READABLE else kind
             file.seek(0)
-            if DEFLATED in head if bare else is_deflated(root / path):
+            bare = not has_preamble(head)
+            if bare:
+                entries = parse(file.read(), path, TAGS)  # it may be deflated, which only the whole content shows
+            elif is_deflated(root / path):
                 return Header(path, path)
-            if head.startswith(MAGIC):
-                entries = parse(file.read(), path, TAGS)
             else:
-                entries = pydicom.dcmread(file, force=True, stop_before_pixels=True, specific_tags=TAGS)
+                entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
             texts = (
                 str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
             )

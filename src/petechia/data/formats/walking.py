@@ -131,6 +131,8 @@ def walk(root: Path, files: Files | None = None) -> Iterator[str]:
                 if not told:
                     refuse_outside(root, root / path)
                 files.add(Reason.LINK, path)
+            elif not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
+                files.add(Reason.LINK, path)
             elif _is_file(f"{folder}/{name}"):
                 if any(part.startswith(".") for part in path.split("/")):
                     _hidden(root, path, files)
