@@ -60,6 +60,7 @@ def test_files_without_preamble_are_read_with_a_note(tmp_path: Path) -> None:
         assert "sub/IM0001, sub/IM0002" in catalog.notes[0]
         assert len(set(catalog.patients)) == 2  # their headers are read too
         for image, expected in zip(catalog.reader.read(np.arange(4)), whole, strict=True):
+            assert isinstance(image, np.ndarray)
             assert np.array_equal(image, expected)
 
 
