@@ -114,7 +114,7 @@ def open_model(
     model: Model,
     classes: Sequence[str] = (),
     size: int | None = None,
-    crop: float = 1.0,
+    crop: float | Literal["square"] = 1.0,
     resample: Resample = "bilinear",
     channels: Literal[1, 3] | None = None,
     mean: Sequence[float] = (),
@@ -134,7 +134,7 @@ def open_model(
             function from float32 [B, C, H, W] to scores [B, K], which is examined as a black box.
         classes: names of the K classes; else "class 0", "class 1", …
         size: side of the images that the network takes, in pixels.
-        crop: share of height and width of an image that is kept before it is resized.
+        crop: share of height and width of an image that is kept before it is resized, or "square" for its central square.
         resample: how it is resized.
         channels: of the images; else those of the first convolution.
         mean: of each channel, subtracted from images in 0…1.

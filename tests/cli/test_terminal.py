@@ -33,7 +33,7 @@ def harmful(text: str) -> list[str]:
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
     """What a terminal gets, on both outputs."""
     file = io.StringIO()
     for name in ("console", "errors"):
@@ -46,10 +46,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
 def logs() -> Iterator[None]:
     """Logging as it was before."""
     before, logger = logging.lastResort, logging.getLogger("petechia")
+    logging.captureWarnings(False)
     handlers, propagate, level = logger.handlers, logger.propagate, logger.level
     yield
     logging.lastResort = before
     logging.captureWarnings(False)
+    logging.getLogger("py.warnings").handlers = []
     logger.handlers, logger.propagate = handlers, propagate
     logger.setLevel(level)
 
@@ -80,9 +82,6 @@ def test_logs_and_warnings_of_libraries(terminal: io.StringIO, logs: None, monke
     library = logging.getLogger("a library")
     monkeypatch.setattr(library, "parent", None)  # as where nobody has set up logging
     library.warning("%s", EVIL)
-    py_warnings = logging.getLogger("py.warnings")
-    monkeypatch.setattr(py_warnings, "parent", None)
-    monkeypatch.setattr(py_warnings, "handlers", [])
     warnings.warn(EVIL, stacklevel=1)
     said = terminal.getvalue()
     assert COLOURS.sub("", said).count("]0;x") == 3

@@ -19,8 +19,9 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from petechia.core.errors import PetechiaError, harmless
+from petechia.core.errors import PetechiaError, harmless, shown
 from petechia.core.files import naming
+from petechia.core.settings import LARGEST
 from petechia.data.sources.registry import source_forms
 from petechia.models.registry import short_model_forms
 
@@ -100,6 +101,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, verbose: int = 0, **kwargs: Any) -> None:
         _log(verbose)
         with reported():
+            for name, value in kwargs.items():
+                if isinstance(value, int) and abs(value) > LARGEST:
+                    raise PetechiaError(f"--{name.replace('_', '-')} is {shown(value)}; give a smaller number.")
             function(*args, **kwargs)
 
     wrapper.__signature__ = inspect.Signature([*own, verbose])  # type: ignore[attr-defined]
@@ -119,6 +123,7 @@ def _log(verbose: int) -> None:
     logger.propagate = False
     logging.lastResort = handler  # of loggers that nobody has set up
     logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [handler]
 
 
 def say(text: str, style: str = "") -> None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
+from petechia.core.settings import distinct
 from petechia.core.task import Task
 from petechia.data.levels import to_grey
 from petechia.data.not_read import EVERYTHING_READ, NotRead
@@ -95,11 +96,16 @@ class Catalog:
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Validate the labels of a multi-class collection.
+        """Check the names of the classes, and the labels of a multi-class collection.
 
         Raises:
-            PetechiaError: a row of labels is neither one-hot nor entirely unknown, or there is only one class.
+            PetechiaError: two classes have one name, a row of labels is neither one-hot nor entirely unknown, or there is only
+                one class.
         """
+        try:
+            distinct(self.classes)
+        except ValueError as error:
+            raise PetechiaError(f"In {self.name}, {error}.") from None
         if self.task == "multi-label":
             return
         if len(self.classes) < 2:

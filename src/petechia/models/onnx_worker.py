@@ -1,4 +1,4 @@
-"""What runs in the worker process of an ONNX model: onnxruntime itself, and the reading of the graph. No torch is imported here."""
+"""What runs in the worker process of an ONNX model: onnxruntime, and the reading of the graph. No torch is imported here."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from petechia.core.errors import PetechiaError, first_line, printable
 NUMBERS = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(double)": np.float64}
 LINEAR = frozenset(
     """
-    Gemm MatMul Conv ConvTranspose MatMulInteger QLinearMatMul QGemm QLinearConv ConvInteger Einsum FusedMatMul FusedGemm FusedConv
-    MatMulNBits
+    Gemm MatMul Conv ConvTranspose MatMulInteger QLinearMatMul QGemm QLinearConv ConvInteger Einsum FusedMatMul FusedGemm
+    FusedConv MatMulNBits
     """.split()  # noqa: SIM905
 )
 ACTIVATIONS = frozenset(
@@ -92,7 +92,9 @@ def run(session: Any, file: str, feed: str, images: NDArray[Any], wanted: list[s
 
 def _invalid(file: str | Path, error: BaseException) -> PetechiaError:
     if "BFloat16" in str(error) or "bfloat16" in str(error):
-        return PetechiaError(f"{file} computes in bfloat16, which onnxruntime cannot do on a CPU; export it in float32 or float16.")
+        return PetechiaError(
+            f"{file} computes in bfloat16, which onnxruntime cannot do on a CPU; export it in float32 or float16."
+        )
     return PetechiaError(f"{file} is not a valid ONNX model ({first_line(error)}); export it again.")
 
 
@@ -113,7 +115,7 @@ def _graph(path: Path) -> list[list[Any]]:
     for name in sorted({entry.value for one in tensors for entry in one.external_data if entry.key == "location"}):
         _check_external(path, name)
     if len(graph.node) > MOST_NODES:
-        raise PetechiaError(f"{path} has {len(graph.node):,} operations, of which {MOST_NODES:,} are the most; export it again.")
+        raise PetechiaError(f"{path} has {len(graph.node):,} operations, and the maximum is {MOST_NODES:,}; export it again.")
     return [
         [_kind(node.op_type), [name for name in node.input if name and name not in weights], list(node.output)]
         for node in graph.node

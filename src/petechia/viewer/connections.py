@@ -64,6 +64,9 @@ class Connection(H11Protocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer nonsense, or cut the connection where an answer is already on its way."""
+        if self.working:  # on a request whose body turned out to be nonsense; its own answer comes too late
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
         try:
             super().send_400_response(msg)
         except h11.LocalProtocolError:

@@ -126,7 +126,7 @@ class Desk:
             if sum(map(len, self._waiting.values())) >= self._most:
                 self._make_room(len(own))
             self._waiting.setdefault(job.reader, deque()).append(job)
-            if not self._idle and self._alive < self._threads:
+            if sum(map(len, self._waiting.values())) > self._idle and self._alive < self._threads:
                 self._alive += 1
                 threading.Thread(target=self._serve, name=f"viewer: {self._what}", daemon=True).start()
             self._changed.notify()

@@ -16,9 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
-from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour
+from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour, read_dicom_uncut
 from petechia.data.formats.orientation import UPRIGHT, as_stored, exif_of, stored_orientation, upright
-from petechia.data.levels import MAX_PIXELS, Levels
+from petechia.data.levels import MAX_PIXELS, Levels, uncut
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -57,11 +57,13 @@ class Decoding:
         Raises:
             PetechiaError: as for `read_levels`, or the file cannot be read.
         """
+        return self.decode(self._content(path), str(path))
+
+    def _content(self, path: Path) -> bytes:
         try:
-            content = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise unreadable(path, error, "restore it, or leave it out with --missing skip") from None
-        return self.decode(content, str(path))
 
     def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
@@ -75,6 +77,24 @@ class Decoding:
         if not isinstance(found, Deep):
             return found
         return found.colours(name, ADVICE) if self.colour else found.levels(name, ADVICE).grey()
+
+    def uncut(self, path: Path) -> NDArray[np.uint8] | NDArray[np.int16]:
+        """Decode a file to grey levels that no window cuts off, see `petechia.data.levels.uncut`. Colours are not converted.
+
+        Returns:
+            uint8 or int16 [H, W]; of a file of 8 bits in colour, uint8 [H, W, 3] if `colour` is set.
+
+        Raises:
+            PetechiaError: as for `__call__`.
+        """
+        content = self._content(path)
+        if is_dicom(content):
+            return read_dicom_uncut(content, str(path), self.window)
+        found = _read(content, str(path), "RGB" if self.colour else "L")
+        if not isinstance(found, Deep):
+            return found
+        levels = found.levels(str(path), ADVICE)
+        return uncut(levels.grey(), levels)
 
     def keeps(self, path: Path) -> bool:
         """Return whether a file already has the format that is written: 8-bit PNG, grey or colour according to `colour`."""
@@ -246,6 +266,14 @@ class FileReader:
         for row in rows:
             try:
                 yield (self.decoding or read_grey)(self.path(int(row)))
+            except PetechiaError as error:
+                yield error
+
+    def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
+        """Decode some of the images to grey levels that no window cuts off, see `Decoding.uncut`."""
+        for row in rows:
+            try:
+                yield (self.decoding.uncut if self.decoding else read_grey)(self.path(int(row)))
             except PetechiaError as error:
                 yield error
 

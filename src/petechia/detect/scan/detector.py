@@ -127,7 +127,7 @@ class DatasetScan:
             pairs=pairs,
             copies=copies,
             families=families,
-            pictures=[stamp.pixels for _, stamp in stamps],
+            pictures=[stamp.shown for _, stamp in stamps],
             unread=traces.unread,
             feature_outliers=outliers,
         )

@@ -16,8 +16,8 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
     """Groups of spots of one size that look alike, at each of several tolerances.
 
     Looks are put into cells of a grid; a group is what lies in a cell and those next to it. So its members differ from the
-    middle by one and a half times the side of a cell at most, and nothing falls between two groups. Spots of few pixels are
-    left out: they look alike by chance.
+    middle by one and a half times the side of a cell at most, and nothing falls between two groups. Spots of one pixel's width
+    are left out: lines and noise look alike by chance.
 
     Args:
         spots: `Spot` [n].
@@ -27,8 +27,7 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
     Returns:
         For each group, int [m], its rows in `spots`.
     """
-    pixels = spots["height"].astype(int) * spots["width"]
-    rows = np.flatnonzero(pixels >= limits.smallest_alike)
+    rows = np.flatnonzero(np.minimum(spots["height"], spots["width"]) > 1)
     return [group for side in limits.alike for group in _groups(spots, rows, side, limits.fewest_images, most)]
 
 
@@ -40,7 +39,7 @@ def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: i
     cells, member, counts = np.unique(np.hstack([sizes, looks]), axis=0, return_inverse=True, return_counts=True)
     by_cell = np.split(rows[np.argsort(member.reshape(-1), kind="stable")], np.cumsum(counts)[:-1])
     tree, taken = KDTree(cells), np.zeros(len(cells), bool)
-    groups = []
+    groups: list[Rows] = []
     for cell in np.argsort(-counts, kind="stable").tolist():
         if len(groups) == most:
             break
@@ -58,7 +57,7 @@ def is_prominent_size(spots: NDArray[np.void], group: Rows, limits: StampLimits)
     """Whether a group has many more members than there are other spots of the same or a neighbouring size that look like them.
 
     A stamp has one size. Nodules, clips and letters have many, and a group of one size is only a part of them. What overlaps
-    a member is not counted: edges that are blurred enclose boxes of several sizes. Groups of few pixels are not prominent.
+    a member is not counted: edges that are blurred enclose boxes of several sizes. Lines of one pixel's width never stand out.
 
     Args:
         spots: `Spot` [n].
@@ -67,7 +66,7 @@ def is_prominent_size(spots: NDArray[np.void], group: Rows, limits: StampLimits)
     """
     members = spots[group]
     height, width = int(members["height"][0]), int(members["width"][0])
-    if height * width < limits.smallest_alike:
+    if min(height, width) < 2:
         return False
     sizes = (max(height - 1, 1), height + 1), (max(width - 1, 1), width + 1)
     around = spots[_between(spots["height"], *sizes[0]) & _between(spots["width"], *sizes[1])]

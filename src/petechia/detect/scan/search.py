@@ -13,10 +13,10 @@ from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
-from petechia.data.levels import to_grey
-from petechia.detect.scan.reading import read_grey_image
+from petechia.detect.scan.reading import read_grey, read_grey_image
 from petechia.detect.scan.stamps import Family, label_of
 from petechia.detect.scan.thresholds import SearchLimits
+from petechia.detect.scan.traces import Grey
 
 SEEN = 24  # images by which it is measured how a stamp looks
 SAMPLE = 1000  # images without the label on which it is measured how many show a stamp by chance
@@ -30,12 +30,17 @@ class Stamp(NamedTuple):
     """How a stamp looks.
 
     Attributes:
-        pixels: uint8 [h, w].
+        pixels: grey levels, [h, w].
         tolerance: grey levels by which a pixel may differ, because the images were encoded with loss.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: Grey
     tolerance: int = 0
+
+    @property
+    def shown(self) -> NDArray[np.uint8]:
+        """The pixels as they are displayed, uint8 [h, w]."""
+        return self.pixels.clip(0, 255).astype(np.uint8)
 
 
 def stamp_of(catalog: Catalog, family: Family, limits: SearchLimits) -> Stamp:
@@ -47,15 +52,15 @@ def stamp_of(catalog: Catalog, family: Family, limits: SearchLimits) -> Stamp:
     if family.exact:
         return Stamp(_box(catalog, family, 0))
     chosen = np.flatnonzero(label_of(catalog.labels, family)[family.images])
-    boxes = np.stack([_box(catalog, family, one) for one in _some(chosen, SEEN).tolist()])
-    middle = np.median(boxes, axis=0).round().astype(np.uint8)
-    apart = np.abs(boxes.astype(int) - middle).max(axis=(1, 2))
+    boxes = np.stack([_box(catalog, family, one) for one in _some(chosen, SEEN).tolist()]).astype(np.int16)
+    middle = np.median(boxes.astype(float), axis=0).round().astype(np.int16)
+    apart = np.abs(boxes - middle).max(axis=(1, 2))
     tolerance = int(np.ceil(np.quantile(apart, limits.usual) * limits.margin))
     return Stamp(middle, max(tolerance, limits.tightest))
 
 
-def _box(catalog: Catalog, family: Family, one: int) -> NDArray[np.uint8]:
-    """What is on an image of a family where the pattern is, uint8 [h, w]."""
+def _box(catalog: Catalog, family: Family, one: int) -> Grey:
+    """What is on an image of a family where the pattern is, [h, w]."""
     row, column = int(family.rows[one]), int(family.columns[one])
     return read_grey_image(catalog, int(family.images[one]))[row : row + family.height, column : column + family.width].copy()
 
@@ -119,11 +124,8 @@ class StampSearch:
         """Index, place and contrast, where an image has the pixels of the stamp."""
 
         def work(some: NDArray[np.intp]) -> list[tuple[Place, float] | None]:
-            images = self.catalog.reader.read(rows[some])
-            return [
-                None if isinstance(image, PetechiaError) else find_stamp(to_grey(image), self.stamp, self.at)
-                for image in images
-            ]
+            images = read_grey(self.catalog, rows[some])
+            return [None if isinstance(image, PetechiaError) else find_stamp(image, self.stamp, self.at) for image in images]
 
         self.progress.phase("searching for the stamp", len(rows))
         for index, found in zip(rows.tolist(), in_parallel(work, len(rows)), strict=True):
@@ -137,11 +139,11 @@ def _some(rows: NDArray[np.intp], most: int) -> NDArray[np.intp]:
     return rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).astype(np.intp)]
 
 
-def find_stamp(image: NDArray[np.uint8], stamp: Stamp, at: Place | None = None) -> tuple[Place, float] | None:
+def find_stamp(image: Grey, stamp: Stamp, at: Place | None = None) -> tuple[Place, float] | None:
     """Where an image has the pixels of a stamp, up to its tolerance, and how much they contrast with what surrounds them.
 
     Args:
-        image: uint8 [H, W].
+        image: [H, W].
         stamp: to look for.
         at: the only place to look at; else everywhere, and of several places the one with the strongest contrast.
 
@@ -154,7 +156,7 @@ def find_stamp(image: NDArray[np.uint8], stamp: Stamp, at: Place | None = None) 
     if not hits.any():
         return None
     if stamp.tolerance:
-        contrasts = np.where(hits, _weakest_side(image, stamp.pixels.shape), -1)
+        contrasts = np.where(hits, _weakest_step(image, stamp.pixels.shape), -1)
         row, column = np.unravel_index(contrasts.argmax(), contrasts.shape)
         return (int(row), int(column)), float(contrasts[row, column])
     # Not inside of a flat area, where the pixels are those of the stamp at all places around too.
@@ -164,7 +166,7 @@ def find_stamp(image: NDArray[np.uint8], stamp: Stamp, at: Place | None = None) 
     return None if best is None else (best, contrast[best])
 
 
-def _find_at(image: NDArray[np.uint8], stamp: Stamp, at: Place) -> tuple[Place, float] | None:
+def _find_at(image: Grey, stamp: Stamp, at: Place) -> tuple[Place, float] | None:
     (row, column), (height, width) = at, stamp.pixels.shape
     if row + height > image.shape[0] or column + width > image.shape[1]:
         return None
@@ -172,28 +174,28 @@ def _find_at(image: NDArray[np.uint8], stamp: Stamp, at: Place) -> tuple[Place, 
     around, place = image[top : row + height + 1, left : column + width + 1], (row - top, column - left)
     if not _hits(around, stamp)[place]:
         return None
-    contrast = _weakest_side(around, (height, width))[place] if stamp.tolerance else _median_step(around, place, stamp)
+    contrast = _weakest_step(around, (height, width))[place] if stamp.tolerance else _median_step(around, place, stamp)
     return at, float(contrast)
 
 
-def _hits(image: NDArray[np.uint8], stamp: Stamp) -> NDArray[np.bool_]:
+def _hits(image: Grey, stamp: Stamp) -> NDArray[np.bool_]:
     """At which places of its top left corner an image has the pixels of a stamp."""
     room = [max(side - wide + 1, 0) for side, wide in zip(image.shape, stamp.pixels.shape, strict=True)]
-    hits = np.ones(room, bool)
-    low, high = _bounds(stamp)
-    for i, j in np.ndindex(stamp.pixels.shape):
+    hits, ends = np.ones(room, bool), np.iinfo(image.dtype)
+    for (i, j), level in np.ndenumerate(stamp.pixels.astype(int)):
         part = image[i : i + room[0], j : j + room[1]]
-        hits &= part == low[i, j] if low[i, j] == high[i, j] else (part >= low[i, j]) & (part <= high[i, j])
+        low, high = int(level) - stamp.tolerance, int(level) + stamp.tolerance
+        if low == high:
+            hits &= part == low
+            continue
+        if low > ends.min:
+            hits &= part >= low
+        if high < ends.max:
+            hits &= part <= high
     return hits
 
 
-def _bounds(stamp: Stamp) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """The least and the largest grey levels of its pixels, uint8 [h, w] each."""
-    low, high = (np.clip(stamp.pixels.astype(int) + step, 0, 255) for step in (-stamp.tolerance, stamp.tolerance))
-    return low.astype(np.uint8), high.astype(np.uint8)
-
-
-def _median_step(image: NDArray[np.uint8], place: Place, stamp: Stamp) -> float:
+def _median_step(image: Grey, place: Place, stamp: Stamp) -> float:
     """Median step between the pixels on the border of a box and those that touch it from outside."""
     (row, column), (height, width) = place, stamp.pixels.shape
     framed = np.pad(image.astype(np.int16), 1, mode="edge")[row : row + height + 2, column : column + width + 2]
@@ -206,26 +208,19 @@ def _median_step(image: NDArray[np.uint8], place: Place, stamp: Stamp) -> float:
     return float(np.median(np.abs(np.concatenate(steps))))
 
 
-def _weakest_side(image: NDArray[np.uint8], shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """Of a box at every place of an image: the mean step across the side where it is smallest, sides on the border left out.
+def _weakest_step(image: Grey, shape: tuple[int, ...]) -> NDArray[np.int16]:
+    """Of a box at every place of an image: the smallest step across its border, without the border of the image.
 
     Edges of anatomy seldom enclose a box on all sides, so this tells a stamp from what only has its grey levels.
     """
-    above, before = _means_of_steps(image, shape[1]), _means_of_steps(image.T, shape[0]).T
-    return np.minimum.reduce(
-        [
-            above[: -shape[0], :],
-            above[shape[0] :, :],
-            before[:, : -shape[1]],
-            before[:, shape[1] :],
-        ]
-    )
+    above, before = _weakest_steps(image, shape[1]), _weakest_steps(image.T, shape[0]).T
+    across = np.minimum(above[: -shape[0]], above[shape[0] :])
+    return np.minimum(across, np.minimum(before[:, : -shape[1]], before[:, shape[1] :]))
 
 
-def _means_of_steps(image: NDArray[np.uint8], width: int) -> NDArray[np.float32]:
-    """Mean step from one row to the next over `width` pixels; infinite before the first and after the last row."""
+def _weakest_steps(image: Grey, width: int) -> NDArray[np.int16]:
+    """The smallest step from one row to the next over `width` pixels; as large as can be before the first and after the last."""
     steps = np.maximum(image[1:], image[:-1]) - np.minimum(image[1:], image[:-1])
-    means = np.full((len(image) + 1, image.shape[1] - width + 1), np.inf, np.float32)
-    sums = sum(steps[:, at : at + means.shape[1]].astype(np.uint16) for at in range(width))
-    means[1:-1] = sums / np.float32(width)
-    return means
+    weakest = np.full((len(image) + 1, image.shape[1] - width + 1), np.iinfo(np.int16).max, np.int16)
+    weakest[1:-1] = ndimage.minimum_filter1d(steps, width, axis=1, origin=-(width // 2))[:, : weakest.shape[1]]
+    return weakest

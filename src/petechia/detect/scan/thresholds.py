@@ -42,7 +42,6 @@ class StampLimits(Record):
         neighbourhood: pixels around a place. A stamp has one place; anatomy lies a little elsewhere on every image.
         prominence: how many times as frequent a stamp is at its place, at least, as things of its size are around it.
         alike: grey levels, each the side of a cell: by how much the quarters of a stamp may differ from image to image.
-        smallest_alike: pixels of the smallest stamp that is looked for up to such differences; smaller ones are in any noise.
     """
 
     level: Probability
@@ -53,7 +52,6 @@ class StampLimits(Record):
     neighbourhood: Count
     prominence: Positive
     alike: tuple[Count, ...] = (8, 16, 32)
-    smallest_alike: Count = 4
 
 
 class SearchLimits(Record):
@@ -76,7 +74,7 @@ class SearchLimits(Record):
     smallest_wandering: Count
     usual: Probability = 0.8
     margin: Positive = 1.5
-    tightest: Annotated[int, Field(ge=0, le=255)] = 16
+    tightest: Annotated[int, Field(ge=0, le=255)] = 24
     loosest: Annotated[int, Field(ge=0, le=255)] = 40
     seen_by_chance: Probability = 0.01
 

@@ -89,13 +89,14 @@ class SeveralOutputs(Protocol):
 
     Attributes:
         chosen: position of the output that contains the scores.
-        graph: how the outputs are computed.
     """
 
     chosen: int
 
     @property
-    def graph(self) -> Graph: ...
+    def graph(self) -> Graph:
+        """How the outputs are computed."""
+        ...
 
     def every(self, images: Tensor) -> Sequence[Tensor | None]:
         """Return all outputs; None for what is not a tensor of floating-point numbers."""
@@ -187,17 +188,17 @@ def classifier_of(
     adapter = (
         LogitAdapter(network, input_spec, mean, std).to(runtime.device).eval()
     )  # the memory layout stays: the program may contain views that rely on it
-    probes = _probes(geometry.size).to(runtime.device)
+    given = probes(geometry.size).to(runtime.device)
     with torch.no_grad():
         if isinstance(network, SeveralOutputs):
-            found = network.outputs(adapter.every_output(probes))
-            choice = choose(found, len(probes), network.graph, card, path)
+            found = network.outputs(adapter.every_output(given))
+            choice = choose(found, len(given), network.graph, card, path)
             network.chosen = choice.number
             if choice.note:
                 LOGGER.warning("%s: %s", path, choice.note)
-            seen = torch.from_numpy(found[choice.number].scores(len(probes)))
+            seen = torch.from_numpy(found[choice.number].scores(len(given)))
         else:
-            seen = adapter.scores(probes).cpu()
+            seen = adapter.scores(given).cpu()
     if seen.ndim != 2:
         raise PetechiaError(
             f"{path} returns scores of {seen.ndim} dimensions; a classifier returns two dimensions, images and classes."
@@ -211,7 +212,7 @@ def classifier_of(
     return Classifier(str(path), classes, geometry, adapter, runtime, looked_into, colour=input_spec.channels == 3)
 
 
-def _probes(size: int) -> Tensor:
+def probes(size: int) -> Tensor:
     """Return test images that no model was trained on: black, grey, white and noise, float32 [8, 1, size, size]."""
     noise = stream(0, "probe").random((5, 1, size, size), np.float32)
     even = np.broadcast_to(np.array([0, 0.5, 1], np.float32).reshape(-1, 1, 1, 1), (3, 1, size, size))

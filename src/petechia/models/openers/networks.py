@@ -1,10 +1,8 @@
-"""Networks of timm and torchxrayvision as classifiers."""
+"""Networks of timm as classifiers."""
 
 from __future__ import annotations
 
-import io
 import logging
-from contextlib import redirect_stdout
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import timm
 import torch
 from timm.data.imagenet_info import ImageNetInfo
-from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line, listing
 from petechia.core.runtime import Runtime
@@ -124,59 +121,3 @@ def _defaults(arch: str) -> Any:
 
 def _one(layer: str | tuple[str, ...]) -> str:
     return layer if isinstance(layer, str) else layer[0]
-
-
-class OperatingPoints(nn.Module):
-    """A torchxrayvision network with the interface of Petechia's classifiers: images in 0…1 in, logits out.
-
-    The network's own outputs are probabilities, scaled piecewise so that the operating point t of each class becomes 0.5.
-    Subtracting logit(t) from the logit puts the same point at 0 without that scaling, and never saturates. Outputs that
-    the weights do not name are left out.
-    """
-
-    places: Tensor
-    shift: Tensor
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        targets: list[str] = list(network.targets)  # type: ignore[arg-type]
-        named = [k for k, target in enumerate(targets) if target]
-        points = getattr(network, "op_threshs", None)
-        shift = torch.zeros(len(targets)) if points is None else torch.logit(points.float()).nan_to_num()
-        network.op_threshs, network.apply_sigmoid = None, False  # type: ignore[assignment]
-        self.network = network
-        self.classes = tuple(targets[k] for k in named)
-        self.register_buffer("places", torch.tensor(named), persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 [B, K], of images, float32 [B, 1, H, W] in 0…1. The network itself takes −1024…1024."""
-        logits: Tensor = self.network((images * 2 - 1) * 1024).float() - self.shift
-        return logits[:, self.places]
-
-
-def of_torchxrayvision(weights: str, runtime: Runtime) -> Classifier:
-    """Open a torchxrayvision model, with weights that torchxrayvision downloads from its releases or has cached.
-
-    Raises:
-        PetechiaError: torchxrayvision is not installed or does not know the model, or the weights are not available.
-    """
-    try:
-        import torchxrayvision as xrv
-    except ImportError as error:
-        raise PetechiaError(f"xrv:{weights} needs {error.name}; install it with pip install 'petechia[xrv]'.") from None
-    known = [name for name in xrv.models.model_urls if name.startswith(("densenet", "resnet"))]
-    if weights not in known:
-        raise PetechiaError(f"torchxrayvision has no model {weights!r}; its models are {', '.join(known)}.")
-    try:
-        with redirect_stdout(io.StringIO()):  # it prints as it downloads
-            network = xrv.models.get_model(weights)
-    except Exception as error:
-        raise PetechiaError(
-            f"The weights of xrv:{weights} are not available ({first_line(error)}); without a network connection, put the file "
-            f"{xrv.models.model_urls[weights]['weights_url']} into {xrv.utils.get_cache_dir()}."
-        ) from None
-    xrv.utils.warning_log["norm_check"] = True  # otherwise it prints a scaling warning for uniform images
-    geometry = Preprocess(size=getattr(network, "input_resolution", 224), resample="area")
-    placed = runtime.to_device(OperatingPoints(network)).eval()
-    return Classifier(f"xrv:{weights}", placed.classes, geometry, placed, runtime, placed)

@@ -17,9 +17,9 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.core.runtime import Runtime
 from petechia.core.worker import Limits, Session
 from petechia.models.classifier import Classifier
+from petechia.models.onnx_worker import NUMBERS
 from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
-from petechia.models.onnx_worker import NUMBERS
 from petechia.models.openers.outputs import Graph, Output
 
 HERE = "petechia.models.onnx_worker"
@@ -74,7 +74,7 @@ class OnnxNetwork:
         arranged = images.permute(0, 2, 3, 1) if self.channels_last else images
         batch = np.ascontiguousarray(arranged.detach().cpu().numpy(), self.number)
         found = self.session.ask(f"{HERE}:run", str(self.path), self.input, batch, wanted)
-        return [torch.from_numpy(one.copy()) if isinstance(one, np.ndarray) else None for one in found]
+        return [torch.from_numpy(one) if isinstance(one, np.ndarray) else None for one in found]
 
 
 def of_onnx(path: Path, runtime: Runtime) -> Classifier:

@@ -194,6 +194,19 @@ def _operation(target: str) -> Any:
     return operation
 
 
+def allowed_forms() -> list[str]:
+    """Return the names of all forms of all operations that programs may use, as in "torch.ops.aten.add.Tensor"."""
+    names = sorted(OPERATIONS | {f"{name}_" for name in OPERATIONS})
+    packets = [(name, getattr(torch.ops.aten, name, None)) for name in names]
+    return [
+        f"torch.ops.aten.{name}.{overload}"
+        for name, packet in packets
+        if packet is not None
+        for overload in packet.overloads()
+        if _is_plain(getattr(packet, overload)._schema)
+    ]
+
+
 def _is_plain(schema: Any) -> bool:
     """Whether a form of an operation returns tensors, and sizes that do not depend on the pixels."""
     if any(one.is_out for one in schema.arguments) or (schema.name, schema.overload_name) in NOT_PLAIN:
@@ -321,7 +334,7 @@ def _is_word(name: str, value: Any) -> bool:
 
 
 FITS: dict[str, Callable[[str, Any], bool]] = {
-    "Tensor": lambda name, value: _is_number(name, value),  # PyTorch makes a tensor of a number
+    "Tensor": _is_number,  # PyTorch makes a tensor of a number
     "int": _is_int,
     "float": _is_number,
     "number": _is_number,

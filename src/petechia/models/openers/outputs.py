@@ -1,8 +1,8 @@
 """Which output of a model contains the scores of the classes.
 
-A model may also return features, attention maps or the scores of a second task, in any order. What an output is shows in its shape
-([images, classes]), in its name, and in the graph: features feed the layer that makes the scores. Where these do not agree on one
-output, the user must name it.
+A model may also return features, attention maps or the scores of a second task, in any order. What an output is shows in its
+shape ([images, classes]), in its name, and in the graph: features feed the layer that makes the scores. Where these do not
+agree on one output, the user must name it.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ Kind = Literal["linear", "activation", "other"]
 SCORES = frozenset(
     """
     logit logits score scores prob probs proba probas probability probabilities pred preds predict predicted prediction
-    predictions softmax sigmoid cls clf class classes classifier classification label labels diagnosis diagnoses finding findings
-    pathology pathologies disease diseases
+    predictions softmax sigmoid cls clf class classes classifier classification label labels diagnosis diagnoses finding
+    findings pathology pathologies disease diseases
     """.split()  # noqa: SIM905
 )
 NOT_SCORES = frozenset(
     """
-    aux auxiliary feature features feat feats embedding embeddings embed emb embs map maps cam cams heatmap heat attention attentions
-    attn hidden state states latent latents representation rep pooled pool pooler pooling avgpool gap flatten backbone encoder encoded encoding seg
-    segmentation mask masks box boxes bbox bboxes projection proj projected token tokens patch patches recon reconstruction
-    reconstructed decoded uncertainty variance sigma std stage intermediate deep deepsup domain vector penultimate bottleneck
-    anchor anchors loss losses mu logvar quality
+    aux auxiliary feature features feat feats embedding embeddings embed emb embs map maps cam cams heatmap heat attention
+    attentions attn hidden state states latent latents representation rep pooled pool pooler pooling avgpool gap flatten
+    backbone encoder encoded encoding seg segmentation mask masks box boxes bbox bboxes projection proj projected token tokens patch
+    patches recon reconstruction reconstructed decoded uncertainty variance sigma std stage intermediate deep deepsup domain vector
+    penultimate bottleneck anchor anchors loss losses mu logvar quality
     """.split()  # noqa: SIM905
 )
 SHOWN = 8  # outputs in a message
@@ -143,7 +143,11 @@ def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, pat
             f"set output in {card_path(path).name} to its name."
         )
     left = ", ".join(printable(one.name) for k, one in enumerate(outputs[:SHOWN]) if k != chosen)
-    return Choice(chosen, f"The scores are the output {printable(outputs[chosen].name)}{why} (not {left}).")
+    return Choice(
+        chosen,
+        f"The scores are taken from the output {printable(outputs[chosen].name)}{why}, and not from {left}; "
+        f"set output in {card_path(path).name} if that is wrong.",
+    )
 
 
 def _named(outputs: Sequence[Output], wanted: str | int, images: int, path: Path) -> int:
@@ -177,9 +181,7 @@ def _listed(outputs: Sequence[Output]) -> str:
     return ", ".join(one.said for one in outputs[:SHOWN]) + more
 
 
-def _clear(
-    outputs: Sequence[Output], usable: list[int], images: int, graph: Graph, card: Card
-) -> tuple[int | None, str]:
+def _clear(outputs: Sequence[Output], usable: list[int], images: int, graph: Graph, card: Card) -> tuple[int | None, str]:
     """Return the position of the output that is clearly the scores, or None, and why."""
     named = {k: tone(outputs[k].name) for k in usable}
     scores = {k: found for k in usable if (found := outputs[k].scores(images)) is not None}
@@ -196,9 +198,9 @@ def _clear(
     else:
         left = [k for k in left if k not in set(twins.values())]
         why = ", the logits" if twins else ""
-    for decides in (lambda k: named[k] > 0, lambda k: graph.ends_in_layer(outputs[k].value)):
-        if len(left) > 1 and any(decides(k) for k in left):
-            left = [k for k in left if decides(k)]
+    if len(left) > 1:
+        called = [k for k in left if named[k] > 0]
+        left = called or [k for k in left if graph.ends_in_layer(outputs[k].value)]
     if len(left) != 1:
         return None, ""
     if _contradicted(left[0], usable, named, graph, outputs):

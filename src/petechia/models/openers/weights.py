@@ -1,7 +1,8 @@
 """Weights in files of others: read without running code, and matched to a network by their names.
 
-PyTorch's weights-only unpickler reads pickles. It calls nothing but what builds tensors. What else training scripts store beside
-the weights (arguments, NumPy numbers, paths) becomes an object without content, so that a checkpoint can be read without trusting it.
+PyTorch's weights-only unpickler reads pickles. It calls nothing but what builds tensors. What else training scripts store
+beside the weights (arguments, NumPy numbers, paths) becomes an object without content, so that a checkpoint can be read
+without trusting it.
 """
 
 from __future__ import annotations
@@ -86,7 +87,9 @@ def _not_weights(path: Path) -> PetechiaError:
 def _part_of(found: Any, path: Path) -> dict[str, Tensor]:
     """Return the weights in a checkpoint, which training scripts store under a key."""
     for _ in range(2):
-        part = next((found[key] for key in PARTS if isinstance(found.get(key), (dict, Inert))), None) if _is_dict(found) else None
+        part = (
+            next((found[key] for key in PARTS if isinstance(found.get(key), (dict, Inert))), None) if _is_dict(found) else None
+        )
         found = found if part is None else part
     if isinstance(found, Inert):
         raise _not_weights(path)
@@ -174,8 +177,8 @@ class Matched(NamedTuple):
 def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path) -> Matched:
     """Strip what wrappers put before the names of weights: "module.", "_orig_mod.", "model.backbone." and so on, or mixtures.
 
-    A name of the file belongs to the longest name of the network in which it ends. Where several do, those under the most frequent
-    prefix are taken: it is that of the network.
+    A name of the file belongs to the longest name of the network in which it ends. Where several do, those under the most
+    frequent prefix are taken: it is that of the network.
 
     Args:
         tensors: name in the file → tensor.
