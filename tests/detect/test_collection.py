@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import BasicTextSRStorage
 
 from petechia.core.errors import PetechiaError
 from petechia.data import open_source
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     Image.new("L", (8, 8)).save(root / "a_mask.png")
     Image.new("L", (8, 8)).save(root / "e.bmp")
     (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    report = made(np.zeros((4, 4), np.uint8))
+    report = made(np.zeros((4, 4), np.uint8), SOPClassUID=BasicTextSRStorage)
     del report.Rows, report.PixelData
     (root / "report.dcm").write_bytes(written(report))
     (root / "cine.dcm").write_bytes(written(made(np.zeros((3, 4, 4), np.uint8), NumberOfFrames="3")))
