@@ -245,9 +245,11 @@ def beside(root: Path, read: NDArray[np.str_], left_out: NDArray[np.str_] | None
     known, others = set(read.tolist()), set()
     for name in [] if left_out is None else left_out.tolist():
         others |= {name, *_without_leading(name)}
-    for path in find_images(root, files):
-        if path not in known and (not others or others.isdisjoint(_names(path))):
-            files.add(Reason.UNLISTED, path)
+    for path in walk(root, files):
+        if path in known or (others and not others.isdisjoint(_names(path))):
+            continue
+        if kind := kind_of(root, path):
+            files.add(Reason.UNLISTED if kind == READABLE else kind, path)
     return files.frozen
 
 
