@@ -69,12 +69,14 @@ def test_a_folder_without_a_readable_image_says_what_it_has(tmp_path: Path) -> N
         read_collection([str(tmp_path)], unasked("A"))
 
 
-def test_links_out_of_a_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
-    Image.new("L", (8, 8), 255).save(tmp_path / "secret.png")
-    (folder / "x.png").symlink_to(tmp_path / "secret.png")
+def test_links_of_the_own_folder_are_followed_to_files(folder: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 255).save(tmp_path / "elsewhere.png")
+    (folder / "x.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "y.png").symlink_to("gone")
+    (folder / "more").symlink_to(tmp_path)
     found = read_collection([str(folder)], unasked("A"))
-    assert told(found)[Reason.LINK] == (str(folder / "x.png"),)
-    assert found.images.max() == 120
+    assert found.images.max() == 255
+    assert told(found)[Reason.LINK] == (str(folder / "more"), str(folder / "y.png"))
 
 
 def test_a_catalog_keeps_labels_with_their_images(folder: Path) -> None:

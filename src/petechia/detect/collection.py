@@ -171,9 +171,10 @@ def described(given: Images) -> str:
 
 
 def _files(path: Path, unread: Files) -> list[Path]:
+    """Return the images in a folder of the user's own, whose links may lead anywhere, or the file itself."""
     if path.is_dir():
         beside = Files(str(path))
-        found = sorted(path / name for name in find_images(path, beside, masks=False))
+        found = sorted(path / name for name in find_images(path, beside, masks=False, outside=True))
         for one in beside.frozen.reasons:
             unread.add_all(one)
         return found

@@ -98,14 +98,15 @@ def leads_out(root: Path, path: Path) -> bool:
         return True
 
 
-def walk(root: Path, files: Files | None = None) -> Iterator[str]:
+def walk(root: Path, files: Files | None = None, outside: bool = False) -> Iterator[str]:
     """Yield the relative paths of all files below a folder, in order, without what systems leave there, pipes and devices.
 
-    Links are followed only to files below the folder.
+    Links to folders are not followed, and links to files only below the folder.
 
     Args:
         root: the folder.
         files: gets what is left out: hidden images, links that lead out, and folders that may not be opened.
+        outside: whether links to files anywhere are followed.
 
     Raises:
         PetechiaError: a file is a link that leads out of the folder, and `files` is None.
@@ -122,7 +123,7 @@ def walk(root: Path, files: Files | None = None) -> Iterator[str]:
                 files.add(Reason.NAME, path)
             elif entry.name.casefold() in (DEBRIS_FOLDERS if _asked(entry.is_dir) else DEBRIS):
                 continue
-            elif entry.is_symlink() and (leads_out(root, root / path) or not os.path.exists(root / path)):  # noqa: PTH110
+            elif entry.is_symlink() and not (outside and _asked(entry.is_file)) and _is_lost(root, path):
                 if not told and not _asked(entry.is_dir):
                     refuse_outside(root, root / path)
                 files.add(Reason.LINK, path)
@@ -134,6 +135,10 @@ def walk(root: Path, files: Files | None = None) -> Iterator[str]:
                 else:
                     yield path
         waiting += reversed(within)
+
+
+def _is_lost(root: Path, path: str) -> bool:
+    return leads_out(root, root / path) or not os.path.exists(root / path)  # noqa: PTH110
 
 
 def _entries(root: Path, folder: str, files: Files) -> list[os.DirEntry[str]]:
@@ -160,7 +165,7 @@ def _is_unicode(name: str) -> bool:
     return True
 
 
-def find_images(root: Path, files: Files, masks: bool = True) -> Iterator[str]:
+def find_images(root: Path, files: Files, masks: bool = True, outside: bool = False) -> Iterator[str]:
     """Yield the relative paths of the files below a folder that can be images of a format that is read, in order.
 
     A file is known by its suffix, or, if that says nothing, by its content.
@@ -169,9 +174,10 @@ def find_images(root: Path, files: Files, masks: bool = True) -> Iterator[str]:
         root: the folder.
         files: gets the other images.
         masks: whether to yield masks of other images too.
+        outside: whether links to files anywhere are followed.
     """
     found = []
-    for path in walk(root, files):
+    for path in walk(root, files, outside):
         kind = kind_of(root, path)
         if kind == READABLE:
             found.append(path)
