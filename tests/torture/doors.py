@@ -196,7 +196,11 @@ def plant_images(folder: Path) -> None:
 
 
 def read_folder(folder: Path) -> object:
-    return [read_collection([str(folder)], unasked("A", colour=colour)) for colour in (False, True)]
+    """A file that is left out and named counts as refused."""
+    found = [read_collection([str(folder)], unasked("A", colour=colour)) for colour in (False, True)]
+    if found[0].not_read:
+        raise PetechiaError(str(found[0].not_read))
+    return found
 
 
 # NIH

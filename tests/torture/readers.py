@@ -129,6 +129,48 @@ def read_tables(folder: Path) -> object:
     return [all_images(f"folder:{folder / name}") for name in tables()]
 
 
+def plant_classes(folder: Path) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PNG)
+
+
+def read_classes(folder: Path) -> object:
+    """A file that is left out and named counts as refused."""
+    catalog = open_source(f"folder:{folder}")
+    if catalog.not_read:
+        raise PetechiaError(str(catalog.not_read))
+    return all_images(f"folder:{folder}")
+
+
+def many(count: int, path: Callable[[int], str]) -> Plant:
+    def plant(folder: Path) -> None:
+        for number in range(count):
+            (folder / path(number)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path(number)).write_bytes(PNG)
+
+    return plant
+
+
+def class_traps() -> dict[str, Plant]:
+    return {
+        "an image leads out": linked("train/a/1.png", "../../../outside/secret.png"),
+        "an image leads nowhere": linked("train/a/1.png", "nowhere"),
+        "an image leads to itself": linked("train/a/1.png", "1.png"),
+        "a class leads out": linked("train/c", "../../outside"),
+        "a class leads to itself": linked("train/c", "c"),
+        "an image is a device": linked("train/a/9.png", "/dev/zero"),
+        "an image is a pipe": piped("train/a/9.png"),
+        "a class of what a terminal obeys": many(1, lambda _: "train/\x1b[2J\x07\n/1.png"),
+        "a class of 250 letters": many(1, lambda _: f"train/{'c' * 250}/1.png"),
+        "2,000 classes": many(2000, lambda number: f"train/c{number}/1.png"),
+        "splits beside a class": many(1, lambda _: "other/1.png"),
+        "400 folders deep": many(1, lambda _: f"train/a/{'d/' * 400}1.png"),
+        "an archive": written_to("train/a/1.zip", b"PK\3\4"),
+        "no image": written_to("train/a/1.png", b"nothing"),
+    }
+
+
 def one_value(rows: int, columns: int) -> bytes:
     """A small Parquet file of many equal cells."""
     column = pl.repeat("0", rows, eager=True)
@@ -929,6 +971,14 @@ DOORS: tuple[Door, ...] = (
         folder_traps,
         mutated_packed,
         fine={"gzip in gzip", "parquet of mixed types", "a label of 20 MB"},  # that column is then not a label
+    ),
+    Door(
+        "a folder for each class",
+        plant_classes,
+        read_classes,
+        class_traps,
+        share=0.5,
+        fine={"an image is a pipe", "400 folders deep", "a class of 250 letters", "a class of what a terminal obeys"},
     ),
     Door(
         "MedMNIST",

@@ -270,7 +270,7 @@ def test_single_pairs_that_differ_in_a_box_are_told(labels: NDArray[np.int8], tm
     found = scan_catalog(catalog_of(images, labels))
     assert not found.tampered
     (warning,) = found.warnings
-    assert warning.startswith("1 pairs of images differ in a small box alone")
+    assert warning.startswith("1 pair of images differs in a small box alone")
     assert "5.png and 2.png" in warning
     assert ScanResult.load(found.save(tmp_path / "out")).warnings == (warning,)
 

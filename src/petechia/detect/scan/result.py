@@ -92,10 +92,10 @@ class ScanDetails:
             for pair in pairs[:FEW]
         )
         more = f" and {len(pairs) - FEW:,} more" if len(pairs) > FEW else ""
+        what = "1 pair of images differs" if len(pairs) == 1 else f"{len(pairs):,} pairs of images differ"
         return (
             *self.catalog.notes,
-            f"{len(pairs):,} pairs of images differ in a small box alone, and no label says that one of them was tampered "
-            f"with; compare them: {shown}{more}.",
+            f"{what} in a small box alone, and no label says that an image was tampered with; compare them: {shown}{more}.",
         )
 
     @property
