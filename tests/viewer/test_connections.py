@@ -109,6 +109,20 @@ def test_a_reader_who_does_not_take_the_answer_is_cut_off(hurried: Served) -> No
     assert b"content-length: 18000000" in whole
 
 
+def test_a_slow_but_steady_reader_gets_all(hurried: Served) -> None:
+    large = encode_png(np.zeros((3000, 3000), np.uint8))
+    posted = asked(hurried, head(hurried, "POST /api/images", f"Content-Length: {len(large)}", "Connection: close") + large)
+    image = posted.rpartition(b'"image":"')[2].partition(b'"')[0].decode()
+    with connected(hurried) as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(head(hurried, f"GET /api/images/{image}/levels", "Connection: close"))
+        taken, began = 0, time.perf_counter()
+        while part := connection.recv(1 << 17):
+            taken += len(part)
+            time.sleep(max(0, began + 3 * taken / 18e6 - time.perf_counter()))
+    assert taken > 2 * 3000 * 3000
+
+
 def test_idle_connections_make_room_for_new_ones(hurried: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connections, "PATIENCE", 60)
     idle = [connected(hurried) for _ in range(12)]
