@@ -37,7 +37,7 @@ def slow_weakest(image: NDArray[np.uint8], row: int, column: int, height: int, w
     steps += [abs(levels[row + height - 1, j] - levels[row + height, j]) for j in columns if row + height < len(image)]
     steps += [abs(levels[i, column] - levels[i, column - 1]) for i in rows if column]
     steps += [abs(levels[i, column + width - 1] - levels[i, column + width]) for i in rows if column + width < image.shape[1]]
-    return min(steps)
+    return int(min(steps))
 
 
 @pytest.mark.parametrize("shape", [(3, 3), (2, 4), (5, 2), (1, 1)])
