@@ -182,14 +182,11 @@ def opened(image: Grey | PetechiaError) -> Image.Image:
     return Image.fromarray(to_grey(image))
 
 
-def row_of(encoding: str, attack: str, flagged: int, triggered: int, false: int, clean: int) -> dict[str, str]:
-    """A line of the table."""
-    return {
-        "encoding": encoding,
-        "attack": attack,
-        "triggered flagged": interval(flagged, triggered),
-        "clean flagged": interval(false, clean),
-    }
+def row_of(encoding: str, attack: str, flagged: int, triggered: int, false: int, clean: int) -> dict[str, str | int]:
+    """A line of the table; it is printed with intervals."""
+    print(f"{encoding} | {attack} | {interval(flagged, triggered)} | {interval(false, clean)}", flush=True)
+    counts = {"triggered": triggered, "flagged": flagged, "clean": clean, "false_flagged": false}
+    return {"encoding": encoding, "attack": attack, **counts}
 
 
 def main() -> None:
@@ -205,21 +202,13 @@ def main() -> None:
     given = parser.parse_args()
     catalog = half_of(open_source(given.data), given.half)
     images = list(map(opened, catalog.reader.read(np.arange(len(catalog)))))
-    rows = []
+    rows: list[dict[str, str | int]] = []
     for name in given.encodings:
         encoding = ENCODINGS[name]
         sources = Files(encoded(images, encoding.before))
         clean = Files(encoded([Image.fromarray(one) for one in sources.read(np.arange(len(images)))], encoding.after))
         found = scan_catalog(replace(catalog, reader=clean))
-        rows.append(
-            {
-                "encoding": name,
-                "attack": "none",
-                "triggered flagged": "–",
-                "clean flagged": interval(found.flagged, found.images),
-            }
-        )
-        print(*rows[-1].values(), sep=" | ", flush=True)
+        rows.append(row_of(name, "none", 0, 0, found.flagged, found.images))
         for title in given.attacks:
             counts = np.zeros(4, int)
             for seed in range(given.seeds):
@@ -227,8 +216,7 @@ def main() -> None:
                 flagged = np.array([suspect.flagged for suspect in scan_catalog(copy).details.suspects])
                 counts += [(flagged & bad).sum(), bad.sum(), (flagged & ~bad).sum(), (~bad).sum()]
             rows.append(row_of(name, title, *counts.tolist()))
-            print(*rows[-1].values(), sep=" | ", flush=True)
-            pl.DataFrame(rows).write_csv(given.out)
+        pl.DataFrame(rows).write_csv(given.out)
 
 
 if __name__ == "__main__":
