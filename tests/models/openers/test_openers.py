@@ -354,53 +354,6 @@ def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.Monkey
     assert float(logits.sigmoid().sum()) == pytest.approx(1, abs=1e-4)  # of ImageNet's classes an image shows one
 
 
-@pytest.fixture
-def xrv(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """torchxrayvision with random weights, and its whole model with the operating points of CheXpert."""
-    xrv = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
-    name = "densenet121-res224-chex"
-    network = xrv.models.DenseNet(weights=None).eval()
-    network.targets = xrv.models.model_urls[name]["labels"]
-    network.op_threshs = torch.tensor(xrv.models.model_urls[name]["op_threshs"])
-    network.classifier.weight.data *= 0.05  # otherwise all scores are 0 or 1
-    monkeypatch.setattr(xrv.models, "get_model", lambda weights: network if weights == name else None)
-    return network
-
-
-def test_xrv_says_what_the_package_says(xrv: Any) -> None:
-    images = RNG.integers(0, 256, (2, 224, 224), np.uint8)
-    with torch.inference_mode():
-        theirs = xrv(torch.from_numpy((2 * (images / 255) - 1) * 1024).float()[:, None]).numpy()
-    named = [k for k, target in enumerate(xrv.targets) if target]
-    found = open_classifier("xrv:densenet121-res224-chex", RUNTIME)
-    assert found.classes == tuple(xrv.targets[k] for k in named)
-    assert "" not in found.classes
-    assert found.preprocess.size == 224
-    ours = found.logits(images).numpy()
-    points = found.require_network().get_buffer("shift").numpy()[named]
-    scores = 1 / (1 + np.exp(-(ours + points)))  # before the operating points
-    point = 1 / (1 + np.exp(-points))
-    bent = np.where(scores < point, scores / (2 * point), 1 - (1 - scores) / (2 * (1 - point)))
-    np.testing.assert_allclose(bent, theirs[:, named], atol=1e-4)
-    assert ((ours > 0) == (theirs[:, named] > 0.5)).all()
-
-
-def test_xrv_without_weights_or_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    xrv = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
-
-    def offline(_: str) -> None:
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(xrv.models, "get_model", offline)
-    with pytest.raises(PetechiaError, match="weights of xrv:densenet121-res224-nih are not available .* put the file https"):
-        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
-    with pytest.raises(PetechiaError, match="has no model 'densenet'; its models are densenet121-res224-all"):
-        open_classifier("xrv:densenet", RUNTIME)
-    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
-    with pytest.raises(PetechiaError, match="pip install 'petechia.xrv.'"):
-        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
-
-
 def test_a_model_that_is_not_there() -> None:
     with pytest.raises(PetechiaError, match="There is no model 'nowhere.onnx'; give a .safetensors, .onnx or .pt2 file"):
         open_classifier("nowhere.onnx", RUNTIME)
