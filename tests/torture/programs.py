@@ -33,10 +33,10 @@ from petechia.models.openers.operations import allowed_forms
 from petechia.models.openers.program import Program
 
 PAGE = mmap.PAGESIZE
-CHUNK = 400  # programs a process
+CHUNK = 500  # programs a process
 SECONDS = 20  # for one program
 MEMORY = 3 << 30
-SEARCHED, AT_ONCE = 400, 20  # calls that are tried to find valid ones
+SEARCHED, AT_ONCE = 400, 50  # calls that are tried to find valid ones
 VALID = 4  # of them are kept
 Node = dict[str, Any]
 """A tensor of the pool: shape and type; "float" means random numbers, "index" whole numbers that address 4 entries."""
@@ -434,6 +434,7 @@ def main(count: int, seed: int, result: Path, most_forms: int | None = None) -> 
     """Try all forms of all operations, or a random few."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    torch.empty(2, device="meta").relu().log_softmax(0)  # imports much, which each process would else do again
     chosen = allowed_forms()
     if most_forms:
         chosen = sorted(np.random.default_rng(seed).permutation(chosen)[:most_forms].tolist())
