@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import socket
@@ -9,7 +10,6 @@ import sys
 import threading
 from pathlib import Path
 
-import filelock._native._unix
 import pytest
 
 from petechia.core import files
@@ -267,7 +267,7 @@ def test_file_systems_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     def flock(*_: object) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(filelock._native._unix.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with claimed(tmp_path / "out"):  # as on Lustre without locks: who holds it stands in the file
         with pytest.raises(PetechiaError, match="Another process is writing"), claimed(tmp_path / "out"):
             pass

@@ -46,15 +46,16 @@ class Served(str):
         return f"{self}{path}?token={self.token}"
 
 
-def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, **options: Any) -> Any:
-    """A client of the viewer that has entered with the token, and so has a cookie."""
+def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, beside: Any = None, **options: Any) -> Any:
+    """A client of the viewer that has entered with the token, and so has a cookie; on request beside another client."""
     from fastapi.testclient import TestClient
 
     from petechia.viewer.access import Access
     from petechia.viewer.app import make_app
 
-    access = Access()
-    client = TestClient(make_app(subject, set(hosts), access), base_url="http://127.0.0.1", **options)
+    access = beside.access if beside else Access()
+    app = beside.app if beside else make_app(subject, set(hosts), access)
+    client = TestClient(app, base_url="http://127.0.0.1", **options)
     client.access = access  # type: ignore[attr-defined]
     if enter:
         assert client.get("/", params={"token": access.token}, follow_redirects=False).status_code == 303

@@ -13,6 +13,7 @@ FEW_OUTLIERS = 25, 1 / 32  # in a small image this number of pixels, but not mor
 GAP = 1 / 255  # of the range without the outliers, so that what lies within it moves other pixels by one grey level
 SPARSE = 8  # average distances between two values; in a small image smaller distances are not gaps
 SPARE = 127 / 128  # share of the range that decides the number of bits; more than a gap lies above it
+BEYOND = 4000  # grey levels below black or above white that are told apart
 CHUNK = 1 << 22  # pixels
 
 
@@ -37,6 +38,28 @@ class Levels(NamedTuple):
         shares.clip(0, 1, out=shares)  # in place: a mammogram has 30 million pixels
         shares *= 255
         return shares.round(out=shares).astype(np.uint8)
+
+
+def uncut(shown: NDArray[np.uint8], levels: Levels) -> NDArray[np.uint8] | NDArray[np.int16]:
+    """Return a displayed image that goes on below black and above white, where the display cuts values off.
+
+    Two values that are both displayed as black, or as white, still differ in it.
+
+    Args:
+        shown: uint8 [H, W], as it is displayed.
+        levels: the same image, [H, W], with the range that its grey levels have without a window.
+
+    Returns:
+        int16 [H, W]; `shown` itself where the display cuts nothing off. From 1 to 254, the grey levels are those of `shown`.
+    """
+    values = levels.values * np.float32(255 / (levels.high - levels.low))
+    beyond = np.zeros(shown.shape, np.int16)
+    for end, sign in ((0, -1), (255, 1)):
+        there = shown == end
+        if there.any():
+            away = sign * values[there]
+            beyond[there] = sign * (away - away.min()).clip(0, BEYOND).round()
+    return shown + beyond if beyond.any() else shown
 
 
 def to_grey(image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -104,9 +104,14 @@ EVERYTHING_READ = NotRead()
 
 
 class Files:
-    """Collects files that are not read; memory does not grow with their number."""
+    """Collects files that are not read; memory does not grow with their number.
 
-    def __init__(self) -> None:
+    Args:
+        folder: set before each name.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = f"{folder}/" if folder else ""
         self._counts: Counter[Reason] = Counter()
         self._names: defaultdict[Reason, list[str]] = defaultdict(list)
 
@@ -114,7 +119,7 @@ class Files:
         """Add one file."""
         self._counts[reason] += 1
         if len(self._names[reason]) < NAMED:
-            self._names[reason].append(printable(name, LONGEST))
+            self._names[reason].append(printable(f"{self._folder}{name}", LONGEST))
 
     def add_all(self, unread: Unread) -> None:
         """Add files that were collected before."""

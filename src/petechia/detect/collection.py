@@ -61,7 +61,7 @@ def read_collection(
         PetechiaError: there is no image, or an image that was named itself cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_catalog(open_source(names[0]), classifier, most, progress)
+        return _from_catalog(open_source(names[0], "skip"), classifier, most, progress)  # `not_read` names what is missing
     unread = Files()
     files = [file for name in names for file in _files(Path(name), unread)]
     said = f" {unread.frozen}" if unread.frozen else ""
@@ -170,7 +170,11 @@ def described(given: Images) -> str:
 
 def _files(path: Path, unread: Files) -> list[Path]:
     if path.is_dir():
-        return sorted(path / name for name in find_images(path, unread, masks=False))
+        beside = Files(str(path))
+        found = sorted(path / name for name in find_images(path, beside, masks=False))
+        for one in beside.frozen.reasons:
+            unread.add_all(one)
+        return found
     if not path.exists():
         raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]

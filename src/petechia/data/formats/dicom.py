@@ -23,7 +23,7 @@ from petechia.core.errors import PetechiaError
 from petechia.data.formats.dicom_entries import EntryError
 from petechia.data.formats.dicom_pixels import check, decode
 from petechia.data.formats.dicom_values import levels_of
-from petechia.data.levels import Levels, in_colour
+from petechia.data.levels import Levels, in_colour, uncut
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
 HEAD = 1024  # bytes at the beginning of a file from which `is_dicom` can tell
@@ -96,6 +96,27 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
         if pixels.ndim == 3:
             return Levels(_luma(pixels).astype(np.float32), 0, 255)
         return levels_of(dataset, pixels, window)
+
+    return _decoded(content, name, levels)
+
+
+def read_dicom_uncut(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8] | NDArray[np.int16]:
+    """Decode a single-frame DICOM image to grey levels that no window cuts off, [H, W], see `petechia.data.levels.uncut`.
+
+    Args:
+        content: content of the file.
+        name: name of the file for messages.
+        window: see `read_dicom`.
+
+    Raises:
+        PetechiaError: as for `read_dicom`.
+    """
+
+    def levels(dataset: pydicom.Dataset) -> NDArray[np.uint8] | NDArray[np.int16]:
+        pixels = decode(dataset)
+        if pixels.ndim == 3:
+            return _luma(pixels)
+        return uncut(levels_of(dataset, pixels, window).grey(), levels_of(dataset, pixels, None))
 
     return _decoded(content, name, levels)
 

@@ -9,8 +9,8 @@ import pydicom
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import MediaStorageDirectoryStorage
 
-from petechia.data.formats.dicom import DEFLATED, is_dicom, quiet
-from petechia.data.formats.walking import HEAD, READABLE, is_bare_dicom, kind_of
+from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
 TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
@@ -54,14 +54,17 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
     try:
         with (root / path).open("rb") as file:
             head = file.read(HEAD)
-            bare = is_bare_dicom(head)
-            if not (is_dicom(head) or bare):
+            if not is_dicom(head):
                 kind = kind_of(root, path)
                 return Reason.NO_DICOM if kind == READABLE else kind
             file.seek(0)
-            if not bare and is_deflated(root / path):
+            bare = not has_preamble(head)
+            if bare:
+                entries = parse(file.read(), path, TAGS)  # it may be deflated, which only the whole content shows
+            elif is_deflated(root / path):
                 return Header(path, path)
-            entries = pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=TAGS)
+            else:
+                entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
             texts = (
                 str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
             )

@@ -56,7 +56,7 @@ class _Shown(NamedTuple):
     high: float
 
 
-def levels_of(dataset: pydicom.Dataset, pixels: NDArray[Any], window: int) -> Levels:
+def levels_of(dataset: pydicom.Dataset, pixels: NDArray[Any], window: int | None) -> Levels:
     """Turn the words of a grey image into grey levels with a window.
 
     There are at most 65,536 different words of 16 bits. So all computations are made for these, and then looked up for each
@@ -65,7 +65,7 @@ def levels_of(dataset: pydicom.Dataset, pixels: NDArray[Any], window: int) -> Le
     Args:
         dataset: DICOM file.
         pixels: words as they are stored, [H, W].
-        window: number of the VOI LUT or window, see `read_dicom`.
+        window: number of the VOI LUT or window, see `read_dicom`; None applies none.
 
     Raises:
         EntryError: an entry cannot be used, or the values are not finite.
@@ -73,7 +73,7 @@ def levels_of(dataset: pydicom.Dataset, pixels: NDArray[Any], window: int) -> Le
     counted = histogram(pixels)
     words = _Words(pixels, None) if counted is None else _Words(*counted)
     with np.errstate(all="ignore"):  # what is not finite is refused below
-        values, low, high = _shown(dataset, words, window - 1)
+        values, low, high = _shown(dataset, words, None if window is None else window - 1)
     seen = values if words.counts is None else values[words.counts > 0]
     if not all(abs(value) <= LARGEST for value in (seen.min(), seen.max(), low, high)):
         raise EntryError(f"has values that are not finite or beyond {LARGEST:g} after rescaling; check the DICOM file")
@@ -93,9 +93,11 @@ def _looked_up(table: NDArray[np.float32], pixels: NDArray[Any]) -> NDArray[np.f
     return found.reshape(pixels.shape)
 
 
-def _shown(dataset: pydicom.Dataset, words: _Words, index: int) -> _Shown:
+def _shown(dataset: pydicom.Dataset, words: _Words, index: int | None) -> _Shown:
     stored = _stored_values(dataset, words)
     values, step = _rescaled(dataset, stored)
+    if index is None:
+        return _Shown(values, *_whole_range(dataset, words, stored, values, step))
     voi = with_group(dataset, "FrameVOILUTSequence", "WindowCenter")
     tables = [one for one in items(dataset, "VOILUTSequence") if has_table(one)]
     windows = _windows(voi)

@@ -13,17 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
-from petechia.data.formats.dicom import is_dicom
+from petechia.data.formats.dicom import HEAD, is_dicom
 from petechia.data.not_read import Files, NotRead, Reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
 
 READABLE: Final = "readable"
 Kind = Reason | Literal["readable"] | None
-HEAD = 512  # bytes by which the content of a file is recognised
-LONG_KINDS = (b"OB", b"OW", b"SQ", b"UN", b"UT")  # value representations with a length of 4 bytes
-FIRST_GROUPS = (0x0002, 0x0008, 0x0010, 0x0018, 0x0020, 0x0028)
-HEAD_ELEMENT = 1 << 16  # bytes of the first element of a DICOM file, at most
 
 # What systems and programs leave in folders. It is skipped without a word.
 DEBRIS = {
@@ -135,6 +131,8 @@ def walk(root: Path, files: Files | None = None) -> Iterator[str]:
                 if not told:
                     refuse_outside(root, root / path)
                 files.add(Reason.LINK, path)
+            elif not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
+                files.add(Reason.LINK, path)
             elif _is_file(f"{folder}/{name}"):
                 if any(part.startswith(".") for part in path.split("/")):
                     _hidden(root, path, files)
@@ -188,27 +186,9 @@ def kind_of(root: Path, path: str) -> Kind:
 
 def kind_of_content(head: bytes, otherwise: Reason | None = None) -> Kind:
     """Return the same for the beginning of a file; `otherwise` if that is not known."""
-    if head.startswith(PIXELS) or is_dicom(head) or is_bare_dicom(head):
+    if head.startswith(PIXELS) or is_dicom(head):
         return READABLE
     return next((reason for pattern, reason in BY_CONTENT if pattern.match(head)), otherwise)
-
-
-def is_bare_dicom(head: bytes) -> bool:
-    """Return whether content begins like a DICOM dataset without preamble: with two elements of its first groups."""
-    at = 0
-    for groups in (FIRST_GROUPS[:2], FIRST_GROUPS):
-        group, kind = int.from_bytes(head[at : at + 2], "little"), head[at + 4 : at + 6]
-        if group not in groups or len(head) < at + 8:
-            return False
-        if kind in LONG_KINDS:
-            at += 12 + int.from_bytes(head[at + 8 : at + 12], "little")
-        elif kind.isalpha() and kind.isupper():
-            at += 8 + int.from_bytes(head[at + 6 : at + 8], "little")
-        else:
-            at += 8 + int.from_bytes(head[at + 4 : at + 8], "little")
-        if at + 8 > len(head):
-            return len(head) == HEAD and at < HEAD_ELEMENT
-    return True
 
 
 def masks_among(paths: Collection[str]) -> set[str]:

@@ -175,7 +175,7 @@ def _catalog(
         reader=FileReader(root, paths, Decoding(options.colour, options.window)),
         task=labelling.task,
         colour=options.colour,
-        notes=notes,
+        notes=(*notes, *labelling.notes),
     )
 
 

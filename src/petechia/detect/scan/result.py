@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from petechia.core.errors import PetechiaError, printable
 from petechia.core.results import Record, Result
+from petechia.core.spreadsheets import as_it_was, to_csv
 from petechia.data.catalog import Catalog
 from petechia.data.formats.dicom_headers import reason_against
 from petechia.data.formats.images import FileReader, encode_png, magnified
@@ -333,7 +334,7 @@ class ScanResult(Result):
 
     def _keep_table(self, table: pl.DataFrame) -> None:
         self._table = table
-        self.attach(TABLE, lambda: self.suspects.write_csv().encode())
+        self.attach(TABLE, lambda: to_csv(self.suspects))
 
     def _known_table(self) -> pl.DataFrame:
         if self._table is None:
@@ -392,6 +393,6 @@ def _html_cells(stamp: StampRecord) -> str:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, schema=COLUMNS).with_columns(pl.col("reason").fill_null(""))
+        return as_it_was(pl.read_csv(path, schema=COLUMNS)).with_columns(pl.col("reason").fill_null(""))
     except (OSError, pl.exceptions.PolarsError):
         raise PetechiaError(f"{path} is not the table of a scan; put back the one that was saved with it.") from None

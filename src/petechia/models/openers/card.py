@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from petechia.core.errors import PetechiaError
-from petechia.core.settings import Settings, first_problem
+from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
@@ -44,6 +44,11 @@ class Card(Settings):
     task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
     output: Annotated[str, Field(min_length=1, max_length=1000)] | Annotated[int, Field(ge=0, strict=True)] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
 
     @staticmethod
     def beside(path: Path) -> Card:
