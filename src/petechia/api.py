@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import refuse_unwritable, sha256, write_text
+from petechia.core.files import refuse_existing, refuse_unwritable, sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -538,6 +538,8 @@ def explain(
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
     """
+    if out is not None:
+        refuse_existing(Path(out))
     classifier = open_model(model, device=device, precision=precision, threads=threads)
     request = Request(tuple(targets), tuple(layers), method, dicom)
     given = _pictures(images)
