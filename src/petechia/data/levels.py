@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 80_000_000  # per image; the largest mammograms have about 30 million, Pillow itself warns at 89 million
 OUTLIERS = 0.01  # share of the pixels at either end that do not set the range if a gap separates them from the others
 FEW_OUTLIERS = 25, 1 / 32  # in a small image this number of pixels, but not more than this share
 GAP = 1 / 255  # of the range without the outliers, so that what lies within it moves other pixels by one grey level

@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.core.budget import check
 from petechia.core.errors import PetechiaError
 from petechia.data.formats.orientation import TAG, UPRIGHT, upright
-from petechia.data.levels import MAX_PIXELS, Levels, histogram, in_colour, shown_range, white_of
+from petechia.data.levels import Levels, histogram, in_colour, shown_range, white_of
 
 TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # the beginning of the file; the last two are BigTIFF
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's
@@ -152,11 +153,9 @@ def _check_page(page: Any, name: str) -> None:
     """Check what a page states, before memory is allocated for it."""
     pixels = page.imagewidth * page.imagelength
     chunk = int(np.prod(page.chunks, dtype=object))
-    if max(pixels, chunk // CHANNELS) > MAX_PIXELS:
-        raise PetechiaError(
-            f"{name} is refused before decoding because it claims {page.imagewidth:,} x {page.imagelength:,} pixels, and the "
-            f"maximum is {MAX_PIXELS:,}; check the file."
-        )
+    claim = f"{name} is refused before decoding because it claims {page.imagewidth:,} x {page.imagelength:,} pixels"
+    check("image_pixels", max(pixels, chunk // CHANNELS), claim)
+    check("image_side", max(page.imagewidth, page.imagelength), claim)
     usable = page.axes in ("YX", "YXS", "SYX") and page.samplesperpixel <= CHANNELS
     if not usable or page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or page.dtype is None:
         raise PetechiaError(f"{name} is a TIFF that is neither grey nor RGB; {SAVE_OTHERWISE}.")
