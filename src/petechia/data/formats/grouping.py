@@ -32,7 +32,7 @@ GROUP = re.compile(
 # Parts of paths that are ids of patients.
 IN_PATH = re.compile(
     r"(?:^|/)(?:"
-    r"((?:patient|person|subject|subj|sub|pat|pid|p)[-_ ]?\d+)(?=[-_. /])"  # patient00001/study1/view1.jpg, person1_virus_2.jpeg
+    r"((?:patient|person|subject|subj|sub|pat|pid|p)[-_ ]?\d+)(?=[-_. /])"  # patient00001/study1/a.jpg, person1_virus_2.jpeg
     r"|[a-z]+-(\d{5,})-\d+(?=\.)"  # CNV-1016042-1.jpeg, of Kermany's OCT and chest images
     r"|(\d+)_(?:left|right)(?=$|[-_.])"  # 10_left.jpeg, of EyePACS
     r")",
