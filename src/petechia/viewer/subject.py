@@ -14,7 +14,7 @@ from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Runtime
 from petechia.detect.screen.files import in_file
-from petechia.viewer.answers import LAYERS, Answers
+from petechia.viewer.answers import Answers
 from petechia.viewer.clean_images import clean_images_in, clean_test_images
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network, Networks
@@ -128,7 +128,7 @@ class Subject:
         seen = self.stamping.inputs(picture, squares, attacked)
         changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
         target, answers = self._compute.submit(self._answers.explain, seen, network, target, method).result()
-        maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
+        maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in answers[0].maps}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
     def screen(self, picture: Picture, squares: Sequence[Square], network: Network, attacked: bool = False) -> Suspected:

@@ -28,6 +28,7 @@ from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
 
 SLACK = 64 << 20  # bytes that weights may take beyond four times the file size, because tensors can share memory
+DEEPEST = 64  # modules inside each other that are told apart
 MAJOR = 8  # supported major version of the program schema
 MODEL, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/", "data/constants/"
 DAMAGED = (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OSError, zipfile.BadZipFile)
@@ -97,6 +98,8 @@ class Step(nn.Module):
         trains: whether the operation has training enabled.
         results: names of the results; a single string if the operation returns one value rather than a list.
         last: names of the values that no later operation needs.
+        within: parts of the exported network in which the operation ran, outermost first: name → full name of its class. It
+            is what the file says, and nothing is looked up by it.
     """
 
     def __init__(self, node: Mapping[str, Any]) -> None:
@@ -115,6 +118,7 @@ class Step(nn.Module):
         alone = outputs[0] if len(outputs) == 1 else outputs
         self.results = alone.name if isinstance(alone, Name) else [one.name for one in alone or [] if one]
         self.last: set[str] = set()
+        self.within = _within(node.get("metadata"))
 
     @property
     def names(self) -> set[str]:
@@ -200,6 +204,13 @@ class Program(nn.Module):
             values |= zip(step.results, found, strict=True)
         for name in step.last:
             values.pop(name, None)
+
+
+def _within(metadata: Any) -> dict[str, str]:
+    """Parse PyTorch's "key,name,class;…" of the modules around an operation; empty if the file says nothing of the kind."""
+    said = metadata.get("nn_module_stack") if isinstance(metadata, Mapping) else None
+    entries = [one.split(",") for one in said.split(";", DEEPEST)[:DEEPEST]] if isinstance(said, str) else []
+    return {entry[1]: entry[2] for entry in entries if len(entry) == 3 and entry[1] != entry[2]}
 
 
 def _operation(target: str) -> tuple[Callable[..., Any], bool]:

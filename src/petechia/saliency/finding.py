@@ -1,0 +1,255 @@
+"""Finds the layers "last" and "middle" of any network.
+
+A layer must be a map of the image: rows and columns in the image's proportions, or as many tokens. The scores must depend on
+it at these places, not only on a class token beside them. And it must not be passed by: every path from the image to the
+scores goes through it or, in a network of several branches, it is a part of the trunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from petechia.saliency.outline import DENSENET, Outline
+from petechia.saliency.readings import Reader, Reading
+from petechia.saliency.recording import Layer, recording
+from petechia.saliency.tracing import Passed, Place, Trace, Vertex, trace
+
+# The paper's middle layer is Keras' pool4_relu: norm and ReLU before the last transition's convolution.
+OF_DENSENET = {"middle": "features.transition3.norm", "last": "features.norm5"}
+SOME = 6  # maps whose gradients are looked at together, from the end
+LATE = 0.5  # a map that all paths go through is the last if no more than this share of the network follows
+FEW = 4  # maps of one size: too few for one halfway
+
+
+@dataclass(frozen=True)
+class Map:
+    """A tensor of the network that is a map of the image.
+
+    Attributes:
+        passed: the tensor.
+        reading: how it is a map.
+        cut: whether every path from the image to the scores goes through it.
+        trunk: whether a part of the trunk gives it.
+    """
+
+    passed: Passed
+    reading: Reading
+    cut: bool
+    trunk: bool
+
+    @property
+    def height(self) -> int:
+        """Rows of cells."""
+        return self.reading.grid[0]
+
+
+@dataclass(frozen=True)
+class Found:
+    """The layers of a network, for images of a size.
+
+    Attributes:
+        named: "last" and, where there is one, "middle" → name of a module. Empty if there is no map.
+        maps: name of a module → which of the tensors that it gives is a map, and how.
+        parts: name of a part of an exported network → name of the module that gives what it gives.
+        slopes: whether the scores have a gradient at the images.
+    """
+
+    named: dict[str, str]
+    maps: dict[str, tuple[Place, Reading]]
+    parts: dict[str, str]
+    slopes: bool = True
+
+
+def find(model: nn.Module, network: nn.Module, images: Tensor) -> Found:
+    """Find the layers, with a pass for the graph, and one or a few more for gradients.
+
+    Args:
+        model: gives scores.
+        network: the part of it that has the layers.
+        images: float32 [B, C, H, W]; only their size counts.
+    """
+    probe, outline = _probe(model, images), Outline.of(network)
+    traced = trace(model, network, probe)
+    if traced is None:
+        return Found({}, {}, dict(outline.parts), slopes=False)
+    return Finder(model, network, probe, outline, traced).found()
+
+
+def _probe(model: nn.Module, images: Tensor) -> Tensor:
+    """Noise: at zeros a network may be flat. As many images as a program takes, or two, as one is no sign of a batch."""
+    count = getattr(getattr(model, "input_spec", None), "batch", None) or 2
+    noise = torch.rand(count, *images.shape[1:], generator=torch.Generator().manual_seed(0))
+    return noise.to(images.device, images.dtype)
+
+
+class Finder:
+    """Finds the layers in what a network gave."""
+
+    def __init__(self, model: nn.Module, network: nn.Module, probe: Tensor, outline: Outline, traced: Trace) -> None:
+        self._model, self._probe, self._outline, self._trace = model, probe, outline, traced
+        self._modules = dict(network.named_modules())
+        reader = Reader.of(network, (probe.shape[2], probe.shape[3]))
+        read = reader.read([one.shape for one in traced.passed], len(probe))
+        self._readings = {one: reading for one, reading in zip(traced.passed, read, strict=True) if reading}
+        self._order = {one: number for number, one in enumerate(traced.passed)}
+        self._trunk = {outline.parts[part] for part in outline.trunk}
+        self._maps = list(self._all_maps())
+
+    def found(self) -> Found:
+        """Return the layers."""
+        chosen = self._of_densenet() or self._of_blocks() or self._of_maps()
+        maps: dict[str, tuple[Place, Reading]] = {}
+        for one, reading in self._readings.items():  # of several that a module gives the finest
+            if one.name not in maps or reading.grid > maps[one.name][1].grid:
+                maps[one.name] = (one.place, reading)
+        maps |= {one.passed.name: (one.passed.place, one.reading) for one in chosen.values()}
+        return Found({layer: one.passed.name for layer, one in chosen.items()}, maps, dict(self._outline.parts))
+
+    def _all_maps(self) -> Iterator[Map]:
+        """Every map that may be a layer, once, in the order in which they are made."""
+        same: dict[Vertex, list[Passed]] = {}
+        for one in self._readings:
+            same.setdefault(one.vertex, []).append(one)
+        for vertex, ones in same.items():
+            # The module that made it, and the parts around that give it on. Others may hand it on past what uses it, too.
+            around = [one for one in ones if ones[0].name == one.name or ones[0].name.startswith(f"{one.name}.")]
+            part, cut = any(one.name in self._trunk for one in around), vertex in self._trace.cuts
+            if part or cut:
+                yield self._map(min(around, key=lambda one: (len(one.place), len(one.name))), cut, part)
+
+    def _map(self, passed: Passed, cut: bool = False, part: bool = False) -> Map:
+        return Map(passed, self._readings[passed], cut, part)
+
+    def _given_by(self, part: str) -> Map | None:
+        name = self._outline.parts.get(part)
+        return next((self._map(one) for one in self._readings if one.name == name), None)
+
+    def _of_densenet(self) -> dict[str, Map]:
+        """The layers of the paper."""
+        if self._outline.kind != DENSENET:
+            return {}
+        found = {layer: self._given_by(part) for layer, part in OF_DENSENET.items()}
+        return {layer: one for layer, one in found.items() if one} if found["last"] else {}
+
+    def _of_blocks(self) -> dict[str, Map]:
+        """What a transformer's last block and the one halfway get, after the norm with which a block begins.
+
+        Only where all blocks have the same tokens, each begins with the norm, and no other sequence of blocks follows.
+        """
+        blocks: list[Map] = []
+        while one := self._given_by(f"blocks.{len(blocks)}"):
+            blocks.append(one)
+        norms = [self._given_by(f"blocks.{number}.norm1") for number in range(len(blocks))]
+        found = [norm for norm in norms if norm and norm.reading.kind == "BTC"]
+        if len(blocks) < 2 or len(found) < len(blocks) or len({one.reading for one in (*blocks, *found)}) > 1:
+            return {}
+        begins = all(before.passed.vertex in norm.passed.taken for before, norm in zip(blocks, found[1:], strict=False))
+        if not begins or self._other_blocks_after(blocks[-1]):
+            return {}
+        return {"middle": found[(len(found) - 1) // 2], "last": found[-1]}
+
+    def _other_blocks_after(self, block: Map) -> bool:
+        parts = {self._outline.parts[part] for part in self._outline.trunk if "." in part and not part.startswith("blocks.")}
+        later = self._trace.passed[self._order[block.passed] + 1 :]
+        return any(one.name in parts and len(one.shape) == 3 for one in later)
+
+    def _of_maps(self) -> dict[str, Map]:
+        last = self._last()
+        if last is None:
+            return {}
+        middle = self._higher(last) or self._halfway(last)
+        return {"last": self._after_norm(last)} | ({"middle": middle} if middle else {})
+
+    def _last(self) -> Map | None:
+        """The last map that the scores depend on."""
+        last = self._latest([one for one in self._maps if one.cut])
+        if last and self._late(last):
+            return last
+        later = self._maps[self._maps.index(last) + 1 :] if last else self._maps
+        return self._latest([one for one in later if one.trunk]) or last
+
+    def _late(self, one: Map) -> bool:
+        return self._trace.depth[one.passed.vertex] <= LATE * len(self._trace.depth)
+
+    def _latest(self, maps: Sequence[Map]) -> Map | None:
+        """The last of some maps that the scores depend on; of several that one module gives the finest."""
+        end = len(maps)
+        while end > 0:
+            some = maps[max(0, end - SOME) : end]
+            reached = [one for one, does in zip(some, self._reached(some), strict=True) if does]
+            if reached:
+                beside = [one for one in reached if one.passed.name == reached[-1].passed.name]
+                return max(beside, key=lambda one: one.reading.grid)
+            end -= SOME
+        return maps[-1] if maps else None  # of a network whose weights are 0
+
+    def _reached(self, maps: Sequence[Map]) -> list[bool]:
+        """Whether the features that the scores are made of depend on maps, where these are maps."""
+        layers = {str(number): self._layer(one) for number, one in enumerate(maps)}
+        features: list[Tensor] = []
+        with ExitStack() as hooks:
+            if module := self._features():
+                handle = module.register_forward_hook(lambda _module, _given, output: features.append(output))
+                hooks.enter_context(handle)
+            hooks.enter_context(torch.no_grad())
+            outputs = hooks.enter_context(recording(layers))
+            scores = self._model(self._probe)
+            end = features[-1] if features and features[-1].requires_grad else scores
+            chance = torch.rand(end.shape, generator=torch.Generator().manual_seed(1)).to(end) + 0.5
+            slopes = torch.autograd.grad(end, list(outputs.values()), chance, allow_unused=True)
+        found = dict(zip(outputs, slopes, strict=True))
+        return [self._differs(one.reading, found.get(str(number))) for number, one in enumerate(maps)]
+
+    @staticmethod
+    def _differs(reading: Reading, slope: Tensor | None) -> bool:
+        mapped = None if slope is None else reading.as_map(slope)
+        return mapped is not None and bool(mapped.any())
+
+    def _features(self) -> nn.Module | None:
+        """What gives the features [B, D] before the classifier, whose weights may still be 0."""
+        count = len(self._probe)
+        vectors = [
+            one for one in self._trace.passed if one.vertex in self._trace.cuts and len(one.shape) == 2 and not one.place
+        ]
+        maps = max((self._order[one] for one in self._readings), default=0)
+        after = [one for one in vectors if self._order[one] > maps and one.shape[0] == count]
+        return self._modules[after[0].name] if after else None
+
+    def _layer(self, one: Map) -> Layer:
+        return Layer(self._modules[one.passed.name], one.passed.place, one.reading)
+
+    def _after_norm(self, last: Map) -> Map:
+        """Where only a class token goes on from the last block: what the block's norm gives, instead of what the block gets.
+
+        The shortcut past the norm does not count, because nothing of the image's parts that takes it goes on.
+        """
+        if not any(one.reading.grid == last.reading.grid for one in self._maps[self._maps.index(last) + 1 :]):
+            return last
+        taking = [one for one in self._readings if last.passed.vertex in one.taken and one.shape == last.passed.shape]
+        norms = [self._map(one) for one in taking if _is_norm(self._modules[one.name])]
+        return norms[0] if norms and all(self._reached(norms[:1])) else last
+
+    def _higher(self, last: Map) -> Map | None:
+        """The last part of the trunk before it whose map is at least twice as high; odd sides are rounded up."""
+        before = self._before(last)
+        higher = [one for one in before if one.height > last.height and (one.height + 1) // 2 >= last.height]
+        return next((one for one in reversed(higher) if one.cut), higher[-1] if higher else None)
+
+    def _halfway(self, last: Map) -> Map | None:
+        """Of a network whose maps all have one size, the one halfway."""
+        before = [one for one in self._before(last) if one.reading.grid == last.reading.grid]
+        return before[len(before) // 2] if len(before) >= FEW and self._late(last) else None
+
+    def _before(self, last: Map) -> list[Map]:
+        maps = self._maps[: self._maps.index(last)]
+        return [one for one in maps if one.trunk] if self._trunk else maps
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Of a network's modules by their class, of a program's steps by their operation."""
+    return "norm" in str(getattr(module, "operation", type(module).__name__)).lower()
