@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,9 @@ from petechia.saliency.tracing import Passed, Place, Trace, Vertex, trace
 OF_DENSENET = {"middle": "features.transition3.norm", "last": "features.norm5"}
 SOME = 6  # maps whose gradients are looked at together, from the end
 LATE = 0.5  # a map that all paths go through is the last if no more than this share of the network follows
+ALIKE = 0.5  # mean difference of the logarithms of changes under which tokens depend on all of the image alike
+HALF = 0.3  # share of the changes in the right half of the image that shows that tokens are in its order
+TINY = 1e-30
 FEW = 4  # maps of one size: too few for one halfway
 
 
@@ -57,12 +60,14 @@ class Found:
         maps: name of a module → which of the tensors that it gives is a map, and how.
         parts: name of a part of an exported network → name of the module that gives what it gives.
         slopes: whether the scores have a gradient at the images.
+        ordered: whether the last map is in the order of the image.
     """
 
     named: dict[str, str]
     maps: dict[str, tuple[Place, Reading]]
     parts: dict[str, str]
     slopes: bool = True
+    ordered: bool = True
 
 
 def find(model: nn.Module, network: nn.Module, images: Tensor) -> Found:
@@ -95,20 +100,25 @@ class Finder:
         self._modules = dict(network.named_modules())
         reader = Reader.of(network, (probe.shape[2], probe.shape[3]))
         read = reader.read([one.shape for one in traced.passed], len(probe))
-        self._readings = {one: reading for one, reading in zip(traced.passed, read, strict=True) if reading}
+        self._readings = _ordered(network, {one: way for one, way in zip(traced.passed, read, strict=True) if way})
         self._order = {one: number for number, one in enumerate(traced.passed)}
         self._trunk = {outline.parts[part] for part in outline.trunk}
+        self._sequences = {outline.parts[part] for part in outline.trunk if "." in part}
         self._maps = list(self._all_maps())
 
     def found(self) -> Found:
         """Return the layers."""
         chosen = self._of_densenet() or self._of_blocks() or self._of_maps()
+        placed = {layer: one for layer, one in chosen.items() if self._in_place(one)}
+        ordered = "last" in placed or not chosen
+        chosen = placed if ordered else {}
         maps: dict[str, tuple[Place, Reading]] = {}
         for one, reading in self._readings.items():  # of several that a module gives the finest
             if one.name not in maps or reading.grid > maps[one.name][1].grid:
                 maps[one.name] = (one.place, reading)
         maps |= {one.passed.name: (one.passed.place, one.reading) for one in chosen.values()}
-        return Found({layer: one.passed.name for layer, one in chosen.items()}, maps, dict(self._outline.parts))
+        named = {layer: one.passed.name for layer, one in chosen.items()}
+        return Found(named, maps, dict(self._outline.parts), ordered=ordered)
 
     def _all_maps(self) -> Iterator[Map]:
         """Every map that may be a layer, once, in the order in which they are made."""
@@ -165,13 +175,45 @@ class Finder:
         middle = self._higher(last) or self._halfway(last)
         return {"last": self._after_norm(last)} | ({"middle": middle} if middle else {})
 
+    def _in_place(self, one: Map) -> bool:
+        """Whether tokens are in the order of the image: when a half of it changes, they change most in the same half.
+
+        Where a token depends on all of the image alike, nothing can be said, and they are taken to be.
+        """
+        if one.reading.kind in ("BCHW", "BHWC"):
+            return True
+        seen: list[Tensor] = []
+        layer, image = self._layer(one), self._probe[:1]
+        other, (height, width) = image.flip(1, 2, 3), image.shape[2:]
+        halves = torch.zeros(5, 1, height, width, dtype=torch.bool, device=image.device)
+        halves[1, :, : height // 2], halves[2, :, (height + 1) // 2 :] = True, True
+        halves[3, :, :, : width // 2], halves[4, :, :, (width + 1) // 2 :] = True, True
+
+        def keep(_module: nn.Module, _given: object, output: object) -> None:
+            if (found := layer.of(output)) is not None and (mapped := one.reading.as_map(found)) is not None:
+                seen.append(mapped.double())
+
+        handle = layer.module.register_forward_hook(keep)
+        try:
+            with torch.no_grad():
+                self._model(torch.where(halves, other, image))
+        finally:
+            handle.remove()
+        maps = torch.cat(seen)[:5]
+        change = ((maps[1:] - maps[:1]) ** 2).mean(dim=1).clamp(min=TINY).log()
+        down = torch.linspace(1, -1, change.shape[1], dtype=change.dtype, device=change.device).sign()[:, None]
+        across = torch.linspace(1, -1, change.shape[2], dtype=change.dtype, device=change.device).sign()[None]
+        return all(_agrees(first - second, side) for first, second, side in ((*change[:2], down), (*change[2:], across)))
+
     def _last(self) -> Map | None:
         """The last map that the scores depend on."""
         last = self._latest([one for one in self._maps if one.cut])
         if last and self._late(last):
             return last
         later = self._maps[self._maps.index(last) + 1 :] if last else self._maps
-        return self._latest([one for one in later if one.trunk]) or last
+        # Of several branches: what a block of a sequence gives. A part of the network itself may be called inside a block.
+        branches = [one for one in later if one.passed.name in self._sequences] or [one for one in later if one.trunk]
+        return self._latest(branches) or last
 
     def _late(self, one: Map) -> bool:
         return self._trace.depth[one.passed.vertex] <= LATE * len(self._trace.depth)
@@ -238,7 +280,8 @@ class Finder:
         """The last part of the trunk before it whose map is at least twice as high; odd sides are rounded up."""
         before = self._before(last)
         higher = [one for one in before if one.height > last.height and (one.height + 1) // 2 >= last.height]
-        return next((one for one in reversed(higher) if one.cut), higher[-1] if higher else None)
+        lowest = [one for one in higher if one.height == min(other.height for other in higher)]
+        return next(reversed([one for one in lowest if one.cut] or lowest), None)
 
     def _halfway(self, last: Map) -> Map | None:
         """Of a network whose maps all have one size, the one halfway."""
@@ -247,7 +290,31 @@ class Finder:
 
     def _before(self, last: Map) -> list[Map]:
         maps = self._maps[: self._maps.index(last)]
-        return [one for one in maps if one.trunk] if self._trunk else maps
+        parts = [one for one in maps if one.trunk and (one.cut or one.passed.name in self._sequences)]
+        return parts if self._trunk else maps
+
+
+def _agrees(change: Tensor, side: Tensor) -> bool:
+    """Whether changes [h, w] have the sign of their side, or are all alike."""
+    centred = change - change.mean()
+    size = float(centred.abs().mean())
+    return size < ALIKE or float((centred * side).mean()) > HALF * size
+
+
+def _ordered(network: nn.Module, readings: dict[Passed, Reading]) -> dict[Passed, Reading]:
+    """Put the tokens of timm's Hiera in order, as it says itself for its blocks. In the inside of these they have others."""
+    reroll = getattr(network, "reroll", None)
+    if reroll is None:
+        return readings
+    found = {}
+    for one, reading in readings.items():
+        _, _, number = one.name.rpartition("blocks.")
+        if reading.kind == "BTC" and number.isdecimal():
+            order = reroll(torch.arange(one.shape[1]).view(1, -1, 1), int(number)).flatten().tolist()
+            found[one] = replace(reading, order=tuple(order))
+        elif reading.kind != "BTC" or not one.name.startswith("blocks."):
+            found[one] = reading
+    return found
 
 
 def _is_norm(module: nn.Module) -> bool:

@@ -9,16 +9,20 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
+from petechia.models.model import Model
+from petechia.models.openers.adapter import LogitAdapter
+from petechia.models.openers.networks import OperatingPoints
 from petechia.saliency.finding import Found, find
 from petechia.saliency.recording import Layer
 
 NAMED = ("last", "middle")
+WRAPPERS = (Model, LogitAdapter, OperatingPoints)
 BLACK_BOX = "take a method for models without layers: occlusion or rise"
 
 
 def network_of(model: nn.Module) -> nn.Module:
-    """The network whose modules are the layers: of a `petechia.models.model.Model` its own, of any other module itself."""
-    network = getattr(model, "network", model)
+    """The network whose modules are the layers: of Petechia's own wrappers the one inside, of any other module itself."""
+    network = model.network if isinstance(model, WRAPPERS) else model
     return network if isinstance(network, nn.Module) else model
 
 
@@ -51,7 +55,7 @@ def find_layers(model: nn.Module, layers: Sequence[str] | None, images: Tensor) 
 
 
 def names_of(model: nn.Module, images: Tensor) -> dict[str, str]:
-    """ "last" and, where there is one, "middle" → name of a module; of an exported program its name before the export.
+    """Name the modules that "last" and, where there is one, "middle" stand for; of a program as they were before the export.
 
     Args:
         model: in evaluation mode.
@@ -87,6 +91,8 @@ def _why_not(model: nn.Module, layer: str, found: Found, images: Tensor) -> str:
         return f"The scores of {name} have no gradient at the image, so no layer can be explained; {BLACK_BOX}."
     if "last" in found.named:
         return f"No map of {name} is twice as high as its last one, so there is no 'middle'; name a module."
+    if not found.ordered:
+        return f"The tokens of {name} are not in the order of the image, so its layers give no map; {BLACK_BOX}."
     return (
         f"{name} has no map larger than 1x1 to explain images of {pixels} with; take larger images, or a method for models "
         f"without layers."

@@ -9,7 +9,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-MOST_PREFIX = 16  # tokens of a class, a teacher, registers
+MOST_PREFIX = 9  # tokens of a class, a teacher, registers
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,13 @@ class Reading:
         kind: its dimensions: "BCHW", "BHWC", tokens "BTC" or "BCT".
         grid: rows and columns.
         prefix: of tokens, how many come before those of the image's parts.
+        order: number of the token at each place, row by row; () if they are in the order of the image.
     """
 
     kind: Literal["BCHW", "BHWC", "BTC", "BCT"]
     grid: tuple[int, int]
     prefix: int = 0
+    order: tuple[int, ...] = ()
 
     def as_map(self, output: Tensor) -> Tensor | None:
         """Return a layer's output as [B, C, h, w], a view; None where it does not fit."""
@@ -37,7 +39,9 @@ class Reading:
         tokens = output.mT if self.kind == "BTC" else output
         if tokens.shape[2] != self.prefix + height * width:
             return None
-        return tokens[:, :, self.prefix :].reshape(*tokens.shape[:2], height, width)
+        tokens = tokens[:, :, self.prefix :]
+        placed = tokens[:, :, list(self.order)] if self.order else tokens
+        return placed.reshape(*tokens.shape[:2], height, width)
 
 
 @dataclass(frozen=True)
@@ -47,57 +51,70 @@ class Reader:
     Attributes:
         size: height and width of the images.
         channels_last: whether [B, h, w, C] is likelier than [B, C, h, w].
-        tokens: how the network itself says that its tokens are arranged; None if it says nothing.
+        prefix: how many tokens come before those of the image's parts, as the network itself says; None if it does not.
+        grid: rows and columns of tokens, as the network itself says.
     """
 
     size: tuple[int, int]
     channels_last: bool = False
-    tokens: Reading | None = None
+    prefix: int | None = None
+    grid: tuple[int, int] | None = None
 
     @staticmethod
     def of(network: nn.Module, size: tuple[int, int]) -> Reader:
         """As timm's networks say it of themselves."""
         prefix, grid = getattr(network, "num_prefix_tokens", None), getattr(network, "patch_embed", None)
         grid = getattr(grid, "grid_size", None)
-        said = Reading("BTC", (int(grid[0]), int(grid[1])), prefix) if isinstance(prefix, int) and grid is not None else None
-        return Reader(size, getattr(network, "output_fmt", None) == "NHWC", said)
+        last = getattr(network, "output_fmt", None) == "NHWC"
+        return Reader(size, last, prefix if isinstance(prefix, int) else None, (grid[0], grid[1]) if grid else None)
 
     def read(self, shapes: Sequence[tuple[int, ...]], count: int) -> list[Reading | None]:
         """Read the shapes of tensors that a network gave for `count` images; None for what is no map."""
         fitting = [shape for shape in shapes if shape and shape[0] == count]
-        grids = {grid for shape in fitting if len(shape) == 4 for grid in (shape[1:3], shape[2:])}
         lengths = {shape[1] for shape in fitting if len(shape) == 3}
+        sides = {grid for shape in fitting if len(shape) == 4 for grid in (shape[1:3], shape[2:])}
+        grids = {(rows, columns) for rows, columns in sides if not rows == columns in lengths}
         return [self._read(shape, grids, lengths) if shape and shape[0] == count else None for shape in shapes]
 
     def _read(self, shape: tuple[int, ...], grids: Collection[tuple[int, ...]], lengths: Collection[int]) -> Reading | None:
         if len(shape) == 3:
             return self._of_tokens(shape, grids)
-        if len(shape) != 4 or (shape[2] == shape[3] and shape[3] in lengths):  # attention: each token's share in each
+        if len(shape) != 4 or shape[2] == shape[3] in lengths:  # attention: each token's share in each
             return None
         first, last = Reading("BCHW", (shape[2], shape[3])), Reading("BHWC", (shape[1], shape[2]))
         both = (last, first) if self.channels_last else (first, last)
         return next((one for one in both if in_proportion(one.grid, self.size)), None)
 
     def _of_tokens(self, shape: tuple[int, ...], grids: Collection[tuple[int, ...]]) -> Reading | None:
-        said = self.tokens
-        if said and shape[1] == said.prefix + said.grid[0] * said.grid[1]:
-            return said
-        for kind, count in (("BTC", shape[1]), ("BCT", shape[2])):
-            for prefix in range(min(MOST_PREFIX, count - 2) + 1):
-                grid = self._grid(count - prefix)
-                if grid and (prefix < 2 or grid in grids):
-                    return Reading(kind, grid, prefix)  # type: ignore[arg-type]
-        return None
+        """Tokens [B, T, C] or [B, C, T]: T and C can both be squares, so a grid that other tensors have comes first."""
+        if self.prefix is not None and (grid := self._grid(shape[1] - self.prefix, self.grid)):
+            return Reading("BTC", grid, self.prefix)
+        first = [Reading("BTC", grid, prefix) for prefix in range(MOST_PREFIX + 1) if (grid := self._grid(shape[1] - prefix))]
+        last = [Reading("BCT", grid) for grid in (self._grid(shape[2]),) if grid and shape[1] > MOST_PREFIX]
+        few = [one for one in first if one.prefix < 2]
+        halved = _halved(grids)
+        known = [one for one in (*first, *last) if one.grid in grids] or [one for one in (*few, *last) if one.grid in halved]
+        return next(iter((*known, *few)), None)
 
-    def _grid(self, cells: int) -> tuple[int, int] | None:
+    def _grid(self, cells: int, said: tuple[int, int] | None = None) -> tuple[int, int] | None:
         """Rows and columns of that many tokens of the image; of a square image as many of each."""
+        if said and said[0] * said[1] == cells:
+            return said
         height, width = self.size
-        for rows in range(math.isqrt(cells), 0, -1):
+        for rows in range(math.isqrt(max(0, cells)), 0, -1):
             columns, left = divmod(cells, rows)
             for grid in ((rows, columns), (columns, rows)):
                 if not left and in_proportion(grid, self.size) and (height != width or rows == columns):
                     return grid
         return None
+
+
+def _halved(grids: Collection[tuple[int, ...]]) -> set[tuple[int, ...]]:
+    """Grids, and what is left of them after some halvings, rounded up."""
+    found = set(grids)
+    while more := {tuple((side + 1) // 2 for side in grid) for grid in found} - found:
+        found |= more
+    return found
 
 
 def in_proportion(grid: tuple[int, int], size: tuple[int, int]) -> bool:
