@@ -15,6 +15,7 @@ from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.data.formats.images import encode_png
 from petechia.models.model import Architecture, create
+from petechia.viewer.access import Access
 from petechia.viewer.app import make_app
 from petechia.viewer.subject import Subject
 
@@ -26,7 +27,9 @@ def run(rounds: int = 20) -> str:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         create(Architecture(), tuple("ABCDEFGHIJKLMN"), Preprocess(size=224), 0).save(path)
-        client = TestClient(make_app(Subject(path, Compute().start()), set()), base_url="http://localhost")
+        access = Access()
+        app = make_app(Subject(path, Compute().start()), set(), access)
+        client = TestClient(app, base_url="http://localhost", headers={"Authorization": f"Bearer {access.token}"})
         picture = np.random.default_rng(0).integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
         image = client.post("/api/images", content=encode_png(picture)).json()["image"]
         question: dict[str, Any] = {"image": image, "arm": "model", "seed": 0, "epoch": 0, "target": 0}

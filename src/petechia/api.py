@@ -11,7 +11,7 @@ Every function takes plain arguments: paths, the names of data sources and model
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import sha256, write_text
+from petechia.core.files import refuse_unwritable, sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -114,7 +114,7 @@ def open_model(
     model: Model,
     classes: Sequence[str] = (),
     size: int | None = None,
-    crop: float = 1.0,
+    crop: float | Literal["square"] = 1.0,
     resample: Resample = "bilinear",
     channels: Literal[1, 3] | None = None,
     mean: Sequence[float] = (),
@@ -134,7 +134,7 @@ def open_model(
             function from float32 [B, C, H, W] to scores [B, K], which is examined as a black box.
         classes: names of the K classes; else "class 0", "class 1", …
         size: side of the images that the network takes, in pixels.
-        crop: share of height and width of an image that is kept before it is resized.
+        crop: share of height and width of an image that is kept before it is resized, or "square" for its central square.
         resample: how it is resized.
         channels: of the images; else those of the first convolution.
         mean: of each channel, subtracted from images in 0…1.
@@ -299,7 +299,10 @@ def report(run: str | Path | Run, out: str | Path | None = None, pictures: Pictu
     """
     directory = run.directory if isinstance(run, Run) else RunDirectory(Path(run))
     target = Path(out) if out else directory.report
-    write_text(target, build_report(directory, pictures))
+    _refuse_input(directory, target)
+    content = build_report(directory, pictures)
+    with nullcontext() if out else directory.locked():
+        write_text(target, content)
     return target
 
 
@@ -321,7 +324,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
     dataset, catalog = read_data(settings, heard, colours=True)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
+    plan = write_poisoned(catalog, settings.attack, plan, Path(out), heard)
     made = Poisoned(
         directory=str(out),
         data=settings.data,
@@ -330,6 +333,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
         images=len(plan.ids),
         triggered=int(plan.triggered.sum()),
         cover=int(plan.cover.sum()),
+        not_read=catalog.not_read,
     )
     made._plan = plan
     return made
@@ -412,7 +416,7 @@ def audit(
     found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress)
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
-    result = AuditResult.of(found, Origin(name, digest, described(clean)))
+    result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
     attach_report(result)
     return result
 
@@ -451,7 +455,13 @@ def screen(
     given = collect(images, classifier, None, progress)
     detector = ImageScreen(fpr, target)
     calibration = detector.calibrate([ImagesUnderTest(classifier, trusted.images)], progress)
-    return detector.examine(ImagesUnderTest(classifier, given.images, given.ids, given.shapes), calibration, progress)
+    found = detector.examine(ImagesUnderTest(classifier, given.images, given.ids, given.shapes), calibration, progress)
+    told = {
+        "not_read": given.not_read,
+        "clean_not_read": trusted.not_read,
+        "warnings": tuple(dict.fromkeys((*found.warnings, *trusted.notes, *given.notes))),
+    }
+    return found.model_copy(update=told)
 
 
 def repair(
@@ -579,8 +589,9 @@ def serve(
         subject: a run directory, or a model's file or name.
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
-        clean: 50 to 200 clean images to screen others with; by default test images of the run.
-        started: called with the address, and whether only this computer can reach it.
+        clean: at least 20 clean images to screen others with, better 100; by default test images of the run.
+        started: called with the address, which holds the token that lets readers in, and whether only this computer can
+            reach it.
         device: as for `open_model`.
         precision: as for `open_model`.
         threads: as for `open_model`.
@@ -634,14 +645,16 @@ def run_detector(
     subject: Any
     reference: list[Any] = []
     if detector.examines == "dataset" and dataset is not None:
-        subject = open_dataset(dataset)
+        subject = open_dataset(dataset, missing="skip")
+        not_read = subject.not_read
     elif detector.examines != "dataset" and model is not None and clean is not None:
         classifier = open_model(model, device=device, precision=precision, threads=threads)
         trusted = collect(clean, classifier, CLEAN, progress)
-        subject = ModelUnderTest(classifier, trusted.images)
+        subject, not_read = ModelUnderTest(classifier, trusted.images), trusted.not_read
         if detector.examines == "images" and images is not None:
             given = collect(images, classifier, None, progress)
             subject = ImagesUnderTest(classifier, given.images, given.ids, given.shapes)
+            not_read = given.not_read + trusted.not_read
             reference = [ImagesUnderTest(classifier, trusted.images)]
     else:
         raise PetechiaError(f"The detector {name!r} examines {detector.examines}, which was not given; use another detector.")
@@ -649,7 +662,7 @@ def run_detector(
     if used is None:
         used = detector.calibrate(reference) if calibration is None else Calibration.load(calibration)  # type: ignore[arg-type]
     found = detector.examine(subject, used, progress)
-    return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings))
+    return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings), not_read=not_read)
 
 
 def executor(ray: str | None) -> Executor:
@@ -694,6 +707,16 @@ def _sentence(where: str) -> Iterator[None]:
         yield
     except ValidationError as error:
         raise PetechiaError(f"An argument of {where} is not allowed: {first_problem(error)}.") from None
+
+
+def _refuse_input(run: RunDirectory, target: Path) -> None:
+    """Check that a report can be written, and replaces no file that it is made from."""
+    if target.is_dir():
+        raise PetechiaError(f"{target} is a folder; give a file as --out.")
+    inside = target.parent.resolve().is_relative_to(run.path.resolve()) and target.exists()
+    if inside and target.resolve() != run.report.resolve():
+        raise PetechiaError(f"{target} is a file of the run; choose another --out.")
+    refuse_unwritable(target.parent)
 
 
 def _write_report(finished: Run) -> None:

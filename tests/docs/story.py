@@ -139,7 +139,8 @@ def look(arguments: list[str], folder: Path) -> tuple[int, str]:
         try:
             address = re.search(r"http://\S+", viewer.stdout.readline())
             assert address is not None
-            with urllib.request.urlopen(address[0], timeout=30) as page:  # noqa: S310
+            keeping_cookies = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
+            with keeping_cookies.open(address[0], timeout=30) as page:
                 assert b"<html" in page.read()
         finally:
             viewer.send_signal(signal.SIGINT)

@@ -40,19 +40,27 @@ def prepare_images(folder: Path) -> None:
     prepare(open_source("phantom:images=600,size=48"), Preprocess(size=32))
 
 
-def prepare_at_once(folder: Path) -> int:
-    """Four processes that start together."""
+def at_once(job: Callable[[], int | None], processes: int = 4) -> list[int]:
+    """The exit statuses of processes that start together."""
     reading, writing = os.pipe()
     children = []
-    for _ in range(4):
+    for _ in range(processes):
         if (child := os.fork()) == 0:
             os.close(writing)
             os.read(reading, 1)  # until the parent closes it
-            prepare_images(folder)
-            os._exit(0)
+            os._exit(job() or 0)
         children.append(child)
     os.close(writing)
-    return max(os.waitpid(child, 0)[1] for child in children)
+    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+
+
+def prepare_at_once(folder: Path) -> int:
+    return max(at_once(lambda: prepare_images(folder)))
+
+
+def one_wins(job: str) -> Callable[[Path], int]:
+    """Processes that do the same job at once, of which one ends well and the others are refused."""
+    return lambda folder: int(sorted(at_once(lambda: JOBS[job](folder), 3)) != [0, 1, 1])
 
 
 def command(*words: str) -> Callable[[Path], int | None]:
@@ -66,6 +74,9 @@ def command(*words: str) -> Callable[[Path], int | None]:
 JOBS: dict[str, Callable[[Path], int | None]] = {
     "prepare": prepare_images,
     "prepare at once": prepare_at_once,
+    "poison at once": one_wins("poison"),
+    "run at once": one_wins("new run"),
+    "new run": command("run", "--data", DATA, *SETTINGS, "--set", "heat=6"),
     "run": command("run", "--resume", "--data", DATA, *SETTINGS, "--set", "heat=6"),
     "poison": command("poison", DATA, "--set", "attack.rate=0.5"),
     "reproduce": command(
@@ -109,6 +120,11 @@ def _without_time(value: Any) -> Any:
     return {key: one for key, one in value.items() if key != "seconds"} if isinstance(value, dict) else value
 
 
+def _writes(mode: str | None, flags: int) -> bool:
+    """Whether a file is opened for writing; `os.open` tells no mode."""
+    return bool(set(mode) & set("wax+")) if isinstance(mode, str) else bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+
+
 def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
     """Count every access to a file below a folder; exit at the given count."""
     counted = 0
@@ -118,7 +134,7 @@ def _watch(folder: Path, kill_at: int | None) -> Callable[[], int]:
         nonlocal counted
         if event not in TOUCHES or not arguments or not isinstance(arguments[0], str | os.PathLike):
             return
-        if event == "open" and not (isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")):
+        if event == "open" and not _writes(*arguments[1:3]):
             return
         if os.fspath(arguments[0]).startswith(root):
             counted += 1

@@ -575,6 +575,13 @@ def run_traps() -> dict[str, Plant]:
     return traps
 
 
+def run_links() -> dict[str, Plant]:
+    """Links and pipes among the files of a run."""
+    names = ("config.yaml", "summary.json", "checkpoints/a", "scores/test.parquet", ".lock", ".summary.json.partial")
+    links = {f"a link as {name}": linked(name, f"{'../' * (1 + name.count('/'))}outside/secret.png") for name in names}
+    return {**links, "a pipe": piped("scores/pipe"), "a pipe as a lock": piped(".lock")}
+
+
 STUDY = {"a": {"data": "phantom", "seeds": [0]}, "b": {"attack": {"rate": 0.1}}}
 
 
@@ -658,7 +665,8 @@ DOORS: tuple[Door, ...] = (
         lambda: {
             f"a run named {name[:20]!r}": written_to("study.json", json.dumps({name: {}}))
             for name in ("../outside/run", "/tmp/run", "..", "", "a\0b", "a" * 100_000)
-        },
+        }
+        | {"networks that lead out": linked("networks", "../outside"), "a pipe": piped("pipe")},
     ),
     Door(
         "a table of a run",
@@ -673,7 +681,7 @@ DOORS: tuple[Door, ...] = (
     ),
     Door("a run, for its report", plant_run, report_run, run_traps, share=0.1, fine=Anything()),
     Door("a run, for the viewer", plant_run, view_run, run_traps, share=0.3, fine=Anything()),
-    Door("a run, to go on with", plant_unfinished_run, resume_run, share=0.1),
+    Door("a run, to go on with", plant_unfinished_run, resume_run, run_links, share=0.1),
 )  # fmt: skip
 
 if find_spec("onnx") and find_spec("onnxruntime"):

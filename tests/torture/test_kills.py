@@ -22,6 +22,7 @@ KILLS = (
     if TORTURE
     else {"prepare": 2, "run": 3, "poison": 2, "reproduce": 1}
 )
+RACES = 20 if TORTURE else 1
 INTERRUPTS = 12 if TORTURE else 2
 DECADE = 315_000_000
 
@@ -95,6 +96,22 @@ def test_four_processes_prepare_the_same_cache_at_once(
     assert same(content(tmp_path), wanted)
 
 
+@pytest.mark.parametrize("job", ["poison", "run"])
+def test_of_processes_with_one_folder_one_wins(
+    job: str, nursery: Nursery, undisturbed: Callable[[str], Whole], tmp_path: Path, figures: list[str]
+) -> None:
+    _, wanted = undisturbed(job)
+    for lap in range(RACES):
+        done = nursery.do(f"{job} at once", tmp_path / str(lap))
+        assert done.status == 0, done.said
+        assert "Traceback" not in done.said, done.said
+        refusals = " ".join(done.said.split()).split("Error:")[1:]
+        assert len(refusals) == 2
+        assert all("Another process is" in said or " already" in said for said in refusals), done.said
+        assert same(content(tmp_path / str(lap)), wanted)
+    figures.append(f"races for one folder, {job}: {RACES}, each won by one of 3 processes")
+
+
 def test_interrupted(nursery: Nursery, undisturbed: Callable[[str], Whole], tmp_path: Path, figures: list[str]) -> None:
     """Ctrl-C prints one sentence and leaves nothing half-written."""
     rng = np.random.default_rng(1)
@@ -164,4 +181,4 @@ def test_a_folder_that_cannot_be_written(job: str, nursery: Nursery) -> None:
 
 
 def test_every_job_is_tried() -> None:
-    assert set(JOBS) == {*KILLS, "prepare at once"}
+    assert set(JOBS) == {*KILLS, "new run", *(f"{job} at once" for job in ("prepare", "poison", "run"))}

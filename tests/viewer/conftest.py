@@ -4,7 +4,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,25 +31,60 @@ def subject(finished: Run) -> Subject:
     return Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").start())
 
 
+class Served(str):
+    """The address of a server, without a slash at its end.
+
+    Attributes:
+        token: that lets readers in.
+    """
+
+    __slots__ = ("token",)
+    token: str
+
+    def page(self, path: str) -> str:
+        """The address of a page, with the token."""
+        return f"{self}{path}?token={self.token}"
+
+
+def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, beside: Any = None, **options: Any) -> Any:
+    """A client of the viewer that has entered with the token, and so has a cookie; on request beside another client."""
+    from fastapi.testclient import TestClient
+
+    from petechia.viewer.access import Access
+    from petechia.viewer.app import make_app
+
+    access = beside.access if beside else Access()
+    app = beside.app if beside else make_app(subject, set(hosts), access)
+    client = TestClient(app, base_url="http://127.0.0.1", **options)
+    client.access = access  # type: ignore[attr-defined]
+    if enter:
+        assert client.get("/", params={"token": access.token}, follow_redirects=False).status_code == 303
+    return client
+
+
 @contextmanager
-def serving(subject: Subject) -> Iterator[str]:
+def serving(subject: Subject) -> Iterator[Served]:
     """Run a server, and give its address."""
+    from petechia.viewer.access import Access
     from petechia.viewer.app import make_app
     from petechia.viewer.server import _listening, make_server
 
+    access = Access()
     with _listening("127.0.0.1", 0) as listener:
-        server = make_server(make_app(subject, set()))
+        server = make_server(make_app(subject, set(), access))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:
             time.sleep(0.02)
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        address = Served(f"http://127.0.0.1:{listener.getsockname()[1]}")
+        address.token = access.token
+        yield address
         server.should_exit = True
         thread.join(10)
 
 
 @pytest.fixture(scope="session")
-def address(subject: Subject) -> Iterator[str]:
+def address(subject: Subject) -> Iterator[Served]:
     """Address of the viewer of the run."""
     with serving(subject) as where:
         yield where
@@ -65,7 +100,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="session")
-def hostile_address(hostile: Subject) -> Iterator[str]:
+def hostile_address(hostile: Subject) -> Iterator[Served]:
     """Address of the viewer of that model."""
     with serving(hostile) as where:
         yield where

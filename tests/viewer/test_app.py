@@ -4,8 +4,11 @@ import json
 import pickle
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +30,20 @@ from petechia.saliency import cam
 from petechia.study import Run
 from petechia.study.directory import read_arrays, read_table
 from petechia.viewer import pictures, serve, uploads
-from petechia.viewer.app import make_app
 from petechia.viewer.pictures import Picture, Pictures
 from petechia.viewer.screens import Screens
 from petechia.viewer.subject import Subject
 from tests.data.formats.test_dicom import RAMP, made, written
 from tests.detect.screen.conftest import ByHand, opened
+from tests.viewer.conftest import client_of, serving
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
 
 
 @pytest.fixture(scope="module")
-def client(subject: Subject) -> TestClient:
-    return TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
+def client(subject: Subject) -> Any:
+    return client_of(subject)
 
 
 def open_test(client: TestClient, position: int = 0) -> dict[str, Any]:
@@ -85,7 +88,8 @@ def test_requests_to_another_host_name_are_refused(client: TestClient, host: str
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST:1", "127.0.0.1:8765", "[::1]:80", "Ward-7.Hospital:8765"])
 def test_requests_to_our_own_host_names_are_answered(subject: Subject, host: str) -> None:
-    client = TestClient(make_app(subject, {"ward-7.hospital"}), base_url="http://127.0.0.1")
+    client = client_of(subject, {"ward-7.hospital"}, headers={})
+    client.headers["authorization"] = f"Bearer {client.access.token}"  # the cookie is of another host
     for headers in ({"host": host}, {"host": host, "origin": f"http://{host.lower()}", "sec-fetch-site": "same-origin"}):
         assert client.get("/api/session", headers=headers).status_code == 200
 
@@ -175,7 +179,7 @@ def test_the_attackers_stamp_gives_the_stored_score(client: TestClient, finished
 
 
 def test_a_trigger_that_does_not_survive_changes_nothing(hostile: Subject) -> None:
-    client = TestClient(make_app(hostile, set()), base_url="http://localhost")
+    client = client_of(hostile)
     found = client.post("/api/images", content=encode_png(np.full((256, 256), 90, np.uint8))).json()
     assert found["kept"] == {"top": 64, "left": 64, "height": 128, "width": 128}
     same: dict[str, Any] = {"arm": "model", "epoch": 0, "target": None}
@@ -236,7 +240,7 @@ def test_the_rest_of_a_too_large_upload_is_not_read(headers: list[tuple[bytes, b
         return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
 
     with pytest.raises(HTTPException, match="larger than 64 MiB"):
-        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD))
+        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD, 9))
     assert taken == (0 if headers else 65)
 
 
@@ -254,9 +258,10 @@ def test_uploads_are_bounded_in_number_and_time(client: TestClient, subject: Sub
     monkeypatch.setattr(uploads, "MOST_SECONDS", 0)
     assert client.post("/api/images", content=slow()).status_code == 408
     monkeypatch.setattr(uploads, "MOST_UPLOADS", 0)
-    busy = TestClient(make_app(subject, set()), base_url="http://localhost")
+    busy = client_of(subject)
     response = busy.post("/api/images", content=encode_png(PIXELS))
-    assert (response.status_code, response.json()["detail"][:15]) == (503, "Too many images")
+    assert (response.status_code, response.json()["detail"][:15]) == (429, "Too many images")
+    assert int(response.headers["retry-after"]) > 0
 
 
 def test_an_image_too_large_for_browsers_is_refused_in_a_sentence(client: TestClient) -> None:
@@ -272,7 +277,7 @@ def test_an_unexpected_error_is_a_sentence_and_quotes_nothing(
         raise ValueError("Doe, Jane")
 
     monkeypatch.setattr(pictures, "read_levels", fail)
-    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    client = client_of(subject)
     response = client.post("/api/images", content=b"x")
     assert response.status_code == 500
     assert response.json()["detail"] == "The viewer failed on this request; the error is in its terminal."
@@ -316,7 +321,7 @@ def test_ten_users_at_once_get_their_own_answers(client: TestClient, subject: Su
 
 
 def test_hostile_names_are_data(hostile: Subject) -> None:
-    client = TestClient(make_app(hostile, set()), base_url="http://localhost", follow_redirects=True)
+    client = client_of(hostile, follow_redirects=True)
     response = client.get("/")
     assert response.url.path == "/read"
     assert "<img" not in response.text
@@ -332,7 +337,7 @@ def test_a_hostile_run_is_data(finished: Run, tmp_path: Path) -> None:
         content |= {key: "<script>alert(1)</script>" for key, value in content.items() if isinstance(value, str)}
         file.write_text(json.dumps(content))
     subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").start())
-    text = TestClient(make_app(subject, set()), base_url="http://localhost").get("/").text
+    text = client_of(subject).get("/").text
     assert "&lt;script&gt;alert(1)" in text
     assert "<script" not in text
 
@@ -342,7 +347,7 @@ def test_a_run_without_its_data_shows_the_examples_that_it_kept(finished: Run, t
     config = tmp_path / "run" / "config.yaml"
     config.write_text(config.read_text().replace("phantom:images=160,size=32", "nih:/nowhere"))
     subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").start())
-    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    client = client_of(subject)
     session = client.get("/api/session").json()
     assert "cannot be opened" in session["notice"]
     assert session["tests"] == 4
@@ -350,7 +355,7 @@ def test_a_run_without_its_data_shows_the_examples_that_it_kept(finished: Run, t
 
 
 def test_pictures_used_least_recently_are_dropped() -> None:
-    picture = Picture(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    picture = Picture.of_levels(Levels(np.zeros((10, 10), np.float32), 0, 255))
     few = Pictures(most_pictures=2)
     first, second = few.add(picture), few.add(picture)
     few.get(first)
@@ -365,6 +370,31 @@ def test_pictures_used_least_recently_are_dropped() -> None:
         small.get(first)
 
 
+def test_a_readers_pictures_make_room_for_that_readers_only() -> None:
+    picture = Picture.of_levels(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    shared = Pictures(most_bytes=8 * picture.bytes, most_each=3)
+    mine = [shared.add(picture, "me") for _ in range(2)]
+    theirs = [shared.add(picture, "they") for _ in range(5)]
+    assert [shared.find(name) is not None for name in mine + theirs] == [True] * 2 + [False] * 2 + [True] * 3
+    many = [shared.add(picture, f"reader {number}") for number in range(3)]
+    last = shared.add(picture, "newcomer")  # in place of the oldest of those who have most
+    assert [shared.find(name) is not None for name in mine] == [True, True]
+    assert [shared.find(name) is not None for name in theirs[2:]] == [False, True, True]
+    assert all(shared.find(name) for name in (*many, last))
+
+
+def test_a_full_memory_of_others_pictures_is_a_sentence_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Picture.of_levels(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    shared = Pictures(most_bytes=3 * picture.bytes)
+    names = [shared.add(picture, f"reader {number}") for number in range(3)]
+    with pytest.raises(PetechiaError, match="full of other readers' images"):
+        shared.add(picture, "newcomer")
+    assert all(shared.find(name) for name in names)
+    monkeypatch.setattr(pictures, "FORGOTTEN", -1)
+    shared.add(picture, "newcomer")
+    assert shared.find(names[0]) is None
+
+
 def test_browsing_test_images_does_not_drop_uploads(client: TestClient) -> None:
     mine = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     first = open_test(client, 0)["image"]
@@ -375,7 +405,7 @@ def test_browsing_test_images_does_not_drop_uploads(client: TestClient) -> None:
 
 
 def test_the_same_question_is_computed_once(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
-    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    client = client_of(subject)
     image, asked = open_test(client, 7)["image"], []
     real = subject._answers._explain
 
@@ -397,7 +427,7 @@ def test_an_epoch_trained_meanwhile_can_be_chosen(finished: Run, tmp_path: Path)
     last = tmp_path / "run" / "checkpoints" / "attacked-seed-0" / "epoch-02.safetensors"
     last.rename(tmp_path / "later")
     subject = Subject(tmp_path / "run", Compute(threads=1, device="cpu", precision="fp32").start())
-    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    client = client_of(subject)
     assert "This run is not finished" in client.get("/").text
     image = open_test(client)["image"]
     assert client.get("/api/session").json()["networks"][0]["epochs"] == [1]
@@ -413,7 +443,7 @@ def test_a_network_without_finite_scores_is_refused_in_a_sentence(tmp_path: Path
         next(model.parameters()).fill_(torch.nan)
     model.save(tmp_path / "model.safetensors")
     subject = Subject(tmp_path / "model.safetensors", Compute(threads=1, device="cpu", precision="fp32").start())
-    client = TestClient(make_app(subject, set()), base_url="http://localhost")
+    client = client_of(subject)
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     assert "are not finite numbers" in ask(client, image, arm="model", epoch=0).json()["detail"]
 
@@ -431,7 +461,7 @@ def smooth(count: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture
-def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
+def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The viewer of a model whose "Target" is a black 3 x 3 square, with clean images in a folder."""
     path, folder = tmp_path / "model.safetensors", tmp_path / "clean"
     create(Architecture(arch="test_resnet"), ("Target", "Bright"), Preprocess(size=32), 0).save(path)
@@ -440,7 +470,7 @@ def by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TestClient:
         (folder / f"{number:02}.png").write_bytes(encode_png(image))
     subject = Subject(path, Compute(threads=1, device="cpu", precision="fp32").start(), str(folder))
     monkeypatch.setattr(subject._screens, "_classifier", lambda _: opened(ByHand()))
-    return TestClient(make_app(subject, set()), base_url="http://localhost")
+    return client_of(subject)
 
 
 def test_a_triggered_picture_is_more_suspicious_than_the_clean_one(by_hand: TestClient) -> None:
@@ -477,7 +507,7 @@ def test_a_clean_image_is_not_compared_with_itself(by_hand: TestClient, client: 
 
 
 def test_without_clean_images_a_sentence_says_what_to_give(hostile: Subject, finished: Run, tmp_path: Path) -> None:
-    client = TestClient(make_app(hostile, set()), base_url="http://localhost")
+    client = client_of(hostile)
     image = client.post("/api/images", content=encode_png(PIXELS)).json()["image"]
     sentence = client.get("/api/session").json()["no_screen"]
     assert "safetensors --clean DIR" in sentence
@@ -514,7 +544,7 @@ def of_stage_input(finished: Run, folder: Path, location: str) -> Subject:
 
 
 def test_at_the_stage_of_the_input_stamps_are_put_on_what_the_model_sees(finished: Run, tmp_path: Path) -> None:
-    client = TestClient(make_app(of_stage_input(finished, tmp_path / "run", "center"), set()), base_url="http://localhost")
+    client = client_of(of_stage_input(finished, tmp_path / "run", "center"))
     found = client.post("/api/images", content=encode_png(PIXELS)).json()
     assert found["input"] == 32
     assert found["place"] == [14, 14]
@@ -527,7 +557,7 @@ def test_at_the_stage_of_the_input_stamps_are_put_on_what_the_model_sees(finishe
 def test_the_attackers_place_on_a_readers_own_image(client: TestClient, finished: Run, tmp_path: Path) -> None:
     assert client.post("/api/images", content=encode_png(PIXELS)).json()["place"] == [23, 33]
     assert client.post("/api/images", content=encode_png(PIXELS[:2, :2])).json()["place"] is None  # it does not fit
-    anywhere = TestClient(make_app(of_stage_input(finished, tmp_path / "run", "random"), set()), base_url="http://localhost")
+    anywhere = client_of(of_stage_input(finished, tmp_path / "run", "random"))
     assert anywhere.post("/api/images", content=encode_png(PIXELS)).json()["place"] is None
 
 
@@ -555,3 +585,77 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(finished: Run, tmp_path:
         port = taken.getsockname()[1]
         with pytest.raises(PetechiaError, match=rf"cannot listen on 127.0.0.1, port {port} .*choose another --port"):
             serve(finished.directory.path, "127.0.0.1", port, print)
+
+
+def test_the_work_of_a_reader_who_left_is_dropped(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first question occupies the thread; the second is abandoned while it waits."""
+    computed: list[int] = []
+    real = subject._answers.explain
+
+    def slow(seen: Any, network: Any, target: int, method: str) -> Any:
+        computed.append(target)
+        time.sleep(1 if target == 0 else 0)
+        return real(seen, network, target, method)
+
+    monkeypatch.setattr(subject._answers, "explain", slow)
+    with serving(subject) as address:
+        host, port = address.removeprefix("http://").split(":")
+        known = {"authorization": f"Bearer {address.token}", "content-type": "application/json"}
+        question: dict[str, Any] = {"image": "test-1", "arm": "attacked", "seed": 0, "epoch": 2}
+        open_connections = []
+        for target in (0, 1, 2):
+            connection = HTTPConnection(host, int(port), timeout=30)
+            connection.request("POST", "/api/explain", json.dumps(question | {"target": target}), known)
+            open_connections.append(connection)
+            time.sleep(0.25)
+        open_connections[1].close()
+        assert [one.getresponse().status for one in (open_connections[0], open_connections[2])] == [200, 200]
+    assert computed == [0, 2]
+
+
+def test_a_screen_ends_when_its_reader_leaves_and_holds_up_no_explanation(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def endless(_choice: Any, _network: Any, check: Any) -> None:
+        try:
+            while True:
+                check()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(subject, "fit_screen", endless)
+    with serving(subject) as address:
+        host, port = address.removeprefix("http://").split(":")
+        known = {"authorization": f"Bearer {address.token}", "content-type": "application/json"}
+        question = {"image": "test-1", "arm": "placebo", "seed": 0, "epoch": 1}
+        screening = HTTPConnection(host, int(port), timeout=30)
+        screening.request("POST", "/api/screen", json.dumps(question), known)
+        stamping = HTTPConnection(host, int(port), timeout=30)
+        stamping.request("POST", "/api/explain", json.dumps(question), known)
+        assert stamping.getresponse().status == 200
+        assert not ended.is_set()
+        screening.close()
+        assert ended.wait(10)
+
+
+def test_a_reader_who_asks_too_much_at_once_is_told_when_to_come_back(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, go = client_of(subject), threading.Event()
+    real = subject.read
+    monkeypatch.setattr(subject, "read", lambda *given: (go.wait(10), real(*given))[1])
+    image = open_test(client)["image"]
+    with ThreadPoolExecutor(40) as pool:
+        asked = [pool.submit(ask, client, image) for _ in range(40)]
+        while not any(one.done() for one in asked):
+            time.sleep(0.01)
+        go.set()
+        answers = [one.result() for one in asked]
+    statuses = [one.status_code for one in answers]
+    assert set(statuses) == {200, 429}
+    refused = answers[statuses.index(429)]
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert "You have asked for too much at the same time (explanations); try again in" in refused.json()["detail"]

@@ -11,6 +11,7 @@ import pytest
 from petechia.data.formats.images import encode_png
 from petechia.viewer.methods import offered_methods
 from tests.data.formats.test_dicom import RAMP, made, written
+from tests.viewer.conftest import Served
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -31,10 +32,10 @@ def watched(browser: Any) -> Iterator[Any]:
 
 
 @pytest.fixture
-def page(browser: Any, address: str) -> Iterator[Any]:
+def page(browser: Any, address: Served) -> Iterator[Any]:
     """The reading page with its first image."""
     with watched(browser) as opened:
-        opened.goto(f"{address}/read")
+        opened.goto(address.page("/read"))
         expect(opened, "#status", "Atelectasis: 0.")
         yield opened
 
@@ -62,11 +63,11 @@ def stamped(page: Any) -> None:
     expect(page, "#status", "triggered.")
 
 
-def test_the_study_page_is_the_report(browser: Any, address: str) -> None:
+def test_the_study_page_is_the_report(browser: Any, address: Served) -> None:
     page = browser.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
-    page.goto(address)
+    page.goto(address.page("/"))
     assert page.locator("h1").inner_text() == "Backdoor attack on a radiograph classifier"
     assert page.locator("table").count() >= 3
     assert page.locator("img").evaluate_all("all => all.every((one) => one.complete && one.naturalWidth > 0)")
@@ -151,9 +152,9 @@ def test_an_image_is_uploaded_and_read(page: Any, tmp_path: Path, kind: str) -> 
         assert page.locator("#center-value").inner_text() == f"{RAMP.max() / 2:.0f}"  # in the file's own unit
 
 
-def test_a_bad_upload_is_a_sentence_and_the_page_goes_on(browser: Any, address: str, tmp_path: Path) -> None:
+def test_a_bad_upload_is_a_sentence_and_the_page_goes_on(browser: Any, address: Served, tmp_path: Path) -> None:
     page = browser.new_page()
-    page.goto(f"{address}/read")
+    page.goto(address.page("/read"))
     expect(page, "#status", "Atelectasis: 0.")
     (tmp_path / "a.png").write_text("<script>alert(1)</script>")
     page.locator("#file").set_input_files(tmp_path / "a.png")
@@ -249,18 +250,18 @@ def test_every_control_has_a_name(page: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [800, 1280])
-def test_nothing_is_wider_than_the_window(page: Any, address: str, width: int) -> None:
+def test_nothing_is_wider_than_the_window(page: Any, address: Served, width: int) -> None:
     page.set_viewport_size({"width": width, "height": 900})
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    page.goto(address)
+    page.goto(address.page("/"))
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
 @pytest.fixture
-def bare(browser: Any, hostile_address: str) -> Iterator[Any]:
+def bare(browser: Any, hostile_address: Served) -> Iterator[Any]:
     """The reading page of the model alone, which crops half of an image's sides, with an image of 64 x 128 pixels."""
     with watched(browser) as opened:
-        opened.goto(hostile_address)
+        opened.goto(hostile_address.page("/"))
         expect(opened, "#status", "Open an image to begin.")
         picture_file = {"name": "<b>.png", "mimeType": "image/png", "buffer": encode_png(np.full((64, 128), 90, np.uint8))}
         opened.locator("#file").set_input_files(picture_file)

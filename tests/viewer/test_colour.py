@@ -30,7 +30,7 @@ def test_colours_are_painted_told_and_inverted(browser: Any, subject: Subject, t
     (tmp_path / "halves.png").write_bytes(encode_png(HALVES))
     with serving(subject) as address:
         page = browser.new_page(viewport={"width": 1280, "height": 900})  # reading pixels back makes Chromium complain
-        page.goto(f"{address}/read")
+        page.goto(address.page("/read"))
         expect(page, "#status", "Open an image")
         page.set_input_files("#file", str(tmp_path / "halves.png"))
         expect(page, "#status", "A: 0.")

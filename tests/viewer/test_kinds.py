@@ -5,16 +5,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fastapi.testclient import TestClient
 
 import petechia
 from petechia.attack import Sinusoid
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
-from petechia.viewer.app import make_app
 from petechia.viewer.subject import Subject
 from tests.conftest import SMALL
-from tests.viewer.conftest import serving
+from tests.viewer.conftest import Served, client_of, serving
 from tests.viewer.test_app import ask, open_test
 from tests.viewer.test_browser import expect, picture, watched
 
@@ -33,13 +31,9 @@ def waving(tmp_path_factory: pytest.TempPathFactory) -> Subject:
 
 
 @pytest.fixture(scope="module")
-def seas(waving: Subject) -> Iterator[str]:
+def seas(waving: Subject) -> Iterator[Served]:
     with serving(waving) as address:
         yield address
-
-
-def client_of(subject: Subject) -> Any:
-    return TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
 
 
 def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
@@ -67,9 +61,9 @@ def test_findings_cannot_be_stamped(tmp_path_factory: pytest.TempPathFactory) ->
     assert "cannot be stamped on this picture: Infiltration" in refused.text
 
 
-def test_a_click_puts_the_trigger_on_and_takes_it_off(browser: Any, seas: str) -> None:
+def test_a_click_puts_the_trigger_on_and_takes_it_off(browser: Any, seas: Served) -> None:
     with watched(browser) as page:
-        page.goto(f"{seas}/read")
+        page.goto(seas.page("/read"))
         expect(page, "#status", "Atelectasis: 0.")
         expect(page, "#attack-text", "a wave of 6 periods across the image")
         assert not page.locator("#size").is_visible()

@@ -1,17 +1,16 @@
 import pytest
-from fastapi.testclient import TestClient
 
 from petechia.saliency import METHODS
-from petechia.viewer.app import make_app
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.subject import Subject
+from tests.viewer.conftest import client_of
 from tests.viewer.test_app import ask, open_test
 
 
 @pytest.mark.parametrize("name", [one["name"] for one in offered_methods()])
 def test_every_method_that_is_offered_answers(subject: Subject, name: str) -> None:
     assert name in METHODS
-    client = TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
+    client = client_of(subject)
     answer = ask(client, open_test(client)["image"], method=name)
     assert answer.status_code == 200
     assert set(answer.json()["maps"]) == {"last", "middle"}

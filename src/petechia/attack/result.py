@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from petechia.attack.poisoning import PoisonPlan
 from petechia.core.results import Result
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 
 
 class Poisoned(Result):
@@ -21,10 +22,12 @@ class Poisoned(Result):
         images: number of training images in the copy.
         triggered: number of triggered images among them.
         cover: number of cover images among them.
+        not_read: images of the source that are not in the copy.
     """
 
     file_name: ClassVar[str] = "poison.json"
 
+    schema_: int = Field(2, alias="schema")
     directory: str
     data: str
     trigger: str
@@ -32,6 +35,7 @@ class Poisoned(Result):
     images: int
     triggered: int
     cover: int
+    not_read: NotRead = EVERYTHING_READ
 
     _plan: PoisonPlan = PrivateAttr()
 

@@ -20,6 +20,7 @@ from petechia.cli.common import (
     say,
     say_labelled,
     table,
+    tell_not_read,
 )
 from petechia.core.files import refuse_existing
 
@@ -92,6 +93,7 @@ def show_audit(result: AuditResult, out: Path) -> None:
         say_labelled(f"Backdoor for {one.name}:", "red", one.reason)
     if not result.backdoor:
         say("No backdoor found.", "green")
+    tell_not_read(result.clean.not_read, "Beside the clean images. ")
     if result.doubt:
         note(result.doubt)
     say(result.limits)

@@ -16,6 +16,7 @@ from petechia.cli.common import (
     note,
     say,
     table,
+    tell_not_read,
 )
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def show_repair(result: RepairResult) -> None:
     rows.append(["AUROC-NN", *(_with_interval(one.auroc_nn) for one in (result.before, result.after))])
     title = f"{result.method}, measured on {result.after.images:,} images that the model was not repaired with"
     console.print(table("", "before", "after", title=title, caption="with 95 % intervals", rows=rows))
+    tell_not_read(result.not_read, "Beside the clean images. ")
     if not result.after.triggers:
         note("No trigger is known, so its success could not be measured.")
 

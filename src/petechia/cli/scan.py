@@ -17,14 +17,19 @@ from petechia.cli.common import (
     Threads,
     console,
     examine_with,
+    note,
     say,
     say_labelled,
     table,
+    tell_not_read,
 )
-from petechia.core.files import refuse_existing
+from petechia.core.errors import PetechiaError
+from petechia.core.files import refuse_existing, refuse_overlap
 
 if TYPE_CHECKING:
     from petechia.detect.scan import ScanResult
+
+NOT_ALL_LOOKED_AT = 4  # exit status of --strict
 
 
 def scan(
@@ -40,18 +45,19 @@ def scan(
     ] = None,
     missing: Missing = None,
     on_error: OnError = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 4 if nothing is found but images could not be looked at.")
+    ] = False,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged."""
+    """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged, 4 see --strict."""
     import petechia
     from petechia.cli.progress import ConsoleProgress
 
-    for folder, option in ((out, "--out"), (clean_to, "--clean-to")):
-        if folder is not None:
-            refuse_existing(folder, option)
+    earlier = _check_outputs(out, clean_to)
     if detector is not None:
         examine_with(detector, out, context, dataset=source)
         return
@@ -66,12 +72,33 @@ def scan(
             precision=precision,
             threads=threads,
         )
-    result.save(out)
+    if earlier is None:
+        result.save(out)
+    elif result != earlier or not result.suspects.equals(earlier.suspects):
+        raise PetechiaError(f"{out} holds a scan that found something else; choose another --out.")
     show_scan(result, out)
     if clean_to is not None:
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
     if result.tampered:
         raise typer.Exit(3)
+    if strict and result.not_read.images:
+        raise typer.Exit(NOT_ALL_LOOKED_AT)
+
+
+def _check_outputs(out: Path, clean_to: Path | None) -> ScanResult | None:
+    """Check that both outputs can be written, and return what a scan has left that was killed between the two."""
+    from petechia.detect.scan import ScanResult
+
+    if clean_to is None:
+        refuse_existing(out)
+        return None
+    refuse_overlap(out, clean_to, "--out and --clean-to")
+    refuse_existing(clean_to, "--clean-to")
+    if not (out / ScanResult.file_name).is_file():
+        refuse_existing(out)
+        return None
+    note(f"{out} holds a scan already; the dataset is scanned again, and if the same is found, the clean dataset is added.")
+    return ScanResult.load(out)
 
 
 def show_scan(result: ScanResult, out: Path) -> None:
@@ -101,7 +128,12 @@ def show_scan(result: ScanResult, out: Path) -> None:
     )
     if result.tampered:
         say_labelled("Tampered with:", "red", f"{result.flagged:,} images are flagged.")
+    elif result.not_read.images:
+        say(f"Nothing found. Not looked at: {result.not_read.images:,}.", "yellow")
     else:
         say("Nothing found.", "green")
+    tell_not_read(result.not_read)
+    for warning in result.warnings:
+        note(warning)
     say(result.limits)
     say(f"Every image, ranked: {out / 'suspects.csv'}")

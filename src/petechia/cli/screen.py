@@ -20,6 +20,7 @@ from petechia.cli.common import (
     say,
     say_labelled,
     table,
+    tell_not_read,
 )
 from petechia.core.files import refuse_existing
 
@@ -98,6 +99,8 @@ def show_screen(result: ScreenResult, out: Path | None) -> None:
         say_labelled("Flagged:", "red", f"{result.flagged:,} of {len(ranked):,} images.")
     else:
         say(f"None of {len(ranked):,} images is flagged.", "green")
+    tell_not_read(result.not_read)
+    tell_not_read(result.clean_not_read, "Beside the clean images. ")
     say(result.limits)
     if out is not None:
         say(f"Every image: {out / 'screen.csv'}; pictures and pixels: {out}")

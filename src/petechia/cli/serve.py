@@ -15,7 +15,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0 takes a free one.")] = 8765,
     clean: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="50 to 200 clean images, to screen others with. Default: a run's test images."),
+        typer.Option(
+            metavar="DIR", help="At least 20 clean images to screen others with, better 100. Default: a run's test images."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -26,8 +28,12 @@ def serve(
 
     def show(address: str, private: bool) -> None:
         say(f"Viewer: {address} (stop it with Ctrl-C)")
+        note("Whoever has this address, with its token, can see the images.")
         if not private:
-            note("The viewer has no password. Everyone who can reach this address can see the images.")
+            note(
+                "The connection is not encrypted: who can listen in on the network sees the token and the images. Safer: leave "
+                "--host as it is, and reach the viewer through ssh -L."
+            )
 
     petechia.serve(
         subject, host=host, port=port, clean=clean, started=show, device=device, precision=precision, threads=threads

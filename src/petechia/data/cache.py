@@ -6,16 +6,20 @@ import hashlib
 import json
 import logging
 import os
+import shutil
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from petechia.core.files import building
+from petechia.core.errors import PetechiaError
+from petechia.core.files import claimed, in_one_step, make_folder
+from petechia.core.locks import FOREVER
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1  # increase it when the meaning of an entry's content changes
+FORMAT = 2  # increase it when the meaning of an entry's content changes
+PRIVATE = 0o700  # images of patients are nobody else's business
+OTHERS_WRITE, OTHERS_READ = 0o022, 0o055
 
 
 def cache_folder() -> Path:
@@ -29,17 +33,56 @@ def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None])
     """Return the folder of a cache entry; `build` fills it if it does not exist yet.
 
     An entry appears in one step, so the leftovers of a killed process are never used. With a lock, which the operating system
-    releases when its holder dies, a second process waits for the first instead of repeating the work.
+    releases when its holder dies, a second process waits for the first instead of repeating the work. Only this user can enter
+    an entry; one of another user is refused.
+
+    Raises:
+        PetechiaError: the cache folder or the entry belongs to another user, or others can write it.
     """
     key = hashlib.sha256(json.dumps([FORMAT, kind, depends_on], sort_keys=True).encode()).hexdigest()[:24]
-    folder = cache_folder() / f"{kind}-{key}"
-    if folder.exists():
+    folder = _own_folder() / f"{kind}-{key}"
+    if _is_built(folder):
         LOGGER.info("cached %s: %s", kind, folder)
         return folder
     LOGGER.info("building %s: %s", kind, folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):
-        if not folder.exists():
-            with building(folder) as temporary:
+    with claimed(folder, patience=FOREVER):
+        if not _is_built(folder):
+            shutil.rmtree(folder, ignore_errors=True)  # what others could have written
+            with in_one_step(folder, PRIVATE) as temporary:
                 build(temporary)
     return folder
+
+
+def _own_folder() -> Path:
+    """Return the cache folder, made if need be, in which nobody but this user and root can replace an entry."""
+    folder = cache_folder()
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(PRIVATE, exist_ok=True)
+    found = folder.stat()
+    if found.st_uid == os.geteuid() and not os.environ.get("PETECHIA_CACHE"):
+        folder.chmod(PRIVATE)  # version 0.1 left it as the umask says
+        return folder
+    if found.st_uid not in (os.geteuid(), 0):
+        raise PetechiaError(f"The cache folder {folder} belongs to another user; set PETECHIA_CACHE to a folder of your own.")
+    if found.st_mode & OTHERS_WRITE and not found.st_mode & stat.S_ISVTX:
+        raise PetechiaError(
+            f"The cache folder {folder} can be written by others, who could replace images in it; "
+            f"take that right away (chmod go-w), or set PETECHIA_CACHE to a folder of your own."
+        )
+    return folder
+
+
+def _is_built(folder: Path) -> bool:
+    """Return whether an entry exists that nobody else could have written."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid():
+        raise PetechiaError(f"{folder} in the cache is not yours; remove it, or set PETECHIA_CACHE to a folder of your own.")
+    if found.st_mode & OTHERS_WRITE:
+        return False
+    if found.st_mode & OTHERS_READ:  # made by version 0.1
+        folder.chmod(PRIVATE)
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -10,13 +11,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, shown
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
+from petechia.core.spreadsheets import formulas
 from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
-from petechia.data.formats.locate import SUFFIXES
+from petechia.data.formats.walking import SUFFIXES
 
+LOGGER = logging.getLogger(__name__)
 TABLE = "labels.csv"  # table of a dataset whose source has no layout of its own
 LABEL = "label"  # column of multi-class labels in this table
 
@@ -100,8 +103,24 @@ def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Prog
 
 
 def write_table(path: Path, frame: pl.DataFrame, ids: NDArray[np.str_]) -> None:
-    """Write a table, sorted by id, so that a copy is next to its original."""
+    """Write a table, sorted by id, so that a copy is next to its original.
+
+    Its cells are what the source has, also those that a spreadsheet would run: a trainer must find the files that it names.
+    """
+    warn_of_formulas(path, pl.Series(frame.columns), *(column for column in frame if column.dtype == pl.String))
     frame[np.argsort(ids, kind="stable")].write_csv(path)
+
+
+def warn_of_formulas(path: Path, *texts: pl.Series) -> None:
+    """Log that a dataset's table, whose cells are the source's, is not for a spreadsheet."""
+    odd = pl.concat([formulas(one).rename("") for one in texts])
+    if len(odd):
+        LOGGER.warning(
+            "%s has %d cells that a spreadsheet would run, such as %s, as in its source; do not open it in one",
+            path.name,
+            len(odd),
+            shown(odd[0]),
+        )
 
 
 def _has_suffix(name: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -15,6 +16,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog, Reader
 from petechia.data.dataset import Dataset
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.preprocess import Preprocess
 
 OnError = Literal["error", "skip"]
@@ -25,7 +27,7 @@ class Prepared(NamedTuple):
 
     Attributes:
         dataset: decoded and preprocessed images.
-        catalog: catalog of these images, in the same order.
+        catalog: catalog of these images, in the same order; its `not_read` names those that were left out.
         skipped: one error message for every image that was left out.
     """
 
@@ -57,7 +59,9 @@ def prepare(catalog: Catalog, preprocess: Preprocess, on_error: OnError = "error
     entry = json.loads((folder / "entry.json").read_text(encoding="utf-8"))
     kept = np.load(folder / "rows.npy")
     if len(kept) < len(catalog):
-        catalog = catalog.take(kept)
+        left_out = np.setdiff1d(np.arange(len(catalog)), kept)
+        not_read = NotRead.of(Reason.DAMAGED, catalog.ids[left_out].tolist())
+        catalog = replace(catalog.take(kept), not_read=catalog.not_read + not_read)
     dataset = Dataset(
         classes=catalog.classes,
         ids=catalog.ids,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,8 +14,10 @@ from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data import Catalog, open_source
-from petechia.data.formats.images import Decoding, read_image_file
-from petechia.data.formats.locate import SUFFIXES
+from petechia.data.formats.dicom_headers import reason_against
+from petechia.data.formats.images import Decoding, FileReader, read_image_file
+from petechia.data.formats.walking import find_images
+from petechia.data.not_read import EVERYTHING_READ, Files, NotRead, Reason
 from petechia.data.sources.arrays import as_images
 from petechia.models.classifier import Classifier
 
@@ -28,12 +30,16 @@ class Collection(NamedTuple):
         images: uint8 [N, H, W], or [N, H, W, 3] for a model that takes colour.
         shapes: int [N, 2], height and width in pixels before preprocessing.
         labels: int8 [N, K] and the names of the K classes; None where there are no labels.
+        not_read: images that lie beside these and were not read. With `most`, only the files that were chosen are opened.
+        notes: sentences about how they were read.
     """
 
     ids: tuple[str, ...]
     images: NDArray[np.uint8]
     shapes: NDArray[np.intp]
     labels: tuple[NDArray[np.int8], tuple[str, ...]] | None = None
+    not_read: NotRead = EVERYTHING_READ
+    notes: tuple[str, ...] = ()
 
 
 def read_collection(
@@ -46,34 +52,80 @@ def read_collection(
 
     Args:
         names: files and folders, or one data source such as `nih:FOLDER` or `phantom:size=64`. All image files in a folder
-            and in the folders below it are read.
+            and in the folders below it are read; what cannot be read there is left out and named in `not_read`.
         classifier: the model. Its preprocessing is applied, and colours become grey if it takes grey images.
         most: the largest number of images to read, evenly spread over all of them; None reads all.
         progress: advances by one for every image.
 
     Raises:
-        PetechiaError: there is no image, or an image cannot be read.
+        PetechiaError: there is no image, or an image that was named itself cannot be read.
     """
     if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_source(names[0], classifier, most, progress)
-    files = [file for name in names for file in _files(Path(name))]
+        return _from_catalog(open_source(names[0], "skip"), classifier, most, progress)  # `not_read` names what is missing
+    unread = Files()
+    files = [file for name in names for file in _files(Path(name), unread)]
+    said = f" {unread.frozen}" if unread.frozen else ""
     if not files:
         raise PetechiaError(
-            f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; check the path, or give other files."
+            f"There is no PNG, JPEG, TIFF or DICOM image in {', '.join(names)}; check the path, or give other files.{said}"
         )
+    named = {Path(name) for name in names}
     chosen = [files[row] for row in evenly_spread(len(files), most)]
     decoding = Decoding(classifier.colour)
 
-    def work(rows: NDArray[np.intp]) -> list[tuple[NDArray[np.uint8], tuple[int, ...]]]:
-        found = [decoding.decode(read_image_file(chosen[row]), str(chosen[row])) for row in rows]
-        return [(classifier.prepare(image), image.shape[:2]) for image in found]
+    def work(rows: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
+        return [_decoded(decoding, chosen[row]) for row in rows]
 
-    images, shapes = [], []
-    for image, shape in in_parallel(work, len(chosen)):
-        images.append(image)
-        shapes.append(shape)
+    def reason(row: int, error: PetechiaError) -> Reason:
+        if chosen[row] in named:
+            raise error
+        return reason_against(chosen[row])
+
+    ids = tuple(map(str, chosen))
+    return _prepared(ids, in_parallel(work, len(ids)), reason, classifier, unread, progress)
+
+
+def _decoded(decoding: Decoding, file: Path) -> NDArray[np.uint8] | PetechiaError:
+    try:
+        return decoding.decode(read_image_file(file), str(file))
+    except PetechiaError as error:
+        return error
+
+
+def _prepared(
+    ids: Sequence[str],
+    images: Iterable[NDArray[np.uint8] | PetechiaError],
+    reason: Callable[[int, PetechiaError], Reason],
+    classifier: Classifier,
+    unread: Files,
+    progress: Progress,
+) -> Collection:
+    """Prepare decoded images; those that cannot be decoded are left out.
+
+    Args:
+        ids: of the N images.
+        images: of the N images, decoded or the error.
+        reason: gives for the row of an image and its error why it is not read.
+        classifier: the model.
+        unread: gets the images that are left out.
+        progress: advances by one for every image.
+
+    Raises:
+        PetechiaError: no image is left.
+    """
+    kept, prepared, shapes, first = [], [], [], None
+    for row, item in enumerate(images):
         progress.advance(1)
-    return Collection(tuple(map(str, chosen)), np.stack(images), np.array(shapes, np.intp))
+        if isinstance(item, PetechiaError):
+            first = first or item
+            unread.add(reason(row, item), ids[row])
+            continue
+        kept.append(ids[row])
+        prepared.append(classifier.prepare(item))
+        shapes.append(item.shape[:2])
+    if not kept:
+        raise PetechiaError(f"None of the {len(ids):,} images can be read; the first problem: {first}")
+    return Collection(tuple(kept), np.stack(prepared), np.array(shapes, np.intp), None, unread.frozen)
 
 
 Images = str | Path | Catalog | ArrayLike | Sequence[str | Path]
@@ -116,32 +168,32 @@ def described(given: Images) -> str:
     return "images in memory"
 
 
-def _files(path: Path) -> list[Path]:
+def _files(path: Path, unread: Files) -> list[Path]:
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.suffix.lower() in (*SUFFIXES, "") and file.is_file())
+        beside = Files(str(path))
+        found = sorted(path / name for name in find_images(path, beside, masks=False))
+        for one in beside.frozen.reasons:
+            unread.add_all(one)
+        return found
     if not path.exists():
         raise PetechiaError(f"{path} does not exist; give images, folders of images, or a data source such as nih:FOLDER.")
     return [path]
-
-
-def _from_source(source: str, classifier: Classifier, most: int | None, progress: Progress) -> Collection:
-    return _from_catalog(open_source(source), classifier, most, progress)
 
 
 def _from_catalog(catalog: Catalog, classifier: Classifier, most: int | None, progress: Progress) -> Collection:
     if not len(catalog):
         raise PetechiaError(f"{catalog.name} has no images; check the source.")
     catalog = catalog.take(evenly_spread(len(catalog), most))
+    reader = catalog.reader
 
     def work(rows: NDArray[np.intp]) -> list[NDArray[np.uint8] | PetechiaError]:
-        return list(catalog.reader.read(rows))
+        return list(reader.read(rows))
 
-    images, shapes = [], []
-    for item in in_parallel(work, len(catalog)):
-        if isinstance(item, PetechiaError):
-            raise item
-        images.append(classifier.prepare(item))
-        shapes.append(item.shape[:2])
-        progress.advance(1)
-    labels = (catalog.labels, catalog.classes)
-    return Collection(tuple(catalog.ids.tolist()), np.stack(images), np.array(shapes, np.intp), labels)
+    def reason(row: int, _: PetechiaError) -> Reason:
+        return reason_against(reader.path(row)) if isinstance(reader, FileReader) else Reason.DAMAGED
+
+    ids, unread = catalog.ids.tolist(), Files()
+    found = _prepared(ids, in_parallel(work, len(catalog)), reason, classifier, unread, progress)
+    kept = np.isin(catalog.ids, found.ids)
+    labels = (catalog.labels[kept], catalog.classes)
+    return found._replace(labels=labels, not_read=catalog.not_read + found.not_read, notes=catalog.notes)

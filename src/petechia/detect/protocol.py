@@ -12,12 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, printable, unreadable
 from petechia.core.files import write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.registry import Registry, deferred
 from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.models.classifier import Classifier
 
 Values = TypeVar("Values", bound=BaseModel)
@@ -83,7 +85,7 @@ class Calibration(Record):
             PetechiaError: it is not such a file.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            return cls.model_validate_json(read_file(Path(path), "result_bytes", "check the path of the calibration"))
         except OSError as error:
             raise unreadable(path, error, "check the path of the calibration") from None
         except ValidationError as error:
@@ -198,13 +200,16 @@ class Findings(Result):
         detector: its name.
         measured_on: what its calibration was measured on.
         found: the findings, in the order of what was examined.
+        not_read: images that were not looked at.
     """
 
     file_name: ClassVar[str] = "findings.json"
 
+    schema_: int = Field(2, alias="schema")
     detector: str
     measured_on: str
     found: tuple[Finding, ...]
+    not_read: NotRead = EVERYTHING_READ
 
     @property
     def findings(self) -> tuple[Finding, ...]:

@@ -45,7 +45,8 @@ def reproduce(
         progress.note(f"The run {name} failed: {reason}")
     if not study.runs:
         raise PetechiaError(f"No run could be finished; the first one failed with: {next(iter(study.failures.values()))}")
-    return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, progress)
+    with directory.locked():
+        return write_reproduction(Results(directory, design, study.runs, study.failures), parts, preset, progress)
 
 
 def _with_weights_that_can_be_had(runs: Runs, directory: StudyDirectory, progress: StudyProgress) -> Runs:

@@ -190,7 +190,8 @@ class Finder:
         halves[3, :, :, : width // 2], halves[4, :, :, (width + 1) // 2 :] = True, True
 
         def keep(_module: nn.Module, _given: object, output: object) -> None:
-            if (found := layer.of(output)) is not None and (mapped := one.reading.as_map(found)) is not None:
+            mapped = None if (found := layer.of(output)) is None else one.reading.as_map(found)
+            if mapped is not None and mapped.device == image.device:  # a program runs once without data first
                 seen.append(mapped.double())
 
         handle = layer.module.register_forward_hook(keep)

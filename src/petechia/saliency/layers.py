@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from petechia.core.errors import PetechiaError
 from petechia.models.model import Model
 from petechia.models.openers.adapter import LogitAdapter
-from petechia.models.openers.networks import OperatingPoints
+from petechia.models.openers.xrv import OperatingPoints
 from petechia.saliency.finding import Found, find
 from petechia.saliency.recording import Layer
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from petechia.models.openers.exported import Program, Step
+from petechia.models.openers.program import Program, Step
 
 DENSENET = "timm.models.densenet.DenseNet"
 
@@ -47,11 +47,11 @@ def _of_program(program: Program) -> Outline:
     steps = {name: step for name, step in program.steps.named_children() if isinstance(step, Step)}
     takers: dict[str, list[Step]] = {}
     for step in steps.values():
-        for value in step.names:
+        for value in step.taken:
             takers.setdefault(value, []).append(step)
     parts, kinds = {}, {}
     for name, step in steps.items():
-        outside = [taker.within for value in _results(step) for taker in takers[value]]
+        outside = [taker.within for value in step.made for taker in takers.get(value, [])]
         for part, kind in step.within.items():
             kinds[part] = kind
             if any(part not in within for within in outside):  # what leaves a part last is what it gives
@@ -65,10 +65,6 @@ def _of_program(program: Program) -> Outline:
     kind = kinds.pop("", "")
     parts.pop("", None)
     return Outline(parts, tuple(part for part in parts if in_trunk(part)), kind)
-
-
-def _results(step: Step) -> list[str]:
-    return [step.results] if isinstance(step.results, str) else step.results
 
 
 def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:

@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from petechia.core.errors import PetechiaError, first_line
+from petechia.core.errors import PetechiaError, first_line, shown
 from petechia.core.files import write_bytes, write_text
 from petechia.core.parallel import workers
 from petechia.study.directory import NetworkFiles
@@ -107,7 +107,14 @@ class StudyActor:
         """Write files of a network. The state is written last, because an epoch counts only when the state records it."""
         folder = self.directory.network(key).checkpoints
         for name in sorted(files, key=lambda name: name == "state.safetensors"):
-            write_bytes(folder / name, files[name])
+            write_bytes(_below(folder, name), files[name])
+
+
+def _below(folder: Path, name: str) -> Path:
+    path = Path(name)
+    if path.is_absolute() or ".." in path.parts:
+        raise PetechiaError(f"A worker names the file {shown(name)}, which is not below its network's folder.")
+    return folder / path
 
 
 class RemoteProgress(StudyProgress):
@@ -234,7 +241,7 @@ def _perform_elsewhere(task: NetworkTask, actor: Any) -> None:
     with tempfile.TemporaryDirectory(prefix="petechia-") as name:
         folder = Path(name)
         for path, content in ray.get(actor.files.remote(task.key)).items():
-            write_bytes(folder / path, content)
+            write_bytes(_below(folder, path), content)
         sent: dict[str, int] = {}
 
         def send() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from filelock import FileLock, Timeout
 from jinja2 import UndefinedError
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
@@ -20,8 +19,9 @@ from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from petechia.core.budget import check_file, read_file
 from petechia.core.errors import PetechiaError, first_line
-from petechia.core.files import write_bytes, write_text
+from petechia.core.files import locked, refuse_links, write_bytes, write_text
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -119,35 +119,17 @@ class RunDirectory:
         """Return the configuration of the run.
 
         Raises:
-            PetechiaError: there is no run, or its configuration is from another version.
+            PetechiaError: there is no run, its configuration is from another version, or its folder holds a link.
         """
         if not self.exists:
             raise PetechiaError(f"{self.path} holds no run; give the --out folder of an existing one.")
+        refuse_links(self.path)
         file = self.path / "config.yaml"
         return make_config(read_yaml(file), str(file))
 
     def locked(self) -> AbstractContextManager[None]:
         """Lock the folder against other processes."""
         return locked(self.path)
-
-
-@contextmanager
-def locked(folder: Path, patience: float = 0) -> Iterator[None]:
-    """Lock a folder against other processes. The operating system releases the lock when this process dies.
-
-    Args:
-        folder: folder to lock; created if it does not exist.
-        patience: seconds to wait for the other process.
-
-    Raises:
-        PetechiaError: another process is working in the folder.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(folder / ".lock", timeout=patience):
-            yield
-    except Timeout:
-        raise PetechiaError(f"Another process is working in {folder}; wait for it, or choose another --out.") from None
 
 
 @contextmanager
@@ -187,7 +169,7 @@ def read_json(path: Path) -> dict[str, Any]:
         PetechiaError: the file is missing or damaged. The readers below raise the same.
     """
     with _readable(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, "result_bytes"))
         if not isinstance(content, dict):
             raise TypeError("not a JSON object")
         return content
@@ -203,6 +185,7 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 def read_table(path: Path) -> pl.DataFrame:
     """Read a Parquet file."""
     with _readable(path):
+        check_file(path, "run_bytes")
         return pl.read_parquet(path)
 
 
@@ -214,6 +197,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 def read_arrays(path: Path) -> Arrays:
     """Read a file of arrays."""
     with _readable(path):
+        check_file(path, "run_bytes")
         return load_file(path)
 
 
@@ -225,5 +209,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a training state."""
+    with _readable(path):
+        check_file(path, "run_bytes")
     with _readable(path), safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from pydantic import PrivateAttr, ValidationError
+from pydantic import Field, PrivateAttr, ValidationError
 
 from petechia.core.errors import PetechiaError
+from petechia.core.files import refuse_links
 from petechia.core.results import Number, Record, Result
 from petechia.core.settings import first_problem
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.study.directory import RunDirectory, read_json
 
 Statistic = Literal["last", "min", "max"]
@@ -119,6 +121,7 @@ class Run(Result):
             false_trigger_0.9, auroc_nn, auroc_tt, auroc_tn; in a multi-class task also accuracy and balanced_accuracy.
         survival: how much of the trigger is left after preprocessing.
         seconds: phase → seconds.
+        not_read: images that lie beside the run's and were not read.
 
     Examples:
         >>> run = petechia.run({"data": "phantom:images=400"})  # doctest: +SKIP
@@ -127,6 +130,7 @@ class Run(Result):
 
     file_name: ClassVar[str] = "summary.json"
 
+    schema_: int = Field(2, alias="schema")
     petechia: str
     data: str
     target: str
@@ -136,6 +140,7 @@ class Run(Result):
     arms: dict[str, dict[str, Metric]]
     survival: RunSurvival
     seconds: dict[str, float]
+    not_read: NotRead = EVERYTHING_READ
 
     _directory: RunDirectory | None = PrivateAttr(None)
 
@@ -146,6 +151,7 @@ class Run(Result):
         Raises:
             PetechiaError: the result is missing or damaged.
         """
+        refuse_links(directory.path)
         content = read_json(directory.summary)
         try:
             found = cls.model_validate(content)
@@ -181,7 +187,7 @@ class Run(Result):
         for key, name in names.items():
             values = (f"{arm} {metrics[key].last.mean:.3f}" for arm, metrics in self.arms.items() if key in metrics)
             rows.append((name, ", ".join(values)))
-        return rows
+        return [*rows, ("not looked at", f"{self.not_read.images:,} images")] if self.not_read.images else rows
 
 
 def _percent(share: float) -> str:

@@ -188,6 +188,8 @@ def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colo
     dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress)
     if skipped:
         progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
+    for note in (*catalog.notes, *([str(catalog.not_read)] if catalog.not_read else [])):
+        progress.note(note)
     return dataset, catalog
 
 

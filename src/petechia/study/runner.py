@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ import torch
 
 from petechia.attack import Survival, probe_survival, survival_of
 from petechia.core.errors import PetechiaError
-from petechia.core.files import write_text
+from petechia.core.files import refuse_links, refuse_unwritable, write_text
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
 from petechia.measure import Measurement, measure, summarize
@@ -78,6 +79,8 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
     progress.note(survival_words(survival))
     with directory.locked() if runtime.is_main else nullcontext():
         if runtime.is_main:
+            if directory.exists and not resume:  # another process was quicker
+                raise PetechiaError(f"{directory.path} already holds a run; choose another --out.")
             _open(directory, settings, run_data, runtime)
         series = _train_all(directory, settings, run_data, runtime, progress)
         if runtime.is_main:
@@ -93,13 +96,13 @@ def free_directory(config: Config) -> RunDirectory:
     """Return the first of runs/KIND-1, runs/KIND-2 … that does not exist; KIND is the kind of the data source."""
     kind = config.data.partition(":")[0]
     paths = (Path("runs") / f"{kind}-{n}" for n in count(1))
-    return RunDirectory(next(path for path in paths if not path.exists()))
+    return RunDirectory(next(path for path in paths if not os.path.lexists(path)))
 
 
 def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
     """Return the configuration, from the caller or from the run that is resumed."""
-    if directory.path.exists() and not directory.path.is_dir():
-        raise PetechiaError(f"{directory.path} is a file, not a folder; choose another --out.")
+    refuse_unwritable(directory.path)
+    refuse_links(directory.path)
     if not directory.exists:
         if resume and wanted is None:
             raise PetechiaError(f"{directory.path} holds no run to resume; give the --out folder of an existing one.")
@@ -241,6 +244,7 @@ def _summarize(
         arms={arm: {name: Metric.model_validate(values) for name, values in metrics.items()} for arm, metrics in arms.items()},
         survival=survival,
         seconds=seconds,
+        not_read=run_data.catalog.not_read,
     )
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -17,15 +15,15 @@ from pydantic import PrivateAttr
 
 from petechia.attack import TriggeredSelection
 from petechia.core.errors import PetechiaError, printable, shown
-from petechia.core.files import write_bytes
+from petechia.core.files import link_file, locked, refuse_links, refuse_unwritable, write_bytes
 from petechia.core.results import Result
+from petechia.core.spreadsheets import to_csv
 from petechia.measure import measure
 from petechia.models.training import EpochLog
 from petechia.study.config import Config, make_config
 from petechia.study.directory import (
     NetworkFiles,
     RunDirectory,
-    locked,
     read_arrays,
     read_json,
     write_arrays,
@@ -84,10 +82,11 @@ class StudyDirectory:
         """Return the runs of the study in the folder.
 
         Raises:
-            PetechiaError: there is no study, or its file is damaged.
+            PetechiaError: there is no study, its file is damaged, or its folder holds a link.
         """
         if not self.exists:
             raise PetechiaError(f"{self.path} holds no study; give the --out folder of an existing one.")
+        refuse_links(self.path)
         found = read_json(self.study)
         for name in found:
             if not re.fullmatch(r"[\w=-][\w.=-]{,200}", name):
@@ -169,6 +168,7 @@ def run_study(
     Raises:
         PetechiaError: the directory contains a run of the same name with other settings, or another process is using it.
     """
+    refuse_unwritable(directory.path)
     with directory.locked():
         _begin(runs, directory)
         done = {name: Run.read(directory.run(name)) for name in runs if _is_done(directory, name)}
@@ -284,20 +284,10 @@ def _finish(name: str, config: Config, tasks: dict[str, NetworkTask], directory:
 
 def _hand_over(source: NetworkFiles, target: NetworkFiles, images: str) -> None:
     for log in read_history(source).logs:
-        _link(source.checkpoint(log.epoch), target.checkpoint(log.epoch))
+        link_file(source.checkpoint(log.epoch), target.checkpoint(log.epoch))
         scores = read_arrays(source.scores_of(log.epoch))
         write_arrays(target.scores_of(log.epoch), {CLEAN: scores[CLEAN], TRIGGERED: scores[images]})
-    _link(source.state, target.state)
-
-
-def _link(source: Path, target: Path) -> None:
-    """Hard-link a file to a second name, or copy it if the file system does not support links."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    link_file(source.state, target.state)
 
 
 def _write_results(directory: StudyDirectory, done: dict[str, Run], failures: dict[str, str]) -> None:
@@ -314,4 +304,4 @@ def _write_results(directory: StudyDirectory, done: dict[str, Run], failures: di
     if rows:
         table = pl.DataFrame(rows, infer_schema_length=None)
         write_table(directory.results, table)
-        write_bytes(directory.results.with_suffix(".csv"), table.write_csv().encode())
+        write_bytes(directory.results.with_suffix(".csv"), to_csv(table))

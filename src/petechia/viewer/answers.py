@@ -31,7 +31,7 @@ class Answer(NamedTuple):
 
 
 class Answers:
-    """Computes answers and keeps the newest. One thread at a time may call it: a network is explained by one at a time."""
+    """Computes answers and keeps the newest. One thread at a time may call it."""
 
     def __init__(self, load: Callable[[Network], Classifier]) -> None:
         self._load = load

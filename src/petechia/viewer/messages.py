@@ -22,6 +22,7 @@ from petechia.viewer.subject import Reading, Subject
 from petechia.viewer.uploads import MOST_UPLOAD
 
 MOST_STAMPS = 64
+MOST_NUMBER = 2**63 - 1
 
 
 class SquareGiven(BaseModel):
@@ -42,8 +43,8 @@ class PictureQuestion(BaseModel):
     stamps: Annotated[list[SquareGiven], Field(max_length=MOST_STAMPS)] = []
     attacked: bool = False
     arm: str = Field(max_length=64)
-    seed: int
-    epoch: int
+    seed: int = Field(ge=0, le=MOST_NUMBER)
+    epoch: int = Field(ge=0, le=MOST_NUMBER)
 
     @property
     def squares(self) -> list[Square]:
@@ -59,7 +60,7 @@ class PictureQuestion(BaseModel):
 class ExplainQuestion(PictureQuestion):
     """What to explain about a picture, and how."""
 
-    target: int | None = None
+    target: Annotated[int, Field(ge=0, le=MOST_NUMBER)] | None = None
     method: str = Field("gradcam", max_length=64)
 
 
@@ -91,7 +92,7 @@ def session_of(subject: Subject) -> dict[str, Any]:
 
 def opened(subject: Subject, name: str, picture: Picture) -> dict[str, Any]:
     """What the page has to know of an image that was opened under a name."""
-    height, width = picture.levels.values.shape
+    height, width = picture.shape
     stamping = subject.stamping
     return {
         "image": name,
@@ -100,8 +101,8 @@ def opened(subject: Subject, name: str, picture: Picture) -> dict[str, Any]:
         "colour": picture.colour is not None,
         "least": picture.span[0],
         "most": picture.span[1],
-        "low": picture.levels.low,
-        "high": picture.levels.high,
+        "low": picture.window[0],
+        "high": picture.window[1],
         "kept": stamping.kept(picture)._asdict(),
         "input": subject.preprocess.size if stamping.stamps_input(picture) else None,
         "findings": picture.findings,

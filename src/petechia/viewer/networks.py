@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, printable
 from petechia.core.runtime import Runtime
 from petechia.models.classifier import Classifier
 from petechia.models.openers import open_classifier
@@ -47,6 +48,7 @@ class Networks:
         """
         self._name, self._run, self._runtime = name, run, runtime
         self._load = lru_cache(MOST_LOADED)(self._load_now)
+        self._loading = threading.Lock()
         self.refresh()
 
     def refresh(self) -> None:
@@ -72,8 +74,9 @@ class Networks:
         """
         arm, seed, epoch = network
         if epoch not in self.available.get((arm, seed), []):
-            raise PetechiaError(f"There is no epoch {epoch} of {arm}, seed {seed}; choose another.")
-        return self._load(network)
+            raise PetechiaError(f"There is no epoch {epoch} of {printable(arm)}, seed {seed}; choose another.")
+        with self._loading:
+            return self._load(network)
 
     def _load_now(self, network: Network) -> Classifier:
         began = time.perf_counter()

@@ -17,6 +17,7 @@ from petechia.study.directory import read_arrays, read_table
 from petechia.viewer.pictures import Picture, Pictures
 from petechia.viewer.run import ViewedRun, reporting_damage
 
+RECENT = 256 * 1024 * 1024  # bytes of images in memory, of all readers together
 Prepare = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]  # an image as it is in its file → what the model sees of it
 
 
@@ -29,7 +30,7 @@ class RunImages:
 
     def __init__(self, run: ViewedRun | None, classes: tuple[str, ...], colour: bool) -> None:
         self._run = run
-        self._recent = Pictures()
+        self._recent = Pictures(most_bytes=RECENT)
         self._source, self.notice = _open_source(run, classes, colour)
 
     def __len__(self) -> int:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -15,6 +18,7 @@ from petechia.detect.screen import ImageEvidence, Screen
 from petechia.models.classifier import Classifier
 from petechia.viewer.clean_images import Images
 from petechia.viewer.networks import Network
+from petechia.viewer.pacing import Pace, paced
 
 LOGGER = logging.getLogger(__name__)
 RATE = 0.01  # of false positives; with few clean images, the lowest rate that they allow
@@ -58,7 +62,8 @@ class Screens:
         self._sets = range(len(sets))
         self._read = lru_cache(len(sets))(lambda which: sets[which]())
         self._classifier = classifier
-        self._fitted = lru_cache(KEPT)(self._fit)
+        self._fitted: OrderedDict[tuple[Network, Choice], Screen] = OrderedDict()
+        self._lock = threading.Lock()
 
     def choose(self, shown: Images) -> Choice:
         """The clean images to compare an image, uint8 [S, S] or [S, S, 3], with."""
@@ -69,15 +74,26 @@ class Screens:
                 break
         return choice
 
-    def examine(self, network: Network, choice: Choice, image: Images) -> tuple[Screen, ImageEvidence]:
-        """Screen an image, uint8 [S, S] or [S, S, 3]; the first time for a network and a choice, fit the screen as well."""
-        screen = self._fitted(network, choice)
-        return screen, screen.explain(image)
+    def fitted(self, network: Network, choice: Choice) -> Screen | None:
+        """The screen for a network and a choice; None where it must be fitted first."""
+        with self._lock:
+            screen = self._fitted.get((network, choice))
+            if screen is not None:
+                self._fitted.move_to_end((network, choice))
+            return screen
 
-    def _fit(self, network: Network, choice: Choice) -> Screen:
+    def fit(self, network: Network, choice: Choice, pace: Pace) -> Screen:
+        """Fit the screen, unless another thread has just done so, and keep it."""
+        if (known := self.fitted(network, choice)) is not None:
+            return known
         which, left_out = choice
         clean = np.delete(self._read(which), left_out, axis=0)
-        began = time.perf_counter()
-        screen = Screen.fit(self._classifier(network), clean, max(RATE, 1 / (len(clean) + 1)))
+        began, classifier = time.perf_counter(), self._classifier(network)
+        fitted = Screen.fit(paced(classifier, pace), clean, max(RATE, 1 / (len(clean) + 1)))
+        screen = replace(fitted, classifier=classifier)
         LOGGER.info("fitted a screen on %d clean images in %.1f s", len(clean), time.perf_counter() - began)
+        with self._lock:
+            self._fitted[network, choice] = screen
+            while len(self._fitted) > KEPT:
+                self._fitted.popitem(last=False)
         return screen

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 BACKLOG = 128
+KEEP_ALIVE = 5  # seconds that a connection without a request stays open
 PATIENCE = 3  # seconds to finish open requests after Ctrl-C
 
 
@@ -36,7 +37,8 @@ def serve(
         name: a run directory, or a model as `open_classifier` takes it.
         host: address to listen on. Other machines can reach the viewer unless it is a loopback address.
         port: 0 takes a free one.
-        started: called once with the viewer's address, and with whether only this machine can reach it.
+        started: called once with the viewer's address, and with whether only this machine can reach it. The address holds the
+            token without which nobody sees anything.
         clean: folder of images that nobody has tampered with, to screen others against; None takes the run's test images.
         compute: where the networks compute; None chooses device, precision and threads for this machine.
 
@@ -47,6 +49,7 @@ def serve(
     try:
         import uvicorn  # noqa: F401
 
+        from petechia.viewer.access import Access
         from petechia.viewer.app import make_app
     except ImportError as error:
         raise PetechiaError(f"The viewer needs {error.name}; install it with pip install 'petechia[web]'.") from None
@@ -54,10 +57,12 @@ def serve(
 
     subject = Subject(name, (compute or Compute()).start(), clean)
     with _listening(host, port) as listener:
-        app = make_app(subject, {host, socket.gethostname()})
+        access = Access()
+        app = make_app(subject, {host, socket.gethostname()}, access)
         server = make_server(app)
         LOGGER.info("ready: %d models, %d images", sum(map(len, subject.networks.available.values())), len(subject.images))
-        started(f"http://{_shown(host)}:{listener.getsockname()[1]}/", _is_loopback(host))
+        address = f"http://{_shown(host)}:{listener.getsockname()[1]}/?token={access.token}"
+        started(address, _is_loopback(host))
         with suppress(KeyboardInterrupt):  # the way to end the viewer
             server.run(sockets=[listener])
 
@@ -66,8 +71,16 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     """The web server. It leaves the configuration of logging to the application: its own would replace that of its loggers."""
     import uvicorn
 
+    from petechia.viewer.connections import Connection
+    from petechia.viewer.guard import MOST_HEADER
+
     options = uvicorn.Config(
         app,
+        http=Connection,
+        ws="none",
+        h11_max_incomplete_event_size=MOST_HEADER,
+        timeout_keep_alive=KEEP_ALIVE,
+        backlog=BACKLOG,
         log_config=None,
         log_level="warning",
         access_log=False,  # request paths contain the secret names of uploads

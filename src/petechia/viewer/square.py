@@ -18,9 +18,11 @@ def paint_squares(image: NDArray[np.uint8], squares: Sequence[Square], opacity: 
     Raises:
         PetechiaError: a square does not fit on the image.
     """
+    painted = np.array(image)
     height, width = image.shape[:2]
     for row, column, size, value in squares:
         patch = Patch(size=size, value=value, opacity=opacity, location=(row, column))
-        place = patch.place(height, width, Box(0, 0, height, width), (0, 0))
-        image = patch.stamp(image[None], np.array([place]))[0]
-    return image
+        patch.place(height, width, Box(0, 0, height, width), (0, 0))
+        place = painted[row : row + size, column : column + size]
+        place[:] = patch.stamp(place[None], np.zeros((1, 2), np.intp))[0]
+    return painted

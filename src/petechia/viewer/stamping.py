@@ -47,7 +47,7 @@ class Stamping:
 
     def kept(self, picture: Picture) -> Box:
         """The part of a picture that the model sees."""
-        height, width = picture.levels.values.shape
+        height, width = picture.shape
         return Box(0, 0, height, width) if picture.prepared else self._preprocess.kept(height, width)
 
     def stamps_input(self, picture: Picture) -> bool:
@@ -61,7 +61,7 @@ class Stamping:
         if self.trigger.wanders or (picture.prepared and self.stage == "native"):
             return None
         side = self._preprocess.size
-        height, width = (side, side) if self.stamps_input(picture) else picture.grey.shape
+        height, width = (side, side) if self.stamps_input(picture) else picture.shape
         try:
             return self.trigger.place(height, width, Box(0, 0, height, width), (0.5, 0.5))
         except PetechiaError:  # it does not fit

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,18 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.attack.square import Square
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, shown
 from petechia.core.runtime import Runtime
+from petechia.detect.screen import Screen
 from petechia.detect.screen.files import in_file
 from petechia.viewer.answers import Answers
-from petechia.viewer.clean_images import clean_images_in, clean_test_images
+from petechia.viewer.clean_images import Images, clean_images_in, clean_test_images
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network, Networks
+from petechia.viewer.pacing import EXAMINING, EXPLAINING, FITTING, Pace, paced
 from petechia.viewer.pictures import Picture
 from petechia.viewer.run import open_run, reporting_damage
 from petechia.viewer.run_images import RunImages
-from petechia.viewer.screens import Screens, Suspected
+from petechia.viewer.screens import Choice, Screens, Suspected
 from petechia.viewer.stamping import Stamping
+from petechia.viewer.work import Turns
 
 
 class Reading(NamedTuple):
@@ -73,11 +76,9 @@ class Subject:
         if not (Path(name).exists() or ":" in self.name):
             raise PetechiaError(f"There is no run and no model {self.name!r}; give a run directory or a model file.")
         self.run = open_run(Path(name)) if Path(name).is_dir() else None
-        # All networks compute in this one thread: a network may be explained by one thread at a time, and torch would start a
-        # set of its own threads for every thread that calls it.
-        self._compute = ThreadPoolExecutor(1)
+        self._turns = Turns()  # a network may be explained by one thread at a time
         self.networks = Networks(self.name, self.run, runtime)
-        first = self._compute.submit(self.networks.load, self.networks.first()).result()
+        first = self.networks.load(self.networks.first())
         self.classes, self.preprocess, self.colour = first.classes, first.preprocess, first.colour
         self.stamping = Stamping(self.run.config.attack if self.run else None, self.preprocess, self.colour)
         self.images = RunImages(self.run, self.classes, self.colour)
@@ -100,50 +101,79 @@ class Subject:
         """The target class of the run's attack; None for a model."""
         return self.run.config.attack.target_index(self.classes) if self.run else None
 
-    def read(
-        self,
-        picture: Picture,
-        squares: Sequence[Square],
-        network: Network,
-        target: int | None,
-        method: str,
-        attacked: bool = False,
-    ) -> Reading:
-        """Classify and explain a picture and, if there are squares or it is attacked, the triggered picture, in one pass.
+    def seen(self, picture: Picture, squares: Sequence[Square], attacked: bool = False) -> Images:
+        """What the networks see: a picture and, if there are squares or it is attacked, the triggered picture.
 
         Args:
-            picture: to read.
+            picture: to prepare.
             squares: painted on it.
+            attacked: whether it gets the run's own trigger where the attacker puts it.
+
+        Returns:
+            uint8 [1 or 2, S, S], or [1 or 2, S, S, 3].
+
+        Raises:
+            PetechiaError: a square does not fit, or the trigger cannot be stamped.
+        """
+        return self.stamping.inputs(picture, squares, attacked)
+
+    def read(self, seen: Images, network: Network, target: int | None, method: str) -> Reading:
+        """Classify and explain what `seen` returned, in one pass.
+
+        Args:
+            seen: from `seen`.
             network: to ask.
             target: class to explain; None takes the one with the highest score.
             method: one of `offered_methods`.
-            attacked: whether it gets the run's own trigger where the attacker puts it.
 
         Raises:
-            PetechiaError: a square does not fit, the trigger cannot be stamped, or there is no such network, class or method.
+            PetechiaError: there is no such network, class or method.
         """
         names = [one["name"] for one in offered_methods()]
         if method not in names:
-            raise PetechiaError(f"{method!r} is not a method; the methods are {', '.join(names)}.")
-        seen = self.stamping.inputs(picture, squares, attacked)
+            raise PetechiaError(f"{shown(method)} is not a method; the methods are {', '.join(names)}.")
         changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
-        target, answers = self._compute.submit(self._answers.explain, seen, network, target, method).result()
+        with self._turns.taken(EXPLAINING):
+            target, answers = self._answers.explain(seen, network, target, method)
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in answers[0].maps}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
-    def screen(self, picture: Picture, squares: Sequence[Square], network: Network, attacked: bool = False) -> Suspected:
-        """Say whether a picture, with the squares and the run's own trigger if it is attacked, carries a trigger.
+    def find_screen(self, seen: Images, network: Network) -> tuple[Choice, Screen | None]:
+        """The clean images to compare with, and the screen that was fitted to them; None where it must be fitted first.
 
         Raises:
-            PetechiaError: a square does not fit, the trigger cannot be stamped, there is no such network, or there are no
-                clean images to compare with.
+            PetechiaError: there are no clean images.
         """
         if self.clean.missing:
             raise PetechiaError(self.clean.missing)
-        seen = self.stamping.inputs(picture, squares, attacked)
         choice = self._screens.choose(seen[0])
-        screen, evidence = self._compute.submit(self._screens.examine, network, choice, seen[-1]).result()
-        box = evidence.box if picture.prepared else in_file(evidence.box, self.preprocess, *picture.grey.shape)
+        return choice, self._screens.fitted(network, choice)
+
+    def fit_screen(self, choice: Choice, network: Network, check: Callable[[], None]) -> Screen:
+        """Fit a screen, which can take minutes. Others use the networks in between.
+
+        Args:
+            choice: of clean images.
+            network: to fit to.
+            check: called between steps; ends the work with an exception.
+
+        Raises:
+            PetechiaError: there is no such network.
+        """
+        return self._screens.fit(network, choice, Pace(self._turns, FITTING, check))
+
+    def screen(self, picture: Picture, seen: Images, screen: Screen, check: Callable[[], None]) -> Suspected:
+        """Say whether the last of the images in `seen`, which shows a picture, carries a trigger.
+
+        Args:
+            picture: that was prepared.
+            seen: from `seen`.
+            screen: that compares.
+            check: as for `fit_screen`.
+        """
+        pace = Pace(self._turns, EXAMINING, check)
+        evidence = replace(screen, classifier=paced(screen.classifier, pace)).explain(seen[-1])
+        box = evidence.box if picture.prepared else in_file(evidence.box, self.preprocess, *picture.shape)
         target, conformal = self.classes.index(evidence.name), screen.conformal
         images = len(screen.reference.images)
         return Suspected(evidence, target, box, conformal.threshold, conformal.fpr, images, screen.warnings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import threading
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -11,12 +11,14 @@ from fastapi import HTTPException, Request
 
 from petechia.core.errors import PetechiaError
 from petechia.viewer.pictures import Picture, Pictures
+from petechia.viewer.work import BusyError
 
 MOST_UPLOAD = 64 * 1024 * 1024  # bytes
-MOST_UPLOADS = 8  # at once
-MOST_DECODING = 2  # at once
+MOST_UPLOADS = 8  # at once; each takes the memory of its file
+MOST_UPLOADS_EACH = 2  # at once, of one reader
 MOST_SECONDS = 60.0  # for one upload
 MOST_SIDE = 32_767  # pixels; browsers draw no larger image
+AGAIN = 3  # seconds after which to try again
 
 
 class Uploads:
@@ -34,53 +36,61 @@ class Uploads:
         """
         self.pictures = Pictures()
         self._colour = colour
-        self._receiving = threading.BoundedSemaphore(MOST_UPLOADS)
-        self._decoding = threading.BoundedSemaphore(MOST_DECODING)
+        self._receiving: Counter[str] = Counter()  # by reader
 
     @asynccontextmanager
-    async def reading(self, request: Request) -> AsyncIterator[bytes]:
+    async def reading(self, request: Request, reader: str) -> AsyncIterator[bytes]:
         """The uploaded file.
 
         Raises:
-            HTTPException: it is too large, takes too long, or too many others are being received.
+            HTTPException: it is too large, or takes too long.
+            BusyError: too many others are being received.
         """
-        if not self._receiving.acquire(blocking=False):
-            raise HTTPException(503, "Too many images are being opened at the same time; try again in a moment.")
+        if self._receiving.total() >= MOST_UPLOADS or self._receiving[reader] >= MOST_UPLOADS_EACH:
+            raise BusyError(f"Too many images are being opened at the same time; try again in {AGAIN} s.", AGAIN)
+        self._receiving[reader] += 1
         try:
-            yield await asyncio.wait_for(read_body(request, MOST_UPLOAD), MOST_SECONDS)
-        except TimeoutError:
-            raise HTTPException(408, f"The upload took longer than {MOST_SECONDS:.0f} seconds; try again.") from None
+            yield await read_body(request, MOST_UPLOAD, MOST_SECONDS)
         finally:
-            self._receiving.release()
+            self._receiving[reader] -= 1
+            self._receiving += Counter()  # forgets who has none
 
-    def keep(self, content: bytes) -> tuple[str, Picture]:
+    def keep(self, content: bytes, reader: str) -> tuple[str, Picture]:
         """Decode an image file; return the name under which it is kept, and the picture.
 
         Raises:
-            PetechiaError: it cannot be read, or it is too large for a browser to show.
+            PetechiaError: it cannot be read, is too large for a browser to show, or other readers' images fill the memory.
         """
-        with self._decoding:
-            picture = Picture.read(content, "The image", self._colour)
-        height, width = picture.levels.values.shape
+        picture = Picture.read(content, "The image", self._colour)
+        height, width = picture.shape
         if max(height, width) > MOST_SIDE:
             raise PetechiaError(f"The image has {width} x {height} pixels; give one of at most {MOST_SIDE:,} a side.")
-        return self.pictures.add(picture), picture
+        return self.pictures.add(picture, reader), picture
 
 
-async def read_body(request: Request, most: int) -> bytes:
+async def read_body(request: Request, most: int, seconds: float) -> bytes:
     """The body of a request, in memory.
 
     Args:
         request: to read.
         most: bytes; the rest of a larger body is not read.
+        seconds: for all of it.
 
     Raises:
-        HTTPException: 413, it is too large.
+        HTTPException: 413, it is too large; 408, it takes too long.
     """
+    try:
+        return await asyncio.wait_for(_read(request, most), seconds)
+    except TimeoutError:
+        sentence = f"The request took longer than {seconds:.0f} seconds to arrive; try again."
+        raise HTTPException(408, sentence, {"Connection": "close"}) from None
+
+
+async def _read(request: Request, most: int) -> bytes:
     size = f"{most // 1024**2} MiB" if most >= 1024**2 else f"{most // 1024} KiB"
     too_large = HTTPException(413, f"This is larger than {size}; send less.", {"Connection": "close"})
     length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > most:
+    if length.isdecimal() and (len(length) > 18 or int(length) > most):
         raise too_large
     content = bytearray()
     async for part in request.stream():

@@ -17,6 +17,8 @@ from petechia.attack.export import write_poisoned
 from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, Preprocess, open_source, prepare
 from petechia.data.formats.images import FileReader
+from petechia.data.formats.labelling import LabelOptions, read_labels
+from petechia.data.formats.tables import read_table
 from petechia.data.sources.registry import without_folders
 from tests.conftest import SMALL, decoded
 
@@ -181,10 +183,133 @@ def test_missing_images(make: Maker) -> None:
     assert open_source(f"folder:{table}", "skip").ids.tolist() == ["a.png", "d.png"]
 
 
+# What spreadsheets and pandas do to a table, and what is the same to their users.
+SPREADSHEETS = {
+    "sep= names the separator": ["sep=;", "image;Mass", "a.png;1", "b.png;0"],
+    "sep= in quotes": ['"sep=;"', '"image";"Mass"', "a.png;1", "b.png;0"],
+    "sep= of an unusual separator": ["sep=:", "image:Mass", "a.png:1", "b.png:0"],
+    "blank rows": ["", ",", "image,Mass", "a.png,1", ",", "", "b.png,0", ", ", ","],
+    "decimal commas": ["image;Mass", "a.png;1,0", "b.png;0,0"],
+    "quoted decimal commas": ["image,Mass", 'a.png,"1,00"', 'b.png,"0,00"'],
+    "leading zeros": ["image,Mass", "a.png,01", "b.png,00"],
+    "numbers kept as text": ["image,Mass", '"=""a.png""","=""1"""', '="b.png",="0"'],
+    "spaces without width": ["image,Mass", "\u200ba.png\u00a0,1", "b.png,\u202f0"],
+    "names of images with an end of line": ["image file path,Mass", '"a.png\n",1', '"b.png\n",0'],
+}
+
+
+@pytest.mark.parametrize("what", SPREADSHEETS)
+def test_what_spreadsheets_do_to_a_table(make: Maker, what: str) -> None:
+    catalog = open_source(f"folder:{make(SPREADSHEETS[what])}")
+    assert catalog.classes == ("Mass",)
+    assert catalog.ids.tolist() == ["a.png", "b.png"]
+    assert catalog.labels.tolist() == [[1], [0]]
+
+
+def test_rows_are_counted_with_what_was_skipped(make: Maker) -> None:
+    lines = ["sep=,", "", "image,Mass,Edema", "a.png,1,1", ",,", "b.png,2,1"]
+    with pytest.raises(PetechiaError, match="row 6, has a value in 'Mass'"):
+        open_source(f"folder:{make(lines)},labels=Mass|Edema")
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(("1", "0"), ("1", "1")), (("1.0", "0.0"), ("1.0", "1.0")), (("0,0", "0,0"), ("0,0", "1,0"))]
+)
+def test_a_new_label_is_written_like_the_others(make: Maker, old: tuple[str, str], new: tuple[str, str]) -> None:
+    table = read_table(make(["image;Mass", f"a.png;{old[0]}", f"b.png;{old[1]}"]))
+    labelling, labels = read_labels(table, LabelOptions(), {"image"})
+    after = labels.copy()
+    after[1] = 1
+    assert labelling.rewrite(table.frame, labels, after)["Mass"].to_list() == list(new)
+
+
+def test_1_and_1_0_and_01_are_one_patient_and_one_class(make: Maker) -> None:
+    lines = ["image,patient,grade", "a.png,1,2.0", "b.png,1.0,2", "c.png,01,0", 'd.png,"2,0",02']
+    catalog = open_source(f"folder:{make(lines)}")
+    assert catalog.patients.tolist() == ["1", "1", "1", "2,0"]
+    assert catalog.classes == ("0", "2")
+    assert catalog.labels[:, 1].tolist() == [1, 1, 0, 1]
+    assert len(set(catalog.split[:3])) == 1
+    lines = ["image,patient,split,Mass", "a.png,1,train,0", "b.png,1.0,test,1"]
+    with pytest.raises(PetechiaError, match="row 3, has a patient who is also in another split"):
+        open_source(f"folder:{make(lines)}")
+    kept = ["image,patient,Mass", "a.png,001,0", "b.png,002,1"]  # nothing to unite, so nothing changes
+    assert open_source(f"folder:{make(kept)}").patients.tolist() == ["001", "002"]
+
+
+def test_names_that_a_spreadsheet_rounded_are_refused(make: Maker) -> None:
+    for lines in (["image,patient,Mass", "a.png,12345,0", "b.png,1.23457E+12,1"], ["image,Mass", "a.png,1", "1E+05,1"]):
+        with pytest.raises(PetechiaError, match=r"row 3, has a '(patient|image)' that a spreadsheet has rounded"):
+            open_source(f"folder:{make(lines)}")
+
+
+def test_columns_that_describe_the_patient_are_no_classes(make: Maker) -> None:
+    table = make(["image,implant,sex,cancer", "a.png,1,0,0", "b.png,0,1,1"])
+    catalog = open_source(f"folder:{table}")
+    assert catalog.classes == ("cancer",)
+    assert catalog.notes == ("implant, sex are left out of the classes; write labels=cancer|implant|sex to learn them too.",)
+    assert open_source(f"folder:{table},labels=sex|cancer").classes == ("sex", "cancer")
+    assert open_source(f"folder:{make(['image,sex', 'a.png,1', 'b.png,0'])}").classes == ("sex",)  # nothing else is there
+    normal = make(["image,implant,Edema,Mass,No Finding", "a.png,1,1,,0", "b.png,0,,,1", "c.png,,,1,"])
+    assert open_source(f"folder:{normal}").labels.tolist() == [[1, -1], [0, 0], [-1, 1]]
+
+
+def test_classes_that_differ_in_case_are_told(make: Maker) -> None:
+    table = make(["image,finding", "a.png,Mass|Edema", "b.png,mass", "c.png,Mass", "d.png,NO FINDING"])
+    with pytest.raises(PetechiaError, match="row 3, has 'mass' in 'finding', and other rows have 'Mass'; .*near=accept"):
+        open_source(f"folder:{table}")
+    catalog = open_source(f"folder:{table},near=accept")
+    assert catalog.classes == ("Edema", "Mass")
+    assert catalog.labels.tolist() == [[1, 1], [0, 1], [0, 1], [0, 0]]
+
+
+NEAR = {
+    "case of the suffix": ("im1.jpg", "im1.JPG"),
+    "case": ("IM1.PNG", "im1.png"),
+    "suffix": ("im1.jpeg", "im1.png"),
+    "leading zeros": ("1", "0001.png"),
+    "a number as pandas writes it": ("1.0", "1.png"),
+    "letters of full width": ("\uff49\uff4d1.png", "im1.png"),
+    "folder": ("Train/im1.png", "train/im1.png"),
+}
+
+
+@pytest.mark.parametrize("what", NEAR)
+def test_near_names_are_offered_and_taken_if_wished(make: Maker, what: str) -> None:
+    listed, there = NEAR[what]
+    table = make(["image,Mass", f"{listed},1"], (there,))
+    with pytest.raises(PetechiaError, match=f"'{there}' for '{listed}'; add near=accept to the source"):
+        open_source(f"folder:{table}")
+    catalog = open_source(f"folder:{table},near=accept")
+    assert isinstance(catalog.reader, FileReader)
+    assert catalog.reader.names.tolist() == [there]
+    assert catalog.ids.tolist() == [listed]
+
+
+def test_composed_and_decomposed_letters_are_the_same(make: Maker) -> None:
+    composed, decomposed = "M\u00fcller/\u00e9.png", "Mu\u0308ller/e\u0301.png"
+    for listed, there in ((composed, decomposed), (decomposed, composed)):
+        table = make(["image,Mass", f"{listed},1"], (there,))
+        assert len(open_source(f"folder:{table}")) == 1
+        (table.parent / there).unlink()
+
+
+def test_near_names_that_are_not_one_to_one_are_refused(make: Maker) -> None:
+    table = make(["image,Mass", "im1.png,1"], ("im1.jpg", "IM1.jpg"))
+    with pytest.raises(PetechiaError, match="'im1.png' is near both IM1.jpg and im1.jpg"):
+        open_source(f"folder:{table},near=accept")
+    table = make(["image,Mass", "7,1", "07,1"], ("007.png",))
+    with pytest.raises(PetechiaError, match="'7' and '07' are both near 007.png"):
+        open_source(f"folder:{table},near=accept")
+    table = make(["image,Mass", "a.png,1", "a.jpg,1"], ("a.png",))  # the only file is another row's
+    with pytest.raises(PetechiaError, match="1 of the 2 images that .* are not in .*: a.jpg; add them"):
+        open_source(f"folder:{table},near=accept")
+
+
 BAD = {
     "outside the folder: '../a.png'": ["image,Mass", "../a.png,1"],
-    "outside the folder: '/etc/passwd'": ["image,Mass", "/etc/passwd,1"],
-    r"outside the folder: 'C:\\\\a.png'": ["image,Mass", r"C:\a.png,1"],
+    "outside the folder, by an absolute path (paths start in the folder): '/etc/passwd'": ["image,Mass", "/etc/passwd,1"],
+    r"outside the folder, by an absolute path (paths start in the folder): 'C:\\\\a.png'": ["image,Mass", r"C:\a.png,1"],
     "row 3, names an image that another row also names: 'a.png'": ["image,Mass", "b.png,1", "a.png,1", "a.png,1"],
     "row 2, has an empty 'image'": ["image,Mass", ",1", "a.png,1"],
     "no column with a usual name for images; its columns are x, Mass": ["x,Mass", "a.png,1"],
@@ -195,7 +320,7 @@ BAD = {
     "no column with a usual name for images; its columns are image;Mass": ["image;Mass", "a.png;1"],
     "has a header but no rows": ["image,Mass"],
     "two columns named 'Mass'": ["image,Mass,Mass", "a.png,1,0"],
-    "no header in its first row": ["", "a.png,1"],
+    "no header in its first row": ["", ",", " "],
     "row 3, has an unknown split in 'split', which must be train, validation or test: 'trian'": [
         "image,Mass,split",
         "a.png,1,train",
@@ -218,7 +343,7 @@ def test_bad_tables_are_sentences_with_file_and_row(make: Maker, said: str) -> N
     if said.endswith("image;Mass"):
         table.write_text("a|image;Mass|b|c\n1|a.png;1|2|3\n")
         said = "no column with a usual name for images; its columns are a, image;Mass, b, c"
-    with pytest.raises(PetechiaError, match=said.replace("(", r"\(")) as caught:
+    with pytest.raises(PetechiaError, match=said.replace("(", r"\(").replace(")", r"\)")) as caught:
         open_source(f"folder:{table}{options}")
     assert str(table) in str(caught.value)
     assert "Doe" not in str(caught.value)

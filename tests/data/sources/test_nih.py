@@ -64,6 +64,28 @@ def test_byte_order_mark_spaces_and_case_in_the_header(make_nih: NihMaker) -> No
     assert len(open_nih(root)) == 4
 
 
+def test_a_table_that_a_spreadsheet_saved(make_nih: NihMaker) -> None:
+    root = make_nih(ROWS)
+    lines = (root / "Data_Entry_2017.csv").read_text().replace(",", ";").splitlines()
+    (root / "Data_Entry_2017.csv").write_text("\n".join(["sep=;", *lines[:3], ";;", *lines[3:], ";;"]), encoding="utf-16")
+    assert open_nih(root).labels.sum() == 5
+    (root / "Data_Entry_2017.csv").write_text("\n".join(["sep=;", *lines[:3], ";;", "x.png;Gout;9"]))
+    with pytest.raises(PetechiaError, match="row 6, has an unknown finding 'Gout'"):
+        open_nih(root)
+
+
+def test_1_and_01_are_one_patient(make_nih: NihMaker) -> None:
+    rows = [(name, findings, patient) for (name, findings, _), patient in zip(ROWS, ("1", "01", "1.0", "3"), strict=True)]
+    assert open_nih(make_nih(rows)).patients.tolist() == ["1", "1", "1", "3"]
+
+
+def test_near_names_are_offered(make_nih: NihMaker) -> None:
+    root = make_nih(ROWS)
+    (root / "images" / "00000002_000.png").rename(root / "images" / "00000002_000.PNG")
+    with pytest.raises(PetechiaError, match=r"'images/00000002_000.PNG' for '00000002_000.png'; rename it"):
+        open_nih(root)
+
+
 def test_the_newer_table_wins(make_nih: NihMaker) -> None:
     root = make_nih(ROWS)
     (root / "Data_Entry_2017_v2020.csv").write_text("Image Index,Finding Labels,Patient ID\n00000002_000.png,Mass,2\n")
@@ -109,7 +131,7 @@ def test_missing_images_are_counted_and_named_or_skipped(make_nih: NihMaker) -> 
         open_nih(root)
     assert list(open_nih(root, missing="skip").ids) == ["00000001_000.png", "00000003_000.png"]
     nothing = make_nih(ROWS, folder="nothing", absent=[row[0] for row in ROWS])
-    with pytest.raises(PetechiaError, match="none of the images"):
+    with pytest.raises(PetechiaError, match=r"none of the 4 images .* expected in images/"):
         open_nih(nothing, missing="skip")
 
 
@@ -144,7 +166,7 @@ def test_no_table_and_no_columns(make_nih: NihMaker, tmp_path: Path) -> None:
     with pytest.raises(PetechiaError, match="has a header but no rows"):
         open_nih(root)
     (root / "Data_Entry_2017.csv").write_bytes(b"")
-    with pytest.raises(PetechiaError, match="cannot be read as a table"):
+    with pytest.raises(PetechiaError, match="no header in its first row"):
         open_nih(root)
 
 

@@ -15,12 +15,16 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from petechia.core.errors import PetechiaError, unreadable
-from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour
-from petechia.data.levels import MAX_PIXELS, Levels, in_colour
+from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
+from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour, read_dicom_uncut
+from petechia.data.formats.orientation import UPRIGHT, as_stored, exif_of, stored_orientation, upright
+from petechia.data.levels import MAX_PIXELS, Levels, uncut
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
-WHITE_IS_ZERO = 262, 0  # TIFF tag of the photometric interpretation, and its value for inverted images
+READING = 2  # increase it when files are decoded to other pixels than before
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
+GREY_AND_DEEP = "I", "F"  # first letters of Pillow's modes
 
 
 def read_image_file(path: Path) -> bytes:
@@ -53,11 +57,13 @@ class Decoding:
         Raises:
             PetechiaError: as for `read_levels`, or the file cannot be read.
         """
+        return self.decode(self._content(path), str(path))
+
+    def _content(self, path: Path) -> bytes:
         try:
-            content = path.read_bytes()
+            return path.read_bytes()
         except OSError as error:
             raise unreadable(path, error, "restore it, or leave it out with --missing skip") from None
-        return self.decode(content, str(path))
 
     def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
@@ -67,17 +73,34 @@ class Decoding:
         """
         if is_dicom(content):
             return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
-        with _opened(io.BytesIO(content), name, ADVICE) as image:
-            if not _is_deep(image):
-                return np.asarray(image.convert("RGB" if self.colour else "L"))
-        grey = read_levels(content, name).grey()
-        return in_colour(grey) if self.colour else grey
+        found = _read(content, name, "RGB" if self.colour else "L")
+        if not isinstance(found, Deep):
+            return found
+        return found.colours(name, ADVICE) if self.colour else found.levels(name, ADVICE).grey()
+
+    def uncut(self, path: Path) -> NDArray[np.uint8] | NDArray[np.int16]:
+        """Decode a file to grey levels that no window cuts off, see `petechia.data.levels.uncut`. Colours are not converted.
+
+        Returns:
+            uint8 or int16 [H, W]; of a file of 8 bits in colour, uint8 [H, W, 3] if `colour` is set.
+
+        Raises:
+            PetechiaError: as for `__call__`.
+        """
+        content = self._content(path)
+        if is_dicom(content):
+            return read_dicom_uncut(content, str(path), self.window)
+        found = _read(content, str(path), "RGB" if self.colour else "L")
+        if not isinstance(found, Deep):
+            return found
+        levels = found.levels(str(path), ADVICE)
+        return uncut(levels.grey(), levels)
 
     def keeps(self, path: Path) -> bool:
         """Return whether a file already has the format that is written: 8-bit PNG, grey or colour according to `colour`."""
         try:
             with Image.open(path, formats=("PNG",)) as image:
-                return image.mode == ("RGB" if self.colour else "L")
+                return image.mode == ("RGB" if self.colour else "L") and not _is_deep(image)
         except (OSError, SyntaxError, ValueError):
             return False
 
@@ -92,7 +115,7 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
         with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
             if _is_deep(image):
                 raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
-            return np.asarray(image.convert("L"))
+            return _in_8_bits(image, "L")
     except FileNotFoundError:
         raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
 
@@ -100,9 +123,9 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     """Decode a PNG, JPEG, TIFF or DICOM image to grey levels at full bit depth; the format is detected from the content.
 
-    With 8 bits, black is 0 and white is 255, as in `read_grey`. With 16 bits, white is the largest number with as many bits as
-    the brightest pixel needs, because 16-bit files often use only 10 or 12 bits. With signed integers or floating point, as in
-    some TIFFs, the window is the range of the values.
+    With 8 bits, black is 0 and white is 255, as in `read_grey`. With 16 bits or more, white is the largest number with as many
+    bits as the pixels need, because 16-bit files often use only 10 or 12 bits. With signed integers or floating point, as in
+    some TIFFs, the window is the range of the values. A small stamp changes neither, see `petechia.data.levels.shown_range`.
 
     Args:
         content: content of the file.
@@ -114,19 +137,38 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     """
     if is_dicom(content):
         return read_dicom(content, name, window)
-    with _opened(io.BytesIO(content), name, ADVICE) as image:
-        if not _is_deep(image):
-            return Levels(np.asarray(image.convert("L"), np.float32), 0, 255)
-        values = np.asarray(image, np.float32)
-        tag, white_is_zero = WHITE_IS_ZERO
-        turned = image.format == "TIFF" and image.getexif().get(tag) == white_is_zero
-        broken = image.mode.startswith("F")
-    if not np.isfinite(values).all():
-        raise PetechiaError(f"{name} has values that are not finite; {ADVICE}.")
-    low, high = float(values.min()), float(values.max())
-    if not broken and low >= 0:
-        low, high = 0, float(2 ** max(8, int(high).bit_length()) - 1)
-    return Levels(low + high - values if turned else values, low, max(high, low + 1e-6 * max(1, abs(low))))
+    found = _read(content, name, "L")
+    return found.levels(name, ADVICE) if isinstance(found, Deep) else Levels(found.astype(np.float32), 0, 255)
+
+
+def _read(content: bytes, name: str, mode: str) -> NDArray[np.uint8] | Deep:
+    """Decode an image upright: one of 8 bits per channel in a mode of Pillow's, and others at full depth."""
+    try:
+        with _opened(io.BytesIO(content), name, ADVICE) as image:
+            if not _is_deep(image):
+                return _in_8_bits(image, mode)
+            kind, orientation = image.format, stored_orientation(image)
+            if image.mode.startswith(GREY_AND_DEEP):
+                inverted = kind == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
+                values = np.asarray(image)
+                values = values.astype(values.dtype.newbyteorder("="), copy=False)
+                return Deep(upright(values, UPRIGHT if kind == "TIFF" else orientation), inverted)
+    except _UnidentifiedError:
+        if not is_tiff(content):
+            raise
+        kind, orientation = "TIFF", UPRIGHT
+    deep = (read_deep_tiff if kind == "TIFF" else read_deep_png)(content, name, ADVICE)
+    return deep._replace(values=upright(deep.values, orientation))
+
+
+def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """Decode an image upright, in a mode of Pillow's, which turns TIFFs itself."""
+    orientation = UPRIGHT if image.format == "TIFF" else stored_orientation(image)
+    return upright(np.asarray(image.convert(mode)), orientation)
+
+
+class _UnidentifiedError(PetechiaError):
+    """A file has no format that Pillow knows."""
 
 
 def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
@@ -134,8 +176,11 @@ def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether an image has more than 8 bits per channel."""
-    return image.mode.startswith(("I", "F"))
+    """Return whether an image has more than 8 bits per channel; Pillow's mode of one with several channels does not tell."""
+    if image.format == "TIFF":
+        bits = image.getexif().get(BITS) or 1
+        return image.mode.startswith(GREY_AND_DEEP) or max(np.atleast_1d(bits)) > 8
+    return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
 @contextmanager
@@ -155,7 +200,7 @@ def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.I
             f"{name} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); {advice}."
         ) from None
     except UnidentifiedImageError:
-        raise PetechiaError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
+        raise _UnidentifiedError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:
         raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
 
@@ -175,10 +220,16 @@ def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image, uint8 [H, W] or [H, W, 3], as PNG."""
+def encode_png(image: NDArray[np.uint8], orientation: int = UPRIGHT) -> bytes:
+    """Encode an image as PNG.
+
+    Args:
+        image: upright image, uint8 [H, W] or [H, W, 3].
+        orientation: EXIF orientation that the file states; it stores the image turned so that viewers show it upright.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    tags = {} if orientation == UPRIGHT else {"exif": exif_of(orientation)}
+    Image.fromarray(as_stored(image, orientation)).save(buffer, "PNG", **tags)
     return buffer.getvalue()
 
 
@@ -218,6 +269,14 @@ class FileReader:
             except PetechiaError as error:
                 yield error
 
+    def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
+        """Decode some of the images to grey levels that no window cuts off, see `Decoding.uncut`."""
+        for row in rows:
+            try:
+                yield (self.decoding.uncut if self.decoding else read_grey)(self.path(int(row)))
+            except PetechiaError as error:
+                yield error
+
     def take(self, rows: NDArray[np.intp]) -> FileReader:
         """Return a reader for some of the images."""
         return FileReader(self.root, self.names[rows], self.decoding)
@@ -226,9 +285,18 @@ class FileReader:
         """Return whether a file can be copied unchanged into a dataset whose other images are newly written."""
         return self.decoding is None or self.decoding.keeps(self.path(row))
 
+    def orientation(self, row: int) -> int:
+        """Return the EXIF orientation that a file states, 1 to 8; 1 for a DICOM file or one that states none."""
+        try:
+            with Image.open(self.path(row), formats=FORMATS) as image:
+                return stored_orientation(image)
+        except (OSError, SyntaxError, TypeError, ValueError):
+            return UPRIGHT
+
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and times, including the change time, which cannot be set back."""
-        digest = hashlib.sha256(f"{self.root}{self.decoding or ''}".encode())
+        reading = f"{self.decoding}{READING}" if self.decoding else ""
+        digest = hashlib.sha256(f"{self.root}{reading}".encode())
         for name in self.names:
             try:
                 status = os.stat(os.path.join(self.root, str(name)))  # noqa: PTH116, PTH118 (ten times as fast as pathlib)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +15,8 @@ from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.catalog import split_by_patient
-from petechia.data.formats.tables import Table, columns_of
+from petechia.data.formats.spelling import Near, one_spelling, refuse_rounded
+from petechia.data.formats.tables import Table, cleaned, columns_of, numbers
 
 # Usual column names, reduced to lower-case letters and digits; the first one that exists is used.
 PATIENTS = ("patient", "patientid", "subject", "subjectid")
@@ -27,6 +28,23 @@ LABELS = (
 )
 NOTHING = ("nofinding", "nofindings", "none")  # names for an image without findings
 DEVICES = "supportdevices"  # an image without findings may show these
+# Columns that may hold 0 and 1, but say nothing about findings; `labels` takes them nevertheless.
+METADATA = (
+    *("sex", "gender", "male", "female", "ismale", "isfemale", "implant", "implants", "hasimplant", "pregnant", "smoker"),
+    *(
+        "age",
+        "laterality",
+        "side",
+        "invert",
+        "inverted",
+        "isinverted",
+        "fold",
+        "kfold",
+        "index",
+        "followup",
+        "difficultnegativecase",
+    ),
+)
 # Texts in the column of one class; numbers are parsed separately.
 TEXTS = {
     **dict.fromkeys(("true", "t", "yes", "y", "present", "positive"), 1),
@@ -58,6 +76,7 @@ class LabelOptions(Settings):
         split: column with "train", "validation" and "test"; without it, patients are split by a hash of their names.
         view: column of the views.
         view_is: views to use, separated by bars.
+        near: "accept" takes images and class names whose spelling differs in case, suffix or leading zeros.
     """
 
     image: str | None = None
@@ -70,6 +89,7 @@ class LabelOptions(Settings):
     split: str | None = None
     view: str | None = None
     view_is: str | None = None
+    near: Near = "refuse"
 
 
 def plain(name: str) -> str:
@@ -129,7 +149,8 @@ def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) ->
         return ids
     patients = table.texts(column)
     table.refuse(patients.is_null(), f"has an empty {column!r}")
-    return patients.to_numpy().astype(np.str_)
+    refuse_rounded(table, column)
+    return one_spelling(patients).to_numpy().astype(np.str_)
 
 
 def read_split(table: Table, options: LabelOptions, patients: NDArray[np.str_]) -> NDArray[np.str_]:
@@ -160,6 +181,7 @@ class Labelling:
         columns: one column per class, or one column that contains class names.
         separator: separator between the names in one column; None if there is one column per class.
         nothing: name for an image without any class.
+        left_out: columns that look like classes, but describe the patient or the image.
     """
 
     classes: tuple[str, ...]
@@ -167,6 +189,15 @@ class Labelling:
     columns: tuple[str, ...]
     separator: str | None = None
     nothing: str = "No Finding"
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about the choice of the columns that the user should know."""
+        if not self.left_out:
+            return ()
+        classes = printable("|".join((*self.columns, *self.left_out)), 120)
+        return (f"{listing(self.left_out)} are left out of the classes; write labels={classes} to learn them too.",)
 
     def rewrite(self, frame: pl.DataFrame, before: NDArray[np.int8], after: NDArray[np.int8]) -> pl.DataFrame:
         """Return the table with new labels; the cells of unchanged labels keep their text.
@@ -191,8 +222,9 @@ _CELLS = {1: "1", 0: "0", -1: ""}
 
 
 def _respelled(cells: pl.Series, changed: NDArray[np.bool_], texts: Sequence[str]) -> pl.Series:
-    """Replace the texts of some cells; numbers are formatted like the others in the column."""
-    usual = {"1": "1.0", "0": "0.0"} if cells.is_in(["0.0", "1.0"]).any() else {}
+    """Replace the texts of some cells; numbers are formatted like the others in the column, as in 1.0 or 1,0."""
+    decimals = next(iter(cells.str.extract(r"^\s*[01]([.,]0+)\s*$").drop_nulls()), "")
+    usual = {"1": f"1{decimals}", "0": f"0{decimals}"}
     old = cells.to_list()
     new = [usual.get(text, text) if there else before for before, there, text in zip(old, changed.tolist(), texts, strict=True)]
     return pl.Series(cells.name, new, pl.String)
@@ -219,17 +251,22 @@ def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> 
         return _from_names(table, usual, options)
     found = [name for name in free if _is_of_one_class(table, name)]
     classes = [name for name in found if plain(name) not in NOTHING]
+    left_out = tuple(name for name in classes if plain(name) in METADATA)
+    if len(left_out) < len(classes):
+        classes = [name for name in classes if name not in left_out]
+    else:
+        left_out = ()
     if not classes:
         raise PetechiaError(
             f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name them with "
             f"labels=A|B|C, or write labels= if there are none."
         )
     labelling, labels = _from_columns(table, classes, options)
-    for name in set(found) - set(classes):  # CheXpert: with "No Finding", findings that are not mentioned are absent
+    for name in set(found) - {*classes, *left_out}:  # CheXpert: with "No Finding", findings that are not mentioned are absent
         normal = _truth(table, name)[:, None] == 1
         mentioned = np.array([plain(one) == DEVICES for one in classes])
         labels[normal & (labels == -1) & ~mentioned] = 0
-    return labelling, labels
+    return replace(labelling, left_out=left_out), labels
 
 
 def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
@@ -247,25 +284,25 @@ def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.i
 def _is_of_one_class(table: Table, column: str) -> bool:
     """Return whether a column contains only 1, 0, -1, true, false and empty cells, and is not entirely empty."""
     for some in (table.frame[column].head(200), table.frame[column]):
-        texts = some.str.strip_chars().str.to_lowercase()
-        numbers = texts.cast(pl.Float64, strict=False).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
-        if not (texts.is_null() | texts.is_in(["", "nan", "true", "false"]) | numbers).all():
+        texts = cleaned(some).str.to_lowercase()
+        counts = numbers(texts).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
+        if not (texts.is_null() | texts.is_in(["nan", "true", "false"]) | counts).all():
             return False
-    return bool((texts.is_not_null() & (texts != "")).any())
+    return bool(texts.is_not_null().any())
 
 
 def _truth(table: Table, column: str) -> NDArray[np.int8]:
     """Parse the column of one class, int8 [N]; a cell that is neither true, false nor unknown becomes 2."""
     texts = table.texts(column).str.to_lowercase()
     words = texts.replace_strict(TEXTS, default=None, return_dtype=pl.Int8)
-    numbers = texts.cast(pl.Float64, strict=False).fill_nan(None)
+    values = numbers(texts)
     said = pl.select(
         pl.when(texts.is_null())
         .then(-1)
         .when(words.is_not_null())
         .then(words)
-        .when(numbers.is_in([1.0, 0.0, -1.0]))
-        .then(numbers)
+        .when(values.is_in([1.0, 0.0, -1.0]))
+        .then(values)
     ).to_series()
     return said.fill_null(2).cast(pl.Int8).to_numpy().copy()
 
@@ -306,6 +343,7 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     blank = np.zeros(len(cells), bool)
     blank[names.filter(pl.col("name") == "")["row"].to_numpy()] = True
     table.refuse(pl.Series(blank), f"has an empty name between the separators in {column!r}:", column)
+    names = _one_spelling(table, names, column, options)
     distinct = names["name"].unique().to_list()
     nothing = [name for name in distinct if (plain(name) in NOTHING if options.none is None else name == options.none.strip())]
     task: Task = options.task or ("multi-label" if separator or nothing else "multi-class")
@@ -336,6 +374,28 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
         both[says] = (labels[says] == 1).any(axis=1)
         table.refuse(pl.Series(both), f"has {nothing[0]} and another finding in {column!r}:", column)
     return Labelling(tuple(classes), task, (column,), separator or "|", nothing[0] if nothing else "No Finding"), labels
+
+
+def _one_spelling(table: Table, names: pl.DataFrame, column: str, options: LabelOptions) -> pl.DataFrame:
+    """Give names that mean the same number one spelling; those that differ in case only if `near` says so.
+
+    Raises:
+        PetechiaError: two names differ in case.
+    """
+    names = names.with_columns(one_spelling(names["name"]))
+    by_key: dict[str, list[str]] = {}
+    for name, _ in names.group_by("name").len().sort("len", "name", descending=[True, False]).iter_rows():
+        by_key.setdefault(" ".join(name.casefold().split()), []).append(name)
+    several = {key: same for key, same in by_key.items() if len(same) > 1 and plain(same[0]) not in NOTHING}
+    if several and options.near == "refuse":
+        usual, other, *_ = next(iter(several.values()))
+        row = int(names.filter(pl.col("name") == other)["row"][0])
+        raise PetechiaError(
+            f"{table.path}, row {table.rows[row]}, has {printable(other)!r} in {column!r}, and other rows have "
+            f"{printable(usual)!r}; write one of them, or take them as one class with near=accept."
+        )
+    new = {name: same[0] for same in several.values() for name in same}
+    return names.with_columns(pl.col("name").replace(new)) if new else names
 
 
 def _in_order(names: list[str]) -> list[str]:

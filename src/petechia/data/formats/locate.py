@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
@@ -12,42 +12,31 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, listing, printable
+from petechia.data.formats.spelling import Near, accept_near, composed, near_paths
+from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
+from petechia.data.not_read import Files
 
 Missing = Literal["error", "skip"]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
 FEW = 8  # up to this many files per folder are looked up one by one
 DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
 
 
-def refuse_outside(root: Path, path: Path) -> None:
-    """Reject a path that leads out of a folder through a link.
-
-    Raises:
-        PetechiaError: `path`, with all links resolved, is not below `root`.
-    """
-    try:
-        inside = path.resolve().is_relative_to(root.resolve())
-    except (OSError, RuntimeError, ValueError):  # a circular link, a NUL character
-        inside = False
-    if not inside:
-        raise PetechiaError(f"{path} is a link that leads out of {root} or nowhere; replace it by its target.")
-
-
-def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
+def locate(root: Path, names: NDArray[np.str_], near: Near = "refuse") -> tuple[NDArray[np.str_], NDArray[np.bool_]]:
     """Find the files of some images.
 
     A name is a path relative to `root`, a path relative to a folder above `root`, or a file name, with or without its suffix,
-    that occurs once below `root`.
+    that occurs once below `root`. Composed and decomposed letters are the same (macOS decomposes them).
 
     Args:
         root: folder of the images; no file outside it is returned.
         names: str [N], with slashes; none is absolute or contains "..".
+        near: "accept" also takes files whose names differ in case, suffix or leading zeros.
 
     Returns:
         Paths relative to `root`, str [N], and whether each file exists, bool [N].
 
     Raises:
-        PetechiaError: a link leads out of `root`, or a name matches several files.
+        PetechiaError: a link leads out of `root`, or a name matches several files, or several names one file.
     """
     listed = names.tolist()
     tree = _Tree(root)
@@ -60,13 +49,25 @@ def locate(root: Path, names: NDArray[np.str_]) -> tuple[NDArray[np.str_], NDArr
     if not here.all():
         index = _Index(root)
         found = [path if there else index.find(name) for name, path, there in zip(listed, paths, here.tolist(), strict=True)]
+        if near == "accept" and None in found:
+            absent = [name for name, path in zip(listed, found, strict=True) if path is None]
+            accepted = accept_near(index.without(found), absent, root)
+            found = [path or accepted.get(name) for name, path in zip(listed, found, strict=True)]
         here = np.array([path is not None for path in found])
         paths = [path or name for path, name in zip(found, listed, strict=True)]
     return np.array(paths, np.str_), here
 
 
-def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArray[np.bool_], missing: Missing) -> None:
-    """Raise an error if images are missing that a table lists.
+def refuse_missing(
+    root: Path,
+    table: Path,
+    names: NDArray[np.str_],
+    here: NDArray[np.bool_],
+    missing: Missing,
+    advice: str = "give root=FOLDER",
+    accept: str = "add near=accept to the source",
+) -> None:
+    """Raise an error if images are missing that a table lists; it names files with near names, if there are any.
 
     Args:
         root: folder of the images.
@@ -74,60 +75,56 @@ def refuse_missing(root: Path, table: Path, names: NDArray[np.str_], here: NDArr
         names: str [N], names of the images.
         here: bool [N], whether each image exists.
         missing: "skip" allows some images to be missing.
+        advice: what to do if the folder may be the wrong one.
+        accept: how to take files with near names.
 
     Raises:
         PetechiaError: some images are missing and `missing` is "error", or all images are missing.
     """
+    if here.all() or (here.any() and missing == "skip"):
+        return
+    absent, present = names[~here].tolist(), set(names[here].tolist())
+    offers = near_paths((path for path in walk(root, Files()) if path not in present), absent)
     if not here.any():
-        raise PetechiaError(
-            f"{root} has none of the {len(here):,} images that {table} lists, such as "
-            f"{printable(str(names[0]))!r}; give root=FOLDER."
-        )
-    if not here.all() and missing == "error":
-        absent = names[~here]
-        raise PetechiaError(
-            f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {root}: {listing(list(absent))}; "
-            f"add them, or leave them out with --missing skip."
-        )
-
-
-def walk(root: Path) -> Iterator[str]:
-    """Yield the relative paths of all files below a folder, in order, without hidden files and folders, pipes and devices.
-
-    Raises:
-        PetechiaError: a link leads out of the folder.
-    """
-    for folder, folders, files in os.walk(root):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = os.path.relpath(folder, root)
-        for name in sorted(files):
-            if not name.startswith("."):
-                path = name if below == "." else f"{below}/{name}"
-                if os.path.islink(f"{root}/{path}"):  # noqa: PTH114
-                    refuse_outside(root, root / path)
-                if os.path.isfile(f"{root}/{path}"):  # noqa: PTH113 (opening a pipe would block forever)
-                    yield path
+        said, else_ = f"{root} has none of the {len(here):,} images that {table} lists", advice
+        named = f", such as {printable(absent[0])!r}"
+    else:
+        said = f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {root}"
+        named, else_ = f": {listing(absent)}", "add them, or leave them out with --missing skip"
+    if not offers:
+        raise PetechiaError(f"{said}{named}; {else_}.")
+    name, (path, *_) = next(iter(offers.items()))
+    raise PetechiaError(
+        f"{said}, but for {len(offers):,} of them a file with a near name is there, such as {printable(path)!r} for "
+        f"{printable(name)!r}; {accept}, or correct the table."
+    )
 
 
 class _Index:
-    """An index of the files below a folder, by name with and without suffix."""
+    """An index of the files below a folder, by name with and without suffix; letters are composed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.paths = list(walk(root))
         self.by_name: dict[str, list[str]] = defaultdict(list)
-        for path in walk(root):
-            name = path.rpartition("/")[2]
+        for path in self.paths:
+            name = composed(path.rpartition("/")[2])
             stem, dot, suffix = name.rpartition(".")
             self.by_name[name].append(path)
             if stem and (dot + suffix).lower() in SUFFIXES:
                 self.by_name[stem].append(path)
 
-    def find(self, name: str) -> str | None:
+    def without(self, taken: Iterable[str | None]) -> list[str]:
+        known = set(taken)
+        return [path for path in self.paths if path not in known]
+
+    def find(self, given: str) -> str | None:
+        name = composed(given)
         found = self.by_name.get(name.rpartition("/")[2], [])
         if "/" in name:  # the folders must match as well
-            found = [path for path in found if path.startswith(f"{name}.")]
+            found = [path for path in found if composed(path) == name or composed(path).startswith(f"{name}.")]
         if len(found) > 1:
-            raise PetechiaError(f"{name!r} is both {found[0]} and {found[1]} in {self.root}; give the full path in the table.")
+            raise PetechiaError(f"{given!r} is both {found[0]} and {found[1]} in {self.root}; give the full path in the table.")
         return found[0] if found else None
 
 

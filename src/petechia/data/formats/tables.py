@@ -6,6 +6,8 @@ import codecs
 import csv
 import gzip
 import io
+import re
+import string
 import zlib
 from io import BufferedIOBase
 from pathlib import Path
@@ -27,7 +29,11 @@ MOST_ROWS = 100_000_000
 HEADER = 1 << 20  # maximum size of a header, in bytes
 SEPARATORS = ",;\t|"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
+MOST_BLANK = 100  # lines that hold nothing before the header
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
+EDGES = string.whitespace + "\u00a0\u2007\u202f\u200b\u200e\u200f\u2060\ufeff"  # spaces, some without width
+QUOTED = r'(?s)^="(.*)"$'  # how Excel keeps a number as text: ="007"
+SAID_SEPARATOR = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # Excel's first line, which is no row
 
 
 class Table(NamedTuple):
@@ -48,9 +54,8 @@ class Table(NamedTuple):
         return Table(self.path, self.frame[rows], self.rows[rows])
 
     def texts(self, column: str) -> pl.Series:
-        """Return the cells of a column without surrounding spaces; an empty cell is null."""
-        stripped = self.frame[column].str.strip_chars()
-        return stripped.set(stripped == "", None)
+        """Return the cells of a column, see `cleaned`."""
+        return cleaned(self.frame[column])
 
     def refuse(self, bad: pl.Series, problem: str, show: str | None = None) -> None:
         """Raise an error that names the first bad row, if there is one.
@@ -67,6 +72,17 @@ class Table(NamedTuple):
         if len(found):
             shown = None if show is None else self.frame[show][int(found[0])]
             refuse_row(self.path, int(self.rows[found[0]]), problem, shown, len(found))
+
+
+def cleaned(cells: pl.Series) -> pl.Series:
+    """Return texts without surrounding spaces and without Excel's ="…"; an empty text is null."""
+    stripped = cells.str.strip_chars(EDGES).str.replace(QUOTED, "${1}").str.strip_chars(EDGES)
+    return stripped.set(stripped == "", None)
+
+
+def numbers(cells: pl.Series) -> pl.Series:
+    """Return the numbers in texts, float64; null where a text is no number. The decimal mark may be a comma."""
+    return cells.str.replace(r"^([+-]?\d*),(\d+)$", "${1}.${2}").cast(pl.Float64, strict=False).fill_nan(None)
 
 
 def refuse_row(path: Path, row: int, problem: str, shown: str | None, count: int) -> None:
@@ -111,14 +127,30 @@ def read_table(path: Path) -> Table:
     with path.open("rb") as file:
         start = file.read(4)
     try:
-        frame, first = (_read_parquet(path), 1) if start == b"PAR1" else (_read_text(path), 2)
+        frame, first = (_read_parquet(path), 1) if start == b"PAR1" else _read_text(path)
     except pl.exceptions.PolarsError as error:
         raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); correct it.") from None
     except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise PetechiaError(f"{path} cannot be read ({first_line(error)}); restore it.") from None
-    if frame.is_empty():
+    return table_of(path, frame, first)
+
+
+def table_of(path: Path, frame: pl.DataFrame, first: int) -> Table:
+    """Return a table without its blank rows.
+
+    Args:
+        path: path of the file.
+        frame: all columns as text.
+        first: number of the first row, as a spreadsheet shows it.
+
+    Raises:
+        PetechiaError: no row is left.
+    """
+    blank = frame.select(pl.all_horizontal(pl.all().is_null() | (pl.all().str.strip_chars(EDGES) == ""))).to_series()
+    kept = (~blank).arg_true().to_numpy()
+    if not len(kept):
         raise PetechiaError(f"{path} has a header but no rows; restore it.")
-    return Table(path, frame, np.arange(first, first + len(frame)))
+    return Table(path, frame[kept] if len(kept) < len(frame) else frame, first + kept)
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -138,16 +170,15 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     return lazy.select(kept).collect()
 
 
-def _read_text(path: Path) -> pl.DataFrame:
-    content = _utf8(path, _content(path))
-    header = _header(path, content)
-    named = [name.strip() for name in header.names]
-    _refuse_wide(path, len(named))
+def _read_text(path: Path) -> tuple[pl.DataFrame, int]:
+    """Return the rows below the header, and the number of the first of them."""
+    text = read_text(path)
     try:
-        frame = pl.read_csv(content, has_header=False, infer_schema=False, separator=header.separator)
+        frame = pl.read_csv(text.content, has_header=False, infer_schema=False, separator=text.separator)
     except pl.exceptions.PolarsError:
-        _refuse_ragged(path, content, header)
+        _refuse_ragged(path, text)
         raise
+    named = [name.strip() for name in text.names]
     width = frame.width
     if width < len(named):
         raise PetechiaError(f"{path} has {len(named)} column names, but rows of {width} cells; correct it.")
@@ -155,9 +186,45 @@ def _read_text(path: Path) -> pl.DataFrame:
     names = [name or f"unnamed {number}" for number, name in enumerate(named + [""] * (width - len(named)), 1)]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
-        raise PetechiaError(f"{path} has two columns named {double[:80]!r}; rename one.")
+        raise PetechiaError(f"{path} has two columns named {printable(double)!r}; rename one.")
     frame.columns = names
-    return frame.slice(1)
+    return frame.slice(1), text.row + 1
+
+
+class Text(NamedTuple):
+    """A table as text.
+
+    Attributes:
+        content: UTF-8, from the header on.
+        names: the cells of the header.
+        separator: what stands between cells.
+        row: number of the header, as a spreadsheet shows it.
+    """
+
+    content: bytes
+    names: list[str]
+    separator: str
+    row: int
+
+
+def read_text(path: Path) -> Text:
+    """Unpack a table of text, and find its encoding, header and separator. Blank lines before the header are skipped.
+
+    Raises:
+        PetechiaError: the file is too large, is no text, or has no header or too many columns.
+        OSError, EOFError, zlib.error: the file cannot be read.
+    """
+    content, begin, row, separator = _utf8(path, _content(path)), 0, 1, ""
+    while row < MOST_BLANK and (end := content.find(b"\n", begin, begin + HEADER)) >= 0:
+        line = content[begin:end].decode(errors="replace").strip("\r\ufeff")
+        said = SAID_SEPARATOR.fullmatch(line)
+        if line.strip(SEPARATORS + EDGES + '"') and not said:
+            break
+        begin, row, separator = end + 1, row + 1, said[1] if said else separator
+    content = content[begin:]
+    header = _header(path, content, separator)
+    _refuse_wide(path, len(header.names))
+    return Text(content, header.names, header.separator, row)
 
 
 class _Header(NamedTuple):
@@ -206,7 +273,7 @@ def _utf8(path: Path, content: bytes) -> bytes:
     return content
 
 
-def _header(path: Path, content: bytes) -> _Header:
+def _header(path: Path, content: bytes, separator: str) -> _Header:
     text = content[:HEADER].decode(errors="replace")
     line = text.partition("\n")[0].strip("\r")
     if len(line) >= HEADER // 2:
@@ -214,7 +281,7 @@ def _header(path: Path, content: bytes) -> _Header:
     if not line.strip():
         raise PetechiaError(f"{path} has no header in its first row; the first row must name the columns.")
     unquoted = "".join(line.split('"')[::2])  # separators within quotes do not count
-    separator = max(SEPARATORS, key=unquoted.count)
+    separator = separator or max(SEPARATORS, key=unquoted.count)
     try:
         names = next(csv.reader(io.StringIO(text), delimiter=separator))
     except (csv.Error, StopIteration) as error:
@@ -222,14 +289,14 @@ def _header(path: Path, content: bytes) -> _Header:
     return _Header(names, separator)
 
 
-def _refuse_ragged(path: Path, content: bytes, header: _Header) -> None:
-    lines = csv.reader(io.StringIO(content.decode()), delimiter=header.separator)
+def _refuse_ragged(path: Path, text: Text) -> None:
+    lines = csv.reader(io.StringIO(text.content.decode()), delimiter=text.separator)
     try:
-        for row, cells in enumerate(lines, 1):
-            if len(cells) > max(len(header.names), 1):
+        for row, cells in enumerate(lines, text.row):
+            if len(cells) > max(len(text.names), 1):
                 raise PetechiaError(
-                    f"{path}, row {row}, has {len(cells)} cells where the header has {len(header.names)}, separated by "
-                    f"{header.separator!r}; correct it."
+                    f"{path}, row {row}, has {len(cells)} cells where the header has {len(text.names)}, separated by "
+                    f"{text.separator!r}; correct it."
                 )
     except csv.Error:
         return

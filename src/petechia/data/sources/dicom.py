@@ -5,35 +5,49 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections import defaultdict
+import re
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydantic import Field
-from pydicom.filereader import read_file_meta_info
 
-from petechia.core.errors import PetechiaError, printable
+from petechia.core.errors import PetechiaError, listing, printable
 from petechia.data.catalog import Catalog, split_by_patient
-from petechia.data.formats.dicom import DEFLATED, is_dicom, quiet
+from petechia.data.formats.dicom import is_dicom, quiet
+from petechia.data.formats.dicom_headers import Header, is_deflated, read_header
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
+    PATIENTS,
     TEST_SHARE,
     Labelling,
     LabelOptions,
+    find_column,
     read_labels,
     read_patients,
     read_split,
     select_views,
 )
-from petechia.data.formats.locate import SUFFIXES, Missing, refuse_missing, refuse_outside, walk
+from petechia.data.formats.locate import Missing, refuse_missing
+from petechia.data.formats.spelling import accept_near
 from petechia.data.formats.tables import read_table
-from petechia.data.sources.folder import image_column, image_ids, taken_columns
+from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
+from petechia.data.not_read import Files, Reason
+from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
 
-TAGS = ["SOPInstanceUID", "PatientID", "StudyInstanceUID", "Rows", "ViewPosition"]
+NEARLY_ALL = 0.9  # share of the files with one PatientID from which on it counts as that of de-identified files
+MANY_STUDIES = 5  # of them, at least
+# What stands in the place of a PatientID that was removed.
+PLACEHOLDER = re.compile(
+    r"|anon(ymous|ymi[sz]ed|ymi[sz]ation|ym)?|de-?identified|de-?id|removed|redacted|deleted|none|null|n/?a|nan|unknown|unk"
+    r"|no ?(name|id|patient ?id)|patient|patient ?id|subject|test|[x*0-]+",
+    re.IGNORECASE,
+)
 
 
 class DicomOptions(LabelOptions):
@@ -50,26 +64,20 @@ class DicomOptions(LabelOptions):
     window: int = Field(1, ge=1, le=100)
 
 
-class _Header(NamedTuple):
-    path: str  # relative to the folder
-    uid: str
-    patient: str
-    view: str
-
-
 def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
     """Open a DICOM source: read the headers of all images, without decoding pixels.
 
-    Patients are identified by a digest of their PatientID.
+    Patients are identified by a digest of their PatientID, or of the StudyInstanceUID where the PatientID says nothing.
 
     Args:
         source: the whole source, for messages.
-        text: FOLDER or DICOMDIR with options, see `DicomOptions`.
+        text: FOLDER or DICOMDIR with options, see `DicomOptions`. Of a folder all images are read, whether its DICOMDIR lists
+            them or not; of a DICOMDIR those that it lists.
         missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
-        PetechiaError: there is no DICOM image, a row of the table is invalid (the message names it), or a file is outside the
-            folder.
+        PetechiaError: there is no DICOM image, a row of the table is invalid (the message names it), an option needs a table,
+            or a file of a DICOMDIR or of the table is outside the folder.
     """
     name, options = split_options(source, text, DicomOptions)
     path = Path(name).expanduser()
@@ -77,55 +85,82 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         hint = hint_at_option(name, DicomOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which does not exist; correct the path{hint}.")
     root = path if path.is_dir() else path.parent
-    headers = _headers(root, path if path.is_file() else root / "DICOMDIR")
+    files = Files()
+    headers = _headers(root, None if path.is_dir() else path, files)
     if not headers:
-        raise PetechiaError(f"{path} has no DICOM image; give a folder of DICOM files, or a DICOMDIR.")
+        said = str(files.frozen)
+        raise PetechiaError(
+            f"{path} has no DICOM image; give a folder of DICOM files, or a DICOMDIR.{f' {said}' if said else ''}"
+        )
     if options.table is None:
-        return _without_table(root, headers, options)
-    return _with_table(root, headers, options, options.table.expanduser(), missing)
+        catalog = _without_table(source, root, headers, options, files)
+    else:
+        catalog = _with_table(root, headers, options, options.table.expanduser(), missing, files)
+    return replace(catalog, not_read=files.frozen, notes=(*catalog.notes, *_note_on_bare(headers)))
 
 
-def _without_table(root: Path, headers: list[_Header], options: DicomOptions) -> Catalog:
+def _without_table(source: str, root: Path, headers: list[Header], options: DicomOptions, files: Files) -> Catalog:
+    given = {key: value for key, value in options if key in options.model_fields_set and value not in (None, "")}
+    if needs := [key for key in given if key in LabelOptions.model_fields and key != "view_is"]:
+        raise PetechiaError(f"{needs[0]!r} in the data source {source!r} is about a table, and none is given; add table=FILE.")
     if options.view_is:
         wanted = {view.strip().casefold() for view in options.view_is.split("|")}
         headers = [one for one in headers if one.view.casefold() in wanted]
         if not headers:
             raise PetechiaError(f"No DICOM image in {root} has the view {options.view_is}; leave out view_is.")
-    patients = np.array([one.patient for one in headers], np.str_)
-    labels = np.zeros((len(headers), 0), np.int8)
-    return _catalog(
-        root, headers, options, Labelling((), "multi-label", ()), labels, patients, split_by_patient(patients, TEST_SHARE)
-    )
+    several = [one for one in headers if one.frames > 1]
+    for one in several:
+        files.add(Reason.FRAMES, one.path)
+    headers = [one for one in headers if one.frames <= 1]
+    if not headers:
+        raise PetechiaError(f"All {len(several):,} DICOM images in {root} have several frames; give files with one image each.")
+    patients, notes = patients_of(headers, options.patient)
+    labels, labelling = np.zeros((len(headers), 0), np.int8), Labelling((), "multi-label", ())
+    return _catalog(root, headers, options, labelling, labels, patients, split_by_patient(patients, TEST_SHARE), notes)
 
 
-def _with_table(root: Path, headers: list[_Header], options: DicomOptions, path: Path, missing: Missing) -> Catalog:
-    table = select_views(read_table(path), options)
-    image = image_column(table, options)
+def _with_table(
+    root: Path, headers: list[Header], options: DicomOptions, path: Path, missing: Missing, files: Files
+) -> Catalog:
+    whole = read_table(path)
+    image = image_column(whole, options)
+    table = select_views(whole, options)
     listed = image_ids(table, image, root)
     index = _index(headers)
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
     if several is not None:
         raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
+    if options.near == "accept":
+        absent = [name for name in listed.tolist() if name not in index]
+        rows = {one.path: row for row, one in enumerate(headers)}
+        index |= {name: [rows[path]] for name, path in accept_near(rows, absent, root).items()}
     here = np.array([name in index for name in listed.tolist()])
-    refuse_missing(root, path, listed, here, missing)
+    refuse_missing(root, path, listed, here, missing, "check the folder and the table")
+    for name in listed[~here].tolist():
+        files.add(Reason.MISSING, name)
+    known = {row for name in (*listed.tolist(), *left_out(whole, table, image).tolist()) for row in index.get(name, ())}
+    for row, one in enumerate(headers):
+        if row not in known:
+            files.add(Reason.UNLISTED, one.path)
     table = table.take(np.flatnonzero(here))
     headers = [headers[index[name][0]] for name in listed[here].tolist()]
-    patients = np.array([one.patient for one in headers], np.str_)
-    if options.patient:
-        patients = read_patients(table, options, patients)
+    patients, notes = patients_of(headers, options.patient)
+    if options.patient or (notes and options.patient is None and find_column(table, None, PATIENTS)):
+        patients, notes = read_patients(table, options, patients), ()
     split = read_split(table, options, patients)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    return _catalog(root, headers, options, labelling, labels, patients, split)
+    return _catalog(root, headers, options, labelling, labels, patients, split, notes)
 
 
 def _catalog(
     root: Path,
-    headers: list[_Header],
+    headers: list[Header],
     options: DicomOptions,
     labelling: Labelling,
     labels: NDArray[np.int8],
     patients: NDArray[np.str_],
     split: NDArray[np.str_],
+    notes: tuple[str, ...],
 ) -> Catalog:
     paths = np.array([one.path for one in headers], np.str_)
     if len(np.unique(paths)) < len(paths):
@@ -140,10 +175,44 @@ def _catalog(
         reader=FileReader(root, paths, Decoding(options.colour, options.window)),
         task=labelling.task,
         colour=options.colour,
+        notes=(*notes, *labelling.notes),
     )
 
 
-def _index(headers: list[_Header]) -> dict[str, list[int]]:
+def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Return the patient of each image as a digest, str [N], and notes.
+
+    The PatientID of de-identified files is often empty, a placeholder, or the same in all. Of such files the StudyInstanceUID
+    is the patient, or, without one, the file.
+
+    Args:
+        headers: of N images.
+        given: the option `patient`; "" says that the PatientID says nothing.
+    """
+    counts = Counter(one.patient for one in headers)
+    common, files = counts.most_common(1)[0]
+    studies = {one.study for one in headers if one.patient == common}
+    shared = files >= NEARLY_ALL * len(headers) and len(studies - {""}) >= MANY_STUDIES
+    nameless = [
+        given == "" or bool(PLACEHOLDER.fullmatch(one.patient.strip())) or (shared and one.patient == common) for one in headers
+    ]
+    names = [one.study or one.path if unnamed else one.patient for one, unnamed in zip(headers, nameless, strict=True)]
+    count = sum(unnamed and bool(one.patient.strip()) for one, unnamed in zip(headers, nameless, strict=True))
+    note = (
+        f"{count:,} of {len(headers):,} DICOM files have a PatientID that many files share, as de-identified files do, so each "
+        f"study counts as a patient; if a table knows the patients, name its column with patient=COLUMN."
+    )
+    return np.array([_digest(name) for name in names], np.str_), (note,) if count > 1 and given is None else ()
+
+
+def _note_on_bare(headers: list[Header]) -> tuple[str, ...]:
+    bare = [one.path for one in headers if one.bare]
+    if not bare:
+        return ()
+    return (f"{len(bare):,} DICOM files have no preamble; they are read all the same: {listing(bare)}.",)
+
+
+def _index(headers: list[Header]) -> dict[str, list[int]]:
     """Index the images by UID, by path, and by file name with and without suffix."""
     found: dict[str, list[int]] = defaultdict(list)
     for row, one in enumerate(headers):
@@ -154,15 +223,30 @@ def _index(headers: list[_Header]) -> dict[str, list[int]]:
     return found
 
 
-def _headers(root: Path, directory: Path) -> list[_Header]:
-    """Read the images in the DICOMDIR or, without one, all images below the folder; files without pixels are left out."""
-    if directory.is_file():
-        refuse_outside(root, directory)
-        paths = _listed(root, directory)
-    else:
-        paths = list(walk(root))
+def _headers(root: Path, directory: Path | None, files: Files) -> list[Header]:
+    """Read the headers of all images below the folder.
+
+    Args:
+        root: the folder.
+        directory: a DICOMDIR; only the images that it lists are returned. None returns all.
+        files: gets the other files that are or may hold images.
+    """
+    index = directory or root / "DICOMDIR"
+    listed: list[str] = []
+    if index.is_file():
+        refuse_outside(root, index)
+        listed = _listed(root, index)
+    wanted, found = set(listed), []
     with quiet():
-        return [one for path in paths if (one := _header(root, path))]
+        for path in dict.fromkeys([*listed, *walk(root, files)]):
+            header = read_header(root, path)
+            if isinstance(header, Reason):
+                files.add(header, path)
+            elif header and (directory is None or path in wanted):
+                found.append(header)
+            elif header:
+                files.add(Reason.NO_DIRECTORY, path)
+    return found
 
 
 def _listed(root: Path, directory: Path) -> list[str]:
@@ -171,7 +255,7 @@ def _listed(root: Path, directory: Path) -> list[str]:
     paths = []
     with quiet():
         try:
-            if is_dicom(content) and _is_deflated(directory):
+            if is_dicom(content) and is_deflated(directory):
                 raise PetechiaError(f"{directory} is deflated, which is not supported; give a folder without it.")
             records = pydicom.dcmread(io.BytesIO(content)).DirectoryRecordSequence if is_dicom(content) else None
             for record in records or ():
@@ -191,33 +275,6 @@ def _listed(root: Path, directory: Path) -> list[str]:
         if not os.path.isfile(root / path):  # noqa: PTH113 (pathlib raises if a name is too long)
             raise PetechiaError(f"{directory} lists {printable(path)}, which is missing; restore it, or remove the DICOMDIR.")
     return list(dict.fromkeys(paths))
-
-
-def _is_deflated(path: Path) -> bool:
-    """Return whether a file is deflated; pydicom would inflate everything after the meta header, however large that is."""
-    return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED.decode())
-
-
-def _header(root: Path, path: str) -> _Header | None:
-    """Read the header of one image; None if the file is not a DICOM image."""
-    try:
-        with (root / path).open("rb") as file:
-            if not is_dicom(file.read(132)):
-                return None
-            file.seek(0)
-            if _is_deflated(root / path):  # reading its pixels later raises an error
-                return _Header(path, path, _digest(path), "")
-            entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
-            if "Rows" not in entries:
-                return None
-            patient = entries.get("PatientID") or entries.get("StudyInstanceUID") or path
-            return _Header(
-                path, str(entries.get("SOPInstanceUID", path)), _digest(str(patient)), str(entries.get("ViewPosition") or "")
-            )
-    except Exception as error:  # a damaged file can make pydicom raise anything
-        raise PetechiaError(
-            f"{root / path} is damaged and cannot be read ({type(error).__name__}); check the DICOM file."
-        ) from None
 
 
 def _digest(patient: str) -> str:

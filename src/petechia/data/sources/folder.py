@@ -1,4 +1,4 @@
-"""The `folder:` source: any folder of images with a table."""
+"""The `folder:` source: any folder of images with a table, or with a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
+from petechia.data.formats.grouping import read_groups
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -23,18 +24,21 @@ from petechia.data.formats.labelling import (
     LabelOptions,
     find_column,
     read_labels,
-    read_patients,
-    read_split,
     select_views,
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
+from petechia.data.formats.spelling import refuse_rounded
 from petechia.data.formats.tables import Table, columns_of, read_table
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
+from petechia.data.sources.class_folders import open_class_folders
 from petechia.data.sources.options import hint_at_option, split_options
 
 # Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
 IMAGES = (
-    *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "path", "filepath", "file"),
-    *("filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid", "sopinstanceuid", "idcode", "id"),
+    *("image", "imagepath", "imagefile", "imagefilename", "imageindex", "imagename", "imageid", "imagefilepath", "path"),
+    *("filepath", "file", "filename", "pngpath", "dicompath", "img", "imgpath", "imgname", "imgid", "dicomid"),
+    *("sopinstanceuid", "idcode", "id"),
 )
 
 
@@ -53,11 +57,11 @@ class FolderOptions(LabelOptions):
 
 
 def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Open a folder source: read the table and find the images, without decoding them.
+    """Open a folder source: read the table and find the images, without decoding them; see also `open_class_folders`.
 
     Args:
         source: the whole source, for messages.
-        text: TABLE with options, see `FolderOptions`.
+        text: TABLE with options, see `FolderOptions`; or FOLDER, with a folder of images for each class.
         missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
@@ -66,20 +70,23 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     """
     name, options = split_options(source, text, FolderOptions)
     path = Path(name).expanduser()
+    if path.is_dir():
+        return _without_table(source, path, options)
     if not path.is_file():
         hint = hint_at_option(name, FolderOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which is not a file; correct it{hint}.")
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
-    table = select_views(read_table(path), options)
+    whole = read_table(path)
+    table = select_views(whole, options)
     image = image_column(table, options)
     ids = image_ids(table, image, root)
-    patients = read_patients(table, options, ids)
-    split = read_split(table, options, patients)
+    patients, split, notes = read_groups(table, options, ids)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    files, here = locate(root, ids)
+    files, here = locate(root, ids, options.near)
     refuse_missing(root, path, ids, here, missing)
+    beside_these = beside(root, files[here], left_out(whole, table, image))
     return Catalog(
         name=root.resolve().name,
         classes=labelling.classes,
@@ -91,7 +98,17 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
+        notes=(*notes, *labelling.notes),
+        not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
+
+
+def _without_table(source: str, root: Path, options: FolderOptions) -> Catalog:
+    given = options.model_fields_set - {"colour", "window"} - ({"patient"} if options.patient == "" else set())
+    if given:
+        key = sorted(given)[0]
+        raise PetechiaError(f"{key!r} in the data source {source!r} is about a table, and {root} is a folder; leave it out.")
+    return open_class_folders(root, options.colour, options.window, grouped=options.patient is None)
 
 
 def image_column(table: Table, options: LabelOptions) -> str:
@@ -114,6 +131,13 @@ def taken_columns(table: Table, options: LabelOptions, image: str) -> set[str]:
     return {image} | {name for given, usual in others if (name := find_column(table, given, usual))}
 
 
+def left_out(whole: Table, table: Table, image: str) -> NDArray[np.str_]:
+    """Return the images, str [N], of the rows of a table that were not selected, such as those of other views."""
+    names = (one.texts(image).drop_nulls().str.replace_all("\\", "/", literal=True).to_list() for one in (whole, table))
+    listed, selected = map(set, names)
+    return np.array(sorted(listed - selected), np.str_)
+
+
 def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
     """Return the image names in a table, str [N], with forward slashes and relative to `root` if they are below it.
 
@@ -122,11 +146,14 @@ def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
     """
     cells = table.texts(column)
     table.refuse(cells.is_null(), f"has an empty {column!r}")
+    refuse_rounded(table, column)
     names = cells.str.replace_all("\\", "/", literal=True)
     for top in dict.fromkeys((str(root), str(root.resolve()))):
         names = names.str.strip_prefix(top.rstrip("/") + "/")
     names = names.str.replace(r"^(\./+)+", "")
-    outside = names.str.contains(r"(^|/)\.\.(/|$)|^/|^~|^[A-Za-z]:/|\x00")
+    absolute = names.str.contains(r"^/|^~|^[A-Za-z]:/")
+    table.refuse(absolute, "names an image outside the folder, by an absolute path (paths start in the folder):", column)
+    outside = names.str.contains(r"(^|/)\.\.(/|$)|\x00")
     table.refuse(outside, "names an image outside the folder:", column)
     table.refuse(names.is_duplicated(), "names an image that another row also names:", column)
     return names.to_numpy().astype(np.str_)

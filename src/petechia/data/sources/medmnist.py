@@ -202,10 +202,15 @@ def _members(path: Path) -> dict[str, Member]:
                 if not re.fullmatch(r"(train|val|test)_(images|labels)\.npy", info.filename) or key in found:
                     continue
                 with file.open(info) as packed:
-                    dtype, shape = _header(packed)
+                    dtype, shape, columns_first = _header(packed)
                     began = packed.tell()
                 size = int(np.prod(shape, dtype=object)) * dtype.itemsize
                 _refuse_member(path, key, dtype, size, info, began)
+                if columns_first and key.endswith("images"):  # labels are small, and read whole
+                    raise PetechiaError(
+                        f"{path} has {key} in Fortran order, in which one image cannot be read alone; save it again with "
+                        f"numpy.ascontiguousarray({key})."
+                    )
                 found[key] = Member(key, dtype, shape)
     except (
         zipfile.BadZipFile,
@@ -222,18 +227,16 @@ def _members(path: Path) -> dict[str, Member]:
     return found
 
 
-def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
-    """Read the type and shape of an array, which must be in C order."""
+def _header(packed: IO[bytes]) -> tuple[np.dtype[np.generic], tuple[int, ...], bool]:
+    """Read the type and shape of an array, and whether it is in Fortran order."""
     version = npy.read_magic(packed)
     reader = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
     if reader is None:
         raise ValueError(f"version {version}")
     shape, fortran, dtype = reader(packed)
-    if fortran and len(shape) > 1:
-        raise ValueError("in Fortran order")
     if any(side < 0 for side in shape):
         raise ValueError("a negative side")
-    return dtype, shape
+    return dtype, shape, fortran and len(shape) > 1
 
 
 def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int, info: zipfile.ZipInfo, began: int) -> None:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
+import zlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +16,14 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError, first_line, listing, printable
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
-from petechia.data.export import write_images
+from petechia.data.export import warn_of_formulas, write_images
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.labelling import TEST_SHARE
-from petechia.data.formats.locate import Missing, refuse_outside
-from petechia.data.formats.tables import check_header, refuse_row
+from petechia.data.formats.locate import Missing, refuse_missing
+from petechia.data.formats.spelling import one_spelling
+from petechia.data.formats.tables import Table, cleaned, read_text, table_of
+from petechia.data.formats.walking import beside, refuse_outside
+from petechia.data.not_read import NotRead, Reason
 
 CLASSES = (
     "Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pneumonia", "Pneumothorax",
@@ -58,25 +64,18 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
             `root`.
     """
     table = read_table(root)
-    ids = table[IMAGE].to_numpy().astype(np.str_)
-    labels = _labels(table, root)
-    patients = table[PATIENT].to_numpy().astype(np.str_)
+    ids = table.frame[IMAGE].to_numpy().astype(np.str_)
+    labels = _labels(table)
+    patients = one_spelling(table.frame[PATIENT]).to_numpy().astype(np.str_)
     names = find_images(root)
     here = np.array([i in names for i in ids], bool)
-    if not here.all() and missing == "error":
-        absent = ids[~here]
-        raise PetechiaError(
-            f"{len(absent):,} of the {len(ids):,} images that the table lists are not in {root}: {listing(list(absent))}; "
-            f"add them, or leave them out with --missing skip."
-        )
-    if not here.any():
-        raise PetechiaError(
-            f"{root} has none of the images that its table lists; expected them in images/ or images_001/images/."
-        )
+    folders = "correct the folder: the images are expected in images/ or images_001/images/"
+    refuse_missing(root, table.path, ids, here, missing, folders, "rename it")
     split = _split(root, ids, patients)
     files = np.array([names[i] for i in ids[here]])
     arrays = (ids[here], patients[here], split[here], labels[here])
-    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih)
+    not_read = beside(root, files) + NotRead.of(Reason.MISSING, ids[~here].tolist())
+    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih, not_read=not_read)
 
 
 def table_path(root: Path) -> Path:
@@ -92,44 +91,38 @@ def table_path(root: Path) -> Path:
     return found[-1]
 
 
-def read_table(root: Path) -> pl.DataFrame:
+def read_table(root: Path) -> Table:
     """Read the columns that are used, as text. The header of 2017 has more commas than the rows; extra names are ignored.
 
     Raises:
         PetechiaError: the table cannot be read, lacks a column, or has a row with an empty cell, a duplicate image or a path.
     """
     path = table_path(root)
-    check_header(path)
     try:
-        table = pl.read_csv(path, infer_schema=False, truncate_ragged_lines=True, encoding="utf8-lossy")
-    except pl.exceptions.PolarsError as error:
+        text = read_text(path)
+        frame = pl.read_csv(text.content, infer_schema=False, truncate_ragged_lines=True, separator=text.separator)
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
         raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); restore it.") from None
-    spelled = {name.strip().strip("\ufeff").casefold(): name for name in table.columns}
+    spelled = {name.strip().casefold(): name for name in frame.columns}
     columns = {}
     for wanted in (IMAGE, FINDINGS, PATIENT):
         if wanted.casefold() not in spelled:
-            raise PetechiaError(f"{path} has no column {wanted!r}; its columns are {listing(table.columns, 12)}.")
+            raise PetechiaError(f"{path} has no column {wanted!r}; its columns are {listing(frame.columns, 12)}.")
         columns[spelled[wanted.casefold()]] = wanted
-    if table.is_empty():
-        raise PetechiaError(f"{path} has a header but no rows; restore it.")
-    table = table.select(pl.col(old).str.strip_chars().fill_null("").alias(new) for old, new in columns.items())
+    table = table_of(path, frame, text.row + 1)
+    kept = table.frame.select(cleaned(table.frame[old]).alias(new) for old, new in columns.items())
+    table = Table(path, kept, table.rows)
     for column in (IMAGE, FINDINGS, PATIENT):
-        _refuse(path, table, pl.col(column) == "", f"has an empty {column!r}")
-    outside = pl.col(IMAGE).str.contains(r"[/\\\x00]|^\.")
-    _refuse(path, table, outside, "names a path instead of a file, which could lead out of the dataset:", IMAGE)
-    _refuse(path, table, pl.col(IMAGE).is_duplicated(), "occurs more than once:", IMAGE)
+        table.refuse(kept[column].is_null(), f"has an empty {column!r}")
+    outside = kept[IMAGE].str.contains(r"[/\\\x00]|^\.")
+    table.refuse(outside, "names a path instead of a file, which could lead out of the dataset:", IMAGE)
+    table.refuse(kept[IMAGE].is_duplicated(), "occurs more than once:", IMAGE)
     return table
 
 
-def _refuse(path: Path, table: pl.DataFrame, bad: pl.Expr, problem: str, show: str | None = None) -> None:
-    rows = table.with_row_index("line", offset=2).filter(bad)
-    if len(rows):
-        refuse_row(path, rows["line"][0], problem, rows[show][0] if show else None, len(rows))
-
-
-def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
+def _labels(table: Table) -> NDArray[np.int8]:
     """Return the labels, int8 [N, 14], from the column of findings separated by bars."""
-    findings = table.select(pl.col(FINDINGS).str.split("|")).with_row_index("row").explode(FINDINGS, empty_as_null=True)
+    findings = table.frame.select(pl.col(FINDINGS).str.split("|")).with_row_index("row").explode(FINDINGS, empty_as_null=True)
     findings = findings.with_columns(pl.col(FINDINGS).str.strip_chars().str.replace_all(" ", "_"))
     index = {name: k for k, name in enumerate(CLASSES)} | {NO_FINDING.replace(" ", "_"): -1}
     unknown = findings.filter(~pl.col(FINDINGS).is_in(list(index)))
@@ -137,17 +130,17 @@ def _labels(table: pl.DataFrame, root: Path) -> NDArray[np.int8]:
         row, name = unknown.row(0)
         said = f"an unknown finding {printable(name)!r}" if name else "an empty finding between its bars"
         raise PetechiaError(
-            f"{table_path(root)}, row {row + 2}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
+            f"{table.path}, row {table.rows[row]}, has {said}; the findings are {', '.join(CLASSES)} or {NO_FINDING}."
         )
     said_none = findings.filter(pl.col(FINDINGS) == NO_FINDING.replace(" ", "_"), pl.len().over("row") > 1)
     if len(said_none):
         raise PetechiaError(
-            f"{table_path(root)}, row {said_none['row'][0] + 2}, has {NO_FINDING} and another finding; correct the table."
+            f"{table.path}, row {table.rows[said_none['row'][0]]}, has {NO_FINDING} and another finding; correct the table."
         )
     present = findings.with_columns(pl.col(FINDINGS).replace_strict(index, return_dtype=pl.Int64).alias("k")).filter(
         pl.col("k") >= 0
     )
-    labels = np.zeros((len(table), len(CLASSES)), np.int8)
+    labels = np.zeros((len(table.frame), len(CLASSES)), np.int8)
     labels[present["row"].to_numpy(), present["k"].to_numpy()] = 1
     return labels
 
@@ -196,10 +189,11 @@ def _entries(catalog: Catalog) -> tuple[list[str], list[list[str]]]:
     """Return the header and the rows of the source's table, in the order of the catalog."""
     if isinstance(catalog.reader, FileReader):
         path = table_path(catalog.reader.root)
-        with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
-            header, *lines = csv.reader(file)
+        text = read_text(path)
+        header, *lines = csv.reader(io.StringIO(text.content.decode(), newline=""), delimiter=text.separator)
         column = [name.strip().casefold() for name in header].index(IMAGE.casefold())
-        by_id = {line[column].strip(): line for line in lines if line}
+        lines = [line for line in lines if len(line) > column]
+        by_id = dict(zip(cleaned(pl.Series([line[column] for line in lines], dtype=pl.String)), lines, strict=True))
         return header, [by_id[i] for i in catalog.ids.tolist()]
     return [IMAGE, FINDINGS, FOLLOW_UP, PATIENT], [["", "", "", p] for p in catalog.patients.tolist()]
 
@@ -224,6 +218,8 @@ def _write_table(
         if follow_up is not None and visit.isdigit():
             line[follow_up] = str(int(visit))
         lines.append(line)
+    cells = pl.Series([*header, *chain.from_iterable(lines)], dtype=pl.String)
+    warn_of_formulas(folder / "Data_Entry_2017.csv", cells)
     with (folder / "Data_Entry_2017.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

@@ -24,7 +24,10 @@ from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import PATIENTS, TEST_SHARE, plain
 from petechia.data.formats.locate import Missing, locate, refuse_missing
+from petechia.data.formats.spelling import Near
 from petechia.data.formats.tables import check_header
+from petechia.data.formats.walking import beside
+from petechia.data.not_read import NotRead, Reason
 from petechia.data.sources.options import hint_at_option, split_options
 
 OWN = "patientid"  # column of patients that most of the classes add
@@ -41,6 +44,7 @@ class XrvOptions(Settings):
         split: split to read, for TBX11K.
         view_is: views to use, separated by bars.
         window: window of DICOM files, see `read_dicom`.
+        near: "accept" takes images whose names differ in case, suffix or leading zeros.
     """
 
     csvpath: Path | None = None
@@ -49,6 +53,7 @@ class XrvOptions(Settings):
     split: str | None = None
     view_is: str | None = None
     window: int = Field(1, ge=1, le=100)
+    near: Near = "refuse"
 
 
 def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
@@ -75,8 +80,9 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
     paths = _paths(kind, dataset, root)
     rows = _wanted(kind, dataset, options)
     rows = rows[_first_of_each(kind, paths[rows], labels[rows])]
-    files, here = locate(root, paths[rows])
-    refuse_missing(root, Path(f"{kind.__name__} of torchxrayvision"), paths[rows], here, missing)
+    files, here = locate(root, paths[rows], options.near)
+    of_class = Path(f"{kind.__name__} of torchxrayvision")
+    refuse_missing(root, of_class, paths[rows], here, missing, "give the folder that its paths start in")
     patients = _patients(dataset, paths)[rows][here]
     return Catalog(
         name=kind.__name__.removesuffix("_Dataset"),
@@ -86,6 +92,8 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
         split=split_by_patient(patients, TEST_SHARE),
         labels=labels[rows][here],
         reader=FileReader(root, files[here], Decoding(window=options.window)),
+        not_read=beside(root, files[here], np.setdiff1d(paths, paths[rows]))
+        + NotRead.of(Reason.MISSING, paths[rows][~here].tolist()),
     )
 
 
@@ -110,7 +118,7 @@ def _dataset_class(name: str) -> type[Any]:
 
 def _construct(kind: type[Any], source: str, root: Path, options: XrvOptions) -> Any:
     takes = inspect.signature(kind).parameters
-    given = {key: str(value) for key, value in options if value is not None and key not in ("view_is", "window")}
+    given = {key: str(value) for key, value in options if value is not None and key not in ("view_is", "window", "near")}
     if unknown := [key for key in given if key not in takes]:
         raise PetechiaError(f"{unknown[0]!r} in the data source {source!r} is not an option of {kind.__name__}; leave it out.")
     needed = [key for key, one in takes.items() if one.default is one.empty and key not in ("imgpath", *given)]

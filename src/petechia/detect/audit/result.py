@@ -10,12 +10,13 @@ from html import escape
 from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from petechia.attack.square import Square
 from petechia.core.results import Number, Record, Result
 from petechia.core.version import __version__
 from petechia.data.formats.images import encode_png
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.audit.examination import ExaminedClass, ModelExamination
 from petechia.detect.audit.pictures import framed
 from petechia.detect.audit.reconstruct import Reconstruction
@@ -40,11 +41,15 @@ class Origin(NamedTuple):
         model: the model's name.
         digest: SHA-256 of its file; None without one.
         clean: where the clean images come from.
+        not_read: images that lie beside them and were not read.
+        notes: sentences about how they were read.
     """
 
     model: str
     digest: str | None
     clean: str
+    not_read: NotRead = EVERYTHING_READ
+    notes: tuple[str, ...] = ()
 
 
 class AuditedModel(Record):
@@ -67,10 +72,12 @@ class CleanImages(Record):
     Attributes:
         source: where they come from.
         images: how many they are.
+        not_read: images that lie beside them and were not read.
     """
 
     source: str
     images: int
+    not_read: NotRead = EVERYTHING_READ
 
 
 class Rate(Record):
@@ -235,6 +242,7 @@ class AuditResult(Result):
 
     file_name: ClassVar[str] = "audit.json"
 
+    schema_: int = Field(2, alias="schema")
     petechia: str
     date: str
     model: AuditedModel
@@ -256,13 +264,13 @@ class AuditResult(Result):
             petechia=__version__,
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             model=AuditedModel(name=origin.model, sha256=origin.digest, black_box=examination.classifier.network is None),
-            clean=CleanImages(source=origin.clean, images=examination.clean),
+            clean=CleanImages(source=origin.clean, images=examination.clean, not_read=origin.not_read),
             backdoor=examination.backdoor,
             level=AuditNulls.of(examination.calibration).level,
             classes=tuple(AuditedClass.of(one, label) for label, one in examination.ranked),
             passes=examination.passes,
             seconds=round(examination.seconds, 1),
-            warnings=examination.warnings,
+            warnings=(*examination.warnings, *origin.notes),
             limits=f"{LIMITS} For other models and images the p-values are a guide; they were measured on "
             f"{examination.calibration.measured_on}.",
         )
@@ -314,6 +322,7 @@ class AuditResult(Result):
         lines = [f"Audit of {self.model.name} with {self.clean.images} clean images", self.verdict]
         lines += [f"- {one.name} (p {one.p_value:.2g}): {one.reason}" for one in self.flagged]
         lines += [f"Note: {warning}" for warning in self.warnings]
+        lines += [str(self.clean.not_read)] if self.clean.not_read else []
         lines.append(self.limits)
         return "\n".join(lines)
 
@@ -324,7 +333,8 @@ class AuditResult(Result):
         hidden = len(self.classes) - len(shown)
         more = f"<p>and {hidden} more classes, not flagged</p>" if hidden else ""
         head = "".join(f"<th>{name}</th>" for name in ("class", "p-value", "best stamp", "row, column", "gain of the logit"))
-        notes = "".join(f"<p>Note: {escape(warning)}</p>" for warning in self.warnings)
+        told = [f"Note: {warning}" for warning in self.warnings] + ([str(self.clean.not_read)] if self.clean.not_read else [])
+        notes = "".join(f"<p>{escape(sentence)}</p>" for sentence in told)
         table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
         limits = f"<p><small>{escape(self.limits)}</small></p>"
         return f"<p><strong>{escape(self.verdict)}</strong></p>{table}{more}{self._pictures()}{notes}{limits}"

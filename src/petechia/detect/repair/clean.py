@@ -14,6 +14,7 @@ from petechia.core.rows import evenly_spread
 from petechia.data import Catalog, open_source, prepare
 from petechia.data.catalog import patient_fractions
 from petechia.data.dataset import Images, Selection
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.collection import collect, described
 from petechia.models.classifier import Classifier
 
@@ -28,15 +29,17 @@ class CleanSet(NamedTuple):
         images: prepared, uint8 [N, H, W] or [N, H, W, 3].
         labels: int8 [N, K] for the model's classes; -1 is unknown.
         patients: str [N]; an image without a patient is a patient of its own.
+        not_read: images that lie beside these and were not read.
     """
 
     images: Images
     labels: NDArray[np.int8]
     patients: NDArray[np.str_]
+    not_read: NotRead = EVERYTHING_READ
 
     def take(self, rows: NDArray[np.intp]) -> CleanSet:
         """Some of the images, with their labels and patients."""
-        return CleanSet(Selection(self.images, rows), self.labels[rows], self.patients[rows])
+        return CleanSet(Selection(self.images, rows), self.labels[rows], self.patients[rows], self.not_read)
 
     def split(self) -> tuple[CleanSet, CleanSet]:
         """Images to repair with, and images to measure on; no patient is in both.
@@ -75,14 +78,16 @@ def read_clean(
     if not isinstance(source, Catalog) and not (isinstance(source, str) and not Path(source).exists()):
         found = collect(source, classifier, most, progress)
         unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
-        return CleanSet(found.images, unknown, np.array(found.ids))
-    catalog = source if isinstance(source, Catalog) else open_source(source)
+        return CleanSet(found.images, unknown, np.array(found.ids), found.not_read)
+    catalog = source if isinstance(source, Catalog) else open_source(source, "skip")  # `not_read` names what is missing
     catalog = catalog if classifier.colour else catalog.in_grey()
     chosen = evenly_spread(len(catalog), most)
-    dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=progress)
+    dataset, catalog, _ = prepare(catalog.take(chosen), classifier.preprocess, "skip", progress)
     if not dataset.classes:
-        return CleanSet(dataset.images, np.full((len(dataset), len(classes)), -1, np.int8), dataset.patients)
-    return CleanSet(dataset.images, _labels_of(dataset.labels, dataset.classes, classes, described(source)), dataset.patients)
+        labels = np.full((len(dataset), len(classes)), -1, np.int8)
+    else:
+        labels = _labels_of(dataset.labels, dataset.classes, classes, described(source))
+    return CleanSet(dataset.images, labels, dataset.patients, catalog.not_read)
 
 
 def _labels_of(labels: NDArray[np.int8], given: tuple[str, ...], wanted: tuple[str, ...], source: str) -> NDArray[np.int8]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from petechia.core.errors import PetechiaError
-from petechia.core.files import sha256, write_text
+from petechia.core.files import claimed, refuse_existing, sha256, write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
@@ -32,13 +32,11 @@ def refuse_existing_model(out: Path) -> None:
     """Check that a repair overwrites nothing.
 
     Raises:
-        PetechiaError: a file of that name exists, or the name is not that of a model.
+        PetechiaError: a file of that name exists or cannot be made, or the name is not that of a model.
     """
     if out.suffix != ".safetensors":
         raise PetechiaError(f"--out is {out}; a model's file ends in .safetensors.")
-    for path in (out, record_beside(out)):
-        if path.exists():
-            raise PetechiaError(f"{path} exists, and a repair overwrites nothing; give another --out.")
+    refuse_existing(out)
 
 
 def repair_model(
@@ -79,14 +77,15 @@ def repair_model(
 
 
 def write_repaired(result: RepairResult, out: Path) -> None:
-    """Write a repaired model as a new file, and the result beside it, last.
+    """Write the result, and the repaired model beside it as a new file, last: a result without a model is a killed repair's.
 
     Raises:
         PetechiaError: a file would be overwritten.
     """
-    refuse_existing_model(out)
-    result.repaired_model.save(out)
-    write_text(record_beside(out), result.to_json())
+    with claimed(out):
+        refuse_existing_model(out)
+        write_text(record_beside(out), result.to_json())
+        result.repaired_model.save(out)
 
 
 def _measured(
@@ -109,6 +108,7 @@ def _measured(
         before=MeasuredModel.of(before),
         after=MeasuredModel.of(after),
         auroc_nn_change=auroc_change(before, after),
+        not_read=test.not_read,
     )
 
 

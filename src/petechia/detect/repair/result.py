@@ -9,6 +9,7 @@ from pydantic import Field, PrivateAttr
 
 from petechia.core.errors import PetechiaError
 from petechia.core.results import Number, Record, Result
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.repair.known_trigger import KnownTrigger
 from petechia.detect.repair.methods import Method
 from petechia.detect.repair.outcome import Effect, RepairOutcome, change
@@ -124,10 +125,12 @@ class RepairResult(Result):
         before: the model as it was.
         after: the repaired model, on the same images.
         auroc_nn_change: by how much the AUROC on clean images rose.
+        not_read: images that lie beside the clean ones and were not read.
     """
 
     file_name: ClassVar[str] = "repair.json"
 
+    schema_: int = Field(2, alias="schema")
     petechia: str
     model: RepairedFile
     clean: str
@@ -136,6 +139,7 @@ class RepairResult(Result):
     before: MeasuredModel
     after: MeasuredModel
     auroc_nn_change: ValueWithInterval
+    not_read: NotRead = EVERYTHING_READ
 
     _model: Model | None = PrivateAttr(None)
 

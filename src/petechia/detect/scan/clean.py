@@ -40,6 +40,6 @@ def write_kept(catalog: Catalog, kept: NDArray[np.intp], folder: Path) -> int:
             raise image
         return encode_png(image)
 
-    with building(folder) as temporary:
+    with building(folder, "--clean-to") as temporary:
         write_dataset(temporary, catalog, Written(kept, catalog.ids[kept], catalog.labels[kept], content))
     return len(kept)

@@ -21,9 +21,9 @@ from petechia.detect.scan.features import FeatureOutliers, extract, feature_outl
 from petechia.detect.scan.hints import hints_of, with_hint
 from petechia.detect.scan.ledger import Ledger, Suspect
 from petechia.detect.scan.near_duplicates import Pair, find_pairs
-from petechia.detect.scan.reading import read_grey_image, read_traces
+from petechia.detect.scan.reading import read_traces
 from petechia.detect.scan.result import ScanDetails, ScanResult
-from petechia.detect.scan.search import StampSearch
+from petechia.detect.scan.search import Stamp, StampSearch, stamp_of
 from petechia.detect.scan.stamps import Family, find_families, label_of, still_significant
 from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, packaged_calibration
 from petechia.models.classifier import Classifier
@@ -105,14 +105,14 @@ class DatasetScan:
         pairs = find_pairs(catalog, traces, thresholds.near_duplicates, progress)
         families = find_families(traces.spots, catalog.labels, thresholds.stamps)
         outliers = self._outliers(catalog, folder, traces.unread, progress)
-        stamps = [(family, stamp_pixels(catalog, family)) for family in families if family.suspicious]
+        stamps = [(family, stamp_of(catalog, family, thresholds.search)) for family in families if family.suspicious]
 
         ledger = Ledger(len(catalog))
-        ledger.extend(from_pairs(catalog, pairs, thresholds.scores))
+        ledger.extend(from_pairs(catalog, pairs, thresholds.scores, thresholds.near_duplicates.recurring_pairs))
         explained = _explained(ledger, pairs)
-        for family, pixels in stamps:
+        for family, stamp in stamps:
             if still_significant(family, catalog.labels, explained):
-                _add_stamp(ledger, catalog, family, pixels, explained, thresholds, progress)
+                _add_stamp(ledger, catalog, family, stamp, explained, thresholds, progress)
         explained = _explained(ledger, pairs)
         copies = find_copies(traces.textures, traces.shapes, catalog.labels, explained, progress, thresholds.copies)
         if copies:
@@ -127,7 +127,7 @@ class DatasetScan:
             pairs=pairs,
             copies=copies,
             families=families,
-            pictures=[pixels for _, pixels in stamps],
+            pictures=[stamp.shown for _, stamp in stamps],
             unread=traces.unread,
             feature_outliers=outliers,
         )
@@ -162,13 +162,6 @@ def scan_catalog(
     return DatasetScan(on_error, classifier).examine(catalog, calibration or packaged_calibration(), progress)
 
 
-def stamp_pixels(catalog: Catalog, family: Family) -> NDArray[np.uint8]:
-    """The pixels of a family's stamp on its first image, uint8 [h, w]."""
-    row, column = int(family.rows[0]), int(family.columns[0])
-    image = read_grey_image(catalog, int(family.images[0]))
-    return image[row : row + family.height, column : column + family.width].copy()
-
-
 def _explained(ledger: Ledger, pairs: list[Pair]) -> NDArray[np.bool_]:
     """Images that are flagged and the clean images of their pairs, bool [N]: what else is found must hold without them."""
     flagged = ledger.flagged
@@ -181,7 +174,7 @@ def _add_stamp(
     ledger: Ledger,
     catalog: Catalog,
     family: Family,
-    pixels: NDArray[np.uint8],
+    stamp: Stamp,
     explained: NDArray[np.bool_],
     thresholds: ScanThresholds,
     progress: Progress,
@@ -190,13 +183,14 @@ def _add_stamp(
     has_label = label_of(catalog.labels, family)
     label = has_label & ~explained
     ledger.extend(from_stamp(catalog, family, with_label(family, label), thresholds.scores))
-    if not family.exact or not (family.fixed or pixels.size >= thresholds.search.smallest_wandering):
+    enough = family.fixed or stamp.pixels.size >= thresholds.search.smallest_wandering
+    if stamp.tolerance > thresholds.search.loosest or not enough:
         return
-    search = StampSearch(catalog, family, pixels, thresholds.search, progress)
-    rest = np.flatnonzero(label & ~ledger.flagged)
-    ledger.extend(from_stamp(catalog, family, search.visible(rest), thresholds.scores))
-    rest = np.flatnonzero(label & ~ledger.flagged)
+    search = StampSearch(catalog, family, stamp, thresholds.search, progress)
     others = np.flatnonzero(~has_label & ~explained)
+    rest = np.flatnonzero(label & ~ledger.flagged)
+    ledger.extend(from_stamp(catalog, family, search.visible(rest, others), thresholds.scores))
+    rest = np.flatnonzero(label & ~ledger.flagged)
     ledger.extend(from_stamp(catalog, family, search.hidden(rest, others), thresholds.scores))
 
 

@@ -18,6 +18,7 @@ from petechia.detect.scan.rules import (
     EXACT_DUPLICATE_SAME_LABELS,
     EXACT_DUPLICATE_WRITTEN_LABELS,
     NEAR_DUPLICATE_KNOWN_STAMP,
+    NEAR_DUPLICATE_NO_LABELS,
     NEAR_DUPLICATE_OTHER_LABELS,
     NEAR_DUPLICATE_SAME_LABELS,
     SHOWS_STAMP,
@@ -30,33 +31,43 @@ from petechia.detect.scan.thresholds import Scores
 Found = Iterator[tuple[int, Evidence]]
 
 
-def from_pairs(catalog: Catalog, pairs: list[Pair], scores: Scores) -> Found:
+def from_pairs(catalog: Catalog, pairs: list[Pair], scores: Scores, recurring: int) -> Found:
     """Against the stamped image of each pair, and against both images of exact duplicates.
 
     A pair contradicts itself if its labels differ. The stamps of such pairs are known from there on, and the labels that most
-    of their stamped images have are those that the attacker wrote.
+    of their stamped images have are those that the attacker wrote. Where no image of a pair has a label, the box of `recurring`
+    or more such pairs is a stamp.
     """
     contradicts = [bool((catalog.labels[pair.stamped] != catalog.labels[pair.clean]).any()) for pair in pairs]
     proofs = [pair for pair, differs in zip(pairs, contradicts, strict=True) if differs and pair.stamp.size]
     known = {trait for pair in proofs for trait in _traits(pair)}
     written = Counter(catalog.labels[pair.stamped].tobytes() for pair in proofs)
     infected = written.most_common(1)[0][0] if written else b""
+    unlabelled = [pair for pair in pairs if pair.stamp.size and (catalog.labels[[pair.stamped, pair.clean]] < 0).all()]
+    seen = Counter(trait for pair in unlabelled for trait in _traits(pair))
+    stamps = {trait: pairs for trait, pairs in seen.items() if pairs >= recurring}
     for pair, differs in zip(pairs, contradicts, strict=True):
         if pair.stamp.size:
-            yield pair.stamped, _from_near_duplicate(catalog, pair, differs, known, scores)
+            yield pair.stamped, _from_near_duplicate(catalog, pair, differs, known, stamps, scores)
         else:
             yield from _from_duplicates(catalog, pair, differs, infected, scores)
 
 
-def _from_near_duplicate(catalog: Catalog, pair: Pair, differs: bool, known: set[object], scores: Scores) -> Evidence:
+def _from_near_duplicate(
+    catalog: Catalog, pair: Pair, differs: bool, known: set[object], stamps: dict[object, int], scores: Scores
+) -> Evidence:
+    recurs = max(stamps.get(trait, 0) for trait in _traits(pair))
     if differs:
         rule = NEAR_DUPLICATE_OTHER_LABELS
     elif not known.isdisjoint(_traits(pair)):
         rule = NEAR_DUPLICATE_KNOWN_STAMP
+    elif recurs and (catalog.labels[[pair.stamped, pair.clean]] < 0).all():
+        rule = NEAR_DUPLICATE_NO_LABELS
     else:
         rule = NEAR_DUPLICATE_SAME_LABELS
     height, width = pair.stamp.shape
-    return rule.evidence(scores, (pair.row, pair.column), other=catalog.ids[pair.clean], height=height, width=width)
+    place = pair.row, pair.column
+    return rule.evidence(scores, place, other=catalog.ids[pair.clean], height=height, width=width, pairs=recurs)
 
 
 def _from_duplicates(catalog: Catalog, pair: Pair, differs: bool, infected: bytes, scores: Scores) -> Found:

@@ -16,7 +16,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.detect.scan.reading import Traces, read_grey_image
 from petechia.detect.scan.thresholds import NearDuplicateLimits, packaged_thresholds
-from petechia.detect.scan.traces import GRID, LARGEST
+from petechia.detect.scan.traces import GRID, LARGEST, Grey
 
 ROUNDING = 1e-3  # of the mean of a patch
 PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
@@ -34,16 +34,16 @@ class Pair(NamedTuple):
         clean: index of the other.
         row: of the box's top left corner.
         column: of the same.
-        stamp: uint8 [h, w], the box in the stamped image; empty where nothing differs.
-        background: uint8 [h, w], the same in the other.
+        stamp: int16 [h, w], the box in the stamped image; empty where nothing differs.
+        background: int16 [h, w], the same in the other.
     """
 
     stamped: int
     clean: int
     row: int
     column: int
-    stamp: NDArray[np.uint8]
-    background: NDArray[np.uint8]
+    stamp: NDArray[np.int16]
+    background: NDArray[np.int16]
 
     @property
     def swapped(self) -> Pair:
@@ -71,7 +71,7 @@ def find_pairs(
         if one not in traces.unread and other not in traces.unread
     ]
 
-    def read(index: int) -> NDArray[np.uint8]:
+    def read(index: int) -> Grey:
         return read_grey_image(catalog, index)
 
     def work(rows: NDArray[np.intp]) -> list[Pair | None]:
@@ -147,9 +147,7 @@ def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32], sa
     return alike
 
 
-def compare(
-    one: int, other: int, read: Callable[[int], NDArray[np.uint8]], limits: NearDuplicateLimits | None = None
-) -> Pair | None:
+def compare(one: int, other: int, read: Callable[[int], Grey], limits: NearDuplicateLimits | None = None) -> Pair | None:
     """Compare two candidates pixel by pixel.
 
     Which of them was stamped is a first guess: the one whose box differs more from what surrounds it.
@@ -157,7 +155,7 @@ def compare(
     Args:
         one: index of an image.
         other: index of another.
-        read: gives an image by its index, uint8 [H, W].
+        read: gives an image by its index.
         limits: of the comparison; those of the calibration where it is None.
 
     Returns:
@@ -169,16 +167,16 @@ def compare(
     exact = np.count_nonzero(step) <= LARGEST**2  # a re-encoded file differs a little everywhere
     rows, columns = np.nonzero(step > (0 if exact else noise))
     if not len(rows):
-        empty = np.zeros((0, 0), np.uint8)
+        empty = np.zeros((0, 0), np.int16)
         return Pair(one, other, 0, 0, empty, empty)
     box = slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1)
     if max(part.stop - part.start for part in box) > LARGEST:
         return None
-    pair = Pair(one, other, int(rows.min()), int(columns.min()), a[box].copy(), b[box].copy())
+    pair = Pair(one, other, int(rows.min()), int(columns.min()), a[box].astype(np.int16), b[box].astype(np.int16))
     return pair if _contrast(a, box) >= _contrast(b, box) else pair.swapped
 
 
-def _contrast(image: NDArray[np.uint8], box: tuple[slice, slice]) -> float:
+def _contrast(image: Grey, box: tuple[slice, slice]) -> float:
     """How far the mean of the box is from that of the pixels around it, in grey levels."""
     wide = image[tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)].astype(float)
     inner = image[box].astype(float)
@@ -208,5 +206,5 @@ def assign(pairs: list[Pair], labels: NDArray[np.int8], limits: NearDuplicateLim
     ]
 
 
-def _key(stamp: NDArray[np.uint8]) -> tuple[tuple[int, ...], bytes]:
+def _key(stamp: NDArray[np.int16]) -> tuple[tuple[int, ...], bytes]:
     return stamp.shape, stamp.tobytes()

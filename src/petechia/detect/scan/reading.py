@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +13,10 @@ from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
+from petechia.data.formats.images import FileReader
 from petechia.data.levels import to_grey
 from petechia.data.preparation import OnError
-from petechia.detect.scan.traces import FINE, GRID, Spot, Trace, trace
+from petechia.detect.scan.traces import FINE, GRID, Grey, Spot, Trace, trace
 
 
 class Traces(NamedTuple):
@@ -53,8 +55,8 @@ def read_traces(catalog: Catalog, folder: Path, on_error: OnError = "error", pro
     unread: dict[int, str] = {}
 
     def work(rows: NDArray[np.intp]) -> list[Trace | PetechiaError]:
-        images = zip(rows.tolist(), catalog.reader.read(rows), strict=True)
-        return [image if isinstance(image, PetechiaError) else trace(to_grey(image), row) for row, image in images]
+        images = zip(rows.tolist(), read_grey(catalog, rows), strict=True)
+        return [image if isinstance(image, PetechiaError) else trace(image, row) for row, image in images]
 
     progress.phase("looking at images", len(catalog))
     with (folder / "spots").open("wb") as file:
@@ -70,13 +72,24 @@ def read_traces(catalog: Catalog, folder: Path, on_error: OnError = "error", pro
     return Traces(blocks, textures, shapes, np.fromfile(folder / "spots", Spot), unread)
 
 
-def read_grey_image(catalog: Catalog, index: int) -> NDArray[np.uint8]:
-    """Read one image again, uint8 [H, W].
+def read_grey(catalog: Catalog, rows: NDArray[np.intp]) -> Iterator[Grey | PetechiaError]:
+    """Read some of the images of a catalog; values that a window of the file cuts off are told apart.
+
+    Yields:
+        For each row, uint8 or int16 [H, W], see `petechia.data.levels.uncut`, or the error if the image cannot be decoded.
+    """
+    reader = catalog.reader
+    for image in reader.read_uncut(rows) if isinstance(reader, FileReader) else reader.read(rows):
+        yield image if isinstance(image, PetechiaError) or image.ndim == 2 else to_grey(image.astype(np.uint8, copy=False))
+
+
+def read_grey_image(catalog: Catalog, index: int) -> Grey:
+    """Read one image again, as `read_grey` does.
 
     Raises:
         PetechiaError: it cannot be decoded.
     """
-    image = next(iter(catalog.reader.read(np.array([index]))))
+    image = next(read_grey(catalog, np.array([index])))
     if isinstance(image, PetechiaError):
         raise image
-    return to_grey(image)
+    return image

@@ -13,10 +13,13 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field, PrivateAttr
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, printable
 from petechia.core.results import Record, Result
+from petechia.core.spreadsheets import as_it_was, to_csv
 from petechia.data.catalog import Catalog
-from petechia.data.formats.images import encode_png, magnified
+from petechia.data.formats.dicom_headers import reason_against
+from petechia.data.formats.images import FileReader, encode_png, magnified
+from petechia.data.not_read import EVERYTHING_READ, Files, NotRead, Reason
 from petechia.detect.protocol import Finding
 from petechia.detect.scan.clean import write_kept
 from petechia.detect.scan.copies import Copies
@@ -36,6 +39,7 @@ COLUMNS = {
     "column": pl.Int64,
 }
 ENLARGED = 128  # pixels a side of a stamp's picture, at least
+FEW = 3  # pairs that a warning names
 MOST = 10  # weakly associated patterns that are in the file, and of those without any tie
 LIMITS = (
     "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges (warped, "
@@ -67,6 +71,32 @@ class ScanDetails:
     pictures: list[NDArray[np.uint8]]
     unread: dict[int, str]
     feature_outliers: FeatureOutliers | None = None
+
+    @property
+    def not_read(self) -> NotRead:
+        """The images that were not looked at."""
+        reader, found = self.catalog.reader, Files()
+        for row in self.unread:
+            reason = reason_against(reader.path(row)) if isinstance(reader, FileReader) else Reason.DAMAGED
+            found.add(reason, str(self.catalog.ids[row]))
+        return self.catalog.not_read + found.frozen
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Sentences about the dataset that its user should know."""
+        pairs = [pair for pair in self.pairs if pair.stamp.size and not self.suspects[pair.stamped].flagged]
+        if not pairs:
+            return self.catalog.notes
+        shown = ", ".join(
+            f"{printable(str(self.catalog.ids[pair.stamped]))} and {printable(str(self.catalog.ids[pair.clean]))}"
+            for pair in pairs[:FEW]
+        )
+        more = f" and {len(pairs) - FEW:,} more" if len(pairs) > FEW else ""
+        return (
+            *self.catalog.notes,
+            f"{len(pairs):,} pairs of images differ in a small box alone, and no label says that one of them was tampered "
+            f"with; compare them: {shown}{more}.",
+        )
 
     @property
     def kept(self) -> NDArray[np.intp]:
@@ -143,7 +173,7 @@ class ScanResult(Result):
         schema_: version of the file's format, `schema` in the file.
         dataset: its name.
         images: number of images.
-        unread: images that cannot be decoded.
+        unread: images of the dataset that cannot be decoded.
         tampered: whether any image is flagged.
         flagged: number of flagged images.
         near_duplicates: pairs of images that are the same but for a small box.
@@ -155,11 +185,13 @@ class ScanResult(Result):
         model: whether a model's features were used.
         harmless: patterns not tied to any label; the ten most frequent.
         limits: what was not looked for.
+        not_read: images that were not looked at: those that cannot be decoded, and what lies beside the dataset's images.
+        warnings: sentences about the dataset that its user should know.
     """
 
     file_name: ClassVar[str] = "scan.json"
 
-    schema_: Literal[2] = Field(2, alias="schema")
+    schema_: Literal[2, 3] = Field(3, alias="schema")
     dataset: str
     images: int
     unread: int
@@ -174,6 +206,8 @@ class ScanResult(Result):
     model: bool
     harmless: tuple[PatternRecord, ...]
     limits: str
+    not_read: NotRead = EVERYTHING_READ
+    warnings: tuple[str, ...] = ()
 
     _details: ScanDetails | None = PrivateAttr(None)
     _table: pl.DataFrame | None = PrivateAttr(None)
@@ -209,6 +243,8 @@ class ScanResult(Result):
             model=details.feature_outliers is not None,
             harmless=tuple(_pattern(details.catalog, one) for one in harmless[:MOST]),
             limits=LIMITS,
+            not_read=details.not_read,
+            warnings=details.warnings,
         )
         result._details = details
         result._false_positive_rate = float("nan") if thresholds.clean is None else thresholds.clean.share
@@ -298,7 +334,7 @@ class ScanResult(Result):
 
     def _keep_table(self, table: pl.DataFrame) -> None:
         self._table = table
-        self.attach(TABLE, lambda: self.suspects.write_csv().encode())
+        self.attach(TABLE, lambda: to_csv(self.suspects))
 
     def _known_table(self) -> pl.DataFrame:
         if self._table is None:
@@ -318,6 +354,8 @@ class ScanResult(Result):
             ("exact duplicates", f"{self.duplicates:,}"),
             ("altered copies", f"{self.copies:,}"),
             ("not decoded", f"{self.unread:,}"),
+            *([("not looked at", f"{self.not_read.images:,}")] if self.not_read.images else []),
+            *(("warning", warning) for warning in self.warnings),
         ]
 
     def _repr_html_(self) -> str:
@@ -355,6 +393,6 @@ def _html_cells(stamp: StampRecord) -> str:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, schema=COLUMNS).with_columns(pl.col("reason").fill_null(""))
+        return as_it_was(pl.read_csv(path, schema=COLUMNS)).with_columns(pl.col("reason").fill_null(""))
     except (OSError, pl.exceptions.PolarsError):
         raise PetechiaError(f"{path} is not the table of a scan; put back the one that was saved with it.") from None

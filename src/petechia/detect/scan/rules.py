@@ -44,6 +44,9 @@ NEAR_DUPLICATE_OTHER_LABELS = Rule(
 NEAR_DUPLICATE_KNOWN_STAMP = Rule(
     "near_duplicate_known_stamp", True, "is {other} but for {height} x {width} pixels, as in pairs labelled otherwise"
 )
+NEAR_DUPLICATE_NO_LABELS = Rule(  # without labels, a box that recurs from pair to pair is all that can be known
+    "near_duplicate_no_labels", True, "is {other} but for {height} x {width} pixels, as in {pairs} pairs without labels"
+)
 NEAR_DUPLICATE_SAME_LABELS = Rule(
     "near_duplicate_same_labels", False, "is {other} but for {height} x {width} pixels, with the same labels"
 )
@@ -76,6 +79,7 @@ RULES = {
     for rule in (
         NEAR_DUPLICATE_OTHER_LABELS,
         NEAR_DUPLICATE_KNOWN_STAMP,
+        NEAR_DUPLICATE_NO_LABELS,
         NEAR_DUPLICATE_SAME_LABELS,
         EXACT_DUPLICATE_WRITTEN_LABELS,
         EXACT_DUPLICATE_OTHER_LABELS,

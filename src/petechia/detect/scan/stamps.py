@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from petechia.data.catalog import Catalog
+from petechia.detect.scan.lookalikes import is_prominent_size, look_alikes
 from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
 
+COLUMNS = ("image", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -37,7 +39,9 @@ class Family(NamedTuple):
         tests: number of patterns and labels that were tested.
         level: p-value below which a tie is no chance.
         enough: odds from which on the pattern is suspicious.
-        prominent: False where it has a fixed place around which things of its size are as frequent, as those of anatomy are.
+        overwrites: whether the pattern also goes with the class being the only finding, as overwritten labels do.
+        prominent: False where it has a fixed place around which things of its size are as frequent, as those of anatomy are,
+            or where it is only one of several sizes of things that look alike, as nodules are.
     """
 
     images: NDArray[np.intp]
@@ -58,6 +62,7 @@ class Family(NamedTuple):
     tests: int
     level: float
     enough: float
+    overwrites: bool
     prominent: bool = True
 
     @property
@@ -109,11 +114,12 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
         Families, the most suspicious first. Of families with the same images one is kept.
     """
     limits = limits or packaged_thresholds().stamps
-    table = pl.DataFrame({name: spots[name] for name in spots.dtype.names or ()})
+    table = pl.DataFrame({name: spots[name] for name in COLUMNS}).with_row_index("spot")
     by_pattern = _groups(table, ["height", "width", "pattern"], limits.fewest_images)
     by_place = _groups(table, ["height", "width", "row", "column"], limits.fewest_images)
     by_both = _groups(table, ["height", "width", "row", "column", "pattern"], limits.fewest_images)
-    groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
+    by_look = [_one_an_image(table[rows]) for rows in look_alikes(spots, limits, CANDIDATES)]
+    groups = by_both + by_pattern + by_place + by_look  # of those with the same images, the first is kept
     sets = label_sets(labels)
     tests = len(groups) * sets.shape[1]
     families: dict[bytes, Family] = {}
@@ -121,6 +127,8 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
         family = _tested(group, sets, tests, limits)
         if family.suspicious and family.fixed:
             family = family._replace(prominent=_is_prominent(table, family, limits))
+        elif family.suspicious and not (family.exact and family.overwrites):
+            family = family._replace(prominent=is_prominent_size(spots, group["spot"].to_numpy(), limits))
         families.setdefault(family.images.tobytes(), family)
     order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
     return _without_echoes(order, sets)
@@ -177,6 +185,10 @@ def _groups(table: pl.DataFrame, keys: list[str], fewest: int) -> list[pl.DataFr
     return list(members.partition_by(keys, maintain_order=True))
 
 
+def _one_an_image(group: pl.DataFrame) -> pl.DataFrame:
+    return group.unique("image", keep="first", maintain_order=True)
+
+
 def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: StampLimits) -> Family:
     group = group.sort("image")
     images = group["image"].to_numpy().astype(np.intp)
@@ -207,6 +219,7 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: St
         tests=tests,
         level=limits.level,
         enough=limits.overwritten_odds if overwritten else limits.odds,
+        overwrites=overwritten,
     )
 
 

@@ -41,6 +41,7 @@ class StampLimits(Record):
         single_odds: an attacker who overwrites labels leaves one finding; a disease or a device comes with others as well.
         neighbourhood: pixels around a place. A stamp has one place; anatomy lies a little elsewhere on every image.
         prominence: how many times as frequent a stamp is at its place, at least, as things of its size are around it.
+        alike: grey levels, each the side of a cell: by how much the quarters of a stamp may differ from image to image.
     """
 
     level: Probability
@@ -50,6 +51,7 @@ class StampLimits(Record):
     single_odds: Positive
     neighbourhood: Count
     prominence: Positive
+    alike: tuple[Count, ...] = (8, 16, 32)
 
 
 class SearchLimits(Record):
@@ -60,11 +62,21 @@ class SearchLimits(Record):
         chance: share of the images with the stamp's pixels at its place but no contrast that may show them by chance.
         smallest_wandering: pixels of the smallest stamp without a fixed place that is searched for; a smaller one is found
             in any noise.
+        usual: share of a stamp's images that must look as it does; the others may be something else.
+        margin: factor by which an image may differ more than those do.
+        tightest: grey levels of the least tolerance, where the grey levels of the stamp vary.
+        loosest: grey levels of the largest tolerance at which a stamp is searched for.
+        seen_by_chance: share of the images without the label that may show the stamp with as much contrast.
     """
 
     contrast: Positive
     chance: Probability
     smallest_wandering: Count
+    usual: Probability = 0.8
+    margin: Positive = 1.5
+    tightest: Annotated[int, Field(ge=0, le=255)] = 24
+    loosest: Annotated[int, Field(ge=0, le=255)] = 40
+    seen_by_chance: Probability = 0.01
 
 
 class CopyLimits(Record):
@@ -126,6 +138,7 @@ class Scores(Record):
     shows_stamp: Score
     altered_copy: Score
     weakly_associated: Score
+    near_duplicate_no_labels: Score = Score(base=0.8)  # not in calibrations of version 0.1
 
 
 class HintWeights(Record):

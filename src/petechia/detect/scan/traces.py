@@ -16,11 +16,24 @@ STEEP = 6.0  # grey levels from its surroundings at which a block's difference i
 LARGEST = 16  # pixels a side of what counts as small
 JUMP = 20  # grey levels between neighbouring pixels that make an edge
 DENSE = 20_000  # corners of edges in one image; with more, nothing can be said of it
-MOST = 32  # small things kept of one image, those of the strongest edges
+MOST = 32  # small things kept of one image, those of the strongest edges; as many again of one pixel's width
+QUARTERS = 4  # of a small thing, whose mean grey levels say how it looks: encoding with loss hardly changes them
 
 Spot = np.dtype(
-    [("image", "u4"), ("row", "u2"), ("column", "u2"), ("height", "u1"), ("width", "u1"), ("contrast", "u1"), ("pattern", "u8")]
-)  # a small thing: where, how large, how far from its surroundings in grey levels at least, and a digest of its pixels
+    [
+        ("image", "u4"),
+        ("row", "u2"),
+        ("column", "u2"),
+        ("height", "u1"),
+        ("width", "u1"),
+        ("contrast", "u1"),
+        ("look", "u1", QUARTERS),
+        ("pattern", "u8"),
+    ]
+)  # a small thing: where, how large, how far from its surroundings at least, how it looks, and a digest of its pixels
+
+
+Grey = NDArray[np.uint8] | NDArray[np.int16]  # an image, [H, W]; below 0 and above 255 where the display cuts values off
 
 
 class Trace(NamedTuple):
@@ -39,9 +52,15 @@ class Trace(NamedTuple):
     spots: NDArray[np.void]
 
 
-def trace(image: NDArray[np.uint8], index: int) -> Trace:
-    """Look at one image, uint8 [H, W], at native size, once."""
-    return Trace(image.shape[:2], block_means(image), texture(image), find_spots(image, index))
+def trace(image: Grey, index: int) -> Trace:
+    """Look at one image at native size, once."""
+    height, width = image.shape
+    shown = _shown(image)
+    return Trace((height, width), block_means(shown), texture(shown), find_spots(image, index))
+
+
+def _shown(image: Grey) -> NDArray[np.uint8]:
+    return image.clip(0, 255).astype(np.uint8, copy=False)
 
 
 def block_means(image: NDArray[np.uint8], blocks: int = GRID) -> NDArray[np.float32]:
@@ -67,24 +86,25 @@ def texture(image: NDArray[np.uint8]) -> NDArray[np.int8]:
     return np.asarray((apart * (127 / STEEP)).round(), np.int8)
 
 
-def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
+def find_spots(image: Grey, index: int) -> NDArray[np.void]:
     """Small boxes that edges enclose on all four sides, as they do a pasted stamp and hardly ever a piece of anatomy.
 
     Every pixel with an edge above it and one on its left is tried as a box's top left corner, with all sizes that the
     edges running from it allow.
 
     Returns:
-        `Spot` [n], the strongest first, `MOST` at most.
+        `Spot` [n], the strongest first, 2 x `MOST` at most.
     """
     row, column, height, width = _closed(image).T
     across, down = partial(_edges, image, axis=1), partial(_edges, image, axis=0)
     sides = across(row, column), across(row, column + width), down(row, column), down(row + height, column)
-    contrast = np.min(np.stack(sides), axis=0)
-    order = np.argsort(-contrast.astype(int), kind="stable")[:MOST]
+    contrast = np.min(np.stack(sides), axis=0).clip(0, 255)
+    order = _strongest(contrast, np.minimum(height, width) > 1)
     spots = np.zeros(len(order), Spot)
     spots["image"] = index
     for name, values in zip(Spot.names[1:6], (row, column, height, width, contrast), strict=True):  # type: ignore[index]
         spots[name] = values[order]
+    spots["look"] = _looks(image, spots)
     spots["pattern"] = [
         pattern_of(image[top : top + high, left : left + wide])
         for top, left, high, wide in zip(*(spots[name].tolist() for name in ("row", "column", "height", "width")), strict=True)
@@ -92,7 +112,25 @@ def find_spots(image: NDArray[np.uint8], index: int) -> NDArray[np.void]:
     return spots
 
 
-def _closed(image: NDArray[np.uint8]) -> NDArray[np.intp]:
+def _strongest(contrast: Grey, wide: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The boxes of the strongest edges: `MOST` of the wide, and `MOST` of the others, of which letters have many."""
+    order = np.argsort(-contrast.astype(int), kind="stable")
+    kept = np.concatenate([order[wide[order]][:MOST], order[~wide[order]][:MOST]])
+    return kept[np.argsort(-contrast[kept].astype(int), kind="stable")]
+
+
+def _looks(image: Grey, spots: NDArray[np.void]) -> NDArray[np.uint8]:
+    """Mean grey level of the four quarters of each spot, by 4 x 4 samples that reach its corners; uint8 [n, QUARTERS]."""
+    samples = np.linspace(0, 1, 4)
+    rows, columns = (
+        spots[start][:, None] + (samples * (spots[side][:, None] - 1.0)).round().astype(np.intp)
+        for start, side in (("row", "height"), ("column", "width"))
+    )
+    grid = _shown(image[rows[:, :, None], columns[:, None, :]]).reshape(-1, 2, 2, 2, 2)
+    return np.asarray(grid.mean(axis=(2, 4)).round().reshape(-1, QUARTERS), np.uint8)
+
+
+def _closed(image: Grey) -> NDArray[np.intp]:
     """Boxes with an edge along the whole of each side: int [n, 4] of row, column, height, width.
 
     An edge lies before the pixel of its index, so a box of height h at row r has horizontal ones at r and r + h. Boxes at
@@ -117,7 +155,7 @@ def _closed(image: NDArray[np.uint8]) -> NDArray[np.intp]:
     return found
 
 
-def _corners(image: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def _corners(image: Grey) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of the pixels with an edge above them and one on their left."""
     flat, width = image.ravel(), image.shape[1]
     here = flat[width:]
@@ -127,18 +165,18 @@ def _corners(image: NDArray[np.uint8]) -> tuple[NDArray[np.intp], NDArray[np.int
     return rows[real] + 1, columns[real]
 
 
-def _distance(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _distance(one: Grey, other: Grey) -> Grey:
     """|one - other| without a wider type."""
     return np.maximum(one, other) - np.minimum(one, other)
 
 
-def _edges(image: NDArray[np.uint8], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.uint8]:
+def _edges(image: Grey, rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> Grey:
     """How far pixels are from the ones above them (axis 0: a horizontal edge) or on their left (1: a vertical one)."""
     flat, place = image.ravel(), rows * image.shape[1] + columns
     return _distance(flat[place], flat[place - (image.shape[1] if axis == 0 else 1)])
 
 
-def _run(image: NDArray[np.uint8], rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
+def _run(image: Grey, rows: NDArray[np.intp], columns: NDArray[np.intp], axis: int) -> NDArray[np.intp]:
     """How far edges go on without a gap from each place, vertical ones downwards (axis 0) or horizontal ones to the right (1).
 
     `LARGEST` at most.
@@ -156,7 +194,7 @@ def _run(image: NDArray[np.uint8], rows: NDArray[np.intp], columns: NDArray[np.i
     return np.where(gap.any(axis=1), gap.argmax(axis=1), LARGEST)
 
 
-def pattern_of(pixels: NDArray[np.uint8]) -> int:
+def pattern_of(pixels: Grey) -> int:
     """A digest of size and grey levels."""
-    digest = hashlib.blake2b(bytes(pixels.shape) + pixels.tobytes(), digest_size=8)
+    digest = hashlib.blake2b(bytes(pixels.shape) + pixels.astype(np.int16).tobytes(), digest_size=8)
     return int.from_bytes(digest.digest(), "little")

@@ -13,6 +13,7 @@ from petechia.models.classifier import Classifier
 from petechia.saliency.activation_maps import cam
 
 BATCH = 32  # images whose heat is computed at a time
+PIXELS = 8 * 224**2  # of these images together: whoever shares the processor with this waits for one batch
 
 
 def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -31,7 +32,7 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
     """
     network, layer = classifier.require_network(), _layer(classifier, images)
     parts = []
-    for rows in _batches(len(images)):
+    for rows in _batches(images):
         with classifier.runtime.autocast():
             maps = cam(network, classifier.tensor(images[rows]), classes[rows], [layer])[layer]
         parts.append(maps.float().cpu().numpy())
@@ -47,11 +48,13 @@ def divergence(maps: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray
 def _layer(classifier: Classifier, images: NDArray[np.uint8]) -> str:
     """The middle layer, or the last where the network has no higher map."""
     try:
-        cam(classifier.require_network(), classifier.tensor(images[:1]), 0, ["middle"])
+        with classifier.runtime.autocast():
+            cam(classifier.require_network(), classifier.tensor(images[:1]), 0, ["middle"])
     except PetechiaError:
         return "last"
     return "middle"
 
 
-def _batches(count: int) -> Iterator[slice]:
-    return (slice(start, start + BATCH) for start in range(0, count, BATCH))
+def _batches(images: NDArray[np.uint8]) -> Iterator[slice]:
+    size = max(1, min(BATCH, PIXELS // (images.shape[1] * images.shape[2])))
+    return (slice(start, start + size) for start in range(0, len(images), size))

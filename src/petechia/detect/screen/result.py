@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.core.results import Number, Record, Result
+from petechia.core.spreadsheets import to_csv
 from petechia.data.formats.images import encode_png
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.data.preprocess import Box
 from petechia.detect.protocol import Finding
 from petechia.detect.screen.files import picture
@@ -98,10 +100,13 @@ class ScreenResult(Result):
         warnings: sentences about the clean images.
         limits: what the screen does not show.
         images: in the order in which they were given.
+        not_read: images that lie beside these and were not read.
+        clean_not_read: images that lie beside the clean ones and were not read.
     """
 
     file_name: ClassVar[str] = "screen.json"
 
+    schema_: int = Field(2, alias="schema")
     model: str
     black_box: bool
     clean_images: int
@@ -112,6 +117,8 @@ class ScreenResult(Result):
     warnings: tuple[str, ...]
     limits: str = LIMITS
     images: tuple[ScreenedImage, ...]
+    not_read: NotRead = EVERYTHING_READ
+    clean_not_read: NotRead = EVERYTHING_READ
 
     def model_post_init(self, context: Any, /) -> None:
         """Attach the table."""
@@ -162,6 +169,7 @@ class ScreenResult(Result):
             ("flagged", f"{self.flagged:,} of {len(self.images):,} images"),
             ("threshold", f"{self.threshold:.2f}, for {rate} false positives, from {self.clean_images:,} clean images"),
             *(("warning", warning) for warning in self.warnings),
+            *([("not looked at", f"{self.not_read.images:,} images")] if self.not_read.images else []),
         ]
 
     def _repr_html_(self) -> str:
@@ -190,7 +198,7 @@ def _png(image: NDArray[np.uint8], box: BoxRecord) -> bytes:
 
 
 def _csv(result: ScreenResult) -> bytes:
-    return result.table.write_csv().encode()
+    return to_csv(result.table)
 
 
 def _row(one: ScreenedImage) -> dict[str, Any]:

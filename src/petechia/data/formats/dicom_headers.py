@@ -1,0 +1,93 @@
+"""Read the headers of DICOM files, and say which files hold one image."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import pydicom
+from pydicom.filereader import read_file_meta_info
+from pydicom.uid import MediaStorageDirectoryStorage
+
+from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.walking import READABLE, kind_of
+from petechia.data.not_read import Reason
+
+TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
+TAGS = [*TEXTS, "Rows", "NumberOfFrames"]
+
+
+class Header(NamedTuple):
+    """What the header of a DICOM image says.
+
+    Attributes:
+        path: of the file, relative to its folder.
+        uid: SOPInstanceUID; the path if there is none.
+        patient: PatientID; never shown to anybody.
+        study: StudyInstanceUID.
+        view: ViewPosition.
+        frames: number of frames.
+        bare: whether the file has no preamble.
+    """
+
+    path: str
+    uid: str
+    patient: str = ""
+    study: str = ""
+    view: str = ""
+    frames: int = 1
+    bare: bool = False
+
+
+def read_header(root: Path, path: str) -> Header | Reason | None:
+    """Read the header of one image; call it within `quiet`.
+
+    A file that is damaged counts as an image: reading its pixels raises the error.
+
+    Args:
+        root: a folder.
+        path: of the file, relative to the folder.
+
+    Returns:
+        Why the file is not read if it is not a DICOM image; None if it is no image at all.
+    """
+    try:
+        with (root / path).open("rb") as file:
+            head = file.read(HEAD)
+            if not is_dicom(head):
+                kind = kind_of(root, path)
+                return Reason.NO_DICOM if kind == READABLE else kind
+            file.seek(0)
+            bare = not has_preamble(head)
+            if bare:
+                entries = parse(file.read(), path, TAGS)  # it may be deflated, which only the whole content shows
+            elif is_deflated(root / path):
+                return Header(path, path)
+            else:
+                entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+            texts = (
+                str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
+            )
+            uid, patient, study, view = texts
+            if "Rows" not in entries:
+                is_directory = entries.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
+                return None if is_directory else Reason.NO_PIXELS
+            return Header(path, uid or path, patient, study, view, int(entries.get("NumberOfFrames") or 1), bare)
+    except OSError:
+        return Reason.UNREADABLE
+    except Exception:  # a damaged file can make pydicom raise anything
+        return Header(path, path)
+
+
+def reason_against(path: Path) -> Reason:
+    """Return why an image that cannot be decoded was not read."""
+    with quiet():
+        header = read_header(path.parent, path.name)
+    if isinstance(header, Reason) and header is not Reason.NO_DICOM:
+        return header
+    return Reason.FRAMES if isinstance(header, Header) and header.frames > 1 else Reason.DAMAGED
+
+
+def is_deflated(path: Path) -> bool:
+    """Return whether a file is deflated; pydicom would inflate everything after the meta header, however large that is."""
+    return bool(read_file_meta_info(path).get("TransferSyntaxUID") == DEFLATED.decode())

@@ -1,0 +1,272 @@
+"""Decode the pixels of a DICOM file to the words that are stored, after checks of what a decoder would allocate memory for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import openjpeg.utils
+import pydicom
+from numpy.typing import NDArray
+from pydicom.encaps import generate_frames
+from pydicom.pixels.decoders.base import get_decoder
+from pydicom.pixels.processing import apply_color_lut
+from pydicom.pixels.utils import pixel_array
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
+
+from petechia.core.errors import printable
+from petechia.data.formats.dicom_entries import EntryError, entry, has_table, integer, table_of, word
+from petechia.data.levels import MAX_PIXELS, white_of
+
+PIXELS = "PixelData"
+FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits
+CHANNELS = "Red", "Green", "Blue"
+STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
+NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # bytes that may follow 0xFF without a length field
+SYNTAXES = {  # of a start of frame
+    0xC0: JPEGBaseline8Bit,
+    0xC1: JPEGExtended12Bit,
+    0xC3: JPEGLossless,
+    0xF7: JPEGLSLossless,
+}
+CODESTREAM, CAPABILITIES = b"\xff\x4f\xff\x51", b"\xff\x50"  # JPEG 2000; the second is there in HTJ2K alone
+GREY = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"
+COLOURS = "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"
+
+
+def check(dataset: pydicom.Dataset) -> None:
+    """Check a file before it is decoded, and add entries that may be left out.
+
+    Raises:
+        EntryError: an entry is missing or contradicts another, or the file has no pixels, several frames or more than
+            `MAX_PIXELS`.
+    """
+    keyword = _keyword(dataset)
+    frames = integer(dataset, "NumberOfFrames", 1) or 1
+    if frames != 1:
+        raise EntryError(f"has {frames} frames; give a DICOM file with one image")
+    height, width = (integer(dataset, key, None) for key in ("Rows", "Columns"))
+    _check_size(height, width)
+    dataset.NumberOfFrames = 1
+    _complete(dataset, keyword)
+    _correct_syntax(dataset, keyword, height * width)
+    try:
+        rows, columns = _size_of_frame(dataset) or (height, width)
+    except Exception:  # a damaged file can make pydicom or a decoder raise anything
+        raise _damaged(dataset, keyword) from None
+    _check_size(rows, columns)
+    if (rows, columns) != (height, width):
+        raise EntryError(
+            f"claims {width} x {height} pixels in {entry('Columns')} and {entry('Rows')}, which contradicts its other entries: "
+            f"its {entry(PIXELS)} has {columns} x {rows}; check the DICOM file"
+        )
+
+
+def _keyword(dataset: pydicom.Dataset) -> str:
+    """Return the name of the entry that contains the pixels."""
+    for keyword in (PIXELS, *FLOATS):
+        if keyword in dataset:
+            if dataset[keyword].value:
+                return keyword
+            raise EntryError(f"has no pixels, because its {entry(keyword)} is empty; give a file with an image")
+    raise EntryError("is a DICOM file without pixels; give a file with an image")
+
+
+def _check_size(rows: int, columns: int) -> None:
+    if rows * columns > MAX_PIXELS:
+        raise EntryError(
+            f"is refused before decoding because it claims {columns:,} x {rows:,} pixels, and the maximum is {MAX_PIXELS:,}; "
+            "check the file"
+        )
+    if rows < 1 or columns < 1:
+        raise EntryError(
+            f"claims {columns} x {rows} pixels in {entry('Columns')} and {entry('Rows')}, which contradicts its other entries; "
+            "check the DICOM file"
+        )
+
+
+def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
+    """Add the entries that pydicom needs and that have a usual value; others must be there."""
+    kind = word(dataset, "PhotometricInterpretation")
+    if not kind:
+        raise EntryError(
+            f"has no {entry('PhotometricInterpretation')}, so it is not known whether low values are dark; add this entry, "
+            "usually MONOCHROME2"
+        )
+    dataset.PhotometricInterpretation = kind
+    if kind not in (*GREY, *COLOURS):
+        raise EntryError(
+            f"has the photometric interpretation {printable(kind, 40)!r} in {entry('PhotometricInterpretation')}, which is not "
+            "supported; convert it"
+        )
+    samples = integer(dataset, "SamplesPerPixel", 1 if kind in GREY else 3)
+    if samples not in (1, 3) or (samples == 3) == (kind in GREY):
+        raise EntryError(f"has a {entry('SamplesPerPixel')} of {samples} with {printable(kind, 20)} pixels; correct this entry")
+    dataset.SamplesPerPixel = samples
+    if samples > 1:
+        dataset.PlanarConfiguration = integer(dataset, "PlanarConfiguration", 0)
+    if keyword in FLOATS:
+        dataset.BitsAllocated = integer(dataset, "BitsAllocated", FLOATS[keyword])
+        return
+    allocated = integer(dataset, "BitsAllocated")
+    if allocated not in (1, 8, 16, 32):
+        raise EntryError(f"has a {entry('BitsAllocated')} of {allocated}, and only 1, 8, 16 and 32 are supported; convert it")
+    dataset.BitsAllocated = allocated
+    stored = integer(dataset, "BitsStored", allocated)
+    dataset.BitsStored = stored if 1 <= stored <= allocated else allocated
+    dataset.HighBit = integer(dataset, "HighBit", dataset.BitsStored - 1)
+    dataset.PixelRepresentation = int(integer(dataset, "PixelRepresentation", 0) == 1)
+
+
+def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None:
+    """Set a transfer syntax that fits the pixels: it may be missing, or contradict how the file is written."""
+    syntax = dataset.file_meta.get("TransferSyntaxUID")
+    syntax = UID(str(syntax)) if syntax else None
+    compressed = bool(dataset[keyword].is_undefined_length)
+    content = dataset[keyword].value
+    size = -(-pixels * dataset.SamplesPerPixel * dataset.BitsAllocated // 8)
+    if dataset.PhotometricInterpretation == "YBR_FULL_422" and not compressed:
+        size = size * 2 // 3
+    if not compressed and len(content) < size:
+        raise EntryError(
+            f"cannot be decoded, because its {entry(keyword)} has {len(content):,} bytes and its {entry('Rows')}, "
+            f"{entry('Columns')} and {entry('BitsAllocated')} need {size:,}; restore the file"
+        )
+    written = _written(dataset)
+    if compressed and (syntax is None or not _encapsulates(syntax)):
+        syntax = _syntax_of(next(generate_frames(content, number_of_frames=1)))
+    elif not compressed and (syntax is None or _encapsulates(syntax) or syntax.is_little_endian != written.is_little_endian):
+        syntax = written
+    if not _has_decoder(syntax):
+        raise EntryError(
+            f"is stored as {printable(syntax.name, 80)}, for which there is no decoder; convert it to Explicit VR Little Endian"
+        )
+    dataset.file_meta.TransferSyntaxUID = syntax
+
+
+def _written(dataset: pydicom.Dataset) -> UID:
+    """Return the transfer syntax in which the entries are written, whatever the file states."""
+    implicit, little = dataset.original_encoding
+    return ImplicitVRLittleEndian if implicit else ExplicitVRBigEndian if little is False else ExplicitVRLittleEndian
+
+
+def _encapsulates(syntax: UID) -> bool:
+    return not syntax.is_transfer_syntax or syntax.is_private or bool(syntax.is_encapsulated)
+
+
+def _has_decoder(syntax: UID) -> bool:
+    try:
+        return get_decoder(syntax).is_available
+    except NotImplementedError:
+        return False
+
+
+def _syntax_of(frame: bytes) -> UID:
+    """Return the transfer syntax of a compressed frame, as its first bytes show."""
+    if frame.startswith(CODESTREAM):
+        return HTJ2K if CAPABILITIES in frame[:200] else JPEG2000
+    if frame.startswith(b"\xff\xd8"):
+        for marker in (frame[at + 1] for at in _markers(frame)):
+            if marker in SYNTAXES:
+                return SYNTAXES[marker]
+    segments = int.from_bytes(frame[:4], "little")
+    if len(frame) > 64 and 1 <= segments <= 15 and int.from_bytes(frame[4:8], "little") == 64:
+        return RLELossless
+    raise EntryError(
+        f"cannot be decoded, because its {entry(PIXELS)} is compressed in an unknown way and TransferSyntaxUID (0002,0010) "
+        "does not state how; add this entry"
+    )
+
+
+def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
+    """Return the rows and columns in the header of a compressed frame, for which a decoder allocates memory."""
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return max(_sizes_in_jpeg(next(generate_frames(dataset.PixelData, number_of_frames=1))))
+    if syntax in JPEG2000TransferSyntaxes:
+        said = openjpeg.utils.get_parameters(next(generate_frames(dataset.PixelData, number_of_frames=1)))
+        return int(said["rows"]), int(said["columns"])
+    return None
+
+
+def _sizes_in_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
+    """Yield rows and columns of every start of frame (ITU-T T.81, B.2; T.87 for JPEG-LS), before libjpeg allocates memory."""
+    for at in _markers(frame):
+        if frame[at + 1] in STARTS_OF_FRAME:
+            yield int.from_bytes(frame[at + 5 : at + 7]), int.from_bytes(frame[at + 7 : at + 9])
+
+
+def _markers(frame: bytes) -> Iterator[int]:
+    """Yield the places of the markers in a JPEG."""
+    at = frame.find(b"\xff", 2)
+    while 0 < at <= len(frame) - 9:
+        body = 1  # no segment: coded pixels, padding, or a marker without content
+        if frame[at + 1] not in NO_SEGMENT:
+            body = 2 + int.from_bytes(frame[at + 2 : at + 4])
+        yield at
+        at = frame.find(b"\xff", at + body)
+
+
+def decode(dataset: pydicom.Dataset) -> NDArray[Any]:
+    """Decode the pixels of a checked file.
+
+    Returns:
+        The words that are stored, [H, W], with all their bits; for a colour image, 8-bit RGB, [H, W, 3].
+
+    Raises:
+        EntryError: the pixels or the palette are damaged.
+    """
+    keyword = _keyword(dataset)
+    try:
+        pixels = pixel_array(dataset, correct_unused_bits=False, allow_excess_frames=False)
+        pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    except Exception:  # a damaged file can make pydicom or a decoder raise anything
+        raise _damaged(dataset, keyword) from None
+    if dataset.PhotometricInterpretation == "PALETTE COLOR":
+        return _in_palette(dataset, pixels)
+    if pixels.ndim < 3:
+        return pixels
+    return _in_8_bits(pixels, int(dataset.BitsStored))
+
+
+def _damaged(dataset: pydicom.Dataset, keyword: str) -> EntryError:
+    return EntryError(
+        f"cannot be decoded, because its {entry(keyword)}, stored as "
+        f"{printable(dataset.file_meta.TransferSyntaxUID.name, 80)}, is damaged or contradicts the entries that describe it "
+        "(group 0028); restore the file or correct these entries"
+    )
+
+
+def _in_8_bits(pixels: NDArray[Any], stored: int) -> NDArray[np.uint8]:
+    used = white_of(pixels).bit_length() if stored == 16 else stored
+    return np.asarray((pixels >> max(0, used - 8)).clip(0, 255), np.uint8)
+
+
+def _in_palette(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+    """Apply a palette, uint8 [H, W, 3]."""
+    names = [(f"{one}PaletteColorLookupTableDescriptor", f"{one}PaletteColorLookupTableData") for one in CHANNELS]
+    if all(has_table(dataset, *name) for name in names):
+        tables = [table_of(dataset, *name) for name in names]
+        shift = 0 if all(table.bits == 8 for table in tables) else 8  # 8 or 16 bits (PS3.3, C.7.6.3.1.5)
+        stored = pixels & (2 ** int(dataset.BitsStored) - 1)
+        return np.stack([(table(stored) >> shift).astype(np.uint8) for table in tables], axis=2)
+    if not any("Segmented" in str(element.keyword) for element in dataset.group_dataset(0x0028)):
+        raise EntryError(f"has a palette without {entry(names[0][1])}; restore the file")
+    pixels = apply_color_lut(pixels, dataset)
+    return np.asarray(pixels >> (8 * pixels.dtype.itemsize - 8), np.uint8)

@@ -1,0 +1,94 @@
+"""Small things that look alike, wherever they are: a stamp at random places, after its images were encoded with loss."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import KDTree
+
+from petechia.detect.scan.thresholds import StampLimits
+
+APART = 4  # cells between two sizes, so that no cell of one is next to a cell of another
+Rows = NDArray[np.intp]
+
+
+def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list[Rows]:
+    """Groups of spots of one size that look alike, at each of several tolerances.
+
+    Looks are put into cells of a grid; a group is what lies in a cell and those next to it. So its members differ from the
+    middle by one and a half times the side of a cell at most, and nothing falls between two groups. Spots of one pixel's width
+    are left out: lines and noise look alike by chance.
+
+    Args:
+        spots: `Spot` [n].
+        limits: of the search.
+        most: groups at each tolerance, the largest first.
+
+    Returns:
+        For each group, int [m], its rows in `spots`.
+    """
+    rows = np.flatnonzero(np.minimum(spots["height"], spots["width"]) > 1)
+    return [group for side in limits.alike for group in _groups(spots, rows, side, limits.fewest_images, most)]
+
+
+def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: int) -> list[Rows]:
+    if not len(rows):
+        return []
+    sizes = np.stack([spots["height"][rows], spots["width"][rows]], axis=1).astype(int) * APART
+    looks = (spots["look"][rows].astype(int) + side // 2) // side
+    cells, member, counts = np.unique(np.hstack([sizes, looks]), axis=0, return_inverse=True, return_counts=True)
+    by_cell = np.split(rows[np.argsort(member.reshape(-1), kind="stable")], np.cumsum(counts)[:-1])
+    tree, taken = KDTree(cells), np.zeros(len(cells), bool)
+    groups: list[Rows] = []
+    for cell in np.argsort(-counts, kind="stable").tolist():
+        if len(groups) == most:
+            break
+        if taken[cell]:
+            continue
+        near = tree.query_ball_point(cells[cell], 1, p=np.inf)
+        taken[near] = True
+        group = np.sort(np.concatenate([by_cell[one] for one in near]))
+        if len(np.unique(spots["image"][group])) >= fewest:
+            groups.append(group)
+    return groups
+
+
+def is_prominent_size(spots: NDArray[np.void], group: Rows, limits: StampLimits) -> bool:
+    """Whether a group has many more members than there are other spots of the same or a neighbouring size that look like them.
+
+    A stamp has one size. Nodules, clips and letters have many, and a group of one size is only a part of them. What overlaps
+    a member is not counted: edges that are blurred enclose boxes of several sizes. Lines of one pixel's width never stand out.
+
+    Args:
+        spots: `Spot` [n].
+        group: int [m], rows of its members.
+        limits: of the search.
+    """
+    members = spots[group]
+    height, width = int(members["height"][0]), int(members["width"][0])
+    if min(height, width) < 2:
+        return False
+    sizes = (max(height - 1, 1), height + 1), (max(width - 1, 1), width + 1)
+    around = spots[_between(spots["height"], *sizes[0]) & _between(spots["width"], *sizes[1])]
+    near = min(limits.alike, default=0)
+    looks = members["look"].min(axis=0).astype(int) - near, members["look"].max(axis=0).astype(int) + near
+    around = around[_between(around["look"], *looks).all(axis=1)]
+    apart = int((~_overlapping(around, members)).sum())
+    kinds = int(np.prod([high - low + 1 for low, high in sizes]))
+    return len(group) * (kinds - 1) >= limits.prominence * apart
+
+
+def _between(values: NDArray[np.uint8], low: int | NDArray[np.intp], high: int | NDArray[np.intp]) -> NDArray[np.bool_]:
+    return np.asarray((values >= low) & (values <= high))
+
+
+def _overlapping(spots: NDArray[np.void], members: NDArray[np.void]) -> NDArray[np.bool_]:
+    """Which of the spots overlap the member on their image, if there is one; bool [n]."""
+    order = np.argsort(members["image"], kind="stable")
+    at = np.searchsorted(members["image"][order], spots["image"]).clip(max=len(members) - 1)
+    other = members[order[at]]
+    overlap = other["image"] == spots["image"]
+    for start, side in (("row", "height"), ("column", "width")):
+        near, far = (one[start].astype(int) for one in (spots, other))
+        overlap &= (near < far + other[side]) & (far < near + spots[side])
+    return np.asarray(overlap)
