@@ -221,11 +221,11 @@ def by_hand(model: Model, image: Tensor, target: int, module: str, hand: Hand) -
         output.retain_grad()
         kept.append(output)
 
+    model.requires_grad_(False)  # LeViT keeps what it computes of parameters
     handle = model.network.get_submodule(module).register_forward_hook(keep)
-    model(image)[0, target].backward()
+    model(image.clone().requires_grad_())[0, target].backward()
     handle.remove()
     activation, slope = kept[-1].detach()[0], kept[-1].grad[0]  # type: ignore[index]
-    model.zero_grad(set_to_none=True)
     if hand.kind in ("BTC", "windows"):
         side = round((len(activation) - hand.prefix) ** 0.5)
         activation, slope = (one[hand.prefix :].reshape(side, side, -1) for one in (activation, slope))

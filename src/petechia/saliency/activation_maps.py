@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.saliency.black_box import Scores
 from petechia.saliency.layers import find_layers
 from petechia.saliency.methods import Recorded
-from petechia.saliency.recording import recording
+from petechia.saliency.recording import recording, undisturbed
 from petechia.saliency.registry import LayerMethod, layer_method
 
 Targets = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Sequence[int]] | int | None
@@ -93,7 +92,7 @@ def _explain(
 ) -> Explanation:
     device = images.device.type
     classify = _in_callers_precision(model, device)
-    with _evaluation(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
+    with undisturbed(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
         images = images.clone() if images.is_inference() else images  # or it could not enter a graph
         chosen = find_layers(model, layers, images)
         with torch.no_grad(), recording(chosen) as outputs:
@@ -119,18 +118,6 @@ def _in_callers_precision(model: nn.Module, device: str) -> Scores:
         return logits
 
     return classify
-
-
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    # Modules may differ in their modes, so `model.train()` would not bring them back.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 def _fitting(targets: Tensor | NDArray[np.integer] | Sequence[Any] | int, images: Tensor) -> Tensor:

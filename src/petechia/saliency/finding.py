@@ -98,12 +98,13 @@ class Finder:
     def __init__(self, model: nn.Module, network: nn.Module, probe: Tensor, outline: Outline, traced: Trace) -> None:
         self._model, self._probe, self._outline, self._trace = model, probe, outline, traced
         self._modules = dict(network.named_modules())
-        reader = Reader.of(network, (probe.shape[2], probe.shape[3]))
+        core = self._modules.get(outline.core.removesuffix("."), network)
+        reader = Reader.of(core, (probe.shape[2], probe.shape[3]))
         read = reader.read([one.shape for one in traced.passed], len(probe))
-        self._readings = _ordered(network, {one: way for one, way in zip(traced.passed, read, strict=True) if way})
+        self._readings = _ordered(core, {one: way for one, way in zip(traced.passed, read, strict=True) if way})
         self._order = {one: number for number, one in enumerate(traced.passed)}
         self._trunk = {outline.parts[part] for part in outline.trunk}
-        self._sequences = {outline.parts[part] for part in outline.trunk if "." in part}
+        self._sequences = {outline.parts[part] for part in outline.sequences}
         self._maps = list(self._all_maps())
 
     def found(self) -> Found:
@@ -143,7 +144,7 @@ class Finder:
         """The layers of the paper."""
         if self._outline.kind != DENSENET:
             return {}
-        found = {layer: self._given_by(part) for layer, part in OF_DENSENET.items()}
+        found = {layer: self._given_by(self._outline.core + part) for layer, part in OF_DENSENET.items()}
         return {layer: one for layer, one in found.items() if one} if found["last"] else {}
 
     def _of_blocks(self) -> dict[str, Map]:
@@ -152,19 +153,20 @@ class Finder:
         Only where all blocks have the same tokens, each begins with the norm, and no other sequence of blocks follows.
         """
         blocks: list[Map] = []
-        while one := self._given_by(f"blocks.{len(blocks)}"):
+        name = f"{self._outline.core}blocks."
+        while one := self._given_by(f"{name}{len(blocks)}"):
             blocks.append(one)
-        norms = [self._given_by(f"blocks.{number}.norm1") for number in range(len(blocks))]
+        norms = [self._given_by(f"{name}{number}.norm1") for number in range(len(blocks))]
         found = [norm for norm in norms if norm and norm.reading.kind == "BTC"]
         if len(blocks) < 2 or len(found) < len(blocks) or len({one.reading for one in (*blocks, *found)}) > 1:
             return {}
         begins = all(before.passed.vertex in norm.passed.taken for before, norm in zip(blocks, found[1:], strict=False))
-        if not begins or self._other_blocks_after(blocks[-1]):
+        if not begins or self._other_blocks_after(blocks[-1], name):
             return {}
         return {"middle": found[(len(found) - 1) // 2], "last": found[-1]}
 
-    def _other_blocks_after(self, block: Map) -> bool:
-        parts = {self._outline.parts[part] for part in self._outline.trunk if "." in part and not part.startswith("blocks.")}
+    def _other_blocks_after(self, block: Map, name: str) -> bool:
+        parts = {self._outline.parts[part] for part in self._outline.sequences if not part.startswith(name)}
         later = self._trace.passed[self._order[block.passed] + 1 :]
         return any(one.name in parts and len(one.shape) == 3 for one in later)
 
@@ -208,13 +210,14 @@ class Finder:
 
     def _last(self) -> Map | None:
         """The last map that the scores depend on."""
-        last = self._latest([one for one in self._maps if one.cut])
+        cuts = [one for one in self._maps if one.cut]
+        last = self._latest(cuts)
         if last and self._late(last):
             return last
         later = self._maps[self._maps.index(last) + 1 :] if last else self._maps
         # Of several branches: what a block of a sequence gives. A part of the network itself may be called inside a block.
         branches = [one for one in later if one.passed.name in self._sequences] or [one for one in later if one.trunk]
-        return self._latest(branches) or last
+        return self._latest(branches) or last or next(reversed(cuts or self._maps), None)
 
     def _late(self, one: Map) -> bool:
         return self._trace.depth[one.passed.vertex] <= LATE * len(self._trace.depth)
@@ -229,7 +232,7 @@ class Finder:
                 beside = [one for one in reached if one.passed.name == reached[-1].passed.name]
                 return max(beside, key=lambda one: one.reading.grid)
             end -= SOME
-        return maps[-1] if maps else None  # of a network whose weights are 0
+        return None
 
     def _reached(self, maps: Sequence[Map]) -> list[bool]:
         """Whether the features that the scores are made of depend on maps, where these are maps."""
@@ -286,8 +289,8 @@ class Finder:
 
     def _halfway(self, last: Map) -> Map | None:
         """Of a network whose maps all have one size, the one halfway."""
-        before = [one for one in self._before(last) if one.reading.grid == last.reading.grid]
-        return before[len(before) // 2] if len(before) >= FEW and self._late(last) else None
+        parts = [one for one in self._before(last) if one.reading.grid == last.reading.grid]
+        return parts[len(parts) // 2] if len(parts) >= FEW and self._late(last) else None
 
     def _before(self, last: Map) -> list[Map]:
         maps = self._maps[: self._maps.index(last)]
@@ -313,7 +316,7 @@ def _ordered(network: nn.Module, readings: dict[Passed, Reading]) -> dict[Passed
         if reading.kind == "BTC" and number.isdecimal():
             order = reroll(torch.arange(one.shape[1]).view(1, -1, 1), int(number)).flatten().tolist()
             found[one] = replace(reading, order=tuple(order))
-        elif reading.kind != "BTC" or not one.name.startswith("blocks."):
+        elif reading.kind != "BTC" or "blocks." not in one.name:
             found[one] = reading
     return found
 

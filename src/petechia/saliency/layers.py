@@ -13,7 +13,7 @@ from petechia.models.model import Model
 from petechia.models.openers.adapter import LogitAdapter
 from petechia.models.openers.xrv import OperatingPoints
 from petechia.saliency.finding import Found, find
-from petechia.saliency.recording import Layer
+from petechia.saliency.recording import Layer, undisturbed
 
 NAMED = ("last", "middle")
 WRAPPERS = (Model, LogitAdapter, OperatingPoints)
@@ -41,7 +41,7 @@ def find_layers(model: nn.Module, layers: Sequence[str] | None, images: Tensor) 
     """Layer → where it is, and how it is a map of the image.
 
     Args:
-        model: in evaluation mode.
+        model: gives scores.
         layers: "last", "middle", or names of modules; None is "middle", if there is one, and "last".
         images: float32 [B, C, H, W]; only their size counts.
 
@@ -58,7 +58,7 @@ def names_of(model: nn.Module, images: Tensor) -> dict[str, str]:
     """Name the modules that "last" and, where there is one, "middle" stand for; of a program as they were before the export.
 
     Args:
-        model: in evaluation mode.
+        model: gives scores.
         images: float32 [B, C, H, W]; only their size counts.
     """
     found = _found(model, images)
@@ -70,7 +70,8 @@ def _found(model: nn.Module, images: Tensor) -> Found:
     network = network_of(model)
     known, size = _known.setdefault(network, {}), tuple(images.shape[1:])
     if size not in known:  # finding them takes a few passes
-        known[size] = find(model, network, images)
+        with undisturbed(model):
+            known[size] = find(model, network, images)
     return known[size]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -10,6 +10,8 @@ from torch import nn
 from petechia.models.openers.program import Program, Step
 
 DENSENET = "timm.models.densenet.DenseNet"
+MOST = 0.8  # of a network's modules: so many are in the network that a wrapper is around
+SEVERAL = 20  # modules that such a network has at least
 
 
 @dataclass(frozen=True)
@@ -18,29 +20,31 @@ class Outline:
 
     Attributes:
         parts: name of a part → name of the module that gives what the part gives: itself, or a step of a program.
-        trunk: the network's own parts and those in its sequences. The inside of a block does not count, because the block's
+        core: the network itself, if others are only wrapped around it: "" or a name with a dot behind it, "backbone.".
+        trunk: the core's own parts and those in its sequences. The inside of a block does not count, because the block's
             shortcut passes it by.
-        kind: full name of the network's class; "" if it is not known.
+        sequences: those of the trunk that are in a sequence.
+        kind: full name of the core's class; "" if it is not known.
     """
 
     parts: Mapping[str, str]
+    core: str
     trunk: tuple[str, ...]
+    sequences: frozenset[str]
     kind: str
 
     @staticmethod
     def of(network: nn.Module) -> Outline:
         """Read it off the modules, or off what a program's steps say of themselves; that may be nothing."""
-        if isinstance(network, Program):
-            return _of_program(network)
-        parts = {name: name for name, _ in network.named_modules() if name}
-        return Outline(parts, tuple(_trunk(network)), _full_name(type(network)))
+        return _of_program(network) if isinstance(network, Program) else _of_modules(network)
 
 
-def _trunk(parent: nn.Module, prefix: str = "") -> Iterator[str]:
-    for name, module in parent.named_children():
-        yield prefix + name
-        if isinstance(module, nn.Sequential | nn.ModuleList):
-            yield from _trunk(module, f"{prefix}{name}.")
+def _of_modules(network: nn.Module) -> Outline:
+    first = {module: name for name, module in network.named_modules()}
+    every = dict(network.named_modules(remove_duplicate=False))
+    parts = {name: first[module] for name, module in every.items() if name and first[module]}
+    rows = {name for name, module in every.items() if isinstance(module, nn.Sequential | nn.ModuleList)}
+    return _outline(parts, rows, {name: _full_name(type(module)) for name, module in every.items()})
 
 
 def _of_program(program: Program) -> Outline:
@@ -49,22 +53,45 @@ def _of_program(program: Program) -> Outline:
     for step in steps.values():
         for value in step.taken:
             takers.setdefault(value, []).append(step)
-    parts, kinds = {}, {}
+    parts: dict[str, str] = {}
+    kinds: dict[str, str] = {}
     for name, step in steps.items():
         outside = [taker.within for value in step.made for taker in takers.get(value, [])]
         for part, kind in step.within.items():
             kinds[part] = kind
-            if any(part not in within for within in outside):  # what leaves a part last is what it gives
+            if part and any(part not in within for within in outside):  # what leaves a part last is what it gives
                 parts[part] = f"steps.{name}"
-    sequences = {_full_name(one) for one in _subclasses(nn.Sequential)}
+    known = {_full_name(one) for one in _subclasses(nn.Sequential)}
+    above = {part[:end] for part in parts for end, letter in enumerate(part) if letter == "."}
+    rows = {name for name in above if name not in kinds or kinds[name] in known}  # a list is never called
+    return _outline(parts, rows, kinds)
 
-    def in_trunk(part: str) -> bool:
-        above = [part[:end] for end, letter in enumerate(part) if letter == "."]
-        return all(kinds.get(one) in sequences or one not in kinds for one in above)
 
-    kind = kinds.pop("", "")
-    parts.pop("", None)
-    return Outline(parts, tuple(part for part in parts if in_trunk(part)), kind)
+def _outline(parts: Mapping[str, str], rows: Collection[str], kinds: Mapping[str, str]) -> Outline:
+    core = _core(tuple(parts), rows)
+    trunk = [part for part in parts if part.startswith(core) and all(one in rows for one in _between(core, part))]
+    in_rows = frozenset(part for part in trunk if "." in part.removeprefix(core))
+    return Outline(parts, core, tuple(trunk), in_rows, kinds.get(core.removesuffix("."), ""))
+
+
+def _between(core: str, part: str) -> list[str]:
+    """Names of what a part of the core is in, short of the core itself."""
+    return [part[:end] for end, letter in enumerate(part) if letter == "." and end >= len(core)]
+
+
+def _core(parts: Sequence[str], rows: Collection[str]) -> str:
+    """Go into what holds nearly all modules, unless it is a sequence."""
+    core = ""
+    while True:
+        inside = [part for part in parts if part.startswith(core)]
+        counts: dict[str, int] = {}
+        for part in inside:
+            child = core + part.removeprefix(core).partition(".")[0]
+            counts[child] = counts.get(child, 0) + 1
+        largest = max(counts, key=lambda child: counts[child], default="")
+        if not largest or largest in rows or counts[largest] < max(SEVERAL, MOST * len(inside)):
+            return core
+        core = f"{largest}."
 
 
 def _subclasses(kind: type[nn.Module]) -> Iterator[type[nn.Module]]:

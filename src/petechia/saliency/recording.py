@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -63,13 +64,36 @@ def recording(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]:
         yield outputs
 
 
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, and no gradients of parameters; both are as they were afterwards.
+
+    Some networks keep what they have computed of their parameters, and with it the graph of whoever came first.
+    """
+    # Modules may differ in their modes, so `model.train()` would not bring them back.
+    modes = [(module, module.training) for module in model.modules()]
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.eval()
+    try:
+        for parameter in trained:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad = True
+        for module, training in modes:
+            module.training = training
+
+
 def _replaced(given: Any, place: Place, new: Tensor) -> Any:
     """What a module gave, with another tensor at a place."""
     if not place:
         return new
     first, *rest = place
     if isinstance(given, dict):
-        return {**given, first: _replaced(given[first], tuple(rest), new)}
+        changed = copy.copy(given)
+        changed[first] = _replaced(given[first], tuple(rest), new)
+        return changed
     parts = [_replaced(one, tuple(rest), new) if index == first else one for index, one in enumerate(given)]
     if hasattr(given, "_make"):  # a named tuple
         return given._make(parts)

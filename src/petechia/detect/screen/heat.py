@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
-from petechia.core.errors import PetechiaError
 from petechia.models.classifier import Classifier
 from petechia.saliency.activation_maps import cam
 
@@ -28,7 +27,7 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
         float32 [N, h, w], shares of the heat, whose sum is 1; equal shares where nothing is evidence for the class.
 
     Raises:
-        PetechiaError: the classifier is a black box.
+        PetechiaError: the classifier is a black box, or has no layer that is a map of the image.
     """
     network, layer = classifier.require_network(), _layer(classifier, images)
     parts = []
@@ -47,12 +46,9 @@ def divergence(maps: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray
 
 def _layer(classifier: Classifier, images: NDArray[np.uint8]) -> str:
     """The middle layer, or the last where the network has no higher map."""
-    try:
-        with classifier.runtime.autocast():
-            cam(classifier.require_network(), classifier.tensor(images[:1]), 0, ["middle"])
-    except PetechiaError:
-        return "last"
-    return "middle"
+    with classifier.runtime.autocast():
+        maps = cam(classifier.require_network(), classifier.tensor(images[:1]), 0)
+    return "middle" if "middle" in maps else "last"
 
 
 def _batches(images: NDArray[np.uint8]) -> Iterator[slice]:
