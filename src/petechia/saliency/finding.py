@@ -161,7 +161,7 @@ class Finder:
         if len(blocks) < 2 or len(found) < len(blocks) or len({one.reading for one in (*blocks, *found)}) > 1:
             return {}
         begins = all(before.passed.vertex in norm.passed.taken for before, norm in zip(blocks, found[1:], strict=False))
-        if not begins or self._other_blocks_after(blocks[-1], name):
+        if not begins or self._other_blocks_after(blocks[-1], name) or not all(self._reached([found[-1]])):
             return {}
         return {"middle": found[(len(found) - 1) // 2], "last": found[-1]}
 
@@ -299,10 +299,10 @@ class Finder:
 
 
 def _agrees(change: Tensor, side: Tensor) -> bool:
-    """Whether changes [h, w] have the sign of their side, or are all alike."""
+    """Whether changes [h, w] have the sign of their side, or are all alike; one row or column has no sides."""
     centred = change - change.mean()
     size = float(centred.abs().mean())
-    return size < ALIKE or float((centred * side).mean()) > HALF * size
+    return size < ALIKE or side.numel() < 2 or float((centred * side).mean()) > HALF * size
 
 
 def _ordered(network: nn.Module, readings: dict[Passed, Reading]) -> dict[Passed, Reading]:

@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
@@ -70,7 +71,7 @@ def _found(model: nn.Module, images: Tensor) -> Found:
     network = network_of(model)
     known, size = _known.setdefault(network, {}), tuple(images.shape[1:])
     if size not in known:  # finding them takes a few passes
-        with undisturbed(model):
+        with undisturbed(model), torch.inference_mode(False), torch.autocast(images.device.type, enabled=False):
             known[size] = find(model, network, images)
     return known[size]
 

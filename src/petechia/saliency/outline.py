@@ -12,6 +12,7 @@ from petechia.models.openers.program import Program, Step
 DENSENET = "timm.models.densenet.DenseNet"
 MOST = 0.8  # of a network's modules: so many are in the network that a wrapper is around
 SEVERAL = 20  # modules that such a network has at least
+MOST_PARTS = 20_000  # that a file may tell of
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def _of_program(program: Program) -> Outline:
             kinds[part] = kind
             if part and any(part not in within for within in outside):  # what leaves a part last is what it gives
                 parts[part] = f"steps.{name}"
+    if len(kinds) > MOST_PARTS:
+        parts, kinds = {}, {}
     known = {_full_name(one) for one in _subclasses(nn.Sequential)}
     above = {part[:end] for part in parts for end, letter in enumerate(part) if letter == "."}
     rows = {name for name in above if name not in kinds or kinds[name] in known}  # a list is never called

@@ -25,7 +25,7 @@ from petechia.models.openers.outputs import Graph, Kind, Output
 
 LARGEST = 2 << 30  # bytes of a value for one image
 MOST_STEPS = 100_000
-DEEPEST = 64  # modules inside each other that are told apart
+DEEPEST, LONGEST = 20, 200  # modules inside each other that are told apart; letters of their names
 LINEAR = frozenset(
     "linear addmm mm matmul bmm baddbmm einsum bilinear conv1d conv2d conv3d convolution conv_transpose2d mv".split()  # noqa: SIM905
 )
@@ -255,7 +255,9 @@ def _within(metadata: Any) -> dict[str, str]:
     """Parse PyTorch's "key,name,class;…" of the modules around an operation; empty if the file says nothing of the kind."""
     said = metadata.get("nn_module_stack") if isinstance(metadata, Mapping) else None
     entries = [one.split(",") for one in said.split(";", DEEPEST)[:DEEPEST]] if isinstance(said, str) else []
-    return {entry[1]: entry[2] for entry in entries if len(entry) == 3 and entry[1] != entry[2]}
+    return {
+        entry[1]: entry[2] for entry in entries if len(entry) == 3 and entry[1] != entry[2] and max(map(len, entry)) < LONGEST
+    }
 
 
 def _refuse_giants(found: Any, images: int, target: str) -> None:
