@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ LATEX = {
 }  # fmt: skip
 
 
-MARKDOWN = "\\`*_[]<>|&$~"  # characters that are markup
+MARKDOWN = r"[\\`*_\[\]<>|$~]|&(?=[#\w])"  # characters that are markup
 
 
 def latex(text: str) -> str:
@@ -112,7 +113,7 @@ def latex(text: str) -> str:
 
 def markdown(text: str) -> str:
     """Escape a text for a cell of a table in Markdown."""
-    return "".join(f"&#{ord(character)};" if character in MARKDOWN else character for character in harmless(text))
+    return re.sub(MARKDOWN, lambda found: f"&#{ord(found[0])};", harmless(text))
 
 
 def side(size: int) -> str:

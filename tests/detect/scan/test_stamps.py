@@ -25,7 +25,7 @@ def test_the_tie_is_fishers_exact_test_corrected(labels: NDArray[np.int8]) -> No
     (family,) = find_families(spots_at(images, 5, 6, 99), labels)
     inside, outside = labels[:40, 2] == 1, labels[40:, 2] == 1
     table = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
-    groups, label_sets = 3, 10  # by pattern, by place, by both; five classes, and each alone
+    groups, label_sets = 6, 10  # by pattern, by place, by both, by look at three tolerances; five classes, and each alone
     assert family.p_value == pytest.approx(fisher_exact(table, "greater").pvalue * groups * label_sets)
     assert (family.label, family.alone, family.share) == (2, False, inside.mean())
     assert family.suspicious

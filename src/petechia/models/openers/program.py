@@ -178,7 +178,7 @@ class Program(nn.Module):
         Raises:
             PetechiaError: an operation fails, or a value is too large.
         """
-        found = self._run(images)[self.chosen]
+        found: Tensor = self._run(images)[self.chosen]
         return found.reshape(len(found), -1).float()
 
     def every(self, images: Tensor) -> list[Tensor | None]:
