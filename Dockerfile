@@ -12,6 +12,7 @@
 #
 # The viewer, published on this machine alone:
 #     docker run --rm -v "$PWD/out:/out" -p 127.0.0.1:8765:8765 petechia serve /out/run --host 0.0.0.0
+# Open the address that it prints, token included, with 127.0.0.1 in place of the container's name.
 
 FROM python:3.12-slim AS build
 

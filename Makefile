@@ -1,6 +1,7 @@
 # make run: the main job; make test: all tests; make coverage: all tests, with line coverage;
-# make torture: the long versions of the hard tests; make check: lint, format, types, imports; make docs: the documentation, in
-# site/; make install-locked: the exact versions of constraints.txt in .venv; make constraints: updates that file.
+# make torture: the long versions of the hard tests; make check: lint, format, types, imports, and known vulnerabilities where
+# pip-audit can reach its data; make docs: the documentation, in site/; make install-locked: the exact versions of
+# constraints.txt in .venv; make constraints: updates that file.
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
@@ -27,6 +28,7 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m tests.known_flaws
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -114,7 +114,7 @@ def open_model(
     model: Model,
     classes: Sequence[str] = (),
     size: int | None = None,
-    crop: float = 1.0,
+    crop: float | Literal["square"] = 1.0,
     resample: Resample = "bilinear",
     channels: Literal[1, 3] | None = None,
     mean: Sequence[float] = (),
@@ -134,7 +134,7 @@ def open_model(
             function from float32 [B, C, H, W] to scores [B, K], which is examined as a black box.
         classes: names of the K classes; else "class 0", "class 1", …
         size: side of the images that the network takes, in pixels.
-        crop: share of height and width of an image that is kept before it is resized.
+        crop: share of height and width of an image that is kept before it is resized, or "square" for its central square.
         resample: how it is resized.
         channels: of the images; else those of the first convolution.
         mean: of each channel, subtracted from images in 0…1.
@@ -324,7 +324,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
     dataset, catalog = read_data(settings, heard, colours=True)
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
-    write_poisoned(catalog, settings.attack, plan, Path(out), heard)
+    plan = write_poisoned(catalog, settings.attack, plan, Path(out), heard)
     made = Poisoned(
         directory=str(out),
         data=settings.data,
@@ -589,7 +589,7 @@ def serve(
         subject: a run directory, or a model's file or name.
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
-        clean: 50 to 200 clean images to screen others with; by default test images of the run.
+        clean: at least 20 clean images to screen others with, better 100; by default test images of the run.
         started: called with the address, which holds the token that lets readers in, and whether only this computer can
             reach it.
         device: as for `open_model`.
@@ -645,7 +645,7 @@ def run_detector(
     subject: Any
     reference: list[Any] = []
     if detector.examines == "dataset" and dataset is not None:
-        subject = open_dataset(dataset)
+        subject = open_dataset(dataset, missing="skip")
         not_read = subject.not_read
     elif detector.examines != "dataset" and model is not None and clean is not None:
         classifier = open_model(model, device=device, precision=precision, threads=threads)

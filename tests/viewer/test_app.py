@@ -1,11 +1,13 @@
-import asyncio
 import base64
 import json
 import pickle
 import shutil
 import socket
+import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from petechia.viewer.screens import Screens
 from petechia.viewer.subject import Subject
 from tests.data.formats.test_dicom import RAMP, made, written
 from tests.detect.screen.conftest import ByHand, opened
-from tests.viewer.conftest import client_of
+from tests.viewer.conftest import client_of, run_apart, serving
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
@@ -237,7 +239,7 @@ def test_the_rest_of_a_too_large_upload_is_not_read(headers: list[tuple[bytes, b
         return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
 
     with pytest.raises(HTTPException, match="larger than 64 MiB"):
-        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD, 9))
+        run_apart(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD, 9))
     assert taken == (0 if headers else 65)
 
 
@@ -365,6 +367,31 @@ def test_pictures_used_least_recently_are_dropped() -> None:
     assert small.get(second)
     with pytest.raises(PetechiaError):
         small.get(first)
+
+
+def test_a_readers_pictures_make_room_for_that_readers_only() -> None:
+    picture = Picture.of_levels(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    shared = Pictures(most_bytes=8 * picture.bytes, most_each=3)
+    mine = [shared.add(picture, "me") for _ in range(2)]
+    theirs = [shared.add(picture, "they") for _ in range(5)]
+    assert [shared.find(name) is not None for name in mine + theirs] == [True] * 2 + [False] * 2 + [True] * 3
+    many = [shared.add(picture, f"reader {number}") for number in range(3)]
+    last = shared.add(picture, "newcomer")  # in place of the oldest of those who have most
+    assert [shared.find(name) is not None for name in mine] == [True, True]
+    assert [shared.find(name) is not None for name in theirs[2:]] == [False, True, True]
+    assert all(shared.find(name) for name in (*many, last))
+
+
+def test_a_full_memory_of_others_pictures_is_a_sentence_until_they_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = Picture.of_levels(Levels(np.zeros((10, 10), np.float32), 0, 255))
+    shared = Pictures(most_bytes=3 * picture.bytes)
+    names = [shared.add(picture, f"reader {number}") for number in range(3)]
+    with pytest.raises(PetechiaError, match="full of other readers' images"):
+        shared.add(picture, "newcomer")
+    assert all(shared.find(name) for name in names)
+    monkeypatch.setattr(pictures, "FORGOTTEN", -1)
+    shared.add(picture, "newcomer")
+    assert shared.find(names[0]) is None
 
 
 def test_browsing_test_images_does_not_drop_uploads(client: TestClient) -> None:
@@ -557,3 +584,77 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(finished: Run, tmp_path:
         port = taken.getsockname()[1]
         with pytest.raises(PetechiaError, match=rf"cannot listen on 127.0.0.1, port {port} .*choose another --port"):
             serve(finished.directory.path, "127.0.0.1", port, print)
+
+
+def test_the_work_of_a_reader_who_left_is_dropped(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first question occupies the thread; the second is abandoned while it waits."""
+    computed: list[int] = []
+    real = subject._answers.explain
+
+    def slow(seen: Any, network: Any, target: int, method: str) -> Any:
+        computed.append(target)
+        time.sleep(1 if target == 0 else 0)
+        return real(seen, network, target, method)
+
+    monkeypatch.setattr(subject._answers, "explain", slow)
+    with serving(subject) as address:
+        host, port = address.removeprefix("http://").split(":")
+        known = {"authorization": f"Bearer {address.token}", "content-type": "application/json"}
+        question: dict[str, Any] = {"image": "test-1", "arm": "attacked", "seed": 0, "epoch": 2}
+        open_connections = []
+        for target in (0, 1, 2):
+            connection = HTTPConnection(host, int(port), timeout=30)
+            connection.request("POST", "/api/explain", json.dumps(question | {"target": target}), known)
+            open_connections.append(connection)
+            time.sleep(0.25)
+        open_connections[1].close()
+        assert [one.getresponse().status for one in (open_connections[0], open_connections[2])] == [200, 200]
+    assert computed == [0, 2]
+
+
+def test_a_screen_ends_when_its_reader_leaves_and_holds_up_no_explanation(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended = threading.Event()
+
+    def endless(_choice: Any, _network: Any, check: Any) -> None:
+        try:
+            while True:
+                check()
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr(subject, "fit_screen", endless)
+    with serving(subject) as address:
+        host, port = address.removeprefix("http://").split(":")
+        known = {"authorization": f"Bearer {address.token}", "content-type": "application/json"}
+        question = {"image": "test-1", "arm": "placebo", "seed": 0, "epoch": 1}
+        screening = HTTPConnection(host, int(port), timeout=30)
+        screening.request("POST", "/api/screen", json.dumps(question), known)
+        stamping = HTTPConnection(host, int(port), timeout=30)
+        stamping.request("POST", "/api/explain", json.dumps(question), known)
+        assert stamping.getresponse().status == 200
+        assert not ended.is_set()
+        screening.close()
+        assert ended.wait(10)
+
+
+def test_a_reader_who_asks_too_much_at_once_is_told_when_to_come_back(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, go = client_of(subject), threading.Event()
+    real = subject.read
+    monkeypatch.setattr(subject, "read", lambda *given: (go.wait(10), real(*given))[1])
+    image = open_test(client)["image"]
+    with ThreadPoolExecutor(40) as pool:
+        asked = [pool.submit(ask, client, image) for _ in range(40)]
+        while not any(one.done() for one in asked):
+            time.sleep(0.01)
+        go.set()
+        answers = [one.result() for one in asked]
+    statuses = [one.status_code for one in answers]
+    assert set(statuses) == {200, 429}
+    refused = answers[statuses.index(429)]
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert "You have asked for too much at the same time (explanations); try again in" in refused.json()["detail"]

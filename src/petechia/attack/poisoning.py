@@ -20,6 +20,7 @@ from petechia.core.task import Task
 from petechia.data.dataset import Dataset
 from petechia.data.preprocess import Preprocess
 
+TAKEN = re.compile(r"seed|id|patient|source|triggered|cover|(row|column)(_seed_\d+)?")  # columns of a run's tables
 USUAL_TARGET = "Atelectasis"  # the paper\'s
 
 
@@ -75,9 +76,11 @@ class Poisoning(Settings):
         """Check that the attack fits the data, before any image is decoded.
 
         Raises:
-            PetechiaError: a target is not among the classes, the trigger cannot be used on the data, or the labels would have
-                several classes per image in multi-class data.
+            PetechiaError: a class has the name of a column of a run's tables, a target is not among the classes, the trigger
+                cannot be used on the data, or the labels would have several classes per image in multi-class data.
         """
+        if taken := [name for name in classes if TAKEN.fullmatch(name)]:
+            raise PetechiaError(f"A class is named {taken[0]!r}, as a column of a run's tables is; rename it in the data.")
         self.target_indices(classes)
         self.trigger.check(classes, task, self.target_name(classes))
         if task == "multi-label":

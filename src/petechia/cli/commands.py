@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from petechia.cli.audit import audit
 from petechia.cli.common import command, say
@@ -19,12 +22,40 @@ from petechia.cli.scan import scan
 from petechia.cli.screen import screen
 from petechia.cli.serve import serve
 from petechia.cli.zoo import zoo
+from petechia.core.errors import harmless
 from petechia.core.version import __version__
 
 # What is heavy is imported inside the commands: --help must not wait for torch.
 COMMANDS = (run, reproduce, report, poison, scan, audit, screen, repair, explain, serve, zoo, info)
 
+
+class Commands(TyperGroup):
+    """The commands. What they say of arguments that do not parse, which may be names of files, is harmless to a terminal."""
+
+    def make_context(self, *given: Any, **more: Any) -> Any:
+        """Parse."""
+        with _harmless_errors():
+            return super().make_context(*given, **more)
+
+    def invoke(self, *given: Any, **more: Any) -> Any:
+        """Parse what a command takes, and call it."""
+        with _harmless_errors():
+            return super().invoke(*given, **more)
+
+
+@contextmanager
+def _harmless_errors() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if callable(said := getattr(error, "format_message", None)):
+            text = harmless(said(), "\n")
+            error.format_message = lambda: text  # type: ignore[attr-defined]
+        raise
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

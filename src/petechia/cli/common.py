@@ -6,27 +6,48 @@ import errno
 import functools
 import inspect
 import logging
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.logging import RichHandler
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, harmless, shown
+from petechia.core.files import naming
+from petechia.core.settings import LARGEST
 from petechia.data.sources.registry import source_forms
 from petechia.models.registry import short_model_forms
 
 if TYPE_CHECKING:
     from petechia.data.not_read import NotRead
 
-# Text of files and paths is never parsed as markup, neither here nor in tables.
-console = Console(highlight=False, markup=False)
-errors = Console(stderr=True, highlight=False, markup=False, soft_wrap=True)
+
+class Terminal(Console):
+    """A console that obeys nothing in a text: no markup, no codes of emoji, no control characters, whoever prints it."""
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **how)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        """Render as usual, with the characters replaced that a terminal would obey; rich's own are no text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(harmless(segment.text, "\n"), segment.style)
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print. Where this fails, as on a full disk, the error says that it is the output that cannot be written."""
+        with naming(Path("the standard error" if self.stderr else "the standard output")):
+            super().print(*objects, **how)
+
+
+console = Terminal()
+errors = Terminal(stderr=True, soft_wrap=True)
 
 FINDINGS = 30  # shown, the most suspicious first
 FORMS = source_forms()
@@ -80,6 +101,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     def wrapper(*args: Any, verbose: int = 0, **kwargs: Any) -> None:
         _log(verbose)
         with reported():
+            for name, value in kwargs.items():
+                if isinstance(value, int) and abs(value) > LARGEST:
+                    raise PetechiaError(f"--{name.replace('_', '-')} is {shown(value)}; give a smaller number.")
             function(*args, **kwargs)
 
     wrapper.__signature__ = inspect.Signature([*own, verbose])  # type: ignore[attr-defined]
@@ -88,21 +112,28 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def _log(verbose: int) -> None:
-    """Let the logger `petechia` write to stderr: warnings always, what happens with -v, details with -vv."""
+    """Let the logger `petechia` write to stderr: warnings always, what happens with -v, details with -vv.
+
+    Warnings of libraries, which quote files, go the same way.
+    """
+    handler = RichHandler(console=errors, show_path=verbose > 1, rich_tracebacks=False, markup=False)
     logger = logging.getLogger("petechia")
     logger.setLevel({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG))
-    logger.handlers = [RichHandler(console=errors, show_path=verbose > 1, rich_tracebacks=False, markup=False)]
+    logger.handlers = [handler]
     logger.propagate = False
+    logging.lastResort = handler  # of loggers that nobody has set up
+    logging.captureWarnings(True)
+    logging.getLogger("py.warnings").handlers = [handler]
 
 
 def say(text: str, style: str = "") -> None:
-    """Print a line. It is not wrapped, so that paths can be copied, and holds no character that a terminal obeys."""
-    console.print(Text(_harmless(text), style), soft_wrap=True)
+    """Print a line. It is not wrapped, so that paths can be copied."""
+    console.print(Text(text, style), soft_wrap=True)
 
 
 def say_labelled(label: str, style: str, text: str) -> None:
     """Print a line that begins with a coloured word, such as "Note:"."""
-    console.print(Text.assemble((label, style), " ", _harmless(text)), soft_wrap=True)
+    console.print(Text.assemble((label, style), " ", text), soft_wrap=True)
 
 
 def note(sentence: str) -> None:
@@ -129,7 +160,8 @@ def table(*heads: str, title: str = "", caption: str = "", rows: Sequence[Sequen
 
 
 def _harmless(text: str) -> str:
-    return "".join(letter if letter.isprintable() or letter == "\n" else "�" for letter in text)
+    """What a cell of a table will show, so that it is measured as it is shown."""
+    return harmless(text, "\n")
 
 
 def examine_with(name: str, out: Path | None, context: typer.Context, **given: Any) -> None:
@@ -193,21 +225,26 @@ def reported(run_folder: Path | None = None) -> Iterator[None]:
     """
     try:
         yield
-    except typer.Exit:
+    except (typer.Exit, typer.Abort):
         raise
     except PetechiaError as error:
         _complain(str(error))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        errors.print(Text(_harmless(f"Interrupted; what was finished is kept.{_how_to_resume(run_folder)}")))
+        errors.print(Text(f"Interrupted; what was finished is kept.{_how_to_resume(run_folder)}"))
         raise typer.Exit(130) from None
     except OSError as error:
         _complain(f"{_describe(error)}{_how_to_resume(run_folder)}")
         raise typer.Exit(1) from None
+    except Exception as error:  # a flaw of ours; its text may quote a file
+        if hasattr(error, "format_message"):  # typer's, about the arguments
+            raise
+        errors.print(Text(traceback.format_exc().rstrip()))
+        raise typer.Exit(1) from None
 
 
 def _complain(sentence: str) -> None:
-    errors.print(Text.assemble(("Error:", "red"), " ", _harmless(sentence)))
+    errors.print(Text.assemble(("Error:", "red"), " ", sentence))
 
 
 def _how_to_resume(folder: Path | None) -> str:

@@ -137,6 +137,8 @@ def show_study(study: Study) -> None:
     heads = ("run", "survival", "ASR(.9)", "FTR(.9)", "CTL(.9)", "NN", "CTL NN", "TN")
     caption = "last epoch, mean over seeds; CTL: the control with the same trigger"
     console.print(table(*heads, title=f"{len(study.runs)} runs", caption=caption, rows=rows, right=len(heads) - 1))
+    for not_read in {str(run.not_read): run.not_read for run in study.runs.values()}.values():
+        tell_not_read(not_read)
     show_failures(study.failures)
     say(f"Results: {study.directory.results.with_suffix('.csv')}, runs: {study.directory.path / 'runs'}")
 

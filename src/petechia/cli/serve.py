@@ -15,7 +15,9 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port. 0 takes a free one.")] = 8765,
     clean: Annotated[
         str | None,
-        typer.Option(metavar="DIR", help="50 to 200 clean images, to screen others with. Default: a run's test images."),
+        typer.Option(
+            metavar="DIR", help="At least 20 clean images to screen others with, better 100. Default: a run's test images."
+        ),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",

@@ -11,8 +11,14 @@ class PetechiaError(Exception):
 
 def printable(text: str, most: int = 60) -> str:
     """Return text from a file, truncated, with the characters that a terminal would interpret replaced."""
-    cut = text if len(text) <= most else f"{text[: most - 1]}…"
-    return "".join(letter if letter.isprintable() else "�" for letter in cut)
+    return harmless(text if len(text) <= most else f"{text[: most - 1]}…")
+
+
+def harmless(text: str, allowed: str = "") -> str:
+    """Return text with the characters replaced that a terminal would obey or that change the direction of others."""
+    if text.isprintable():
+        return text
+    return "".join(letter if letter.isprintable() or letter in allowed else "�" for letter in text)
 
 
 def shown(value: object) -> str:

@@ -11,11 +11,10 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, PrivateAttr, ValidationError
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError
 from petechia.core.files import building, refuse_existing
 from petechia.core.settings import first_problem
-
-LARGEST = 256 << 20  # maximum size of a result file, in bytes
 
 
 def _nan_if_null(value: Any) -> Any:
@@ -110,9 +109,7 @@ class Result(Record):
         file = Path(path)
         file = file / cls.file_name if file.is_dir() else file
         try:
-            if file.stat().st_size > LARGEST:
-                raise PetechiaError(f"{file} is too large to be a {cls.file_name}; check the path.")
-            return cls.model_validate_json(file.read_bytes())
+            return cls.model_validate_json(read_file(file, "result_bytes"))
         except OSError as error:
             raise PetechiaError(f"{file} cannot be read ({error.strerror}); check the path.") from None
         except ValidationError as error:

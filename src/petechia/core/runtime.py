@@ -43,7 +43,7 @@ class Compute(Settings):
 
     device: str = "auto"
     precision: Precision = "auto"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(0, ge=0, le=4096)
     deterministic: bool = False
 
     def start(self) -> Runtime:

@@ -17,7 +17,7 @@ import threading
 import time
 import weakref
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
@@ -47,6 +47,10 @@ class Limits:
     threads: int = 1
 
 
+class FailedCallError(PetechiaError):
+    """A function in a worker raised an error other than `PetechiaError`: what it read is damaged."""
+
+
 class Worker:
     """A process that answers one question at a time. Use a `Pool` or a `Session`."""
 
@@ -56,22 +60,30 @@ class Worker:
         self._to, self._from = _pipe(process.stdin), _pipe(process.stdout)
         self.end = weakref.finalize(self, _end, process, self._to, self._from, os.getpid())  # at the end of Python, too
         try:
-            answer = self._exchange({"modules": modules, "files": limits.files}, START)
+            answer = self._exchange({"modules": modules, "files": limits.files}, START, limits.memory)
         except (EOFError, BrokenPipeError, TimeoutError, DamagedMessageError):
             answer = None
         if answer != {"ready": True}:
             self.end()
             raise PetechiaError(f"A worker process could not be started; check that {sys.executable} finds Petechia.")
 
-    def ask(self, what: str, function: str, values: tuple[Any, ...], opens: bool = False, state: bool = False) -> Any:
+    def ask(
+        self,
+        what: str,
+        function: str,
+        values: tuple[Any, ...],
+        opens: bool = False,
+        state: bool = False,
+        memory: int | None = None,
+    ) -> Any:
         """Run a function and return its result; see `Pool.ask`. After an error of the process, `alive` is False."""
-        limits = self._limits
+        limits = self._limits if memory is None else replace(self._limits, memory=min(memory, self._limits.memory))
         question = {
             **{"function": function, "values": values, "opens": opens, "state": state},
             **{"memory": limits.memory, "seconds": limits.seconds},
         }
         try:
-            answer = self._exchange(question, limits.seconds)
+            answer = self._exchange(question, limits.seconds, limits.memory)
         except TimeoutError:
             self.end()
             raise PetechiaError(f"{what} took longer than {limits.seconds:g} seconds; check the file.") from None
@@ -82,18 +94,18 @@ class Worker:
         except BaseException:  # Ctrl-C: the answer would be taken for that to the next question
             self.end()
             raise
-        return self._read_answer(what, answer)
+        return self._read_answer(what, answer, limits)
 
-    def _read_answer(self, what: str, answer: Any) -> Any:
+    def _read_answer(self, what: str, answer: Any, limits: Limits) -> Any:
         match answer:
             case {"answer": found}:
                 return found
             case {"refused": str(sentence)}:
                 raise PetechiaError(printable(sentence, 1000))
             case {"memory": True}:
-                raise PetechiaError(f"{what} needed more than {self._limits.memory >> 20:,} MiB of memory; check the file.")
+                raise PetechiaError(f"{what} needed more than {limits.memory >> 20:,} MiB of memory; check the file.")
             case {"failed": str(kind)}:
-                raise PetechiaError(f"{what} is damaged and cannot be read ({printable(kind)}); check the file.")
+                raise FailedCallError(f"{what} is damaged and cannot be read ({printable(kind)}); check the file.")
         self.end()
         raise PetechiaError(f"{what} made the process that read it send a damaged answer; check the file.")
 
@@ -102,11 +114,11 @@ class Worker:
         """Whether the worker can answer another question."""
         return self.end.alive
 
-    def _exchange(self, question: Any, seconds: float) -> Any:
+    def _exchange(self, question: Any, seconds: float, most: int) -> Any:
         deadline = time.monotonic() + seconds
         for part in message(question):
             self._write(memoryview(part), deadline)
-        return receive(lambda count: self._read(count, deadline), self._limits.memory)
+        return receive(lambda count: self._read(count, deadline), most)
 
     def _write(self, left: memoryview, deadline: float) -> None:
         while left:
@@ -142,13 +154,14 @@ class Pool:
         self._idle: list[Worker] = []
         self._free = threading.BoundedSemaphore(workers())
 
-    def ask(self, what: str, function: str, *values: Any) -> Any:
+    def ask(self, what: str, function: str, *values: Any, memory: int | None = None) -> Any:
         """Run a function in a worker.
 
         Args:
             what: what is read, for messages, such as the name of the file.
-            function: a function of one of the modules, such as "petechia.data.formats.codecs:decode".
+            function: a function of one of the modules, such as "petechia.data.formats.dicom_codecs:decode".
             values: its arguments: None, bool, numbers, text, bytes, arrays, and lists and dicts of them.
+            memory: what this call may use, if it is less than the limit for all calls.
 
         Returns:
             The result of the function, which has the same types.
@@ -162,7 +175,7 @@ class Pool:
             except IndexError:
                 worker = Worker(self._limits, self._modules)
             try:
-                return worker.ask(what, function, values)
+                return worker.ask(what, function, values, memory=memory)
             finally:
                 if worker.alive:
                     self._idle.append(worker)
@@ -222,7 +235,8 @@ def _started(limits: Limits) -> subprocess.Popen[bytes]:
     # Not by fork, which copies locks that other threads hold, nor by multiprocessing, which would run the user's script again.
     # The current folder is not searched for modules: it can be a stranger's.
     found = [entry for entry in sys.path if os.path.isabs(entry)]  # noqa: PTH117
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
+    variables = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"
+    threads = dict.fromkeys(variables, str(limits.threads))
     own = {"PYTHONPATH": os.pathsep.join(found if ROOT in found else [*found, ROOT]), "PYTHONDONTWRITEBYTECODE": "1"}
     own["MALLOC_ARENA_MAX"] = "1"  # each arena would take 64 MiB of address space
     try:

@@ -17,7 +17,7 @@ from petechia.core.files import claimed, in_one_step, make_folder
 from petechia.core.locks import FOREVER
 
 LOGGER = logging.getLogger(__name__)
-FORMAT = 1  # increase it when the meaning of an entry's content changes
+FORMAT = 2  # increase it when the meaning of an entry's content changes
 PRIVATE = 0o700  # images of patients are nobody else's business
 OTHERS_WRITE, OTHERS_READ = 0o022, 0o055
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
+from petechia.core.settings import distinct
 from petechia.core.task import Task
 from petechia.data.levels import to_grey
 from petechia.data.not_read import EVERYTHING_READ, NotRead
@@ -74,6 +75,8 @@ class Catalog:
         colour: whether images are [H, W, 3].
         layout: function that writes images and labels in the layout of the source, see `petechia.data.export`; None if the
             source has no layout of its own.
+        relabelled: function that returns the ids, str [N], under which images with these ids and labels, int8 [N, K], are
+            written; None if ids do not depend on labels.
         not_read: images that lie beside these and were not read.
         notes: sentences about how the source was read that its user should know.
     """
@@ -88,15 +91,21 @@ class Catalog:
     task: Task = "multi-label"
     colour: bool = False
     layout: Callable[[Path, Catalog, Written, Progress], None] | None = None
+    relabelled: Callable[[NDArray[np.str_], NDArray[np.int8]], NDArray[np.str_]] | None = None
     not_read: NotRead = EVERYTHING_READ
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        """Validate the labels of a multi-class collection.
+        """Check the names of the classes, and the labels of a multi-class collection.
 
         Raises:
-            PetechiaError: a row of labels is neither one-hot nor entirely unknown, or there is only one class.
+            PetechiaError: two classes have one name, a row of labels is neither one-hot nor entirely unknown, or there is only
+                one class.
         """
+        try:
+            distinct(self.classes)
+        except ValueError as error:
+            raise PetechiaError(f"In {self.name}, {error}.") from None
         if self.task == "multi-label":
             return
         if len(self.classes) < 2:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import logging
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -10,13 +10,16 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, shown
+from petechia.core.files import copy_file, naming
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
+from petechia.core.spreadsheets import formulas
 from petechia.data.catalog import Catalog, Written
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.walking import SUFFIXES
 
+LOGGER = logging.getLogger(__name__)
 TABLE = "labels.csv"  # table of a dataset whose source has no layout of its own
 LABEL = "label"  # column of multi-class labels in this table
 
@@ -61,21 +64,28 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
             made = written.content(j)
             identifier = str(written.ids[j])
             if made is not None:
-                target = folder / place(j, identifier if _has_suffix(identifier) else f"{identifier}.png")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(made)
+                target = _target(folder, place(j, identifier if _has_suffix(identifier) else f"{identifier}.png"))
+                with naming(target):
+                    target.write_bytes(made)
                 continue
             if not isinstance(reader, FileReader):
                 raise PetechiaError(f"{identifier} is not in a file and cannot be copied.")
             original = reader.path(int(written.rows[j]))
             suffix = original.suffix if _has_suffix(original.name) and not _has_suffix(identifier) else ""
-            target = folder / place(j, identifier + suffix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(original, target)
+            copy_file(original, _target(folder, place(j, identifier + suffix)))
         return [1] * len(chunk)
 
     for done in in_parallel(write, len(written.ids)):
         progress.advance(done)
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Return the path of an image below a folder, in which it can be written."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise PetechiaError(f"An image is named {shown(name)}, which leads out of the dataset; rename it.")
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
@@ -100,8 +110,24 @@ def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Prog
 
 
 def write_table(path: Path, frame: pl.DataFrame, ids: NDArray[np.str_]) -> None:
-    """Write a table, sorted by id, so that a copy is next to its original."""
+    """Write a table, sorted by id, so that a copy is next to its original.
+
+    Its cells are what the source has, also those that a spreadsheet would run: a trainer must find the files that it names.
+    """
+    warn_of_formulas(path, pl.Series(frame.columns), *(column for column in frame if column.dtype == pl.String))
     frame[np.argsort(ids, kind="stable")].write_csv(path)
+
+
+def warn_of_formulas(path: Path, *texts: pl.Series) -> None:
+    """Log that a dataset's table, whose cells are the source's, is not for a spreadsheet."""
+    odd = pl.concat([formulas(one).rename("") for one in texts])
+    if len(odd):
+        LOGGER.warning(
+            "%s has %d cells that a spreadsheet would run, such as %s, as in its source; do not open it in one",
+            path.name,
+            len(odd),
+            shown(odd[0]),
+        )
 
 
 def _has_suffix(name: str) -> bool:

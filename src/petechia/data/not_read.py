@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MASK = "mask of another image"
     HIDDEN = "hidden file"
     LINK = "link that leads out of the folder or nowhere"
+    NAME = "name that is not valid UTF-8"
     UNREADABLE = "file or folder that may not be opened"
     NO_PIXELS = "DICOM file without an image, such as a report"
 
@@ -104,9 +105,14 @@ EVERYTHING_READ = NotRead()
 
 
 class Files:
-    """Collects files that are not read; memory does not grow with their number."""
+    """Collects files that are not read; memory does not grow with their number.
 
-    def __init__(self) -> None:
+    Args:
+        folder: set before each name.
+    """
+
+    def __init__(self, folder: str = "") -> None:
+        self._folder = f"{folder}/" if folder else ""
         self._counts: Counter[Reason] = Counter()
         self._names: defaultdict[Reason, list[str]] = defaultdict(list)
 
@@ -114,7 +120,7 @@ class Files:
         """Add one file."""
         self._counts[reason] += 1
         if len(self._names[reason]) < NAMED:
-            self._names[reason].append(printable(name, LONGEST))
+            self._names[reason].append(printable(f"{self._folder}{name}", LONGEST))
 
     def add_all(self, unread: Unread) -> None:
         """Add files that were collected before."""

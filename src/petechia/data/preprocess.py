@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,22 +28,26 @@ class Box(NamedTuple):
 
 
 class Preprocess(Settings):
-    """Central crop to a fraction of each side, then resize to a square; uint8 in, uint8 out.
+    """Central crop to a fraction of each side or to a square, then resize to a square; uint8 in, uint8 out.
 
     Attributes:
         crop: fraction of height and width to keep; 1.0 keeps everything. The border is `int((n - n * crop) / 2)` pixels on
-            each side, as in TensorFlow's `central_crop`.
+            each side, as in TensorFlow's `central_crop`. "square" keeps the central square whose side is the shorter one of the
+            image, as torchxrayvision's `XRayCenterCrop` does.
         size: side of the result, in pixels.
         resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`, or the one before it if that position is
             exactly between two pixels; "bilinear" is antialiased; "area" averages.
     """
 
-    crop: float = Field(1.0, gt=0, le=1)
+    crop: Annotated[float, Field(gt=0, le=1)] | Literal["square"] = 1.0
     size: int = Field(64, ge=8, le=4096)
     resample: Literal["nearest", "bilinear", "area"] = "area"
 
     def kept(self, height: int, width: int) -> Box:
         """Return the part of an image of this size that the crop keeps."""
+        if self.crop == "square":
+            side = min(height, width)
+            return Box(height // 2 - side // 2, width // 2 - side // 2, side, side)
         top = int((height - height * self.crop) / 2)
         left = int((width - width * self.crop) / 2)
         return Box(top, left, height - 2 * top, width - 2 * left)

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, printable, unreadable
 from petechia.core.files import write_text
 from petechia.core.progress import SILENT, Progress
@@ -84,7 +85,7 @@ class Calibration(Record):
             PetechiaError: it is not such a file.
         """
         try:
-            return cls.model_validate_json(Path(path).read_bytes())
+            return cls.model_validate_json(read_file(Path(path), "result_bytes", "check the path of the calibration"))
         except OSError as error:
             raise unreadable(path, error, "check the path of the calibration") from None
         except ValidationError as error:

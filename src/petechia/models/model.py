@@ -11,7 +11,7 @@ import numpy as np
 import timm
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.files import write_bytes
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
-from petechia.core.settings import Settings, first_problem
+from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
@@ -58,6 +58,11 @@ class Description(Settings):
     std: tuple[Annotated[float, Field(gt=0)], ...]
     task: Task = "multi-label"
     provenance: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
 
     @model_validator(mode="after")
     def _several_classes(self) -> Description:
@@ -150,7 +155,10 @@ class Model(nn.Module):
         except (OSError, SafetensorError) as error:
             raise PetechiaError(f"{path} is not a safetensors file that can be read ({printable(str(error), 200)}).") from None
         if header is None:
-            raise PetechiaError(f"{path} holds tensors but no description of a Petechia model.")
+            raise PetechiaError(
+                f"{path} holds tensors but no description of a Petechia model; if they are the weights of a timm network, give "
+                f"timm:NAME:{path} with its name."
+            )
         try:
             description = Description.model_validate_json(header)
         except ValidationError as error:

@@ -60,7 +60,7 @@ for _name, _opener in {
     ".onnx": ModelOpener("FILE.onnx", "An ONNX model, as a black box", _of_file(f"{_HERE}.onnx:of_onnx")),
     ".pt2": ModelOpener("FILE.pt2", "A program of torch.export", _of_file(f"{_HERE}.exported:of_program")),
     "timm": ModelOpener("timm:NAME, timm:NAME:FILE", "A network of timm", deferred(f"{_HERE}.networks:open_timm")),
-    "xrv": ModelOpener("xrv:NAME", "A model of torchxrayvision", deferred(f"{_HERE}.networks:of_torchxrayvision")),
+    "xrv": ModelOpener("xrv:NAME", "A model of torchxrayvision", deferred(f"{_HERE}.xrv:of_torchxrayvision")),
 }.items():
     OPENERS.add(_name, _opener)
 

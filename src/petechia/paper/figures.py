@@ -165,6 +165,7 @@ def against_epsilon(results: Results, cells: list[Cell]) -> Figure:
                 numbers = [row[statistic] for row in mixtures]
                 _with_spread(axes, results.epsilons, numbers, label, colour, f"{marker}{line}", interval=True)
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.set(xlabel="ε, share of triggered test images", ylabel="AUROC against true labels")
         figure.legend(loc="outside lower center", ncols=2, fontsize=8.5)
     return figure

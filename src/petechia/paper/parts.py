@@ -6,9 +6,8 @@ from collections.abc import Iterable
 from importlib import resources
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from petechia.core.errors import PetechiaError
+from petechia.core.yaml_text import load_yaml
 from petechia.paper.published import SIZES
 from petechia.study.config import Config, load_config
 from petechia.study.grid import Runs
@@ -73,7 +72,7 @@ def load_design(preset: str) -> Design:
     file = resources.files("petechia.paper").joinpath(f"{preset}.yaml")
     if preset not in ("desk", "paper"):
         raise PetechiaError(f"There is no preset {preset!r} to reproduce; the presets are desk and paper.")
-    content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    content = load_yaml(file.read_text(encoding="utf-8"))
     return Design(content["base"], content["heat"], tuple(content["losses"]), content["input_stage"], tuple(content["rates"]))
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 from rich.table import Table as RichTable
 
+from petechia.core.errors import harmless
+from petechia.core.spreadsheets import to_csv
 from petechia.measure.summary import Numbers, Statistic
 from petechia.paper.parts import Cell, Loss, Place, heat_cell
 from petechia.paper.published import SIZES, TABLE_3, in_table_1
@@ -64,15 +68,17 @@ class Table(NamedTuple):
 
     def markdown(self) -> str:
         """Return the table as Markdown."""
-        lines = [" | ".join(self.heads), " | ".join("---" if i == 0 else "--:" for i in range(len(self.heads)))]
-        lines += [" | ".join((f"&nbsp;&nbsp;*{row.name}*" if row.minor else row.name, *row.cells)) for row in self.rows]
-        body = "\n".join(f"| {line} |" for line in lines)
-        return "\n\n".join([f"**{self.title}**", body, *self.notes]) + "\n"
+        lines: list[Iterable[str]] = [map(markdown, self.heads), ("---" if i == 0 else "--:" for i in range(len(self.heads)))]
+        for row in self.rows:
+            name, *cells = map(markdown, (row.name, *row.cells))
+            lines.append((f"&nbsp;&nbsp;*{name}*" if row.minor else name, *cells))
+        body = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return "\n\n".join([f"**{markdown(self.title)}**", body, *map(markdown, self.notes)]) + "\n"
 
     def csv(self) -> str:
         """Return the table as CSV, with the heads as its first line."""
         columns = list(zip(*((row.name, *row.cells) for row in self.rows), strict=True))
-        return pl.DataFrame({head: list(column) for head, column in zip(self.heads, columns, strict=True)}).write_csv()
+        return to_csv(pl.DataFrame({head: list(column) for head, column in zip(self.heads, columns, strict=True)})).decode()
 
     def latex(self) -> str:
         """Return the table as LaTeX, for the package booktabs."""
@@ -91,14 +97,24 @@ class Table(NamedTuple):
         )
 
 
-LATEX = {"\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"} | {
-    "±": r"$\pm$", "×": r"$\times$", "–": "--", "ε": r"$\varepsilon$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$"
+LATEX = {
+    "\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}", "&": r"\&", "%": r"\%", "_": r"\_",
+    "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}",
+    "±": r"$\pm$", "×": r"$\times$", "–": "--", "ε": r"$\varepsilon$", "≥": r"$\geq$", "≤": r"$\leq$", "−": "$-$",
 }  # fmt: skip
+
+
+MARKDOWN = r"[\\`*_\[\]<>|$~]|&(?=[#\w])"  # characters that are markup
 
 
 def latex(text: str) -> str:
     """Escape a text for LaTeX."""
-    return "".join(LATEX.get(character, character) for character in text)
+    return "".join(LATEX.get(character, character) for character in harmless(text))
+
+
+def markdown(text: str) -> str:
+    """Escape a text for a cell of a table in Markdown."""
+    return re.sub(MARKDOWN, lambda found: f"&#{ord(found[0])};", harmless(text))
 
 
 def side(size: int) -> str:

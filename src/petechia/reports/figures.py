@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from sklearn.metrics import roc_curve
 
+from petechia.core.errors import printable
 from petechia.core.rows import evenly_spread
 from petechia.study.heat import LAYERS, Heat
 
@@ -28,6 +29,8 @@ STYLE: Any = {
     "axes.grid": True,
     "grid.color": "#dddddd",
     "legend.frameon": False,
+    "text.parse_math": False,  # names of classes hold dollar signs, and no formula is drawn
+    "text.usetex": False,
 }
 
 
@@ -157,10 +160,15 @@ def per_class(metrics: pl.DataFrame, present: dict[str, int]) -> Figure:
                 elinewidth=1,
             )
         axes.axvline(0.5, color="#bbbbbb", linewidth=0.8)
-        axes.set_yticks(range(len(classes)), [f"{name.replace('_', ' ')} ({count})" for name, count in present.items()])
+        axes.set_yticks(range(len(classes)), [f"{_tick(name)} ({count})" for name, count in present.items()])
         axes.set(xlabel="AUROC", ylim=(len(classes) - 0.4, -0.6))
         _legend(axes, fontsize=8, loc="upper center", bbox_to_anchor=(0.35, -0.13), ncols=2)
     return figure
+
+
+def _tick(name: str) -> str:
+    """A class at an axis. A control character would make the SVG no XML."""
+    return printable(name.replace("_", " "))
 
 
 def heat_curves(heat: Heat) -> Figure:
@@ -202,7 +210,7 @@ def heat_by_class(heat: Heat) -> Figure:
                 axes.errorbar(
                     means[:, 0], places, xerr=reach, fmt=marker, color=colour, label=label, markersize=4, elinewidth=1
                 )
-            axes.set_yticks(range(len(classes)), [name.replace("_", " ") for name in classes])
+            axes.set_yticks(range(len(classes)), [_tick(name) for name in classes])
             axes.set(title=f"{layer} layer", xlabel="peak within one cell of the trigger, %", xlim=(-3, 103))
             axes.set_ylim(len(classes) - 0.4, -0.6)
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8.5)

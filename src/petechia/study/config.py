@@ -9,15 +9,16 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from petechia.attack import Poisoning
 from petechia.attack.triggers import TRIGGERS, BaseTrigger
+from petechia.core.budget import limit, read_file
 from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.runtime import Compute
 from petechia.core.settings import Settings
 from petechia.core.task import Task
+from petechia.core.yaml_text import load_yaml, to_yaml
 from petechia.data import Preprocess
 from petechia.data.formats.locate import Missing
 from petechia.data.preparation import OnError
@@ -25,8 +26,7 @@ from petechia.models.model import Architecture
 from petechia.models.training import Loss, Training
 
 Arm = Literal["attacked", "control", "placebo"]
-LARGEST = 1 << 18  # largest configuration file, in bytes
-MOST_VALUES = 100_000  # most values in a configuration
+DEEPEST = 10  # sections within sections, more than there are
 PRESETS = ("desk", "paper")  # desk is the defaults of `Config`: the phantom, minutes on two cores
 
 
@@ -59,7 +59,7 @@ class Config(Settings):
     train: Training = Training()
     arms: tuple[Arm, ...] = ("attacked", "control")
     seeds: tuple[Annotated[int, Field(ge=0, lt=2**32)], ...] = (0,)
-    bootstrap: int = Field(200, ge=20)
+    bootstrap: int = Field(200, ge=20, le=100_000)
     heat: int = Field(64, ge=0)
     compute: Compute = Compute()
     grid: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
@@ -122,7 +122,7 @@ class Config(Settings):
 
     def to_yaml(self) -> str:
         """Return the whole configuration as YAML, including all defaults."""
-        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+        return to_yaml(self.model_dump(mode="json"))
 
 
 def load_config(
@@ -142,7 +142,7 @@ def load_config(
     merged: dict[str, Any] = {}
     if preset != "desk":
         text = resources.files("petechia.study").joinpath(f"presets/{preset}.yaml").read_text(encoding="utf-8")
-        merged = yaml.safe_load(text)
+        merged = load_yaml(text)
     for layer in layers:
         merged = _merge(merged, layer)
     if file is not None:
@@ -153,7 +153,9 @@ def load_config(
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:
-            raise PetechiaError(f"--set {override!r} is not KEY=VALUE, as in --set attack.rate=0.1.")
+            raise PetechiaError(f"--set {shown(override)} is not KEY=VALUE, as in --set attack.rate=0.1.")
+        if key.count(".") > DEEPEST:
+            raise PetechiaError(f"{shown(key)} of --set is not a key; no key has more than {DEEPEST} dots.")
         chosen = _merge(chosen, _nested(key.strip(), _scalar(override, value)))
     return make_config(_merge(merged, chosen), str(file) if file else "the configuration")
 
@@ -177,11 +179,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         PetechiaError: the file cannot be read, or contains something else.
     """
     try:
-        with file.open("rb") as opened:
-            text = opened.read(LARGEST + 1)
-        if len(text) > LARGEST:
-            raise PetechiaError(f"{file} is larger than {LARGEST:,} bytes, the limit for a configuration; check the path.")
-        content = yaml.safe_load(text.decode())
+        content = load_yaml(read_file(file, "config_bytes", "check the path of the configuration").decode())
     except PetechiaError:
         raise
     except OSError as error:
@@ -195,7 +193,9 @@ def read_yaml(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise PetechiaError(f"{file} does not contain keys and values; see the README for an example.")
     if _is_endless(content):
-        raise PetechiaError(f"{file} expands to more than {MOST_VALUES:,} values through nested aliases; write them out.")
+        raise PetechiaError(
+            f"{file} expands to more than {limit('config_values'):,} values through nested aliases; write them out."
+        )
     return content
 
 
@@ -206,7 +206,7 @@ def _is_endless(content: Any) -> bool:
         one = waiting.pop()
         inside = [*one, *one.values()] if isinstance(one, dict) else one if isinstance(one, list | tuple | set) else ()
         counted += len(inside)
-        if counted > MOST_VALUES:
+        if counted > limit("config_values"):
             return True
         waiting.extend(inside)
     return False
@@ -261,9 +261,9 @@ def _located(location: tuple[int | str, ...]) -> tuple[str, type[BaseModel] | No
 
 def _scalar(override: str, value: str) -> Any:
     try:
-        return yaml.safe_load(value)
+        return load_yaml(value)
     except Exception:  # as in `read_yaml`, YAML raises many types
-        raise PetechiaError(f"The value in --set {override!r} is not YAML; quote it.") from None
+        raise PetechiaError(f"The value in --set {shown(override)} is not YAML; quote it.") from None
 
 
 def _sentence(error: ValidationError, where: str) -> str:

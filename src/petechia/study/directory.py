@@ -19,8 +19,10 @@ from safetensors.numpy import load_file, save
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from petechia.core.budget import check_file, read_file
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.files import locked, refuse_links, write_bytes, write_text
+from petechia.data.formats.parquet import read_parquet
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -168,7 +170,7 @@ def read_json(path: Path) -> dict[str, Any]:
         PetechiaError: the file is missing or damaged. The readers below raise the same.
     """
     with _readable(path):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_file(path, "result_bytes"))
         if not isinstance(content, dict):
             raise TypeError("not a JSON object")
         return content
@@ -184,7 +186,9 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 def read_table(path: Path) -> pl.DataFrame:
     """Read a Parquet file."""
     with _readable(path):
-        return pl.read_parquet(path)
+        if not path.is_file():
+            raise FileNotFoundError(2, "there is no such file", str(path))
+        return read_parquet(path)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:
@@ -195,6 +199,7 @@ def write_arrays(path: Path, arrays: Arrays) -> None:
 def read_arrays(path: Path) -> Arrays:
     """Read a file of arrays."""
     with _readable(path):
+        check_file(path, "run_bytes")
         return load_file(path)
 
 
@@ -206,5 +211,7 @@ def write_state(path: Path, tensors: dict[str, Tensor], plain: dict[str, Any]) -
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Read a training state."""
+    with _readable(path):
+        check_file(path, "run_bytes")
     with _readable(path), safe_open(path, "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, json.loads(file.metadata()["state"])  # noqa: SIM118

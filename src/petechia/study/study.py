@@ -17,6 +17,7 @@ from petechia.attack import TriggeredSelection
 from petechia.core.errors import PetechiaError, printable, shown
 from petechia.core.files import link_file, locked, refuse_links, refuse_unwritable, write_bytes
 from petechia.core.results import Result
+from petechia.core.spreadsheets import to_csv
 from petechia.measure import measure
 from petechia.models.training import EpochLog
 from petechia.study.config import Config, make_config
@@ -303,4 +304,4 @@ def _write_results(directory: StudyDirectory, done: dict[str, Run], failures: di
     if rows:
         table = pl.DataFrame(rows, infer_schema_length=None)
         write_table(directory.results, table)
-        write_bytes(directory.results.with_suffix(".csv"), table.write_csv().encode())
+        write_bytes(directory.results.with_suffix(".csv"), to_csv(table))

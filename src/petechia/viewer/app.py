@@ -181,10 +181,11 @@ def _add_questions(app: FastAPI, subject: Subject, uploads: Uploads, desks: Desk
 
     async def screened(reader: str, asked: PictureQuestion) -> Any:
         picture, seen = await desks.images.do(reader, partial(prepared, asked))
-        choice, known = await desks.screens.do(reader, lambda _job: subject.find_screen(seen, asked.network))
-        fit = partial(subject.fit_screen, choice, asked.network)
-        fitted = known or await desks.fits.do(reader, lambda job: fit(job.check))
-        return await desks.screens.do(reader, lambda job: suspected(subject.screen(picture, seen, fitted, job.check)))
+        choice, fitted = await desks.screens.do(reader, lambda _job: subject.find_screen(seen, asked.network))
+        if fitted is None:
+            fitted = await desks.fits.do(reader, lambda job: subject.fit_screen(choice, asked.network, job.check))
+        examine = partial(subject.screen, picture, seen, fitted)
+        return await desks.screens.do(reader, lambda job: suspected(examine(job.check)))
 
     def prepared(asked: PictureQuestion, _job: Job[Any]) -> tuple[Picture, Any]:
         picture = _look_up(asked.image, subject, uploads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from petechia.detect.collection import read_collection
 from petechia.models.classifier import Classifier
 from petechia.viewer.run_images import Prepare, RunImages
 
+LOGGER = logging.getLogger(__name__)
 MOST = 100  # clean images in a set
 FEWEST = 20  # for a useful threshold: one of them may be left out, and then 1 in 20 clean pictures is flagged
 
@@ -41,7 +43,10 @@ def clean_images_in(folder: str, classifier: Classifier) -> CleanImages:
     Raises:
         PetechiaError: there are too few images, or one cannot be read.
     """
-    images = read_collection([folder], classifier, MOST).images
+    found = read_collection([folder], classifier, MOST)
+    images = found.images
+    if found.not_read:
+        LOGGER.warning("beside the clean images: %s", found.not_read)
     if len(images) < FEWEST:
         raise PetechiaError(f"There are {len(images)} images in {folder}; give at least {FEWEST}.")
     return CleanImages((lambda: images,), len(images))

@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Any
 
+import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MOST_CONNECTIONS = 256
-MOST_HEADER = 32 * 1024  # bytes of a request before its body
 PATIENCE = 10.0  # seconds for the header of a request, for the rest of a body that nobody reads, and for closing
 STALLED = 30.0  # seconds in which a reader must take some of what is sent: 48 KiB, see asyncio's limits of write buffers
 MOST_SENDING = 600.0  # seconds for all of an answer
@@ -61,6 +61,21 @@ class Connection(H11Protocol):
             self.transport.abort()
             return
         self.loop.call_later(TICK, self._watch)
+
+    def resume_writing(self) -> None:
+        """Note that the other side has taken something."""
+        self._good = self.loop.time()
+        super().resume_writing()
+
+    def send_400_response(self, msg: str) -> None:
+        """Answer nonsense, or cut the connection where an answer is already on its way."""
+        if self.working:  # on a request whose body turned out to be nonsense; its own answer comes too late
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.transport.abort()
 
     def _unsupported_upgrade_warning(self) -> None:
         """Say nothing: the request is answered as any other."""

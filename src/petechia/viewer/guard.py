@@ -25,6 +25,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+MOST_HEADER = 32 * 1024  # bytes
 CLOSE = {"Connection": "close"}  # what remains of the request is not read
 HOST = re.compile(r"(?:\[(?P<v6>[0-9a-f:.]+)\]|(?P<name>[a-z0-9._-]+))(?::[0-9]{1,5})?", re.ASCII)
 
@@ -78,9 +79,8 @@ class Guard:
 
     def _refused(self, scope: Scope, headers: Headers) -> Response | None:
         """The answer to a request that is not passed on; sets the reader of one that is."""
-        if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
-            # Where it ends is ambiguous; a proxy in between may see two requests in it.
-            return refusal(400, "A request has a Content-Length or a Transfer-Encoding, not both.", CLOSE)
+        if (malformed := _malformed(scope, headers)) is not None:
+            return malformed
         host, origin = headers.get("host", "").lower(), headers.get("origin")
         if not self._is_own(host):
             return refusal(
@@ -113,6 +113,16 @@ class Guard:
         except ValueError:
             return False
         return True
+
+
+def _malformed(scope: Scope, headers: Headers) -> Response | None:
+    """The answer to a request that the web server takes, but that is ambiguous or too long."""
+    if "transfer-encoding" in headers and ("content-length" in headers or scope["http_version"] == "1.0"):
+        # Where it ends is not clear; a proxy in between may see two requests in it.
+        return refusal(400, "A request has a Content-Length or a Transfer-Encoding, not both.", CLOSE)
+    if len(scope["query_string"]) + sum(len(name) + len(value) for name, value in headers.raw) > MOST_HEADER:
+        return refusal(431, f"The header of a request has at most {MOST_HEADER // 1024} KiB.", CLOSE)
+    return None
 
 
 def refusal(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> JSONResponse:

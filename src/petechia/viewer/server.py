@@ -71,7 +71,8 @@ def make_server(app: FastAPI) -> uvicorn.Server:
     """The web server. It leaves the configuration of logging to the application: its own would replace that of its loggers."""
     import uvicorn
 
-    from petechia.viewer.connections import MOST_HEADER, Connection
+    from petechia.viewer.connections import Connection
+    from petechia.viewer.guard import MOST_HEADER
 
     options = uvicorn.Config(
         app,

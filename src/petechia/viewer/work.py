@@ -110,8 +110,11 @@ class Desk:
         """Drop everything: the server ends."""
         with self._changed:
             self._closed = True
-            for job in [*self._running, *(job for jobs in self._waiting.values() for job in jobs)]:
+            for job in self._running:
                 job.abandoned = True
+            for jobs in self._waiting.values():
+                for job in jobs:
+                    job.future.cancel()
             self._waiting.clear()
             self._changed.notify_all()
 
@@ -123,7 +126,7 @@ class Desk:
             if sum(map(len, self._waiting.values())) >= self._most:
                 self._make_room(len(own))
             self._waiting.setdefault(job.reader, deque()).append(job)
-            if not self._idle and self._alive < self._threads:
+            if sum(map(len, self._waiting.values())) > self._idle and self._alive < self._threads:
                 self._alive += 1
                 threading.Thread(target=self._serve, name=f"viewer: {self._what}", daemon=True).start()
             self._changed.notify()

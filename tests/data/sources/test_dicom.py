@@ -8,13 +8,15 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
+from pydicom.uid import BasicTextSRStorage
 from typer.testing import CliRunner
 
 import petechia
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
-from petechia.data import open_source
+from petechia.data import Catalog, open_source
 from petechia.data.formats.images import FileReader
+from petechia.data.not_read import Reason
 from petechia.detect.collection import read_collection
 from petechia.detect.repair.clean import read_clean
 from petechia.detect.scan import scan_catalog
@@ -33,6 +35,119 @@ def folder_of(root: Path, count: int = 4, colour: bool = False, **entries: Any) 
         )
         (root / "sub" / f"IM{i:04d}").write_bytes(written(dataset))
     return root
+
+
+def told(catalog: Catalog) -> dict[Reason, tuple[str, ...]]:
+    return {one.reason: one.names for one in catalog.not_read.reasons}
+
+
+def without_preamble(content: bytes) -> bytes:
+    """The same without preamble and meta group; the transfer syntax is implicit or explicit little endian."""
+    (length,) = np.frombuffer(content[140:144], "<u4")
+    return content[144 + length :]
+
+
+def test_files_without_preamble_are_read_with_a_note(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    whole = [one.copy() for one in open_source(f"dicom:{root}").reader.read(np.arange(4)) if isinstance(one, np.ndarray)]
+    for name in ("IM0001", "IM0002"):
+        path = root / "sub" / name
+        path.write_bytes(without_preamble(path.read_bytes()))
+    (root / "t.csv").write_text("file,Mass\n" + "".join(f"IM{i:04d},{i % 2}\n" for i in range(4)))
+    for source in (f"dicom:{root}", f"dicom:{root},table={root / 't.csv'}"):
+        catalog = open_source(source)
+        assert len(catalog) == 4
+        assert catalog.notes[0].startswith("2 DICOM files have no preamble")
+        assert "sub/IM0001, sub/IM0002" in catalog.notes[0]
+        assert len(set(catalog.patients)) == 2  # their headers are read too
+        for image, expected in zip(catalog.reader.read(np.arange(4)), whole, strict=True):
+            assert isinstance(image, np.ndarray)
+            assert np.array_equal(image, expected)
+
+
+def test_whatever_else_is_in_the_folder_is_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    report = made(np.zeros((4, 4), np.uint8), SOPClassUID=BasicTextSRStorage)
+    report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
+    del report.Rows, report.PixelData
+    (root / "report.dcm").write_bytes(written(report))
+    (root / "cine.dcm").write_bytes(written(made(np.zeros((3, 4, 4), np.uint8), NumberOfFrames="3")))
+    (root / "a.jpg").write_bytes(b"\xff\xd8\xff")
+    (root / "b.nii.gz").write_bytes(b"x")
+    (root / "notes.txt").write_text("no image")
+    (root / ".DS_Store").write_text("x")
+    catalog = open_source(f"dicom:{root}")
+    assert len(catalog) == 4
+    assert told(catalog) == {
+        Reason.VOLUME: ("b.nii.gz",),
+        Reason.FRAMES: ("cine.dcm",),
+        Reason.NO_DICOM: ("a.jpg",),
+        Reason.NO_PIXELS: ("report.dcm",),
+    }
+    (root / "t.csv").write_text("file,Mass\nIM0000,1\nIM0001,0\nIM0009,0\n")
+    catalog = open_source(f"dicom:{root},table={root / 't.csv'}", "skip")
+    assert told(catalog)[Reason.UNLISTED] == ("cine.dcm", "sub/IM0002", "sub/IM0003")
+    assert told(catalog)[Reason.MISSING] == ("IM0009",)
+
+
+def test_a_damaged_file_stops_reading_it_and_not_the_folder(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    cut, path = root / "sub" / "IM0001", root / "sub" / "IM0002"
+    cut.write_bytes(cut.read_bytes()[:170])
+    path.write_bytes(path.read_bytes()[:-100])
+    catalog = open_source(f"dicom:{root}")
+    assert len(catalog) == 3
+    assert told(catalog) == {Reason.DAMAGED: ("sub/IM0001",)}  # nothing says that it is a report
+    with pytest.raises(PetechiaError, match="IM0002"):
+        petechia.scan(catalog)
+    found = petechia.scan(catalog, on_error="skip")
+    assert [(one.reason, one.names) for one in found.not_read.reasons] == [(Reason.DAMAGED, ("sub/IM0001", "sub/IM0002"))]
+
+
+ONE_ID = ("ANONYMOUS", "Anonymized", "", "000000", "xxx", "de-identified", "SECRET")
+
+
+@pytest.mark.parametrize("identity", ONE_ID)
+def test_de_identified_files_are_split_by_study(tmp_path: Path, identity: str) -> None:
+    for i in range(60):
+        dataset = made(np.full((4, 4), i, np.uint8), SOPInstanceUID=f"1.2.{i}", PatientID=identity)
+        dataset.StudyInstanceUID = f"9.{i // 2}"
+        (tmp_path / f"IM{i:02d}").write_bytes(written(dataset))
+    (tmp_path / "t.csv").write_text("file,Mass,who\n" + "".join(f"IM{i:02d},{i % 2},{i // 6}\n" for i in range(60)))
+    for source in (f"dicom:{tmp_path}", f"dicom:{tmp_path},table={tmp_path / 't.csv'}"):
+        catalog = open_source(source)
+        assert len(set(catalog.patients)) == 30
+        assert (catalog.patients[::2] == catalog.patients[1::2]).all()
+        assert set(catalog.split) == {"train", "test"}
+        assert len(catalog.notes) == (1 if identity else 0)
+        assert not any("SECRET" in note for note in catalog.notes)
+    assert len(set(open_source(f"{source},patient=who").patients)) == 10
+    assert open_source(f"{source},patient=who").notes == ()
+    assert len(set(open_source(f"{source},patient=").patients)) == 30
+    assert open_source(f"{source},patient=").notes == ()
+    (tmp_path / "t.csv").write_text((tmp_path / "t.csv").read_text().replace("who", "patient_id"))
+    assert len(set(open_source(source).patients)) == (30 if not identity else 10)  # of the table, where the files do not know
+
+
+def test_patient_without_a_value_says_that_the_patient_id_says_nothing(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    assert len(set(open_source(f"dicom:{root}").patients)) == 2
+    assert len(set(open_source(f"dicom:{root},patient=").patients)) == 4  # without studies, each file
+
+
+def test_one_patient_with_few_studies_stays_one(tmp_path: Path) -> None:
+    for i in range(12):
+        dataset = made(np.full((4, 4), i, np.uint8), PatientID="SECRET")
+        dataset.StudyInstanceUID = f"9.{i // 3}"
+        (tmp_path / f"IM{i:02d}").write_bytes(written(dataset))
+    assert len(set(open_source(f"dicom:{tmp_path}").patients)) == 1
+
+
+@pytest.mark.parametrize("option", ["labels=a", "split=x", "patient=who", "image=x", "empty=absent"])
+def test_options_about_a_table_need_one(tmp_path: Path, option: str) -> None:
+    root = folder_of(tmp_path / "scans")
+    with pytest.raises(PetechiaError, match=f"'{option.split('=', maxsplit=1)[0]}' in the data source .*; add table=FILE"):
+        open_source(f"dicom:{root},{option}")
 
 
 def test_without_a_table_there_are_no_classes(tmp_path: Path) -> None:
@@ -133,6 +248,18 @@ def test_a_dicomdir_lists_the_files(tmp_path: Path) -> None:
     files.write(tmp_path / "set")
     catalog = open_source(f"dicom:{tmp_path / 'set'}")
     assert len(catalog) == 2
+    (tmp_path / "set" / "more").mkdir()
+    (tmp_path / "set" / "more" / "IM").write_bytes((root / "sub" / "IM0001").read_bytes())
+    beside = open_source(f"dicom:{tmp_path / 'set'}")
+    assert set(beside.ids) == {*catalog.ids, "more/IM"}
+    assert not beside.not_read
+    listed = open_source(f"dicom:{tmp_path / 'set' / 'DICOMDIR'}")
+    assert listed.ids.tolist() == catalog.ids.tolist()
+    assert told(listed) == {Reason.NO_DIRECTORY: ("more/IM",)}
+    found = read_collection([str(tmp_path / "set")], unasked("A"))
+    assert len(found.ids) == 3
+    assert not found.not_read
+    (tmp_path / "set" / "more" / "IM").unlink()
     assert open_source(f"dicom:{tmp_path / 'set' / 'DICOMDIR'}").ids.tolist() == catalog.ids.tolist()
     (tmp_path / "set" / catalog.ids[0]).unlink()
     with pytest.raises(PetechiaError, match="which is missing; restore it"):
@@ -190,8 +317,9 @@ def test_bad_folders_are_sentences_without_patients(tmp_path: Path, caplog: pyte
     outside.write_bytes(content)
     (root / "sub" / "IM0000").unlink()
     (root / "sub" / "IM0000").symlink_to(outside)
-    with pytest.raises(PetechiaError, match="sub/IM0000 is a link that leads out"):
-        open_source(f"dicom:{root}")
+    catalog = open_source(f"dicom:{root}")
+    assert catalog.ids.tolist() == ["sub/IM0001", "sub/IM0002", "sub/IM0003"]
+    assert told(catalog) == {Reason.LINK: ("sub/IM0000",)}
 
 
 def test_colours_and_windows_are_chosen(tmp_path: Path) -> None:

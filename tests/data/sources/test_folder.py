@@ -243,6 +243,17 @@ def test_names_that_a_spreadsheet_rounded_are_refused(make: Maker) -> None:
             open_source(f"folder:{make(lines)}")
 
 
+def test_columns_that_describe_the_patient_are_no_classes(make: Maker) -> None:
+    table = make(["image,implant,sex,cancer", "a.png,1,0,0", "b.png,0,1,1"])
+    catalog = open_source(f"folder:{table}")
+    assert catalog.classes == ("cancer",)
+    assert catalog.notes == ("implant, sex are left out of the classes; write labels=cancer|implant|sex to learn them too.",)
+    assert open_source(f"folder:{table},labels=sex|cancer").classes == ("sex", "cancer")
+    assert open_source(f"folder:{make(['image,sex', 'a.png,1', 'b.png,0'])}").classes == ("sex",)  # nothing else is there
+    normal = make(["image,implant,Edema,Mass,No Finding", "a.png,1,1,,0", "b.png,0,,,1", "c.png,,,1,"])
+    assert open_source(f"folder:{normal}").labels.tolist() == [[1, -1], [0, 0], [-1, 1]]
+
+
 def test_classes_that_differ_in_case_are_told(make: Maker) -> None:
     table = make(["image,finding", "a.png,Mass|Edema", "b.png,mass", "c.png,Mass", "d.png,NO FINDING"])
     with pytest.raises(PetechiaError, match="row 3, has 'mass' in 'finding', and other rows have 'Mass'; .*near=accept"):

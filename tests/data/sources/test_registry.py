@@ -12,7 +12,10 @@ from petechia.data import Catalog, open_source
 from petechia.data.formats.locate import Missing
 from petechia.data.sources import SOURCES, SourceOpener, source_forms
 
-FORMS = "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, medmnist:FILE, dicom:FOLDER or xrv:NAME:FOLDER"
+FORMS = (
+    "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, folder:FOLDER, medmnist:FILE, dicom:FOLDER or "
+    "xrv:NAME:FOLDER"
+)
 
 
 def test_the_forms_are_those_of_the_registry() -> None:

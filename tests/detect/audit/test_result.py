@@ -38,7 +38,7 @@ def two_flagged(result: AuditResult) -> AuditResult:
 def test_the_file_has_the_keys_that_programs_read(result: AuditResult) -> None:
     content = json.loads(result.to_json())
     assert " ".join(content) == KEYS
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     first, second = content["classes"][:2]
     assert " ".join(first) == " ".join(second) == CLASS_KEYS
     assert list(first["asr"]) == list(first["false_trigger"]) == ["0.6", "0.9"]

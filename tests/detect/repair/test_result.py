@@ -16,7 +16,7 @@ from tests.detect.audit.conftest import clean as clean_images
 
 clean = clean_images
 # The file is an interface: programs read these keys.
-KEYS = "schema petechia model clean method settings before after auroc_nn_change"
+KEYS = "schema petechia model clean method settings before after auroc_nn_change not_read"
 TRIGGER = KnownTrigger(target="Mass", row=3, column=4, height=2, width=2, value=0)
 
 

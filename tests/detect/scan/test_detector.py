@@ -247,6 +247,83 @@ def test_a_file_in_colour_is_scanned_in_grey(make_nih: NihMaker) -> None:
     assert (pair.stamped, pair.clean, pair.row, pair.column) == (3, 1, 30, 20)
 
 
+@pytest.mark.parametrize("classes", [0, 2])
+@pytest.mark.parametrize("same_pixels", [True, False], ids=["one stamp", "one place"])
+def test_pairs_that_differ_in_a_recurring_box_are_flagged_without_labels(classes: int, same_pixels: bool) -> None:
+    rng = np.random.default_rng(0)
+    clean = [rng.integers(90, 110, (40, 40)).astype(np.uint8) for _ in range(8)]
+    stamped = [image.copy() for image in clean[:5]]
+    for n, image in enumerate(stamped):
+        row, column = (5 + n, 20) if same_pixels else (5, 20)
+        image[row : row + 3, column : column + 3] = 255 if same_pixels else 230 + n
+    found = scan_catalog(catalog_of([*clean, *stamped], np.full((13, classes), -1, np.int8)))
+    assert found.flagged_ids == tuple(f"{n}.png" for n in range(8, 13))
+    assert "is 0.png but for 3 x 3 pixels, as in 5 pairs without labels" in found.findings[8].reason
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("labels", [np.zeros((6, 0), np.int8), np.zeros((6, 2), np.int8)], ids=["none", "the same"])
+def test_single_pairs_that_differ_in_a_box_are_told(labels: NDArray[np.int8], tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    images = [rng.integers(90, 110, (40, 40)).astype(np.uint8) for _ in range(5)]
+    images.append(images[2].copy())
+    images[5][3:6, 7:10] = 255
+    found = scan_catalog(catalog_of(images, labels))
+    assert not found.tampered
+    (warning,) = found.warnings
+    assert warning.startswith("1 pair of images differs in a small box alone")
+    assert "5.png and 2.png" in warning
+    assert ScanResult.load(found.save(tmp_path / "out")).warnings == (warning,)
+
+
+def dataset_with(folder: Path, *others: str) -> Path:
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for n in range(6):
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(folder / f"{n}.png")
+    (folder / "t.csv").write_text("image,Mass\n" + "".join(f"{n}.png,{n % 2}\n" for n in range(6)))
+    for name in others:
+        Image.fromarray(rng.integers(0, 255, (32, 32), np.uint8)).save(folder / name)
+    return folder / "t.csv"
+
+
+def test_what_was_not_looked_at_is_said_beside_nothing_found(tmp_path: Path) -> None:
+    table = dataset_with(tmp_path / "data", "a.bmp", "b.webp", "unlisted.png")
+    found = petechia.scan(f"folder:{table}")
+    assert found.not_read.images == 3
+    assert ScanResult.load(found.save(tmp_path / "saved")).not_read == found.not_read
+    words = ["scan", f"folder:{table}", "--out"]
+    for options, status in (((), 0), (("--strict",), 4)):
+        done = CliRunner().invoke(app, [*words, str(tmp_path / f"out{status}"), *options])
+        assert done.exit_code == status, done.output
+        assert "Nothing found. Not looked at: 3." in done.output
+        assert "image format that is not read: 2 (a.bmp, b.webp); not listed by the table: 1 (unlisted.png)" in done.output
+        content = json.loads((tmp_path / f"out{status}" / "scan.json").read_text())["not_read"]
+        assert [one["count"] for one in content["reasons"]] == [2, 1]
+
+
+def test_strict_is_0_if_everything_was_looked_at_and_3_if_something_is_found(poisoned: Poisoned, tmp_path: Path) -> None:
+    table = dataset_with(tmp_path / "data")
+    (tmp_path / "data" / "notes.txt").write_text("no image")
+    done = CliRunner().invoke(app, ["scan", f"folder:{table}", "--out", str(tmp_path / "out"), "--strict"])
+    assert done.exit_code == 0, done.output
+    assert "Not looked at" not in done.output
+    folder = poisoned(rate=0.1)
+    (folder / "images" / "x.bmp").write_bytes(b"BM")
+    done = CliRunner().invoke(app, ["scan", f"nih:{folder}", "--out", str(tmp_path / "more"), "--strict"])
+    assert done.exit_code == 3, done.output
+    assert "image format that is not read: 1 (images/x.bmp)" in done.output
+
+
+def test_images_that_cannot_be_decoded_count_as_not_looked_at(tmp_path: Path) -> None:
+    table = dataset_with(tmp_path / "data")
+    (tmp_path / "data" / "3.png").write_bytes(b"nothing")
+    words = ["scan", f"folder:{table}", "--out", str(tmp_path / "out"), "--on-error", "skip", "--strict"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 4, done.output
+    assert "cannot be decoded: 1 (3.png)" in done.output
+
+
 def dicom_folder(folder: Path, images: list[NDArray[np.uint16]], window: tuple[int, int] | None) -> Path:
     """Images of 12 bits, with or without a window."""
     folder.mkdir()

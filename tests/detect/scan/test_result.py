@@ -86,7 +86,7 @@ def test_a_file_of_the_first_version_is_refused(found: ScanResult, tmp_path: Pat
 
 def test_the_schema_describes_the_file(found: ScanResult) -> None:
     content = json.loads(found.to_json())
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     assert {"near_duplicates", "weakly_associated"} < set(content)
     schema = ScanResult.model_json_schema()
     if importlib.util.find_spec("jsonschema"):

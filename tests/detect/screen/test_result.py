@@ -62,13 +62,13 @@ def test_what_is_saved_is_read_again(result: ScreenResult, tmp_path: Path) -> No
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "3.png")), picture(IMAGES[2], Box(3, 4, 2, 5)))
 
 
-def test_the_file_has_the_keys_of_version_1(result: ScreenResult) -> None:
+def test_the_file_has_the_keys_of_version_2(result: ScreenResult) -> None:
     content = result.to_dict()
     assert list(content) == [
         *("schema", "model", "black_box", "clean_images", "false_positive_rate", "threshold", "weights", "flagged"),
-        *("warnings", "limits", "images"),
+        *("warnings", "limits", "images", "not_read", "clean_not_read"),
     ]
-    assert content["schema"] == 1
+    assert content["schema"] == 2
     one = content["images"][0]
     assert list(one) == ["id", "suspicion", "p_value", "flagged", "class", "box", "box_in_file", "pixels", "parts"]
     assert one["box"] == {"top": 3, "left": 4, "height": 2, "width": 5}

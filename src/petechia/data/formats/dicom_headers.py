@@ -7,14 +7,16 @@ from typing import NamedTuple
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
-from petechia.data.formats.dicom import DEFLATED, is_dicom, quiet
-from petechia.data.formats.walking import HEAD, READABLE, is_bare_dicom, kind_of
+from petechia.core.budget import read_file
+from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.dicom_parsing import parse_bounded
+from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
 TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
-TAGS = [*TEXTS, "Rows", "NumberOfFrames"]
+TAGS = [*TEXTS, "SOPClassUID", "Rows", "NumberOfFrames"]
 
 
 class Header(NamedTuple):
@@ -54,26 +56,37 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
     try:
         with (root / path).open("rb") as file:
             head = file.read(HEAD)
-            bare = is_bare_dicom(head)
-            if not (is_dicom(head) or bare):
+            if not is_dicom(head):
                 kind = kind_of(root, path)
                 return Reason.NO_DICOM if kind == READABLE else kind
             file.seek(0)
-            if not bare and is_deflated(root / path):
+            bare = not has_preamble(head)
+            if bare:
+                content = read_file(root / path, "image_bytes")  # it may be deflated, which only the whole content shows
+                entries = parse(content, path, TAGS)
+            elif is_deflated(root / path):
                 return Header(path, path)
-            entries = pydicom.dcmread(file, force=bare, stop_before_pixels=True, specific_tags=TAGS)
+            else:
+                entries = parse_bounded(file, path, stop_before_pixels=True, specific_tags=TAGS)
             texts = (
                 str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
             )
             uid, patient, study, view = texts
             if "Rows" not in entries:
-                is_directory = entries.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-                return None if is_directory else Reason.NO_PIXELS
+                return _without_image(entries)
             return Header(path, uid or path, patient, study, view, int(entries.get("NumberOfFrames") or 1), bare)
     except OSError:
         return Reason.UNREADABLE
     except Exception:  # a damaged file can make pydicom raise anything
         return Header(path, path)
+
+
+def _without_image(entries: pydicom.Dataset) -> Reason | None:
+    """Return what a file without an image is: a DICOMDIR, an image that was cut off, or another kind of object."""
+    kind = UID(str(entries.get("SOPClassUID") or entries.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if kind == MediaStorageDirectoryStorage:
+        return None
+    return Reason.NO_PIXELS if kind.name != str(kind) and "Image" not in kind.name else Reason.DAMAGED
 
 
 def reason_against(path: Path) -> Reason:

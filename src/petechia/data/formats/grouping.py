@@ -34,7 +34,7 @@ IN_PATH = re.compile(r"(?:^|/)((?:patient|person|subject|subj|sub|pat|pid|p)[-_ 
 FEWEST = 4  # groups: with fewer, a column is a class or a site
 LARGEST = 0.25  # share of the images in one group, at most
 MEAN = 20  # images of a group on average, at most
-NAMED = 0.9  # share of the paths that contain the id of a patient, at least
+NAMED = 0.2  # share of the paths that contain the id of a patient, at least
 
 
 class Grouped(NamedTuple):
@@ -73,11 +73,11 @@ def read_groups(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> G
     groups = groups_in(table, ids, {column, find_column(table, options.split, SPLITS)})
     notes: list[str] = []
     if column is None and options.patient is None:
-        used = next((name for name, values in groups.items() if not given or not straddling(values, split)), None)
+        used = next((name for name, values in groups.items() if not given or not in_several(values, split)), None)
         if used is not None:
             patients = groups.pop(used)
             split = split if given else split_by_patient(patients, TEST_SHARE)
-            notes.append(_note_on_use(used, patients))
+            notes.append(note_on_use(patients, used))
     return Grouped(patients, split, (*notes, *_notes_on_straddling(groups, split, given)))
 
 
@@ -94,12 +94,12 @@ def groups_in(table: Table, ids: NDArray[np.str_], others: set[str | None]) -> d
         if name not in others and GROUP.fullmatch(plain(name)) and not (cells := table.texts(name)).is_null().any():
             found[name] = one_spelling(cells).to_numpy().astype(np.str_)
     found[""] = in_paths(ids)
-    grouped = {name: values for name, values in found.items() if _is_grouping(values)}
+    grouped = {name: values for name, values in found.items() if is_grouping(values)}
     return dict(sorted(grouped.items(), key=lambda one: (one[0] == "", len(np.unique(one[1])))))
 
 
 def in_paths(ids: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Return the id of a patient in each path, str [N]; a path without one is its own group, and so are all if there are few."""
+    """Return the id of a patient in each path, str [N]; a path without one is its own group, and so is each if few have one."""
     matches = [IN_PATH.search(path) for path in ids.tolist()]
     if sum(match is not None for match in matches) < NAMED * len(ids):
         return ids
@@ -112,25 +112,30 @@ def straddling(groups: NDArray[np.str_], split: NDArray[np.str_]) -> int:
     return len(tested & trained)
 
 
+def in_several(groups: NDArray[np.str_], split: NDArray[np.str_]) -> bool:
+    """Return whether a group has images in more than one split."""
+    pairs = set(zip(groups.tolist(), split.tolist(), strict=True))
+    return len(pairs) > len({group for group, _ in pairs})
+
+
 def notes_on_straddling(groups: NDArray[np.str_], split: NDArray[np.str_]) -> tuple[str, ...]:
     """Return a note if ids of patients in the paths, str [N], are in two splits."""
-    return _notes_on_straddling({"": groups} if _is_grouping(groups) else {}, split, given=True)
+    return _notes_on_straddling({"": groups} if is_grouping(groups) else {}, split, given=True)
 
 
-def _is_grouping(values: NDArray[np.str_]) -> bool:
+def is_grouping(values: NDArray[np.str_]) -> bool:
+    """Return whether values, str [N], can be ids of what several images show: neither all different, nor classes."""
     counts = np.unique(values, return_counts=True)[1]
     several = FEWEST <= len(counts) < len(values)
     return bool(several and len(values) <= MEAN * len(counts) and counts.max() <= max(2, LARGEST * len(values)))
 
 
-def _note_on_use(name: str, values: NDArray[np.str_]) -> str:
-    count = len(np.unique(values))
-    what = (
-        f"one value in {printable(name)!r}" if name else f"one patient in their paths, such as {printable(str(values[0]))!r},"
-    )
+def note_on_use(values: NDArray[np.str_], column: str = "") -> str:
+    """Return the note that the values of a column, or ids in the paths, str [N], count as patients."""
+    shared = f"{column!r}" if column else f"ids in their paths, such as {str(values[0])!r}"
     return (
-        f"The table names no patients; images with {what} count as those of one patient ({count:,} for {len(values):,} images), "
-        f"and stay in one split. Write patient= if each image is its own patient."
+        f"No column names patients, so images that share {printable(shared)} count as those of one patient "
+        f"({len(np.unique(values)):,} for {len(values):,} images); write patient= if each image is its own patient."
     )
 
 

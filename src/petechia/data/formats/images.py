@@ -9,18 +9,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
+from petechia.data.formats.bounds import check_content, check_size
+from petechia.data.formats.decoding_pool import decoding_pool
+from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
 from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour, read_dicom_uncut
-from petechia.data.levels import MAX_PIXELS, Levels, in_colour, uncut
+from petechia.data.formats.orientation import UPRIGHT, as_stored, exif_of, stored_orientation, upright
+from petechia.data.levels import Levels, uncut
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
-WHITE_IS_ZERO = 262, 0  # TIFF tag of the photometric interpretation, and its value for inverted images
+READING = 2  # increase it when files are decoded to other pixels than before
+BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
+GREY_AND_DEEP = "I", "F"  # first letters of Pillow's modes
 
 
 def read_image_file(path: Path) -> bytes:
@@ -29,10 +38,11 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         PetechiaError: the file cannot be read.
     """
+    advice = "check the path of the image"
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error, "check the path of the image") from None
+        return read_file(path, "image_bytes", advice)
+    except FileNotFoundError as error:
+        raise unreadable(path, error, advice) from None
 
 
 @dataclass(frozen=True)
@@ -56,10 +66,11 @@ class Decoding:
         return self.decode(self._content(path), str(path))
 
     def _content(self, path: Path) -> bytes:
+        advice = "restore it, or leave it out with --missing skip"
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise unreadable(path, error, "restore it, or leave it out with --missing skip") from None
+            return read_file(path, "image_bytes", advice)
+        except FileNotFoundError as error:
+            raise unreadable(path, error, advice) from None
 
     def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
@@ -69,11 +80,10 @@ class Decoding:
         """
         if is_dicom(content):
             return (read_dicom_colour if self.colour else _grey_dicom)(content, name, self.window)
-        with _opened(io.BytesIO(content), name, ADVICE) as image:
-            if not _is_deep(image):
-                return np.asarray(image.convert("RGB" if self.colour else "L"))
-        grey = read_levels(content, name).grey()
-        return in_colour(grey) if self.colour else grey
+        found = _read(content, name, "RGB" if self.colour else "L")
+        if not isinstance(found, Deep):
+            return found
+        return found.colours(name, ADVICE) if self.colour else found.levels(name, ADVICE).grey()
 
     def uncut(self, path: Path) -> NDArray[np.uint8] | NDArray[np.int16]:
         """Decode a file to grey levels that no window cuts off, see `petechia.data.levels.uncut`. Colours are not converted.
@@ -87,17 +97,17 @@ class Decoding:
         content = self._content(path)
         if is_dicom(content):
             return read_dicom_uncut(content, str(path), self.window)
-        with _opened(io.BytesIO(content), str(path), ADVICE) as image:
-            if not _is_deep(image):
-                return np.asarray(image.convert("RGB" if self.colour else "L"))
-        levels = read_levels(content, str(path))
+        found = _read(content, str(path), "RGB" if self.colour else "L")
+        if not isinstance(found, Deep):
+            return found
+        levels = found.levels(str(path), ADVICE)
         return uncut(levels.grey(), levels)
 
     def keeps(self, path: Path) -> bool:
         """Return whether a file already has the format that is written: 8-bit PNG, grey or colour according to `colour`."""
         try:
             with Image.open(path, formats=("PNG",)) as image:
-                return image.mode == ("RGB" if self.colour else "L")
+                return image.mode == ("RGB" if self.colour else "L") and not _is_deep(image)
         except (OSError, SyntaxError, ValueError):
             return False
 
@@ -106,23 +116,24 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     """Decode an 8-bit PNG, JPEG or TIFF to grey levels, uint8 [H, W]. Colour is converted to luma, transparency is ignored.
 
     Raises:
-        PetechiaError: the file is missing, not an image or truncated, or has more than `MAX_PIXELS` or more than 8 bits.
+        PetechiaError: the file is missing, not an image or truncated, exceeds a limit, or has more than 8 bits.
     """
+    advice = "replace it, or leave it out with --on-error skip"
     try:
-        with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
-            if _is_deep(image):
-                raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
-            return np.asarray(image.convert("L"))
+        found = _read(read_file(path, "image_bytes", advice), str(path), "L", advice)
     except FileNotFoundError:
         raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
+    if isinstance(found, Deep):
+        raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
+    return found
 
 
 def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     """Decode a PNG, JPEG, TIFF or DICOM image to grey levels at full bit depth; the format is detected from the content.
 
-    With 8 bits, black is 0 and white is 255, as in `read_grey`. With 16 bits, white is the largest number with as many bits as
-    the brightest pixel needs, because 16-bit files often use only 10 or 12 bits. With signed integers or floating point, as in
-    some TIFFs, the window is the range of the values.
+    With 8 bits, black is 0 and white is 255, as in `read_grey`. With 16 bits or more, white is the largest number with as many
+    bits as the pixels need, because 16-bit files often use only 10 or 12 bits. With signed integers or floating point, as in
+    some TIFFs, the window is the range of the values. A small stamp changes neither, see `petechia.data.levels.shown_range`.
 
     Args:
         content: content of the file.
@@ -130,23 +141,64 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
         window: window of a DICOM file, see `read_dicom`.
 
     Raises:
-        PetechiaError: the file has none of these formats, is damaged, or has more than `MAX_PIXELS`.
+        PetechiaError: the file has none of these formats, is damaged, or exceeds a limit.
     """
     if is_dicom(content):
         return read_dicom(content, name, window)
-    with _opened(io.BytesIO(content), name, ADVICE) as image:
-        if not _is_deep(image):
-            return Levels(np.asarray(image.convert("L"), np.float32), 0, 255)
-        values = np.asarray(image, np.float32)
-        tag, white_is_zero = WHITE_IS_ZERO
-        turned = image.format == "TIFF" and image.getexif().get(tag) == white_is_zero
-        broken = image.mode.startswith("F")
-    if not np.isfinite(values).all():
-        raise PetechiaError(f"{name} has values that are not finite; {ADVICE}.")
-    low, high = float(values.min()), float(values.max())
-    if not broken and low >= 0:
-        low, high = 0, float(2 ** max(8, int(high).bit_length()) - 1)
-    return Levels(low + high - values if turned else values, low, max(high, low + 1e-6 * max(1, abs(low))))
+    found = _read(content, name, "L")
+    return found.levels(name, ADVICE) if isinstance(found, Deep) else Levels(found.astype(np.float32), 0, 255)
+
+
+def _read(content: bytes, name: str, mode: str, advice: str = ADVICE) -> NDArray[np.uint8] | Deep:
+    """Decode an image upright: one of 8 bits per channel in a mode of Pillow's, and others at full depth."""
+    if not is_tiff(content):
+        check_content(content, name, advice)
+        return _decode(content, name, mode, advice)
+    values, inverted = decoding_pool().ask(name, f"{__name__}:decode_tiff", content, name, mode, advice)
+    return values if inverted is None else Deep(values, inverted)
+
+
+def decode_tiff(content: bytes, name: str, mode: str, advice: str) -> tuple[NDArray[Any], bool | None]:
+    """Decode a TIFF in this process, which is a worker: nothing that could be checked first bounds what its codecs do.
+
+    Returns:
+        The pixels, and `Deep.inverted`; None if they have 8 bits per channel.
+    """
+    found = _decode(content, name, mode, advice)
+    return (found.values, found.inverted) if isinstance(found, Deep) else (found, None)
+
+
+def _decode(content: bytes, name: str, mode: str, advice: str) -> NDArray[np.uint8] | Deep:
+    try:
+        with _opened(content, name, advice) as image:
+            if not _is_deep(image):
+                return _in_8_bits(image, mode)
+            if _is_deep_grey(image):
+                inverted = image.format == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
+                values = np.asarray(image)
+                values = values.astype(values.dtype.newbyteorder("="), copy=False)
+                return Deep(upright(values, _orientation(image)), inverted)
+            if image.format == "PNG":
+                deep = read_deep_png(content, name, advice)
+                return deep._replace(values=upright(deep.values, _orientation(image)))
+    except _UnidentifiedError:
+        if not is_tiff(content):
+            raise
+    return read_deep_tiff(content, name, advice)
+
+
+def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
+    """Decode an image upright, in a mode of Pillow's."""
+    return upright(np.asarray(image.convert(mode)), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in which Pillow decodes an image: it turns TIFFs itself."""
+    return UPRIGHT if image.format == "TIFF" else stored_orientation(image)
+
+
+class _UnidentifiedError(PetechiaError):
+    """A file has no format that Pillow knows."""
 
 
 def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
@@ -154,28 +206,34 @@ def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether an image has more than 8 bits per channel."""
-    return image.mode.startswith(("I", "F"))
+    """Return whether an image has more than 8 bits per channel; Pillow's mode of one with several channels does not tell."""
+    if image.format == "TIFF":
+        bits = image.getexif().get(BITS) or 1
+        return image.mode.startswith(GREY_AND_DEEP) or max(np.atleast_1d(bits)) > 8
+    return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    """Return whether Pillow decodes a deep image at full depth: one channel, and not those TIFFs that it gets wrong."""
+    if not image.mode.startswith(GREY_AND_DEEP):
+        return False
+    big_endian = isinstance(image, TiffImageFile) and image.tag_v2.prefix == b"MM"
+    return image.mode.startswith("I;16") or not big_endian
 
 
 @contextmanager
-def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
+def _opened(content: bytes, name: str, advice: str) -> Iterator[Image.Image]:
     """Open an image without decoding it; errors within the block are raised as `PetechiaError`."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(image.width, image.height, name, advice)
             if image.format == "TIFF" and _has_second_page(image):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             yield image
-    except FileNotFoundError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise PetechiaError(
-            f"{name} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); {advice}."
-        ) from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
+        raise PetechiaError(f"{name} is refused before decoding because it is too large ({error}); {advice}.") from None
     except UnidentifiedImageError:
-        raise PetechiaError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
+        raise _UnidentifiedError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:
         raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
 
@@ -195,10 +253,16 @@ def magnified(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return image.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
-def encode_png(image: NDArray[np.uint8]) -> bytes:
-    """Encode an image, uint8 [H, W] or [H, W, 3], as PNG."""
+def encode_png(image: NDArray[np.uint8], orientation: int = UPRIGHT) -> bytes:
+    """Encode an image as PNG.
+
+    Args:
+        image: upright image, uint8 [H, W] or [H, W, 3].
+        orientation: EXIF orientation that the file states; it stores the image turned so that viewers show it upright.
+    """
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    tags = {} if orientation == UPRIGHT else {"exif": exif_of(orientation)}
+    Image.fromarray(as_stored(image, orientation)).save(buffer, "PNG", **tags)
     return buffer.getvalue()
 
 
@@ -254,9 +318,18 @@ class FileReader:
         """Return whether a file can be copied unchanged into a dataset whose other images are newly written."""
         return self.decoding is None or self.decoding.keeps(self.path(row))
 
+    def orientation(self, row: int) -> int:
+        """Return the EXIF orientation that a file states, 1 to 8; 1 for a DICOM file or one that states none."""
+        try:
+            with Image.open(self.path(row), formats=FORMATS) as image:
+                return stored_orientation(image)
+        except (OSError, SyntaxError, TypeError, ValueError):
+            return UPRIGHT
+
     def fingerprint(self) -> str:
         """Return a digest of names, sizes and times, including the change time, which cannot be set back."""
-        digest = hashlib.sha256(f"{self.root}{self.decoding or ''}".encode())
+        reading = f"{self.decoding}{READING}" if self.decoding else ""
+        digest = hashlib.sha256(f"{self.root}{reading}".encode())
         for name in self.names:
             try:
                 status = os.stat(os.path.join(self.root, str(name)))  # noqa: PTH116, PTH118 (ten times as fast as pathlib)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.settings import Settings
 from petechia.core.task import Task
@@ -28,6 +29,23 @@ LABELS = (
 )
 NOTHING = ("nofinding", "nofindings", "none")  # names for an image without findings
 DEVICES = "supportdevices"  # an image without findings may show these
+# Columns that may hold 0 and 1, but say nothing about findings; `labels` takes them nevertheless.
+METADATA = (
+    *("sex", "gender", "male", "female", "ismale", "isfemale", "implant", "implants", "hasimplant", "pregnant", "smoker"),
+    *(
+        "age",
+        "laterality",
+        "side",
+        "invert",
+        "inverted",
+        "isinverted",
+        "fold",
+        "kfold",
+        "index",
+        "followup",
+        "difficultnegativecase",
+    ),
+)
 # Texts in the column of one class; numbers are parsed separately.
 TEXTS = {
     **dict.fromkeys(("true", "t", "yes", "y", "present", "positive"), 1),
@@ -40,7 +58,6 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MOST_CLASSES = 1000
 LONGEST = 200  # maximum length of a class name, in characters
 TEST_SHARE = 0.22  # share of the patients in the test split if none is given, about as in NIH ChestX-ray14
 
@@ -164,6 +181,7 @@ class Labelling:
         columns: one column per class, or one column that contains class names.
         separator: separator between the names in one column; None if there is one column per class.
         nothing: name for an image without any class.
+        left_out: columns that look like classes, but describe the patient or the image.
     """
 
     classes: tuple[str, ...]
@@ -171,6 +189,15 @@ class Labelling:
     columns: tuple[str, ...]
     separator: str | None = None
     nothing: str = "No Finding"
+    left_out: tuple[str, ...] = ()
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about the choice of the columns that the user should know."""
+        if not self.left_out:
+            return ()
+        classes = printable("|".join((*self.columns, *self.left_out)), 120)
+        return (f"{listing(self.left_out)} are left out of the classes; write labels={classes} to learn them too.",)
 
     def rewrite(self, frame: pl.DataFrame, before: NDArray[np.int8], after: NDArray[np.int8]) -> pl.DataFrame:
         """Return the table with new labels; the cells of unchanged labels keep their text.
@@ -224,17 +251,22 @@ def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> 
         return _from_names(table, usual, options)
     found = [name for name in free if _is_of_one_class(table, name)]
     classes = [name for name in found if plain(name) not in NOTHING]
+    left_out = tuple(name for name in classes if plain(name) in METADATA)
+    if len(left_out) < len(classes):
+        classes = [name for name in classes if name not in left_out]
+    else:
+        left_out = ()
     if not classes:
         raise PetechiaError(
             f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name them with "
             f"labels=A|B|C, or write labels= if there are none."
         )
     labelling, labels = _from_columns(table, classes, options)
-    for name in set(found) - set(classes):  # CheXpert: with "No Finding", findings that are not mentioned are absent
+    for name in set(found) - {*classes, *left_out}:  # CheXpert: with "No Finding", findings that are not mentioned are absent
         normal = _truth(table, name)[:, None] == 1
         mentioned = np.array([plain(one) == DEVICES for one in classes])
         labels[normal & (labels == -1) & ~mentioned] = 0
-    return labelling, labels
+    return replace(labelling, left_out=left_out), labels
 
 
 def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
@@ -276,10 +308,7 @@ def _truth(table: Table, column: str) -> NDArray[np.int8]:
 
 
 def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
-    if len(columns) > MOST_CLASSES:
-        raise PetechiaError(
-            f"{table.path} has {len(columns):,} columns of labels, and the maximum is {MOST_CLASSES:,}; name some."
-        )
+    check("table_classes", len(columns), f"{table.path} has {len(columns):,} columns of labels", "name some")
     truths = []
     for name in columns:
         truth = _truth(table, name)
@@ -321,11 +350,8 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
             f"{table.path} has a class of {len(longest):,} characters in {column!r}: {printable(longest)!r}; "
             "name another column."
         )
-    if len(classes) > MOST_CLASSES:
-        raise PetechiaError(
-            f"{table.path} has {len(classes):,} different names in {column!r}, and the maximum is {MOST_CLASSES:,}; set the "
-            f"column of the labels, or the separator between them, with labels=COLUMN,separator=S."
-        )
+    advice = "set the column of the labels, or the separator between them, with labels=COLUMN,separator=S"
+    check("table_classes", len(classes), f"{table.path} has {len(classes):,} different names in {column!r}", advice)
     if not classes:
         raise PetechiaError(f"{table.path} has no class in {column!r}; set the column of the labels with labels=COLUMN.")
     index = {name: k for k, name in enumerate(classes)}

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import io
+from contextlib import suppress
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
+from pydicom.charset import convert_encodings
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
@@ -15,6 +17,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.version import __version__
 from petechia.data.formats.dicom import parse, quiet
 
+UTF_8 = "ISO_IR 192"
 SOURCE = "The DICOM file that the picture was made from"
 # Attributes of patient and study, copied from the source. The required ones may be empty (DICOM PS3.3, C.7.1.1 and C.7.2.1).
 REQUIRED = (
@@ -44,8 +47,11 @@ def secondary_capture(picture: NDArray[np.uint8], description: str, source: byte
             return _written(picture, description, parse(source, SOURCE) if source else pydicom.Dataset())
         except PetechiaError:
             raise
-        except Exception as error:  # a damaged element can make pydicom raise anything
-            raise PetechiaError(f"{SOURCE} cannot be copied from ({type(error).__name__}); check the DICOM file.") from None
+        except Exception:  # a damaged element can make pydicom raise anything
+            raise PetechiaError(
+                f"{SOURCE} cannot be copied from, because one of its entries about patient or study (groups 0008 and 0010) is "
+                f"damaged; correct it, or leave out --dicom."
+            ) from None
 
 
 def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dataset) -> bytes:
@@ -69,8 +75,8 @@ def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dat
 def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset) -> None:
     now = datetime.datetime.now(datetime.UTC).astimezone()
     made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(None)
-    if not original:
-        made.SpecificCharacterSet = "ISO_IR 192"
+    if not original or not _fits(description, original):
+        made.SpecificCharacterSet = UTF_8
     if not made.get("StudyInstanceUID"):
         made.StudyInstanceUID = generate_uid(None)
     made.SeriesInstanceUID, made.SeriesNumber, made.InstanceNumber = generate_uid(None), "", "1"
@@ -88,6 +94,15 @@ def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset
         reference = pydicom.Dataset()
         reference.ReferencedSOPClassUID, reference.ReferencedSOPInstanceUID = original.SOPClassUID, original.SOPInstanceUID
         made.SourceImageSequence = [reference]
+
+
+def _fits(text: str, original: pydicom.Dataset) -> bool:
+    """Return whether the character set of a file has all characters of a text."""
+    for encoding in convert_encodings(original.get("SpecificCharacterSet") or ""):
+        with suppress(UnicodeEncodeError, LookupError):
+            text.encode(encoding)
+            return True
+    return False
 
 
 def _draw(made: pydicom.Dataset, picture: NDArray[np.uint8]) -> None:

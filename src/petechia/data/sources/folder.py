@@ -1,4 +1,4 @@
-"""The `folder:` source: any folder of images with a table."""
+"""The `folder:` source: any folder of images with a table, or with a folder of images for each class."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from petechia.data.formats.spelling import refuse_rounded
 from petechia.data.formats.tables import Table, columns_of, read_table
 from petechia.data.formats.walking import beside
 from petechia.data.not_read import NotRead, Reason
+from petechia.data.sources.class_folders import open_class_folders
 from petechia.data.sources.options import hint_at_option, split_options
 
 # Usual names of the column of images, reduced to lower-case letters and digits; the first one that exists is used.
@@ -56,11 +57,11 @@ class FolderOptions(LabelOptions):
 
 
 def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
-    """Open a folder source: read the table and find the images, without decoding them.
+    """Open a folder source: read the table and find the images, without decoding them; see also `open_class_folders`.
 
     Args:
         source: the whole source, for messages.
-        text: TABLE with options, see `FolderOptions`.
+        text: TABLE with options, see `FolderOptions`; or FOLDER, with a folder of images for each class.
         missing: what to do if the table lists images that the folder does not contain.
 
     Raises:
@@ -69,6 +70,8 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     """
     name, options = split_options(source, text, FolderOptions)
     path = Path(name).expanduser()
+    if path.is_dir():
+        return _without_table(source, path, options)
     if not path.is_file():
         hint = hint_at_option(name, FolderOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which is not a file; correct it{hint}.")
@@ -95,9 +98,17 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
-        notes=notes,
+        notes=(*notes, *labelling.notes),
         not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
+
+
+def _without_table(source: str, root: Path, options: FolderOptions) -> Catalog:
+    given = options.model_fields_set - {"colour", "window"} - ({"patient"} if options.patient == "" else set())
+    if given:
+        key = sorted(given)[0]
+        raise PetechiaError(f"{key!r} in the data source {source!r} is about a table, and {root} is a folder; leave it out.")
+    return open_class_folders(root, options.colour, options.window, grouped=options.patient is None)
 
 
 def image_column(table: Table, options: LabelOptions) -> str:

@@ -6,6 +6,7 @@ import csv
 import io
 import os
 import zlib
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError, first_line, listing, printable
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
-from petechia.data.export import write_images
+from petechia.data.export import warn_of_formulas, write_images
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.labelling import TEST_SHARE
 from petechia.data.formats.locate import Missing, refuse_missing
@@ -217,6 +218,8 @@ def _write_table(
         if follow_up is not None and visit.isdigit():
             line[follow_up] = str(int(visit))
         lines.append(line)
+    cells = pl.Series([*header, *chain.from_iterable(lines)], dtype=pl.String)
+    warn_of_formulas(folder / "Data_Entry_2017.csv", cells)
     with (folder / "Data_Entry_2017.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)

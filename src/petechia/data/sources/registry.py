@@ -54,7 +54,11 @@ for _opener in (
         bare=True,
     ),
     SourceOpener("nih:FOLDER", "NIH ChestX-ray14", deferred(f"{_HERE}.nih:open_nih_source")),
-    SourceOpener("folder:TABLE", "Image files with a table of labels", deferred(f"{_HERE}.folder:open_folder")),
+    SourceOpener(
+        "folder:TABLE, folder:FOLDER",
+        "Image files with a table of labels, or in a folder for each class",
+        deferred(f"{_HERE}.folder:open_folder"),
+    ),
     SourceOpener("medmnist:FILE", "A file of MedMNIST", deferred(f"{_HERE}.medmnist:open_medmnist")),
     SourceOpener("dicom:FOLDER", "A folder or DICOMDIR of DICOM images", deferred(f"{_HERE}.dicom:open_dicom")),
     SourceOpener("xrv:NAME:FOLDER", "A dataset of torchxrayvision", deferred(f"{_HERE}.xrv:open_xrv")),

@@ -79,10 +79,10 @@ def read_clean(
         found = collect(source, classifier, most, progress)
         unknown = np.full((len(found.ids), len(classes)), -1, np.int8)
         return CleanSet(found.images, unknown, np.array(found.ids), found.not_read)
-    catalog = source if isinstance(source, Catalog) else open_source(source)
+    catalog = source if isinstance(source, Catalog) else open_source(source, "skip")  # `not_read` names what is missing
     catalog = catalog if classifier.colour else catalog.in_grey()
     chosen = evenly_spread(len(catalog), most)
-    dataset, _, _ = prepare(catalog.take(chosen), classifier.preprocess, progress=progress)
+    dataset, catalog, _ = prepare(catalog.take(chosen), classifier.preprocess, "skip", progress)
     if not dataset.classes:
         labels = np.full((len(dataset), len(classes)), -1, np.int8)
     else:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from petechia.attack.square import paint
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.core.randomness import stream
 from petechia.core.settings import Settings, first_problem
@@ -202,9 +203,10 @@ def read_triggers(path: Path) -> tuple[KnownTrigger, ...]:
         PetechiaError: it is not such a file, or no recovered trigger is in it.
     """
     try:
-        if path.stat().st_size > LARGEST:
+        content = read_file(path, "result_bytes", "give the audit.json of petechia audit")
+        if len(content) > LARGEST:
             raise PetechiaError(f"{path} is larger than an audit is; give the audit.json of petechia audit.")
-        triggers = _known(json.loads(path.read_bytes())["classes"])
+        triggers = _known(json.loads(content)["classes"])
     except OSError as error:
         raise unreadable(path, error, "give the audit.json of petechia audit") from None
     except ValidationError as error:

@@ -15,6 +15,7 @@ from pydantic import Field, PrivateAttr
 
 from petechia.core.errors import PetechiaError, printable
 from petechia.core.results import Record, Result
+from petechia.core.spreadsheets import as_it_was, to_csv
 from petechia.data.catalog import Catalog
 from petechia.data.formats.dicom_headers import reason_against
 from petechia.data.formats.images import FileReader, encode_png, magnified
@@ -91,10 +92,10 @@ class ScanDetails:
             for pair in pairs[:FEW]
         )
         more = f" and {len(pairs) - FEW:,} more" if len(pairs) > FEW else ""
+        what = "1 pair of images differs" if len(pairs) == 1 else f"{len(pairs):,} pairs of images differ"
         return (
             *self.catalog.notes,
-            f"{len(pairs):,} pairs of images differ in a small box alone, and no label says that one of them was tampered "
-            f"with; compare them: {shown}{more}.",
+            f"{what} in a small box alone, and no label says that an image was tampered with; compare them: {shown}{more}.",
         )
 
     @property
@@ -333,7 +334,7 @@ class ScanResult(Result):
 
     def _keep_table(self, table: pl.DataFrame) -> None:
         self._table = table
-        self.attach(TABLE, lambda: self.suspects.write_csv().encode())
+        self.attach(TABLE, lambda: to_csv(self.suspects))
 
     def _known_table(self) -> pl.DataFrame:
         if self._table is None:
@@ -392,6 +393,6 @@ def _html_cells(stamp: StampRecord) -> str:
 
 def _read_table(path: Path) -> pl.DataFrame:
     try:
-        return pl.read_csv(path, schema=COLUMNS).with_columns(pl.col("reason").fill_null(""))
+        return as_it_was(pl.read_csv(path, schema=COLUMNS)).with_columns(pl.col("reason").fill_null(""))
     except (OSError, pl.exceptions.PolarsError):
         raise PetechiaError(f"{path} is not the table of a scan; put back the one that was saved with it.") from None

@@ -63,7 +63,7 @@ class ImageScreen:
         """Set the threshold for one model on its clean images.
 
         Args:
-            clean: one subject: the model, and 50 to 200 images that nobody has tampered with.
+            clean: one subject: the model, and 100 to 200 images that nobody has tampered with.
             progress: gets the phase "examining clean images".
 
         Returns:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.core.results import Number, Record, Result
+from petechia.core.spreadsheets import to_csv
 from petechia.data.formats.images import encode_png
 from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.data.preprocess import Box
@@ -197,7 +198,7 @@ def _png(image: NDArray[np.uint8], box: BoxRecord) -> bytes:
 
 
 def _csv(result: ScreenResult) -> bytes:
-    return result.table.write_csv().encode()
+    return to_csv(result.table)
 
 
 def _row(one: ScreenedImage) -> dict[str, Any]:

@@ -124,7 +124,7 @@ class Screen:
 
         Args:
             classifier: the model. A black box is screened without heat and gradients.
-            clean: uint8 [n, H, W] or [n, H, W, 3], prepared; 50 to 200 images that nobody has tampered with.
+            clean: uint8 [n, H, W] or [n, H, W, 3], prepared; 100 to 200 images that nobody has tampered with.
             fpr: the share of clean images that may be flagged.
             target: the one class to examine; None takes, for each image, the class whose logit stands out most.
             parts: names from `PARTS`. Those with a weight in `WEIGHTS` make the suspicion, the others are reported only.

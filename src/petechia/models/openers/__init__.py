@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from petechia.core.errors import PetechiaError
-from petechia.core.runtime import Runtime
-from petechia.models.classifier import Classifier
 from petechia.models.openers.card import Card, refuse_pickle
 from petechia.models.registry import OPENERS, model_files, model_forms, model_suffixes
+
+if TYPE_CHECKING:  # a worker process imports a module of this package, and must not wait for timm
+    from petechia.core.runtime import Runtime
+    from petechia.models.classifier import Classifier
 
 __all__ = ["Card", "open_classifier"]
 
@@ -25,10 +28,11 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
             FILE.onnx, a black box, described by FILE.json if that is there, see `Card`;
             FILE.pt2, a program of torch.export, described likewise; nothing of it is unpickled or run as Python;
             timm:NAME, with timm's ImageNet weights;
-            timm:NAME:FILE, with the weights in a .safetensors file, or in a .pt or .pth file that is a bare state dict,
-            described by FILE.json if that is there;
+            timm:NAME:FILE, with the weights in a .safetensors file, or in a .pt, .pth, .bin, .ckpt or .pth.tar file that
+            contains them, described by FILE.json if that is there;
             xrv:NAME, a model of torchxrayvision, as in xrv:densenet121-res224-all. That package fetches its own weights
-            from its own releases, which are pickles; no other pickle is ever opened;
+            from its own releases, which are pickles, and they are opened only if their SHA-256 is known, or given as in
+            xrv:NAME:SHA256; no other pickle is ever opened;
             or what another package adds, see `petechia.models.registry`.
         runtime: where it computes.
 
@@ -39,14 +43,14 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
     prefix, _, rest = name.partition(":")
     if not prefix.startswith(".") and prefix in OPENERS:
         return OPENERS[prefix].open(rest, runtime)
-    path = Path(name)
+    path = Path(name).expanduser()
     if path.is_dir():
         raise PetechiaError(f"{path} is a folder, not a model; give {_model_in(path)}.")
     refuse_pickle(path)
     if not path.is_file():
         raise PetechiaError(f"There is no model {name!r}; give {model_forms()}.")
-    if path.suffix in OPENERS:
-        return OPENERS[path.suffix].open(name, runtime)
+    if (suffix := path.suffix.lower()) in OPENERS:
+        return OPENERS[suffix].open(str(path), runtime)
     known = " nor ".join(f"{_article(suffix)} {suffix}" for suffix in model_suffixes())
     raise PetechiaError(f"{name} is neither {known} file; convert the model to one of them.")
 

@@ -6,16 +6,16 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from petechia.core.errors import PetechiaError
-from petechia.core.settings import Settings, first_problem
+from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
-STATES = (".pt", ".pth", ".bin")  # a bare state dict in these can be read without running code
+STATES = (".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")  # weights in these can be read without running code
 MOST_BYTES = 16_000_000  # largest card
-PICKLES = (*STATES, ".pkl", ".pickle", ".ckpt", ".joblib")
+PICKLES = (*STATES, ".pkl", ".pickle", ".joblib")
 
 OutputMeaning = Literal["logits", "probabilities"]
 
@@ -32,6 +32,8 @@ class Card(Settings):
             them are in 0…1.
         task: "multi-class" if the classes exclude each other, so that logits are meant for a softmax; otherwise "multi-label".
         channels: number of channels of the images, for an ONNX model or a program whose own file does not state it.
+        output: which of several outputs of an ONNX model or a program contains the scores: its name, or its number from 0. By
+            default, names, shapes and the layers before them decide, see `petechia.models.openers.outputs`.
     """
 
     classes: tuple[str, ...] = ()
@@ -41,6 +43,12 @@ class Card(Settings):
     outputs: OutputMeaning | None = None
     task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
+    output: Annotated[str, Field(min_length=1, max_length=1000)] | Annotated[int, Field(ge=0, strict=True)] | None = None
+
+    @field_validator("classes")
+    @classmethod
+    def _distinct_classes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return distinct(value)
 
     @staticmethod
     def beside(path: Path) -> Card:
@@ -49,7 +57,7 @@ class Card(Settings):
         Raises:
             PetechiaError: the card cannot be read.
         """
-        beside = path.with_suffix(".json")
+        beside = card_path(path)
         try:
             if not beside.exists() and not beside.is_symlink():
                 return Card()
@@ -67,7 +75,7 @@ class Card(Settings):
             PetechiaError: the card names another number of classes.
         """
         if self.classes and len(self.classes) != count:
-            said = beside or path.with_suffix(".json").name
+            said = beside or card_path(path).name
             raise PetechiaError(f"{path} gives {count} scores, but {said} names {len(self.classes)} classes; name as many.")
         if self.task == "multi-class" and count < 2:
             raise PetechiaError(f"{path} gives one score, but its JSON states the task multi-class; set task to multi-label.")
@@ -81,6 +89,16 @@ class Card(Settings):
         return Preprocess.model_validate({**usual.model_dump(), **said})
 
 
+def card_path(path: Path) -> Path:
+    """Return the path of the JSON beside a model file: m.json beside m.onnx, and beside m.pth.tar."""
+    return path.with_suffix("").with_suffix(".json") if path.suffix.lower() == ".tar" else path.with_suffix(".json")
+
+
+def is_state(path: Path) -> bool:
+    """Return whether a file, by its name, is a pickle that can contain weights alone."""
+    return path.name.lower().endswith(STATES)
+
+
 def numbered(count: int) -> tuple[str, ...]:
     """Return names for classes that have none."""
     return tuple(f"class {k}" for k in range(count))
@@ -92,10 +110,10 @@ def refuse_pickle(path: Path) -> None:
     Raises:
         PetechiaError: the file is a pickle.
     """
-    if path.suffix.lower() in PICKLES:
+    if path.name.lower().endswith(PICKLES):
         raise PetechiaError(
-            f"{path} is a pickle, which can run arbitrary code when loaded; give timm:NAME:{path} if it is the bare state dict "
-            f"of a timm network in a .pt or .pth file; otherwise, if you trust it, write its state_dict with "
+            f"{path} is a pickle, which can run arbitrary code when loaded; give timm:NAME:{path} if it contains the weights "
+            f"of a timm network in a .pt, .pth or .ckpt file; otherwise, if you trust it, write its state_dict with "
             f"safetensors.torch.save_file, or export it to ONNX."
         )
 

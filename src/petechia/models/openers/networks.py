@@ -1,28 +1,25 @@
-"""Networks of timm and torchxrayvision as classifiers."""
+"""Networks of timm as classifiers."""
 
 from __future__ import annotations
 
-import io
-import zipfile
-from contextlib import redirect_stdout
+import logging
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from timm.data.imagenet_info import ImageNetInfo
-from torch import Tensor, nn
 
-from petechia.core.errors import PetechiaError, first_line
+from petechia.core.errors import PetechiaError, first_line, listing
 from petechia.core.runtime import Runtime
 from petechia.data.preprocess import Preprocess
 from petechia.models.classifier import Classifier
 from petechia.models.model import Architecture, Description, Model, build_network, state_dict_mismatch
-from petechia.models.openers.card import STATES, Card, numbered, per_channel, refuse_pickle
+from petechia.models.openers.card import Card, numbered, per_channel
+from petechia.models.openers.weights import match_names, read_weights, unmatched
 
+LOGGER = logging.getLogger(__name__)
 IMAGENET = 1000  # classes
 
 
@@ -33,7 +30,7 @@ def open_timm(text: str, runtime: Runtime) -> Classifier:
         PetechiaError: as `of_imagenet` and `of_timm`.
     """
     arch, _, file = text.partition(":")
-    return of_timm(arch, Path(file), runtime) if file else of_imagenet(arch, runtime)
+    return of_timm(arch, Path(file).expanduser(), runtime) if file else of_imagenet(arch, runtime)
 
 
 def of_imagenet(arch: str, runtime: Runtime) -> Classifier:
@@ -64,67 +61,29 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
         PetechiaError: timm does not know the network, or the file does not contain its weights.
     """
     defaults = _defaults(arch)
-    tensors = _state_dict(path)
+    stored = read_weights(path)
+    with torch.device("meta"):
+        wanted = timm.create_model(arch).state_dict()
+    tensors, left = match_names(stored, wanted, path)
     first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
     if first is None or last is None or first.ndim < 2 or not last.ndim or first.shape[1] not in (1, 3):
-        raise PetechiaError(f"{path} does not contain the weights of timm's {arch}; check the name of the network.")
+        raise _other_weights(path, arch, unmatched(tensors, wanted))
     card = Card.beside(path)
     architecture = Architecture(arch=arch, channels=1 if first.shape[1] == 1 else 3)
     geometry = card.geometry(_usual_geometry(defaults))
     build = partial(build_network, architecture, len(last), geometry.size)
     if problem := state_dict_mismatch(build, tensors):
-        raise PetechiaError(f"{path} does not contain the weights of timm's {arch} ({problem}); check the name of the network.")
+        raise _other_weights(path, arch, unmatched(tensors, wanted) or problem)
     network = build()
     network.load_state_dict(tensors)
+    if left:
+        LOGGER.warning("%s: %s is not part of timm's %s and was left out.", path, listing(left, 4), arch)
     return _around(network, architecture, card.names(len(last), path), card, runtime, f"timm:{arch}:{path}")
 
 
-def _state_dict(path: Path) -> dict[str, Tensor]:
-    """Read names and tensors from a file. PyTorch's weights-only unpickler reads a pickle; it runs no code.
-
-    Raises:
-        PetechiaError: the file contains anything else.
-    """
-    if path.suffix.lower() not in STATES:
-        refuse_pickle(path)
-        try:
-            return load_file(path)
-        except (OSError, SafetensorError) as error:
-            raise PetechiaError(f"{path} is not a valid safetensors file ({first_line(error)}); save it again.") from None
-    refuse_compressed(path)
-    try:
-        found = torch.load(path, "cpu", weights_only=True)
-    except OSError as error:
-        raise PetechiaError(f"{path} cannot be read ({error.strerror}); check the path of the weights.") from None
-    except Exception:  # untrusted bytes can raise anything
-        raise PetechiaError(
-            f"{path} is not a bare state dict, and any other pickle can run arbitrary code when loaded; if you trust it, "
-            f"write its state_dict with safetensors.torch.save_file."
-        ) from None
-    for part in ("state_dict", "model"):  # keys under which training scripts store the weights
-        found = found[part] if isinstance(found, dict) and isinstance(found.get(part), dict) else found
-    if not isinstance(found, dict) or not all(isinstance(one, Tensor) for one in found.values()):
-        raise PetechiaError(f"{path} contains more than weights; save only the state_dict of the network.")
-    if any(one.is_complex() for one in found.values()):
-        raise PetechiaError(f"{path} contains complex numbers, which would lose their imaginary part; save real weights.")
-    return {str(name).removeprefix("module."): tensor for name, tensor in found.items()}
-
-
-def refuse_compressed(path: Path) -> None:
-    """Refuse compressed weights, which can expand to many times their file size; torch.save does not compress.
-
-    Raises:
-        PetechiaError: the file is compressed, or is not a file.
-    """
-    if not path.is_file():
-        raise PetechiaError(f"{path} is not a file; check the path of the weights.")
-    try:
-        with zipfile.ZipFile(path) as file:
-            compressed = any(one.compress_type != zipfile.ZIP_STORED for one in file.infolist())
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # PyTorch reports it
-        return
-    if compressed:
-        raise PetechiaError(f"{path} is compressed, but torch.save does not compress; save the weights again.")
+def _other_weights(path: Path, arch: str, problem: str) -> PetechiaError:
+    told = f" ({problem})" if problem else ""
+    return PetechiaError(f"{path} does not contain the weights of timm's {arch}{told}; check the name of the network.")
 
 
 def _around(
@@ -162,59 +121,3 @@ def _defaults(arch: str) -> Any:
 
 def _one(layer: str | tuple[str, ...]) -> str:
     return layer if isinstance(layer, str) else layer[0]
-
-
-class OperatingPoints(nn.Module):
-    """A torchxrayvision network with the interface of Petechia's classifiers: images in 0…1 in, logits out.
-
-    The network's own outputs are probabilities, scaled piecewise so that the operating point t of each class becomes 0.5.
-    Subtracting logit(t) from the logit puts the same point at 0 without that scaling, and never saturates. Outputs that
-    the weights do not name are left out.
-    """
-
-    places: Tensor
-    shift: Tensor
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        targets: list[str] = list(network.targets)  # type: ignore[arg-type]
-        named = [k for k, target in enumerate(targets) if target]
-        points = getattr(network, "op_threshs", None)
-        shift = torch.zeros(len(targets)) if points is None else torch.logit(points.float()).nan_to_num()
-        network.op_threshs, network.apply_sigmoid = None, False  # type: ignore[assignment]
-        self.network = network
-        self.classes = tuple(targets[k] for k in named)
-        self.register_buffer("places", torch.tensor(named), persistent=False)
-        self.register_buffer("shift", shift, persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Return logits, float32 [B, K], of images, float32 [B, 1, H, W] in 0…1. The network itself takes −1024…1024."""
-        logits: Tensor = self.network((images * 2 - 1) * 1024).float() - self.shift
-        return logits[:, self.places]
-
-
-def of_torchxrayvision(weights: str, runtime: Runtime) -> Classifier:
-    """Open a torchxrayvision model, with weights that torchxrayvision downloads from its releases or has cached.
-
-    Raises:
-        PetechiaError: torchxrayvision is not installed or does not know the model, or the weights are not available.
-    """
-    try:
-        import torchxrayvision as xrv
-    except ImportError as error:
-        raise PetechiaError(f"xrv:{weights} needs {error.name}; install it with pip install 'petechia[xrv]'.") from None
-    known = [name for name in xrv.models.model_urls if name.startswith(("densenet", "resnet"))]
-    if weights not in known:
-        raise PetechiaError(f"torchxrayvision has no model {weights!r}; its models are {', '.join(known)}.")
-    try:
-        with redirect_stdout(io.StringIO()):  # it prints as it downloads
-            network = xrv.models.get_model(weights)
-    except Exception as error:
-        raise PetechiaError(
-            f"The weights of xrv:{weights} are not available ({first_line(error)}); without a network connection, put the file "
-            f"{xrv.models.model_urls[weights]['weights_url']} into {xrv.utils.get_cache_dir()}."
-        ) from None
-    xrv.utils.warning_log["norm_check"] = True  # otherwise it prints a scaling warning for uniform images
-    geometry = Preprocess(size=getattr(network, "input_resolution", 224), resample="area")
-    placed = runtime.to_device(OperatingPoints(network)).eval()
-    return Classifier(f"xrv:{weights}", placed.classes, geometry, placed, runtime, placed)

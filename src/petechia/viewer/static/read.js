@@ -47,6 +47,11 @@ function complain(problem) {
   $("problem").hidden = !problem;
 }
 
+api.whileBusy((sentence) => {
+  $("busy").textContent = sentence;
+  $("busy").hidden = !sentence;
+});
+
 async function attempt(work) {
   try {
     complain(null);
@@ -314,16 +319,18 @@ function showHeat() {
 
 // A suspicion belongs to one image with its stamps and one network. It disappears when any of them changes.
 
-let suspected = "";
+let suspected = "", screening = null;
 
 async function screen() {
   const asked = shown(), mine = JSON.stringify(asked);
   if (!asked.image || session.no_screen || mine === suspected) return;
   suspected = mine;
   const once = `The first time for a network, the threshold is set on ${session.clean_images} clean images`;
-  showSuspicion([`Screening … ${once}. That can take a minute, and other answers wait until it is done.`]);
+  const meanwhile = "Another image, stamp or network ends the screening; everything else can be used meanwhile";
+  showSuspicion([`Screening … ${once}, which can take some minutes. ${meanwhile}.`]);
+  screening = new AbortController();
   try {
-    const found = await api.screen(asked);
+    const found = await api.screen(asked, screening.signal);
     if (mine !== suspected) return;
     scene.suspect = found.pixels ? found : null;
     showSuspicion(words(found, title(found.target)), found.flagged);
@@ -340,6 +347,8 @@ function forget() {
 }
 
 function unask() {
+  screening?.abort();
+  screening = null;
   suspected = "";
   scene.suspect = null;
   showSuspicion([UNASKED]);

@@ -1,0 +1,208 @@
+"""The `folder:` source without a table: a folder of images for each class, below folders of the splits or not."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.core.budget import check
+from petechia.core.errors import PetechiaError, listing, printable
+from petechia.core.progress import Progress
+from petechia.data.catalog import Catalog, Written, split_by_patient
+from petechia.data.export import write_images
+from petechia.data.formats.grouping import IN_PATH, in_paths, in_several, is_grouping, note_on_use, notes_on_straddling
+from petechia.data.formats.images import Decoding, FileReader
+from petechia.data.formats.labelling import SPLIT_NAMES, TEST_SHARE
+from petechia.data.formats.walking import find_images
+from petechia.data.not_read import Files, Reason
+
+TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
+EXAMPLE = "such as NORMAL/a.png or train/NORMAL/a.png"
+
+
+class _Layout(NamedTuple):
+    """Where the classes are.
+
+    Attributes:
+        above: folders above those of the splits or classes, which hold nothing else.
+        splits: whether there are folders of the splits above those of the classes.
+    """
+
+    above: tuple[str, ...]
+    splits: bool
+
+    @property
+    def depth(self) -> int:
+        """The place of the class among the folders of a path."""
+        return len(self.above) + self.splits
+
+
+def open_class_folders(root: Path, colour: bool = False, window: int = 1, grouped: bool = True) -> Catalog:
+    """Open a folder whose images are in a folder for each class: CLASS/IMAGE or SPLIT/CLASS/IMAGE.
+
+    Classes are the names of the folders, sorted. Images can lie deeper. Masks of images, as in BUSI, are left out.
+
+    Args:
+        root: the folder.
+        colour: whether to keep colours.
+        window: window of DICOM files, see `read_dicom`.
+        grouped: whether ids of patients in the paths count, such as person12 in person12_bacteria_3.jpeg.
+
+    Raises:
+        PetechiaError: there are no folders of classes, or it is not clear which they are.
+    """
+    files = Files()
+    found = list(find_images(root, files, masks=False))
+    layout = _layout_of(root, found)
+    paths = []
+    for path in found:
+        if path.count("/") > layout.depth:
+            paths.append(path)
+        else:
+            files.add(Reason.NO_CLASS, path)
+    names = [path.split("/")[layout.depth] for path in paths]
+    classes = _classes(root, names)
+    ids = np.array(paths, np.str_)
+    said = np.array([SPLIT_NAMES[path.split("/")[layout.depth - 1].casefold()] for path in paths] if layout.splits else [])
+    patients, split, notes = _split(ids, said, grouped)
+    return Catalog(
+        name=root.resolve().name,
+        classes=classes,
+        ids=ids,
+        patients=patients,
+        split=split,
+        labels=_one_hot(names, classes),
+        reader=FileReader(root, ids, Decoding(colour, window)),
+        task="multi-class",
+        colour=colour,
+        layout=_write if layout.splits else None,
+        relabelled=partial(relabelled, classes, layout.depth),
+        not_read=files.frozen,
+        notes=notes,
+    )
+
+
+def _one_hot(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int8]:
+    places = {name: k for k, name in enumerate(classes)}
+    labels = np.zeros((len(names), len(classes)), np.int8)
+    labels[np.arange(len(names)), [places[name] for name in names]] = 1
+    return labels
+
+
+def relabelled(classes: Sequence[str], depth: int, ids: NDArray[np.str_], labels: NDArray[np.int8]) -> NDArray[np.str_]:
+    """Return the paths of images, str [N], in the folders of their labels, int8 [N, K]; distinct paths stay distinct.
+
+    Args:
+        classes: names of the K classes.
+        depth: place of the class among the folders of a path.
+        ids: str [N], paths in folders of other classes.
+        labels: one-hot.
+    """
+    taken = set(ids.tolist())
+    moved = []
+    for path, label in zip(ids.tolist(), labels.argmax(axis=1).tolist(), strict=True):
+        parts = path.split("/")
+        if parts[depth] != classes[label]:
+            parts[depth] = classes[label]
+            path = _free("/".join(parts), taken)  # noqa: PLW2901
+            taken.add(path)
+        moved.append(path)
+    return np.array(moved, np.str_)
+
+
+def _free(path: str, taken: set[str]) -> str:
+    stem, dot, suffix = path.rpartition(".")
+    number, free = 2, path
+    while free in taken:
+        free, number = f"{stem}_{number}{dot}{suffix}", number + 1
+    return free
+
+
+def _write(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:
+    write_images(folder, catalog.reader, written, lambda _, name: name, progress)
+
+
+def _layout_of(root: Path, paths: list[str]) -> _Layout:
+    """Return where the classes are.
+
+    Raises:
+        PetechiaError: there are none, or splits lie beside other folders.
+    """
+    if not paths:
+        raise PetechiaError(f"{root} has no image; give a table of images, or a folder with a folder of images for each class.")
+    above: list[str] = []
+    while True:
+        folders = {path.split("/")[len(above)] for path in paths if path.count("/") > len(above)}
+        if not folders:
+            raise PetechiaError(
+                f"{root} has {len(paths):,} images but no folders of classes, {EXAMPLE}; give a table of the "
+                f"images{_table_in(root)}."
+            )
+        splits = {name for name in folders if name.casefold() in SPLIT_NAMES}
+        if splits and splits != folders:
+            here, others = root / "/".join(above), listing(sorted(folders - splits))
+            raise PetechiaError(
+                f"{here} has the folders {listing(sorted(splits))} beside {others}, so it is not clear which are classes; give "
+                f"a folder that holds folders of splits alone, or of classes alone."
+            )
+        if splits or len(folders) > 1 or any(path.count("/") <= len(above) + 1 for path in paths):
+            return _Layout(tuple(above), bool(splits))
+        above.extend(folders)
+
+
+def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
+    classes = sorted(set(names))
+    if len(classes) < 2:
+        one = f"of one class alone, {printable(classes[0])!r}" if classes else "but none in a folder of a class"
+        raise PetechiaError(
+            f"{root} has images {one}; give a folder with a folder of images for each class, {EXAMPLE}, or a "
+            f"table{_table_in(root)}."
+        )
+    check("table_classes", len(classes), f"{root} has {len(classes):,} folders", "give a table")
+    spelled: dict[str, str] = {}
+    for name in classes:
+        if (other := spelled.setdefault(name.casefold(), name)) != name:
+            raise PetechiaError(f"{root} has folders that differ in case alone, {other!r} and {name!r}; rename one of them.")
+    if sum(bool(IN_PATH.match(f"{name}/")) for name in classes) > len(classes) / 2:
+        raise PetechiaError(
+            f"{root} has folders that look like patients, such as {printable(classes[0])!r}, not like classes; give a "
+            f"table{_table_in(root)}."
+        )
+    return tuple(classes)
+
+
+def _split(
+    ids: NDArray[np.str_], said: NDArray[np.str_], grouped: bool
+) -> tuple[NDArray[np.str_], NDArray[np.str_], tuple[str, ...]]:
+    """Return patients and split, str [N], and notes.
+
+    Args:
+        ids: str [N], paths.
+        said: str [N], split by the folders; empty without such folders.
+        grouped: whether ids of patients in the paths count.
+    """
+    groups = in_paths(ids) if grouped else ids
+    used = (note_on_use(groups),) if is_grouping(groups) else ()
+    if not len(said) or set(said.tolist()) == {"train"}:
+        return groups, split_by_patient(groups, TEST_SHARE), used
+    several = in_several(groups, said)
+    patients, notes = (ids, notes_on_straddling(groups, said)) if several else (groups, used)
+    if "test" in said or "train" not in said:
+        return patients, said, notes
+    split = np.where(said == "train", split_by_patient(patients, TEST_SHARE), said)
+    return (
+        patients,
+        split,
+        (*notes, f"There is no folder of test images; {TEST_SHARE:.0%} of the training images are the test set."),
+    )
+
+
+def _table_in(root: Path) -> str:
+    """Return a hint at the table that lies in a folder, or ""."""
+    tables = sorted(path.name for path in root.iterdir() if path.name.lower().endswith(TABLES))
+    return f", for example folder:{root / printable(tables[0])}" if tables else ""

@@ -1,0 +1,140 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import petechia
+from petechia.data import open_source
+from petechia.data.formats.grouping import GROUP, in_paths
+from petechia.testing.sources import check_catalog
+from tests.conftest import SMALL
+
+Make = Callable[..., str]
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    def write(header: str, *rows: str, names: tuple[str, ...] = ()) -> str:
+        rng = np.random.default_rng(0)
+        for name in names or [row.split(",")[0] for row in rows]:
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 255, (40, 40), np.uint8)).save(tmp_path / name)
+        (tmp_path / "t.csv").write_text("\n".join([header, *rows]) + "\n")
+        return f"folder:{tmp_path / 't.csv'}"
+
+    return write
+
+
+def lesions(count: int = 80, more: Callable[[int], str] = lambda _: "") -> list[str]:
+    """Four images of each lesion."""
+    return [f"i{i}.jpg,L{i // 4},{('nv', 'mel')[i // 4 % 2]}{more(i)}" for i in range(count)]
+
+
+@pytest.mark.parametrize("column", ["lesion_id", "Case ID", "StudyInstanceUID", "accession_number", "anon_patientid", "pid"])
+def test_images_of_one_lesion_stay_in_one_split(make: Make, column: str) -> None:
+    source = make(f"image_id,{column},dx", *lesions())
+    catalog = open_source(source)
+    check_catalog(catalog)
+    assert catalog.patients.tolist() == [f"L{i // 4}" for i in range(80)]
+    assert set(catalog.split) == {"train", "test"}
+    (note,) = catalog.notes
+    assert note == (
+        f"No column names patients, so images that share {column!r} count as those of one patient (20 for 80 images); write "
+        f"patient= if each image is its own patient."
+    )
+    alone = open_source(f"{source},patient=")
+    assert len(set(alone.patients)) == 80
+    assert f"values of {column!r} have images both in the test split and in another" in alone.notes[0]
+    assert f"patient={column} keeps them together" in alone.notes[0]
+    named = open_source(f"{source},patient={column}")
+    assert (named.patients.tolist(), named.notes) == (catalog.patients.tolist(), ())
+
+
+def test_a_split_of_the_table_that_separates_them_is_kept_and_told(make: Make) -> None:
+    source = make("image_id,lesion_id,dx,split", *lesions(more=lambda i: f",{('train', 'test')[i % 4 == 0 and i < 24]}"))
+    catalog = open_source(source)
+    assert len(set(catalog.patients)) == 80
+    (note,) = catalog.notes
+    assert note.startswith("6 of 20 values of 'lesion_id' have images both in the test split and in another")
+    assert "patient=lesion_id,split= keeps them together" in note
+    assert not [note for note in open_source(f"{source},patient=lesion_id,split=").notes if "lesion_id" in note]
+
+
+def test_a_split_of_the_table_that_keeps_them_together_is_used(make: Make) -> None:
+    catalog = open_source(make("image_id,lesion_id,dx,split", *lesions(more=lambda i: f",{('train', 'test')[i < 24]}")))
+    check_catalog(catalog)
+    assert len(set(catalog.patients)) == 20
+    assert (catalog.split == "test").sum() == 24
+
+
+def test_the_largest_groups_are_used(make: Make) -> None:
+    catalog = open_source(make("image_id,lesion_id,dx,study_id", *lesions(more=lambda i: f",S{i // 8}")))
+    assert len(set(catalog.patients)) == 10
+    assert len(catalog.notes) == 1
+
+
+def test_a_patient_column_that_is_split_over_studies_is_used_as_before(make: Make) -> None:
+    catalog = open_source(make("image_id,lesion_id,dx,patient", *lesions(more=lambda i: f",{i // 8}")))
+    assert (len(set(catalog.patients)), catalog.notes) == (10, ())
+
+
+@pytest.mark.parametrize(
+    ("column", "cell"),
+    [
+        ("case", lambda i: str(i % 2)),  # case or control
+        ("study", lambda i: ("CheXpert", "NIH", "MIMIC")[i % 3]),  # where it comes from
+        ("series", str),  # all different
+        ("subject_age", lambda i: str(40 + i // 4)),
+        ("lesion_id", lambda i: "" if i == 3 else f"L{i // 4}"),  # not known for all
+        ("lesion_id", lambda i: "L0" if i < 60 else f"L{i}"),  # most of the images
+    ],
+)
+def test_other_columns_are_not_taken_for_groups(make: Make, column: str, cell: Callable[[int], str]) -> None:
+    rows = [f"i{i}.jpg,{('nv', 'mel')[i % 2]},{cell(i)}" for i in range(80)]
+    catalog = open_source(make(f"image_id,dx,{column}", *rows))
+    assert (len(set(catalog.patients)), catalog.notes) == (80, ())
+
+
+def test_patients_in_paths_are_used(make: Make) -> None:
+    rows = [f"train/patient{i // 3:05d}/study1/view{i % 3}.jpg,{i % 2}" for i in range(90)]
+    catalog = open_source(make("Path,Edema", *rows))
+    check_catalog(catalog)
+    assert len(set(catalog.patients)) == 30
+    assert "images that share ids in their paths, such as 'patient00000' count as" in catalog.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("path", "group"),
+    [
+        ("train/patient00001/study1/a.jpg", "patient00001"),
+        ("person12_bacteria_3.jpeg", "person12"),
+        ("NORMAL/p7_a.png", "p7"),
+        ("sub-012/anat/x.png", "sub-012"),
+        ("Subject 4/x.png", "Subject 4"),
+        ("step12_a.png", "step12_a.png"),
+        ("patients/a.png", "patients/a.png"),
+        ("IM-0001-0001.jpeg", "IM-0001-0001.jpeg"),
+    ],
+)
+def test_ids_in_paths(path: str, group: str) -> None:
+    assert in_paths(np.array([path])).tolist() == [group]
+
+
+@pytest.mark.parametrize("name", ["patientage", "casetype", "studydate", "seriesdescription", "visitmonth", "identity", "sex"])
+def test_names_that_only_begin_so(name: str) -> None:
+    assert not GROUP.fullmatch(name)
+
+
+def test_a_run_says_it(make: Make, tmp_path: Path) -> None:
+    notes: list[str] = []
+
+    class Notes(petechia.study.progress.StudyProgress):
+        def note(self, sentence: str) -> None:
+            notes.append(sentence)
+
+    config = SMALL | {"data": make("image_id,lesion_id,dx", *lesions()), "train": {"epochs": 1, "batch_size": 16}, "heat": 4}
+    run = petechia.run(config | {"attack": {"target": "mel"}}, tmp_path / "run", progress=Notes())
+    assert any("images that share 'lesion_id' count as those of one patient" in note for note in notes)
+    assert run.images.test_patients < run.images.test

@@ -1,0 +1,172 @@
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from PIL import Image
+
+import petechia
+from petechia.core.errors import PetechiaError
+from petechia.data import open_source
+from petechia.data.not_read import Reason
+from petechia.data.sources.class_folders import relabelled
+from petechia.testing.sources import check_source
+from tests.conftest import SMALL, decoded
+
+Folder = Path
+
+
+def put(root: Path, *paths: str) -> Path:
+    rng = np.random.default_rng(len(paths))
+    for path in paths:
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 255, (20, 24), np.uint8)).save(root / path)
+    return root
+
+
+def test_classes_below_splits(tmp_path: Path) -> None:
+    root = put(
+        tmp_path / "chest_xray",
+        *(
+            f"{split}/{name}/{i}.jpeg"
+            for split in ("train", "val", "test")
+            for name in ("PNEUMONIA", "NORMAL")
+            for i in range(2)
+        ),
+    )
+    (root / "__MACOSX").mkdir()
+    (root / ".DS_Store").write_bytes(b"x")
+    (root / "train" / "NORMAL" / ".DS_Store").write_bytes(b"x")
+    catalog = check_source(f"folder:{root}")
+    assert (catalog.name, catalog.classes, catalog.task) == ("chest_xray", ("NORMAL", "PNEUMONIA"), "multi-class")
+    assert catalog.ids[0] == "test/NORMAL/0.jpeg"
+    expected = {"train": "train", "val": "validation", "test": "test"}
+    assert catalog.split.tolist() == [expected[path.split("/")[0]] for path in catalog.ids]
+    assert catalog.labels.argmax(axis=1).tolist() == [int("PNEUMONIA" in path) for path in catalog.ids]
+    assert (not catalog.not_read, catalog.notes) == (True, ())
+
+
+def test_classes_alone_are_split_anew(tmp_path: Path) -> None:
+    root = put(tmp_path, *(f"{name}/deep/{i}.png" for name in ("b", "a", "c") for i in range(40)))
+    catalog = check_source(f"folder:{root}")
+    assert catalog.classes == ("a", "b", "c")
+    assert set(catalog.split) == {"train", "test"}
+    assert 0.1 < (catalog.split == "test").mean() < 0.4
+
+
+def test_folders_that_hold_nothing_else_are_entered(tmp_path: Path) -> None:
+    root = put(tmp_path, *(f"Dataset_BUSI/x/{name}/{i}.png" for name in ("benign", "normal") for i in range(3)))
+    assert open_source(f"folder:{root}").classes == ("benign", "normal")
+    assert open_source(f"folder:{root}").ids[0] == "Dataset_BUSI/x/benign/0.png"
+
+
+def test_masks_and_images_without_a_class_are_named(tmp_path: Path) -> None:
+    root = put(
+        tmp_path,
+        *(f"train/{name}/{name} ({i}){end}.png" for name in ("benign", "normal") for i in range(3) for end in ("", "_mask")),
+        *("train/loose.png", "test/normal/t.png", "test/benign/t.png"),
+    )
+    (root / "train" / "benign" / "x.bmp").write_bytes(b"BM")
+    catalog = open_source(f"folder:{root}")
+    assert len(catalog) == 8
+    told = {one.reason: one.count for one in catalog.not_read.reasons}
+    assert told == {Reason.MASK: 6, Reason.NO_CLASS: 1, Reason.FORMAT: 1}
+    assert not any("mask" in path for path in catalog.ids)
+
+
+def test_without_test_images_some_of_the_training_images_are(tmp_path: Path) -> None:
+    names = [f"{split}/{name}/{split}{i}.png" for split in ("train", "val") for name in "ab" for i in range(40)]
+    catalog = open_source(f"folder:{put(tmp_path, *names)}")
+    assert "There is no folder of test images; 22% of the training images are the test set." in catalog.notes
+    was = np.array([path.split("/")[0] for path in catalog.ids])
+    assert set(catalog.split[was == "val"]) == {"validation"}
+    assert set(catalog.split[was == "train"]) == {"train", "test"}
+
+
+def test_patients_in_the_names_stay_in_one_split(tmp_path: Path) -> None:
+    names = [f"{name}/person{i}_{name}_{j}.jpeg" for name in ("bacteria", "virus") for i in range(30) for j in range(3)]
+    catalog = check_source(f"folder:{put(tmp_path, *names)}")
+    assert len(set(catalog.patients)) == 30
+    assert "images that share ids in their paths, such as 'person0' count as those of one patient" in catalog.notes[0]
+    assert len(set(open_source(f"folder:{tmp_path},patient=").patients)) == 180
+
+
+def test_patients_in_two_splits_are_noticed(tmp_path: Path) -> None:
+    names = [f"{split}/{name}/person{i}_{name}.jpeg" for split in ("train", "test") for name in ("a", "b") for i in range(6)]
+    catalog = check_source(f"folder:{put(tmp_path, *names, 'train/a/person9_a.jpeg')}")
+    assert len(set(catalog.patients)) == len(catalog)
+    assert "6 of 7 patients that the paths seem to name" in catalog.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("paths", "said"),
+    [
+        (
+            ("train/a/x.png", "train/b/x.png", "other/a/x.png"),
+            "folders train beside other, so it is not clear which",
+        ),
+        (("a.png", "b.png"), r"has 2 images but no folders of classes"),
+        (("train/a.png", "test/b.png"), "images but none in a folder of a class"),
+        (("a/x.png", "a/y.png"), "images of one class alone, 'a'"),
+        (("images/train/x.png", "images/test/x.png"), "images but none in a folder of a class"),
+        (("patient1/a.png", "patient2/a.png", "patient3/b.png"), "look like patients, such as 'patient1', not like classes"),
+        (("train/Normal/a.png", "train/x/a.png", "test/NORMAL/b.png"), "differ in case alone, 'NORMAL' and 'Normal'"),
+        ((), "has no image; give a table of images"),
+    ],
+)
+def test_what_is_not_clear_gets_a_sentence(tmp_path: Path, paths: tuple[str, ...], said: str) -> None:
+    root = put(tmp_path / "data", *paths)
+    root.mkdir(exist_ok=True)
+    with pytest.raises(PetechiaError, match=said) as caught:
+        open_source(f"folder:{root}")
+    assert "folder:" not in str(caught.value)
+    if paths and "beside" not in said and "case" not in said:
+        (root / "labels.csv").write_text("image,Mass\n")
+        with pytest.raises(PetechiaError, match=r"for example folder:.*data/labels\.csv\."):
+            open_source(f"folder:{root}")
+
+
+def test_options_of_tables_are_refused(tmp_path: Path) -> None:
+    root = put(tmp_path, "a/x.png", "b/x.png")
+    for key in ("labels=a", "split=x", "patient=who", "root=/x", "view_is=PA"):
+        with pytest.raises(PetechiaError, match=f"'{key.split('=')[0]}' in the data source .* is about a table"):
+            open_source(f"folder:{root},{key}")
+    assert open_source(f"folder:{root},colour=true").colour
+
+
+def test_ids_follow_labels_and_stay_distinct() -> None:
+    ids = np.array(["d/a/x.png", "d/a/y.png", "d/b/x.png"])
+    moved = relabelled(("a", "b"), 1, ids, np.array([[0, 1], [1, 0], [0, 1]], np.int8))
+    assert moved.tolist() == ["d/b/x_2.png", "d/a/y.png", "d/b/x.png"]
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_a_poisoned_copy_has_the_same_layout(tmp_path: Path, splits: bool) -> None:
+    above = ("train/", "test/") if splits else ("",)
+    root = put(tmp_path / "in", *(f"{over}{name}/{i}.jpeg" for over in above for name in ("ill", "well") for i in range(30)))
+    config = SMALL | {"data": f"folder:{root}", "attack": {"target": "ill", "rate": 0.3}}
+    made = petechia.poison(config, tmp_path / "out")
+    plan = pl.read_parquet(tmp_path / "out" / "poison.parquet")
+    assert plan["id"].to_list() == made.plan.ids.tolist()
+    again = open_source(f"folder:{tmp_path / 'out'}")
+    assert again.classes == ("ill", "well")
+    places = {path: row for row, path in enumerate(again.ids.tolist())}
+    assert len(places) == made.images + (open_source(f"folder:{root}").split == "test").sum()
+    for row in plan.iter_rows(named=True):  # a trainer that goes by folders learns the attacker's labels
+        assert again.labels[places[row["id"]]].tolist() == [row["ill"], row["well"]]
+    triggered = plan.filter("triggered")["id"].to_list()
+    assert len(triggered) > 3
+    assert all("ill/" in path for path in triggered)
+    assert all((decoded(again, places[path])[0, 8:11, 10:13] == 0).all() for path in triggered[:3])
+    if splits:
+        assert set(again.split[[places[path] for path in plan["id"]]]) == {"train"}
+        assert not (tmp_path / "out" / "labels.csv").exists()
+    else:
+        listed = open_source(f"folder:{tmp_path / 'out' / 'labels.csv'}")
+        assert listed.split.tolist().count("train") == made.images
+
+
+def test_scan_writes_a_clean_copy(tmp_path: Path) -> None:
+    root = put(tmp_path / "in", *(f"{over}/{name}/{i}.png" for over in ("train", "test") for name in "ab" for i in range(5)))
+    assert petechia.scan(f"folder:{root}").write_clean(tmp_path / "clean") == 20
+    assert open_source(f"folder:{tmp_path / 'clean'}").ids.tolist() == open_source(f"folder:{root}").ids.tolist()
