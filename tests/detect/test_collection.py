@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from pydicom.uid import BasicTextSRStorage
 
 from petechia.core.errors import PetechiaError
 from petechia.data import open_source
@@ -26,7 +27,7 @@ def folder(tmp_path: Path) -> Path:
     Image.new("L", (8, 8)).save(root / "a_mask.png")
     Image.new("L", (8, 8)).save(root / "e.bmp")
     (root / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
-    report = made(np.zeros((4, 4), np.uint8))
+    report = made(np.zeros((4, 4), np.uint8), SOPClassUID=BasicTextSRStorage)
     del report.Rows, report.PixelData
     (root / "report.dcm").write_bytes(written(report))
     (root / "cine.dcm").write_bytes(written(made(np.zeros((3, 4, 4), np.uint8), NumberOfFrames="3")))
@@ -68,12 +69,14 @@ def test_a_folder_without_a_readable_image_says_what_it_has(tmp_path: Path) -> N
         read_collection([str(tmp_path)], unasked("A"))
 
 
-def test_links_out_of_a_folder_are_not_followed(folder: Path, tmp_path: Path) -> None:
-    Image.new("L", (8, 8), 255).save(tmp_path / "secret.png")
-    (folder / "x.png").symlink_to(tmp_path / "secret.png")
+def test_links_of_the_own_folder_are_followed_to_files(folder: Path, tmp_path: Path) -> None:
+    Image.new("L", (8, 8), 255).save(tmp_path / "elsewhere.png")
+    (folder / "x.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "y.png").symlink_to("gone")
+    (folder / "more").symlink_to(tmp_path)
     found = read_collection([str(folder)], unasked("A"))
-    assert told(found)[Reason.LINK] == (str(folder / "x.png"),)
-    assert found.images.max() == 120
+    assert found.images.max() == 255
+    assert told(found)[Reason.LINK] == (str(folder / "more"), str(folder / "y.png"))
 
 
 def test_a_catalog_keeps_labels_with_their_images(folder: Path) -> None:

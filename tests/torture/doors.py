@@ -17,6 +17,7 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -44,7 +45,7 @@ from petechia.viewer.subject import Subject
 from petechia.zoo.design import load_design
 from tests.conftest import SMALL, unasked
 from tests.data.formats.test_dicom import made, written
-from tests.models.openers.test_openers import write_onnx
+from tests.models.openers.test_openers import endless_onnx, write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
 PATIENT = "Zebedee"  # the name of a patient, which no message may contain
@@ -242,7 +243,11 @@ def plant_images(folder: Path) -> None:
 
 
 def read_folder(folder: Path) -> object:
-    return [read_collection([str(folder)], unasked("A", colour=colour)) for colour in (False, True)]
+    """A file that is left out and named counts as refused."""
+    found = [read_collection([str(folder)], unasked("A", colour=colour)) for colour in (False, True)]
+    if found[0].not_read:
+        raise PetechiaError(str(found[0].not_read))
+    return found
 
 
 # NIH
@@ -573,6 +578,66 @@ def use_onnx(folder: Path) -> object:
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
 
 
+def onnx_traps() -> dict[str, Plant]:
+    import onnx  # noqa: PLC0415 (the door exists only if it is installed)
+
+    def changed(change: Callable[[Any], object]) -> Plant:
+        def plant(folder: Path) -> None:
+            model = onnx.load(folder / "m.onnx")
+            change(model.graph)
+            (folder / "m.onnx").write_bytes(model.SerializeToString())
+
+        return plant
+
+    def outside(where: str) -> Plant:
+        def change(graph: Any) -> None:
+            (stored,) = graph.initializer
+            stored.ClearField("raw_data")
+            stored.data_location = onnx.TensorProto.EXTERNAL
+            entry = stored.external_data.add()
+            entry.key, entry.value = "location", where
+
+        return changed(change)
+
+    def giant(graph: Any) -> None:
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array([1 << 20, 1 << 20]), "side"))
+        graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["side"], ["giant"]))
+        graph.output.append(onnx.helper.make_tensor_value_info("giant", onnx.TensorProto.FLOAT, (None, None)))
+
+    def sides(*lengths: int) -> Plant:
+        def change(graph: Any) -> None:
+            for side, length in zip(graph.input[0].type.tensor_type.shape.dim, lengths, strict=True):
+                side.dim_value = length
+
+        return changed(change)
+
+    def sparse_file(folder: Path) -> None:
+        outside("m.bin")(folder)
+        with (folder / "m.bin").open("wb") as file:
+            file.truncate(20 << 30)
+
+    return card_traps("m.json") | {
+        "a loop without an end": lambda folder: (endless_onnx(folder / "m.onnx"), None)[1],
+        "a terabyte": changed(giant),
+        "a batch of 10 ^ 9": sides(10**9, 1, 8, 8),
+        "images of a pixel": sides(1, 1, 1, 1),
+        "images of 10 ^ 6": sides(1, 1, 10**6, 10**6),
+        "weights outside": outside("../outside/secret.png"),
+        "weights at an absolute path": outside("/etc/passwd"),
+        "weights of a device": outside("/dev/zero"),
+        "weights in a giant file": sparse_file,
+        "two tasks": changed(
+            lambda graph: (
+                graph.node.append(onnx.helper.make_node("MatMul", ["flat", "weights"], ["more_scores"])),
+                graph.output.append(onnx.helper.make_tensor_value_info("more_scores", onnx.TensorProto.FLOAT, ("N", 3))),
+            )
+        ),
+        "empty": written_to("m.onnx", b""),
+        "a pipe": piped("m.onnx"),
+        "a device": linked("m.onnx", "/dev/zero"),
+    }
+
+
 def card_traps(name: str) -> dict[str, Plant]:
     cards = {
         "a card of brackets": "[" * 100_000,
@@ -780,7 +845,6 @@ DOORS: tuple[Door, ...] = (
         written_to("c.yaml", load_config().to_yaml()),
         lambda folder: load_config(folder / "c.yaml"),
         lambda: yaml_traps("c.yaml"),
-        fine={"twice the same key"},
     ),
     Door(
         "the design of a zoo",
@@ -825,4 +889,4 @@ DOORS: tuple[Door, ...] = (
 )  # fmt: skip
 
 if find_spec("onnx") and find_spec("onnxruntime"):
-    DOORS += (Door("ONNX", plant_onnx, use_onnx, lambda: card_traps("m.json")),)
+    DOORS += (Door("ONNX", plant_onnx, use_onnx, onnx_traps, share=0.5),)

@@ -130,6 +130,48 @@ def read_tables(folder: Path) -> object:
     return [all_images(f"folder:{folder / name}") for name in tables()]
 
 
+def plant_classes(folder: Path) -> None:
+    for name in ("train/a/1.png", "train/b/2.png", "test/a/3.png", "test/b/4.png"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(PNG)
+
+
+def read_classes(folder: Path) -> object:
+    """A file that is left out and named counts as refused."""
+    catalog = open_source(f"folder:{folder}")
+    if catalog.not_read:
+        raise PetechiaError(str(catalog.not_read))
+    return all_images(f"folder:{folder}")
+
+
+def many(count: int, path: Callable[[int], str]) -> Plant:
+    def plant(folder: Path) -> None:
+        for number in range(count):
+            (folder / path(number)).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path(number)).write_bytes(PNG)
+
+    return plant
+
+
+def class_traps() -> dict[str, Plant]:
+    return {
+        "an image leads out": linked("train/a/1.png", "../../../outside/secret.png"),
+        "an image leads nowhere": linked("train/a/1.png", "nowhere"),
+        "an image leads to itself": linked("train/a/1.png", "1.png"),
+        "a class leads out": linked("train/c", "../../outside"),
+        "a class leads to itself": linked("train/c", "c"),
+        "an image is a device": linked("train/a/9.png", "/dev/zero"),
+        "an image is a pipe": piped("train/a/9.png"),
+        "a class of what a terminal obeys": many(1, lambda _: "train/\x1b[2J\x07\n/1.png"),
+        "a class of 250 letters": many(1, lambda _: f"train/{'c' * 250}/1.png"),
+        "2,000 classes": many(2000, lambda number: f"train/c{number}/1.png"),
+        "splits beside a class": many(1, lambda _: "other/1.png"),
+        "400 folders deep": many(1, lambda _: f"train/a/{'d/' * 400}1.png"),
+        "an archive": written_to("train/a/1.zip", b"PK\3\4"),
+        "no image": written_to("train/a/1.png", b"nothing"),
+    }
+
+
 def one_value(rows: int, columns: int) -> bytes:
     """A small Parquet file of many equal cells."""
     column = pl.repeat("0", rows, eager=True)
@@ -790,6 +832,24 @@ def program_traps() -> dict[str, Plant]:
             0, {"target": "torch.ops.aten.zeros.default", "inputs": [size], "outputs": [made], "metadata": {}}
         )
 
+    def inserted(target: str, **inputs: Any) -> Plant:
+        listed = [{"name": name, "arg": value, "kind": 1} for name, value in inputs.items()]
+        made = [{"as_tensor": {"name": "inserted"}}]
+        one = {"target": f"torch.ops.aten.{target}", "inputs": listed, "outputs": made, "metadata": {}}
+        return graph(lambda given: given["nodes"].insert(0, one))
+
+    def endless(given: Any) -> None:
+        def step(target: str, made: str, **inputs: Any) -> dict[str, Any]:
+            listed = [{"name": name, "arg": value, "kind": 1} for name, value in inputs.items()]
+            outputs = [{"as_tensor": {"name": made}}]
+            return {"target": f"torch.ops.aten.{target}", "inputs": listed, "outputs": outputs, "metadata": {}}
+
+        steps = [step("zeros.default", "m0", size={"as_ints": [4096, 4096]})]
+        for k in range(1000):
+            factor = {"as_tensor": {"name": f"m{k}"}}
+            steps.append(step("mm.default", f"m{k + 1}", self=factor, mat2=factor))
+        given["nodes"][:0] = steps
+
     def huge_images(given: Any) -> None:
         for one in given["tensor_values"].values():
             one["sizes"][2:4] = sides(10**9, 10**9)
@@ -844,6 +904,15 @@ def program_traps() -> dict[str, Plant]:
         "no nodes": graph(lambda given: given["nodes"].clear()),
         "a name of nothing": graph(lambda given: given["outputs"].clear()),
         "images of 10 ^ 9": graph(huge_images),
+        "a memory format that is none": inserted(
+            "clone.default", self={"as_tensor": {"name": "x"}}, memory_format={"as_int": 4}
+        ),
+        "a type that is a number": inserted("_to_copy.default", self={"as_tensor": {"name": "x"}}, dtype={"as_int": 99}),
+        "a result in a tensor that is given": inserted(
+            "relu.out", self={"as_tensor": {"name": "x"}}, out={"as_tensor": {"name": "x"}}
+        ),
+        "weights that are changed": inserted("relu_.default", self={"as_tensor": {"name": "p_fc_bias"}}),
+        "days of work": graph(endless),
         "a card of brackets": written_to("m.json", "[" * 100_000),
         "a pipe": piped("m.pt2"),
     }
@@ -868,6 +937,17 @@ def use_state(folder: Path) -> object:
     classifier = open_classifier(f"timm:test_resnet:{folder / 'm.pt'}", RUNTIME)
     size = classifier.preprocess.size
     return classifier.logits(np.zeros((1, size, size), np.uint8)) if size <= 64 else classifier
+
+
+def sharing(content: bytes) -> bytes:
+    """The same archive, whose directory sends all of its tensors to the bytes of the first."""
+    with zipfile.ZipFile(io.BytesIO(content)) as file:
+        places = [one.header_offset for one in file.infolist() if "/data/" in one.filename]
+    listed = content.index(b"PK\x01\x02")
+    directory = content[listed:]
+    for place in places[1:]:
+        directory = directory.replace(struct.pack("<I", place), struct.pack("<I", places[0]))
+    return content[:listed] + directory
 
 
 def repacked(content: bytes, more: dict[str, bytes] | None = None) -> bytes:
@@ -920,6 +1000,12 @@ def state_traps() -> dict[str, Plant]:
         "complex numbers": lambda: saved({name: one.to(torch.complex64) for name, one in state().items()}),
         "names that are numbers": lambda: saved(dict(enumerate(state().values()))),
         "a thousand opcodes": lambda: b"\x80\x02" + b"(" * MILLION + b".",
+        "a giant network in a few bytes": lambda: saved(
+            {name: torch.zeros(1).expand(4096, 4096, *one.shape[2:]) if one.ndim > 1 else one for name, one in state().items()}
+        ),
+        "an archive in an archive": lambda: repacked(saved({"state_dict": saved(state())})),
+        "members that share bytes": lambda: sharing(saved(state())),
+        "the network twice": lambda: saved({f"{side}.{name}": one for side in "ab" for name, one in state().items()}),
     }
     return {name: written_to("m.pt", content) for name, content in contents.items()} | {
         "a pipe": piped("m.pt"),
@@ -937,6 +1023,14 @@ DOORS: tuple[Door, ...] = (
         folder_traps,
         mutated_packed,
         fine={"gzip in gzip", "parquet of mixed types", "a label of 20 MB"},  # that column is then not a label
+    ),
+    Door(
+        "a folder for each class",
+        plant_classes,
+        read_classes,
+        class_traps,
+        share=0.5,
+        fine={"an image is a pipe", "400 folders deep", "a class of 250 letters", "a class of what a terminal obeys"},
     ),
     Door(
         "MedMNIST",

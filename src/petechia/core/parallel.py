@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 CHUNK = 32  # maximum number of rows per task
 
 
-def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Iterator[T]:
+def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Generator[T, None, None]:
     """Run `work` over chunks of the rows 0 … count-1 in threads; yield the results in order, with few of them in memory.
 
     Threads are enough: Pillow and numpy release the interpreter lock in the expensive parts.

@@ -32,6 +32,7 @@ class Reason(StrEnum):
     MASK = "mask of another image"
     HIDDEN = "hidden file"
     LINK = "link that leads out of the folder or nowhere"
+    NAME = "name that is not valid UTF-8"
     UNREADABLE = "file or folder that may not be opened"
     NO_PIXELS = "DICOM file without an image, such as a report"
 

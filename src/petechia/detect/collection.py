@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
@@ -94,7 +95,7 @@ def _decoded(decoding: Decoding, file: Path) -> NDArray[np.uint8] | PetechiaErro
 
 def _prepared(
     ids: Sequence[str],
-    images: Iterable[NDArray[np.uint8] | PetechiaError],
+    images: Generator[NDArray[np.uint8] | PetechiaError, None, None],
     reason: Callable[[int, PetechiaError], Reason],
     classifier: Classifier,
     unread: Files,
@@ -114,15 +115,16 @@ def _prepared(
         PetechiaError: no image is left.
     """
     kept, prepared, shapes, first = [], [], [], None
-    for row, item in enumerate(images):
-        progress.advance(1)
-        if isinstance(item, PetechiaError):
-            first = first or item
-            unread.add(reason(row, item), ids[row])
-            continue
-        kept.append(ids[row])
-        prepared.append(classifier.prepare(item))
-        shapes.append(item.shape[:2])
+    with closing(images):  # threads decode on until it is closed
+        for row, item in enumerate(images):
+            progress.advance(1)
+            if isinstance(item, PetechiaError):
+                first = first or item
+                unread.add(reason(row, item), ids[row])
+                continue
+            kept.append(ids[row])
+            prepared.append(classifier.prepare(item))
+            shapes.append(item.shape[:2])
     if not kept:
         raise PetechiaError(f"None of the {len(ids):,} images can be read; the first problem: {first}")
     return Collection(tuple(kept), np.stack(prepared), np.array(shapes, np.intp), None, unread.frozen)
@@ -169,9 +171,10 @@ def described(given: Images) -> str:
 
 
 def _files(path: Path, unread: Files) -> list[Path]:
+    """Return the images in a folder of the user's own, whose links may lead anywhere, or the file itself."""
     if path.is_dir():
         beside = Files(str(path))
-        found = sorted(path / name for name in find_images(path, beside, masks=False))
+        found = sorted(path / name for name in find_images(path, beside, masks=False, outside=True))
         for one in beside.frozen.reasons:
             unread.add_all(one)
         return found

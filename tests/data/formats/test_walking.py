@@ -176,3 +176,32 @@ def test_what_lies_beside_the_images_of_a_table(tmp_path: Path) -> None:
         Reason.FORMAT: ("z.bmp",),
         Reason.UNLISTED: ("y/a.png",),
     }
+
+
+def test_folders_can_be_nested_deeply(tmp_path: Path) -> None:
+    here = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(tmp_path)
+        for _ in range(1500):
+            Path("a").mkdir()
+            os.chdir("a")
+        Path("x.png").touch()
+        paths, others = found_in(tmp_path)
+        Path("x.png").unlink()
+        for _ in range(1500):  # what would remove the whole folder cannot go so deep
+            os.chdir("..")
+            Path("a").rmdir()
+    finally:
+        os.fchdir(here)
+        os.close(here)
+    assert paths == [f"{'a/' * 1500}x.png"]
+    assert others == {}
+
+
+def test_names_that_are_no_text_are_named(tmp_path: Path) -> None:
+    put(tmp_path, "a.png", encoded("PNG"))
+    try:
+        put(tmp_path, "b\udcff.png", encoded("PNG"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 alone")
+    assert found_in(tmp_path) == (["a.png"], {Reason.NAME: ("b�.png",)})

@@ -8,6 +8,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 from pydicom.fileset import FileSet
+from pydicom.uid import BasicTextSRStorage
 from typer.testing import CliRunner
 
 import petechia
@@ -60,12 +61,14 @@ def test_files_without_preamble_are_read_with_a_note(tmp_path: Path) -> None:
         assert "sub/IM0001, sub/IM0002" in catalog.notes[0]
         assert len(set(catalog.patients)) == 2  # their headers are read too
         for image, expected in zip(catalog.reader.read(np.arange(4)), whole, strict=True):
+            assert isinstance(image, np.ndarray)
             assert np.array_equal(image, expected)
 
 
 def test_whatever_else_is_in_the_folder_is_named(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans")
-    report = made(np.zeros((4, 4), np.uint8))
+    report = made(np.zeros((4, 4), np.uint8), SOPClassUID=BasicTextSRStorage)
+    report.file_meta.MediaStorageSOPClassUID = BasicTextSRStorage
     del report.Rows, report.PixelData
     (root / "report.dcm").write_bytes(written(report))
     (root / "cine.dcm").write_bytes(written(made(np.zeros((3, 4, 4), np.uint8), NumberOfFrames="3")))
@@ -89,14 +92,16 @@ def test_whatever_else_is_in_the_folder_is_named(tmp_path: Path) -> None:
 
 def test_a_damaged_file_stops_reading_it_and_not_the_folder(tmp_path: Path) -> None:
     root = folder_of(tmp_path / "scans")
-    path = root / "sub" / "IM0002"
-    path.write_bytes(path.read_bytes()[:170])
+    cut, path = root / "sub" / "IM0001", root / "sub" / "IM0002"
+    cut.write_bytes(cut.read_bytes()[:170])
+    path.write_bytes(path.read_bytes()[:-100])
     catalog = open_source(f"dicom:{root}")
-    assert len(catalog) == 4
+    assert len(catalog) == 3
+    assert told(catalog) == {Reason.DAMAGED: ("sub/IM0001",)}  # nothing says that it is a report
     with pytest.raises(PetechiaError, match="IM0002"):
         petechia.scan(catalog)
     found = petechia.scan(catalog, on_error="skip")
-    assert [(one.reason, one.names) for one in found.not_read.reasons] == [(Reason.DAMAGED, ("sub/IM0002",))]
+    assert [(one.reason, one.names) for one in found.not_read.reasons] == [(Reason.DAMAGED, ("sub/IM0001", "sub/IM0002"))]
 
 
 ONE_ID = ("ANONYMOUS", "Anonymized", "", "000000", "xxx", "de-identified", "SECRET")

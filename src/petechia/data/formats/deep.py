@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError
+from petechia.data.formats.orientation import TAG, UPRIGHT, upright
 from petechia.data.levels import Levels, histogram, in_colour, shown_range, white_of
 
 TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # the beginning of the file; the last two are BigTIFF
@@ -20,7 +21,7 @@ LARGEST = 1e37  # maximum absolute value, as in DICOM files
 NO_COMPRESSION, DEFLATE = 1, (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # photometric interpretations
 CHANNELS = 4
-SAVE_OTHERWISE = "save it as an uncompressed TIFF or as a PNG"
+SAVE_OTHERWISE = "save it as an uncompressed grey or RGB TIFF"
 
 
 class Deep(NamedTuple):
@@ -87,8 +88,14 @@ def read_deep_png(content: bytes, name: str, advice: str) -> Deep:
         PetechiaError: the file is damaged.
     """
     import torch  # takes seconds, and few files need it
-    from torchvision.io import ImageReadMode, decode_png
 
+    try:
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        raise PetechiaError(
+            f"{name} is a PNG of 16 bits with colours or transparency, which this version of torchvision does not read; "
+            f"{SAVE_OTHERWISE}."
+        ) from None
     try:
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         found = decode_png(data, ImageReadMode.UNCHANGED).numpy()
@@ -116,7 +123,7 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
             _check_page(page, name)
-            if len(file.pages) > 1:
+            if _has_second_page(file):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             _check_segments(page, content, name)
             values, axes = page.asarray(maxworkers=1), page.axes
@@ -128,7 +135,18 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
         values = np.moveaxis(values, 0, 2)
     if values.ndim == 3:
         values = values[..., :3] if page.photometric == RGB else values[..., 0]
-    return Deep(values, page.photometric == WHITE_IS_ZERO)
+    stated = page.tags.get(TAG)
+    orientation = stated.value if stated is not None and isinstance(stated.value, int) else UPRIGHT
+    return Deep(upright(values, orientation), page.photometric == WHITE_IS_ZERO)
+
+
+def _has_second_page(file: Any) -> bool:
+    """Return whether a TIFF has several pages, without counting them: a file can claim millions."""
+    try:
+        file.pages[1]
+    except IndexError:
+        return False
+    return True
 
 
 def _check_page(page: Any, name: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import MediaStorageDirectoryStorage
+from pydicom.uid import UID, MediaStorageDirectoryStorage
 
 from petechia.core.budget import read_file
 from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
@@ -15,7 +16,7 @@ from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
 TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
-TAGS = [*TEXTS, "Rows", "NumberOfFrames"]
+TAGS = [*TEXTS, "SOPClassUID", "Rows", "NumberOfFrames"]
 
 
 class Header(NamedTuple):
@@ -72,13 +73,20 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
             )
             uid, patient, study, view = texts
             if "Rows" not in entries:
-                is_directory = entries.file_meta.get("MediaStorageSOPClassUID") == MediaStorageDirectoryStorage
-                return None if is_directory else Reason.NO_PIXELS
+                return _without_image(entries)
             return Header(path, uid or path, patient, study, view, int(entries.get("NumberOfFrames") or 1), bare)
     except OSError:
         return Reason.UNREADABLE
     except Exception:  # a damaged file can make pydicom raise anything
         return Header(path, path)
+
+
+def _without_image(entries: pydicom.Dataset) -> Reason | None:
+    """Return what a file without an image is: a DICOMDIR, an image that was cut off, or another kind of object."""
+    kind = UID(str(entries.get("SOPClassUID") or entries.file_meta.get("MediaStorageSOPClassUID") or ""))
+    if kind == MediaStorageDirectoryStorage:
+        return None
+    return Reason.NO_PIXELS if kind.name != str(kind) and "Image" not in kind.name else Reason.DAMAGED
 
 
 def reason_against(path: Path) -> Reason:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
@@ -172,24 +173,28 @@ def _decode(content: bytes, name: str, mode: str, advice: str) -> NDArray[np.uin
         with _opened(content, name, advice) as image:
             if not _is_deep(image):
                 return _in_8_bits(image, mode)
-            kind, orientation = image.format, stored_orientation(image)
-            if image.mode.startswith(GREY_AND_DEEP):
-                inverted = kind == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
+            if _is_deep_grey(image):
+                inverted = image.format == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
                 values = np.asarray(image)
                 values = values.astype(values.dtype.newbyteorder("="), copy=False)
-                return Deep(upright(values, UPRIGHT if kind == "TIFF" else orientation), inverted)
+                return Deep(upright(values, _orientation(image)), inverted)
+            if image.format == "PNG":
+                deep = read_deep_png(content, name, advice)
+                return deep._replace(values=upright(deep.values, _orientation(image)))
     except _UnidentifiedError:
         if not is_tiff(content):
             raise
-        kind, orientation = "TIFF", UPRIGHT
-    deep = (read_deep_tiff if kind == "TIFF" else read_deep_png)(content, name, advice)
-    return deep._replace(values=upright(deep.values, orientation))
+    return read_deep_tiff(content, name, advice)
 
 
 def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
-    """Decode an image upright, in a mode of Pillow's, which turns TIFFs itself."""
-    orientation = UPRIGHT if image.format == "TIFF" else stored_orientation(image)
-    return upright(np.asarray(image.convert(mode)), orientation)
+    """Decode an image upright, in a mode of Pillow's."""
+    return upright(np.asarray(image.convert(mode)), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in which Pillow decodes an image: it turns TIFFs itself."""
+    return UPRIGHT if image.format == "TIFF" else stored_orientation(image)
 
 
 class _UnidentifiedError(PetechiaError):
@@ -206,6 +211,14 @@ def _is_deep(image: Image.Image) -> bool:
         bits = image.getexif().get(BITS) or 1
         return image.mode.startswith(GREY_AND_DEEP) or max(np.atleast_1d(bits)) > 8
     return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+
+
+def _is_deep_grey(image: Image.Image) -> bool:
+    """Return whether Pillow decodes a deep image at full depth: one channel, and not those TIFFs that it gets wrong."""
+    if not image.mode.startswith(GREY_AND_DEEP):
+        return False
+    big_endian = isinstance(image, TiffImageFile) and image.tag_v2.prefix == b"MM"
+    return image.mode.startswith("I;16") or not big_endian
 
 
 @contextmanager

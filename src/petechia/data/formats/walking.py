@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final, Literal
 
@@ -74,6 +73,7 @@ BY_CONTENT = (
     (re.compile(rb"\x93NUMPY|\x89HDF\r\n"), Reason.ARRAY),
     (re.compile(rb"PK\x03\x04|Rar!\x1a\x07|7z\xbc\xaf\x27\x1c"), Reason.PACKED),
 )
+MOST_FOLDERS = 20  # in a path of a table that was left out
 MASK = re.compile(
     r"^(?P<of>.+?)[-_ ]+(masks?|segmentations?|seg|gt|ground[-_ ]?truth|annotations?)([-_ ]?\d+)?$", re.IGNORECASE
 )
@@ -98,49 +98,74 @@ def leads_out(root: Path, path: Path) -> bool:
         return True
 
 
-def walk(root: Path, files: Files | None = None) -> Iterator[str]:
+def walk(root: Path, files: Files | None = None, outside: bool = False) -> Iterator[str]:
     """Yield the relative paths of all files below a folder, in order, without what systems leave there, pipes and devices.
 
-    Links are followed only to files below the folder.
+    Links to folders are not followed, and links to files only below the folder.
 
     Args:
         root: the folder.
         files: gets what is left out: hidden images, links that lead out, and folders that may not be opened.
+        outside: whether links to files anywhere are followed.
 
     Raises:
         PetechiaError: a file is a link that leads out of the folder, and `files` is None.
     """
-    files, told = files or Files(), files is not None
-
-    def unreadable(error: OSError) -> None:
-        files.add(Reason.UNREADABLE, os.path.relpath(str(error.filename), root))
-
-    for folder, folders, names in os.walk(root, onerror=unreadable):
-        below = os.path.relpath(folder, root)
-        prefix = "" if below == "." else f"{below}/"
-        kept = sorted(name for name in folders if name.casefold() not in DEBRIS_FOLDERS)
-        folders[:] = [name for name in kept if not os.path.islink(f"{folder}/{name}")]  # noqa: PTH114
-        for name in kept:
-            if name not in folders and leads_out(root, root / prefix / name):
-                files.add(Reason.LINK, f"{prefix}{name}")
-        for name in sorted(names):
-            path = f"{prefix}{name}"
-            if name.casefold() in DEBRIS:
+    told = files is not None
+    files = files or Files()
+    waiting = [""]
+    while waiting:  # a stack: folders can be nested more deeply than functions
+        folder = waiting.pop()
+        within: list[str] = []
+        for entry in _entries(root, folder, files):
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if not _is_unicode(entry.name):
+                files.add(Reason.NAME, path)
+            elif entry.name.casefold() in (DEBRIS_FOLDERS if _asked(entry.is_dir) else DEBRIS):
                 continue
-            if os.path.islink(f"{folder}/{name}") and leads_out(root, root / path):  # noqa: PTH114
-                if not told:
+            elif entry.is_symlink() and not (outside and _asked(entry.is_file)) and _is_lost(root, path):
+                if not told and not _asked(entry.is_dir):
                     refuse_outside(root, root / path)
                 files.add(Reason.LINK, path)
-            elif not os.path.exists(f"{folder}/{name}"):  # noqa: PTH110
-                files.add(Reason.LINK, path)
-            elif _is_file(f"{folder}/{name}"):
-                if any(part.startswith(".") for part in path.split("/")):
+            elif _asked(entry.is_dir):
+                within += [] if entry.is_symlink() else [path]
+            elif _asked(entry.is_file):  # opening a pipe would block forever
+                if path.startswith(".") or "/." in path:
                     _hidden(root, path, files)
                 else:
                     yield path
+        waiting += reversed(within)
 
 
-def find_images(root: Path, files: Files, masks: bool = True) -> Iterator[str]:
+def _is_lost(root: Path, path: str) -> bool:
+    return leads_out(root, root / path) or not os.path.exists(root / path)  # noqa: PTH110
+
+
+def _entries(root: Path, folder: str, files: Files) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(f"{root}/{folder}") as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError:
+        files.add(Reason.UNREADABLE, folder or ".")
+        return []
+
+
+def _asked(question: Callable[[], bool]) -> bool:
+    try:
+        return question()
+    except OSError:  # a link to itself
+        return False
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def find_images(root: Path, files: Files, masks: bool = True, outside: bool = False) -> Iterator[str]:
     """Yield the relative paths of the files below a folder that can be images of a format that is read, in order.
 
     A file is known by its suffix, or, if that says nothing, by its content.
@@ -149,9 +174,10 @@ def find_images(root: Path, files: Files, masks: bool = True) -> Iterator[str]:
         root: the folder.
         files: gets the other images.
         masks: whether to yield masks of other images too.
+        outside: whether links to files anywhere are followed.
     """
     found = []
-    for path in walk(root, files):
+    for path in walk(root, files, outside):
         kind = kind_of(root, path)
         if kind == READABLE:
             found.append(path)
@@ -225,9 +251,11 @@ def beside(root: Path, read: NDArray[np.str_], left_out: NDArray[np.str_] | None
     known, others = set(read.tolist()), set()
     for name in [] if left_out is None else left_out.tolist():
         others |= {name, *_without_leading(name)}
-    for path in find_images(root, files):
-        if path not in known and others.isdisjoint(_names(path)):
-            files.add(Reason.UNLISTED, path)
+    for path in walk(root, files):
+        if path in known or (others and not others.isdisjoint(_names(path))):
+            continue
+        if kind := kind_of(root, path):
+            files.add(Reason.UNLISTED if kind == READABLE else kind, path)
     return files.frozen
 
 
@@ -241,7 +269,7 @@ def _without_leading(name: str) -> Iterator[str]:
 def _names(path: str) -> Iterator[str]:
     """Yield the ways in which a table can name a file: with all, some or none of its folders, with and without suffix."""
     parts = path.split("/")
-    for first in range(len(parts)):
+    for first in range(max(0, len(parts) - MOST_FOLDERS), len(parts)):
         name = "/".join(parts[first:])
         yield name
         yield _stem(name)
@@ -261,10 +289,3 @@ def _hidden(root: Path, path: str, files: Files) -> None:
         return
     if not head.startswith(APPLE_DOUBLE) and kind_of_content(head):
         files.add(Reason.HIDDEN, path)
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(path).st_mode)  # noqa: PTH116 (opening a pipe would block forever)
-    except OSError:
-        return False

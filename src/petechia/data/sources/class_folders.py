@@ -76,7 +76,7 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
         ids=ids,
         patients=patients,
         split=split,
-        labels=(np.array(names)[:, None] == np.array(classes)).astype(np.int8),
+        labels=_one_hot(names, classes),
         reader=FileReader(root, ids, Decoding(colour, window)),
         task="multi-class",
         colour=colour,
@@ -85,6 +85,13 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
         not_read=files.frozen,
         notes=notes,
     )
+
+
+def _one_hot(names: list[str], classes: tuple[str, ...]) -> NDArray[np.int8]:
+    places = {name: k for k, name in enumerate(classes)}
+    labels = np.zeros((len(names), len(classes)), np.int8)
+    labels[np.arange(len(names)), [places[name] for name in names]] = 1
+    return labels
 
 
 def relabelled(classes: Sequence[str], depth: int, ids: NDArray[np.str_], labels: NDArray[np.int8]) -> NDArray[np.str_]:

@@ -43,8 +43,8 @@ FEW = 3  # pairs that a warning names
 MOST = 10  # weakly associated patterns that are in the file, and of those without any tie
 LIMITS = (
     "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges (warped, "
-    "sinusoidal or faint over the whole image), and stamps that were blurred or encoded with loss after stamping. Nor are "
-    "labels that were changed without touching an image. Finding nothing does not prove that there is nothing."
+    "sinusoidal or faint over the whole image), and stamps of which blur or coarse encoding left no edges. Nor are labels that "
+    "were changed without touching an image. Finding nothing does not prove that there is nothing."
 )
 
 
@@ -92,10 +92,10 @@ class ScanDetails:
             for pair in pairs[:FEW]
         )
         more = f" and {len(pairs) - FEW:,} more" if len(pairs) > FEW else ""
+        what = "1 pair of images differs" if len(pairs) == 1 else f"{len(pairs):,} pairs of images differ"
         return (
             *self.catalog.notes,
-            f"{len(pairs):,} pairs of images differ in a small box alone, and no label says that one of them was tampered "
-            f"with; compare them: {shown}{more}.",
+            f"{what} in a small box alone, and no label says that an image was tampered with; compare them: {shown}{more}.",
         )
 
     @property
