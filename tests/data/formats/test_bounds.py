@@ -60,6 +60,7 @@ FINE: dict[str, Callable[[], bytes]] = {
     "png": lambda: with_chunks(chunk(b"teSt", b"x") * 40 + chunk(b"tEXt", b"a\0" + bytes(20_000))),
     "jpeg": lambda: with_segments(COMMENT * 30 + b"\xff" * 10),
     "progressive": lambda: with_scans(20),
+    "scans in a comment": lambda: with_segments(b"\xff\xfe\1\0" + (b"\xff\xda" * 200)[:254]),
     "pixels in many bytes": lambda: encode_png(np.random.default_rng(0).integers(0, 256, (300, 300), np.uint8)),
 }
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {

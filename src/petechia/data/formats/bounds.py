@@ -27,8 +27,9 @@ def check_content(content: bytes, name: str, advice: str) -> None:
     if content.startswith(PNG):
         _check_parts(*_parts_of_png(content), refused, advice)
     elif content.startswith(JPEG):
-        _check_parts(*_parts_of_jpeg(content), refused, advice)
-        scans = content.count(START_OF_SCAN)  # cannot occur in coded pixels, but in comments
+        parts, begin = _parts_of_jpeg(content)
+        _check_parts(parts, begin, refused, advice)
+        scans = content.count(START_OF_SCAN, begin)  # these bytes cannot occur in coded pixels
         check("image_scans", scans, f"{refused} {scans:,} scans", advice)
 
 
@@ -61,7 +62,7 @@ def _parts_of_png(content: bytes) -> tuple[int, int]:
 
 
 def _parts_of_jpeg(content: bytes) -> tuple[int, int]:
-    """Return the number of segments before the first scan, and the bytes in them."""
+    """Return the number of segments before the first scan, and where that begins."""
     at, parts = 2, 0
     while 0 <= at < len(content) - 3:
         marker = content[at + 1]
