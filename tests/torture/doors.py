@@ -91,8 +91,8 @@ ODD_IMAGES = {
     "a hundred thousand chunks", "taller jpeg",
 }  # fmt: skip
 ODD_DICOM = {
-    "one bit", "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "no preamble", "a table of nothing",
-    "a table of 99 bits",
+    "one bit", "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "no preamble",
+    "a table of nothing", "a table of 99 bits",
 }  # fmt: skip
 
 
