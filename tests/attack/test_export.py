@@ -4,12 +4,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from PIL import Image, ImageOps
 
 from petechia.attack import Patch, Poisoning, Sinusoid
 from petechia.attack.export import write_poisoned
 from petechia.core.errors import PetechiaError
 from petechia.data import Preprocess, open_source, prepare
 from petechia.data.formats.images import FileReader, read_grey
+from petechia.data.formats.orientation import TAG
 from tests.conftest import NihMaker
 
 GEOMETRY = Preprocess(size=16)
@@ -124,3 +126,37 @@ def test_what_cannot_be_written_leaves_nothing(make_nih: NihMaker, tmp_path: Pat
     with pytest.raises(PetechiaError, match="is not a PNG"):
         write_poisoned(catalog, Poisoning(), plan, tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["nih", "there"]
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_copies_agree_with_originals_whether_or_not_a_trainer_applies_the_orientation(tmp_path: Path, kind: str) -> None:
+    suffix = {"PNG": "png", "JPEG": "jpg"}[kind]
+    rng = np.random.default_rng(0)
+    rows, originals = ["image,patient,label"], {}
+    for i in range(32):
+        smooth = Image.fromarray(rng.integers(40, 200, (4, 6), dtype=np.uint8)).resize((36, 24), Image.Resampling.BICUBIC)
+        exif = Image.Exif()
+        exif[TAG] = i % 8 + 1
+        smooth.save(tmp_path / f"{i}.{suffix}", kind, exif=exif, **({"quality": 95} if kind == "JPEG" else {}))
+        rows.append(f"{i}.{suffix},{i},{['a', 'b'][i // 8 % 2]}")
+        originals[f"{i}"] = Image.open(tmp_path / f"{i}.{suffix}")
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    dataset, catalog, _ = prepare(open_source(f"folder:{tmp_path / 't.csv'}"), GEOMETRY)
+    upright = {name: np.asarray(ImageOps.exif_transpose(image)) for name, image in originals.items()}
+    assert [tuple(shape) for shape in dataset.shapes.tolist()] == [upright[str(i)].shape for i in range(32)]
+    poisoning = Poisoning(rate=0.6, target="b", trigger=Patch(size=3, location="random"))
+    plan = poisoning.plan(dataset, GEOMETRY, 0)
+    write_poisoned(catalog, poisoning, plan, tmp_path / "out")
+    seen = 0
+    for row in plan.table().iter_rows(named=True):
+        name = row["source"].partition(".")[0]
+        with Image.open(tmp_path / "out" / f"{row['id'].partition('.')[0]}.png") as written:
+            turned, stored = np.asarray(ImageOps.exif_transpose(written)), np.asarray(written)
+        expected = upright[name].copy()
+        if row["triggered"]:
+            at = np.array([[row["row"], row["column"]]])
+            expected = poisoning.trigger.stamp(expected[None], at)[0]
+            seen += 1
+        assert np.array_equal(turned, expected)
+        assert (stored != np.asarray(originals[name])).sum() <= 9  # as the original, but for the stamp
+    assert seen > 10

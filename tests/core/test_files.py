@@ -17,15 +17,13 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import (
     building,
     claimed,
+    copy_file,
     link_file,
     locked,
-    open_file,
     refuse_existing,
     refuse_links,
     refuse_overlap,
-    refuse_special,
     refuse_unwritable,
-    sha256,
     write_bytes,
     write_text,
 )
@@ -307,16 +305,14 @@ def test_a_read_only_folder_is_noticed_before_the_work(tmp_path: Path) -> None:
     assert said == f"{tmp_path / 'locked'} cannot be written; check its permissions, or choose another folder (--out).\n"
 
 
-def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
-    os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "file").write_text("x")
-    (tmp_path / "link").symlink_to(tmp_path / "file")
-    for path, what in ((tmp_path / "pipe", "a pipe"), (Path("/dev/zero"), "a device"), (tmp_path, "a folder")):
-        for read in (open_file, refuse_special, sha256):
-            with pytest.raises(OSError, match=f"it is {what}, not a file") as caught:
-                read(path)
-            assert caught.value.strerror == f"it is {what}, not a file"
-    with pytest.raises(FileNotFoundError):
-        open_file(tmp_path / "nothing")
-    with open_file(tmp_path / "link") as file:
-        assert file.read() == b"x"
+def test_a_copy_that_fails_is_blamed_on_the_right_file(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x" * 5000)
+    copy_file(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"x" * 5000
+    full = "import resource\nsignal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+    full += "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\n"
+    full += "try: copy_file(folder / 'a', folder / 'c')\nexcept OSError as error: print(error.filename)"
+    assert in_a_process(full, tmp_path) == f"{tmp_path / 'c'}\n"
+    with pytest.raises(IsADirectoryError) as caught:
+        copy_file(tmp_path, tmp_path / "d")
+    assert caught.value.filename == str(tmp_path)

@@ -2,10 +2,10 @@
 
     python -m tests.torture.programs PROGRAMS SEED RESULT.json
 
-For every form of every allowed operation, valid calls are searched first. PROGRAMS changed ones are made from them, the same number
-for each form. The weights of a program lie between pages of memory that nobody may touch, so that a read or write outside a tensor is
-a signal. RESULT.json counts what ran and what was refused, and lists every signal, time-out and change of a weight, with the call
-that led to it.
+For every form of every allowed operation, valid calls are searched first. PROGRAMS changed ones are made from them, the same
+number for each form. The weights of a program lie between pages of memory that nobody may touch, so that a read or write
+outside a tensor is a signal. RESULT.json counts what ran and what was refused, and lists every signal, time-out and change of a
+weight, with the call that led to it.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ from petechia.models.openers.operations import allowed_forms
 from petechia.models.openers.program import Program
 
 PAGE = mmap.PAGESIZE
-CHUNK = 400  # programs a process
+CHUNK = 500  # programs a process
 SECONDS = 20  # for one program
 MEMORY = 3 << 30
-SEARCHED, AT_ONCE = 400, 20  # calls that are tried to find valid ones
+SEARCHED, AT_ONCE = 400, 50  # calls that are tried to find valid ones
 VALID = 4  # of them are kept
 Node = dict[str, Any]
 """A tensor of the pool: shape and type; "float" means random numbers, "index" whole numbers that address 4 entries."""
@@ -50,6 +50,8 @@ POOL: dict[str, tuple[tuple[int, ...], str]] = {
     "rows": ((3, 6), "float32"),
     "channels": ((4,), "float32"),
     "channels2": ((4,), "float32"),
+    "mean": ((4,), "float32"),
+    "spread": ((4,), "float32"),
     "six": ((6,), "float32"),
     "one": ((1,), "float32"),
     "scalar": ((), "float32"),
@@ -100,8 +102,8 @@ INTS = (
     2**63 - 1,
 )
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e-12, 1e12, 1e308, float("inf"), float("-inf"), float("nan"))
-WORDS = ("", "none", "tanh", "trunc", "floor", "constant", "reflect", "replicate", "circular", "same", "valid", "ij", "xy", "fro", "nuc",
-         "sum", "ij,jk->ik", "...->...", "a" * 300, "\0", "ii->i", "mean", "amax")  # fmt: skip
+USUAL_WORDS = "none tanh trunc floor constant reflect replicate circular same valid ij xy fro nuc".split()  # noqa: SIM905
+WORDS = (*USUAL_WORDS, "", "sum", "ij,jk->ik", "...->...", "a" * 300, "\0", "ii->i", "mean", "amax")
 
 
 def guarded(values: Tensor, at_end: bool) -> Tensor:
@@ -150,7 +152,7 @@ class Memory:
             nodes = [cloned(name) for name in names]
             nodes.append(json.loads(json.dumps(node).replace('"as_tensor": {"name": "', '"as_tensor": {"name": "copy_of_')))
         about = {"sizes": [{"as_int": side} for side in (2, 4, 6, 6)], "dtype": 7}
-        results = [{"as_tensor": {"name": "result"}}]
+        results: list[Node] = [{"as_tensor": {"name": "result"}}]
         if list_result(node["target"]):
             nodes[-1] = nodes[-1] | {"outputs": [{"as_tensors": []}]}
             results = []
@@ -161,9 +163,9 @@ class Memory:
         else:
             nodes[-1] = nodes[-1] | {"outputs": results}
         results = results or [{"as_tensor": {"name": "given"}}]
-        inputs = [{"user_input": {"arg": {"as_tensor": {"name": "given"}}}}]
+        inputs: list[Node] = [{"user_input": {"arg": {"as_tensor": {"name": "given"}}}}]
         inputs += [{"buffer": {"arg": {"name": name}, "buffer_name": name}} for name in names if name in tensors]
-        self.program = {
+        self.program: Node = {
             "graph_module": {
                 "graph": {"nodes": nodes, "tensor_values": {"given": about}, "outputs": results},
                 "signature": {"input_specs": inputs, "output_specs": [{"user_output": {}} for _ in results]},
@@ -176,7 +178,7 @@ class Memory:
 
 
 def cloned(name: str) -> Node:
-    taken = [{"name": "self", "arg": {"as_tensor": {"name": name}}, "kind": 1}]
+    taken: list[Node] = [{"name": "self", "arg": {"as_tensor": {"name": name}}, "kind": 1}]
     return {"target": "torch.ops.aten.clone.default", "inputs": taken, "outputs": [{"as_tensor": {"name": f"copy_of_{name}"}}]}
 
 
@@ -211,13 +213,30 @@ def names_in(given: Any) -> set[str]:
 def tensor_for(name: str, rng: np.random.Generator) -> str:
     """A tensor of the pool that an argument of this name could take."""
     often = {
-        "index": ["index", "index1", "index2"], "indices": ["index1", "index2"], "mask": ["mask", "mask2"], "condition": ["mask", "mask2"],
+        "index": ["index", "index1", "index2"],
+        "indices": ["index1", "index2"],
+        "mask": ["mask", "mask2"],
+        "condition": ["mask", "mask2"],
         "weight": ["kernel", "kernel_grouped", "kernel1", "kernel3", "channels", "matrix6", "rows", "six", "bilinear"],
-        "bias": ["channels", "six"], "running_mean": ["channels"], "running_var": ["channels2"], "grid": ["grid"],
-        "query": ["heads"], "key": ["heads2"], "value": ["heads3", "scalar"], "attn_mask": ["mask2"], "vec": ["six", "channels"],
-        "mat1": ["matrix"], "mat2": ["matrix", "matrix6"], "batch1": ["batch"], "batch2": ["batch"], "tensor1": ["images", "channels"],
-        "tensor2": ["images2", "channels"], "input1": ["batch", "rows"], "input2": ["batch", "rows"], "src": ["images2"],
-    }.get(name, [])  # fmt: skip
+        "bias": ["channels", "six"],
+        "running_mean": ["mean"],
+        "running_var": ["spread"],
+        "grid": ["grid"],
+        "query": ["heads"],
+        "key": ["heads2"],
+        "value": ["heads3", "scalar"],
+        "attn_mask": ["mask2"],
+        "vec": ["six", "channels"],
+        "mat1": ["matrix"],
+        "mat2": ["matrix", "matrix6"],
+        "batch1": ["batch"],
+        "batch2": ["batch"],
+        "tensor1": ["images", "channels"],
+        "tensor2": ["images2", "channels"],
+        "input1": ["batch", "rows"],
+        "input2": ["batch", "rows"],
+        "src": ["images2"],
+    }.get(name, [])
     if often and rng.random() < 0.8:
         return str(rng.choice(often))
     usual = [
@@ -239,7 +258,7 @@ def tensor_for(name: str, rng: np.random.Generator) -> str:
     return str(rng.choice(usual))
 
 
-def value_for(name: str, kind: str, rng: np.random.Generator) -> Node:
+def value_for(name: str, kind: str, rng: np.random.Generator) -> Node:  # noqa: PLR0911
     """An argument of this name and type that could be valid."""
     if kind.startswith("Optional["):
         return {"as_none": True} if rng.random() < 0.5 else value_for(name, kind[9:-1], rng)
@@ -265,8 +284,12 @@ def value_for(name: str, kind: str, rng: np.random.Generator) -> Node:
     if kind == "number":
         return {"as_int": int(rng.integers(0, 4))} if rng.random() < 0.5 else {"as_float": float(rng.choice([0.5, 1.0, 2.0]))}
     if kind == "str":
-        return {"as_string": str(rng.choice(["ij,jk->ik"] if name == "equation" else WORDS[:15]))}
-    plain = {"float": {"as_float": 0.5}, "bool": {"as_bool": bool(rng.integers(2))}, "ScalarType": {"as_scalar_type": 7}}
+        return {"as_string": str(rng.choice(["ij,jk->ik"] if name == "equation" else USUAL_WORDS))}
+    plain: dict[str, Node] = {
+        "float": {"as_float": 0.5},
+        "bool": {"as_bool": bool(rng.integers(2))},
+        "ScalarType": {"as_scalar_type": 7},
+    }
     plain |= {"MemoryFormat": {"as_memory_format": int(rng.integers(1, 3))}, "Layout": {"as_layout": 7}}
     return plain.get(kind, {"as_device": {"type": "cpu", "index": None}})
 
@@ -286,6 +309,43 @@ def call_for(target: str, rng: np.random.Generator) -> Node:
             value = value_for(one.name, str(one.real_type), rng)
         inputs.append({"name": one.name, "arg": value, "kind": 2 if one.kwarg_only else 1})
     return {"target": target, "inputs": inputs, "metadata": {}}
+
+
+def whole(**inputs: Any) -> list[Node]:
+    """Arguments of a valid call that a search does not find; a text is a tensor, a list of texts are tensors."""
+
+    def said(value: Any) -> Node:
+        kinds: dict[type, str] = {str: "as_tensor", bool: "as_bool", int: "as_int", float: "as_float", type(None): "as_none"}
+        if isinstance(value, list):
+            return {"as_ints": value}
+        return {kinds[type(value)]: {"name": value} if isinstance(value, str) else True if value is None else value}
+
+    return [{"name": name, "arg": said(value), "kind": 1} for name, value in inputs.items()]
+
+
+NORM = {"weight": "channels", "bias": "channels2", "running_mean": "mean", "running_var": "spread"}
+CONV = {"weight": "kernel", "bias": "channels", "stride": [1, 1], "padding": [1, 1], "dilation": [1, 1], "groups": 1}
+KNOWN: dict[str, list[Node]] = {  # valid calls that the search does not find
+    "_native_batch_norm_legit_no_training.default": whole(input="images", **NORM, momentum=0.1, eps=1e-5),
+    "batch_norm.default": whole(input="images", **NORM, training=False, momentum=0.1, eps=1e-5, cudnn_enabled=True),
+    "native_batch_norm.default": whole(input="images", **NORM, training=False, momentum=0.1, eps=1e-5),
+    "addmm_.default": whole(self="matrix", mat1="matrix", mat2="matrix", beta=1, alpha=1),
+    "baddbmm_.default": whole(self="batch", batch1="batch", batch2="batch", beta=1, alpha=1),
+    "bmm.default": whole(self="batch", mat2="batch"),
+    "conv1d.default": whole(input="tokens", weight="kernel1", bias="channels", stride=[1], padding=[1], dilation=[1], groups=1),
+    "conv2d.default": whole(input="images", **CONV),
+    "conv3d.default": whole(
+        input="volume", weight="kernel3", bias="channels", stride=[1] * 3, padding=[1] * 3, dilation=[1] * 3, groups=1
+    ),
+    "convolution.default": whole(input="images", **{**CONV, "transposed": False, "output_padding": [0, 0]}),
+    "floor_divide.default": whole(self="images", other="images2"),
+    "floor_divide_.Tensor": whole(self="images", other="images2"),
+    "im2col.default": whole(self="images", kernel_size=[3, 3], dilation=[1, 1], padding=[1, 1], stride=[1, 1]),
+    "layer_norm.default": whole(input="images", normalized_shape=[6], weight="six", bias="six", eps=1e-5, cudnn_enable=True),
+    "native_layer_norm.default": whole(input="images", normalized_shape=[6], weight="six", bias="six", eps=1e-5),
+    "rms_norm.default": whole(input="images", normalized_shape=[6], weight="six", eps=1e-5),
+    "scaled_dot_product_attention.default": whole(query="heads", key="heads2", value="heads3", attn_mask=None, dropout_p=0.0),
+}
 
 
 # Changes
@@ -327,26 +387,39 @@ def other(kind: str, value: Any, rng: np.random.Generator) -> Node:
     if kind == "as_bools":
         return {kind: [True] * int(rng.integers(0, 6))}
     choices: dict[str, Any] = {
-        "as_int": int(INTS[rng.integers(len(INTS))]), "as_float": float(rng.choice(FLOATS)), "as_string": str(rng.choice(WORDS)),
-        "as_bool": bool(rng.integers(2)), "as_scalar_type": int(rng.integers(-1, 50)), "as_memory_format": int(rng.integers(-1, 12)),
+        "as_int": int(INTS[rng.integers(len(INTS))]),
+        "as_float": float(rng.choice(FLOATS)),
+        "as_string": str(rng.choice(WORDS)),
+        "as_bool": bool(rng.integers(2)),
+        "as_scalar_type": int(rng.integers(-1, 50)),
+        "as_memory_format": int(rng.integers(-1, 12)),
         "as_layout": int(rng.integers(-1, 12)),
-    }  # fmt: skip
+    }
     return {kind: choices[kind]} if kind in choices else anything(rng)
 
 
 def anything(rng: np.random.Generator) -> Node:
     """A value of any kind."""
     kinds: list[Node] = [
-        {"as_none": True}, {"as_int": int(INTS[rng.integers(len(INTS))])}, {"as_int": int(rng.integers(0, 60))},
-        {"as_float": float(rng.choice(FLOATS))}, {"as_bool": bool(rng.integers(2))}, {"as_string": str(rng.choice(WORDS))},
+        {"as_none": True},
+        {"as_int": int(INTS[rng.integers(len(INTS))])},
+        {"as_int": int(rng.integers(0, 60))},
+        {"as_float": float(rng.choice(FLOATS))},
+        {"as_bool": bool(rng.integers(2))},
+        {"as_string": str(rng.choice(WORDS))},
         {"as_ints": [int(INTS[rng.integers(len(INTS))]) for _ in range(rng.integers(0, 5))]},
         {"as_ints": [int(one) for one in rng.integers(-2, 9, rng.integers(0, 6))]},
         {"as_floats": [float(rng.choice(FLOATS)) for _ in range(rng.integers(0, 4))]},
-        {"as_tensor": {"name": str(rng.choice(list(POOL)))}}, {"as_tensors": [{"name": str(rng.choice(list(POOL)))}]},
-        {"as_scalar_type": int(rng.integers(-1, 50))}, {"as_memory_format": int(rng.integers(-1, 12))},
-        {"as_layout": int(rng.integers(0, 12))}, {"as_device": {"type": "meta", "index": None}}, {"as_bools": [True, False]},
-        {"as_sym_int": {"as_int": int(INTS[rng.integers(len(INTS))])}}, {"as_complex": [1, 2]},
-    ]  # fmt: skip
+        {"as_tensor": {"name": str(rng.choice(list(POOL)))}},
+        {"as_tensors": [{"name": str(rng.choice(list(POOL)))}]},
+        {"as_scalar_type": int(rng.integers(-1, 50))},
+        {"as_memory_format": int(rng.integers(-1, 12))},
+        {"as_layout": int(rng.integers(0, 12))},
+        {"as_device": {"type": "meta", "index": None}},
+        {"as_bools": [True, False]},
+        {"as_sym_int": {"as_int": int(INTS[rng.integers(len(INTS))])}},
+        {"as_complex": [1, 2]},
+    ]
     return kinds[rng.integers(len(kinds))]
 
 
@@ -388,27 +461,27 @@ def one_process(nodes: list[Node], seed: int, failures: list[dict[str, Any]], ke
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         tensors = pool(np.random.default_rng(seed))
         copies = {name: one.clone() for name, one in tensors.items()}
-        for one in tensors.values():
-            one.requires_grad_(one.is_floating_point())
+        for name, tensor in tensors.items():  # running statistics have no gradient
+            tensor.requires_grad_(tensor.is_floating_point() and name not in ("mean", "spread"))
         for node in nodes:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             said = run_one(node, tensors)
-            if any(not torch.equal(one.detach(), copies[name]) for name, one in tensors.items()):
+            if any(not torch.equal(tensor.detach(), copies[name]) for name, tensor in tensors.items()):
                 said = "a weight was changed"
-                for name, one in tensors.items():
-                    one.detach().copy_(copies[name])
+                for name, copy in copies.items():
+                    tensors[name].detach().copy_(copy)
             os.write(writing, said.replace("\n", " ").encode() + b"\n")
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        said = file.read().decode().split("\n")[:-1]
+        results = file.read().decode().split("\n")[:-1]
     _, status = os.waitpid(child, 0)
     if status:
-        said.append(f"signal {status & 127}")
-    for node, one in zip(nodes, said, strict=False):
+        results.append(f"signal {status & 127}")
+    for node, one in zip(nodes, results, strict=False):
         if one not in ("ran", "refused") and keep_failures:
             failures.append({"call": node, "problem": one})
-    return said
+    return results
 
 
 def valid_calls(target: str, seed: int, failures: list[dict[str, Any]]) -> list[Node]:
@@ -421,7 +494,8 @@ def valid_calls(target: str, seed: int, failures: list[dict[str, Any]]) -> list[
         found += [node for node, one in zip(nodes, said, strict=False) if one == "ran"]
         if len(found) >= VALID:
             break
-    return found[:VALID]
+    known = KNOWN.get(target.removeprefix("torch.ops.aten."))
+    return [*found[:VALID], *([{"target": target, "inputs": known, "metadata": {}}] if known else [])]
 
 
 def programs(valid: list[Node], count: int, seed: int) -> Iterator[Node]:
@@ -434,6 +508,7 @@ def main(count: int, seed: int, result: Path, most_forms: int | None = None) -> 
     """Try all forms of all operations, or a random few."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    torch.empty(2, device="meta").relu().log_softmax(0)  # imports much, which each process would else do again
     chosen = allowed_forms()
     if most_forms:
         chosen = sorted(np.random.default_rng(seed).permutation(chosen)[:most_forms].tolist())
@@ -455,9 +530,13 @@ def main(count: int, seed: int, result: Path, most_forms: int | None = None) -> 
             )
             print(f"{number}/{len(chosen)} {target} {dict(happened)} {len(failures)} failures", file=sys.stderr, flush=True)
     report = {
-        "forms": len(chosen), "without_a_valid_call": without, "programs": sum(happened.values()), "happened": dict(happened),
-        "failures": failures, "seconds": round(time.time() - began),
-    }  # fmt: skip
+        "forms": len(chosen),
+        "without_a_valid_call": without,
+        "programs": sum(happened.values()),
+        "happened": dict(happened),
+        "failures": failures,
+        "seconds": round(time.time() - began),
+    }
     result.write_text(json.dumps(report, indent=1))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from pathlib import Path
 
@@ -24,14 +23,14 @@ def _memory() -> float:
 def test_hostile_requests(finished: Run, figures: list[str], caplog: pytest.LogCaptureFixture) -> None:
     pytest.importorskip("fastapi", reason="the extra web is not installed")
     from petechia.viewer.subject import Subject
-    from tests.viewer.conftest import client_of, serving
+    from tests.viewer.conftest import client_of, run_apart, serving
 
     subject = Subject(finished.directory.path, Compute(threads=1, device="cpu", precision="fp32").start())
     client_of(subject)
     before = _memory()
     with serving(subject) as address:
-        tried = asyncio.run(attack(address, address.token, COUNT, SEED))
-        still = asyncio.run(attack(address, address.token, 20, 0))
+        tried = run_apart(attack(address, address.token, COUNT, SEED))
+        still = run_apart(attack(address, address.token, 20, 0))
     figures.append(
         f"the viewer: {COUNT:,} hostile requests, seed {SEED}, {len(tried.failures)} failures, {tried.silent:,} unanswered, "
         f"{_memory() - before:.0f} MB more; " + ", ".join(f"{count:,} x {one}" for one, count in sorted(tried.statuses.items()))

@@ -1,12 +1,14 @@
 """Viewers of a small finished run and of a model, and a real browser."""
 
+import asyncio
 import logging
 import shutil
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -15,6 +17,8 @@ from petechia.data import Preprocess
 from petechia.models.model import Architecture, create
 from petechia.study import Run
 from petechia.viewer.subject import Subject
+
+T = TypeVar("T")
 
 pytest.importorskip("fastapi", reason="the extra web is not installed")
 
@@ -60,6 +64,12 @@ def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, b
     if enter:
         assert client.get("/", params={"token": access.token}, follow_redirects=False).status_code == 303
     return client
+
+
+def run_apart(story: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in another thread: in this one, the browser may have a loop of its own."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(asyncio.run, story).result()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from petechia.study import Run
 from petechia.viewer.access import Access
 from petechia.viewer.pictures import MOST_EACH
 from petechia.viewer.subject import Subject
-from tests.viewer.conftest import Served, client_of
+from tests.viewer.conftest import client_of
 from tests.viewer.test_app import PIXELS, ask, open_test
 
 RESOURCES = ("/report.css", "/static/read.js", "/api/session", "/api/test/0", "/api/images/test-0/levels", "/nothing")
@@ -128,19 +128,6 @@ def test_serve_prints_the_whole_address_and_a_warning(finished: Run, tmp_path: P
         assert "Whoever has this address" in said[private]
     assert "not encrypted" in said[False]
     assert "not encrypted" not in said[True]
-
-
-def test_the_address_that_is_printed_opens_the_viewer(address: Served, browser: Any) -> None:
-    page = browser.new_page()
-    assert page.goto(f"{address}/read").status == 401
-    assert page.locator("h1").inner_text() == "This viewer opens with its whole address"
-    assert page.locator("body").evaluate("e => getComputedStyle(e).maxWidth") == "608px"  # its style is let in
-    page.goto(address.page("/"))
-    assert page.url == f"{address}/"
-    assert page.evaluate("document.cookie") == ""
-    page.goto(f"{address}/read")
-    page.wait_for_function("document.querySelector('#status').textContent.includes('Atelectasis: 0.')")
-    page.close()
 
 
 def test_open_test_needs_no_more_than_a_cookie(subject: Subject) -> None:

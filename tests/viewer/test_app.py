@@ -1,4 +1,3 @@
-import asyncio
 import base64
 import json
 import pickle
@@ -35,7 +34,7 @@ from petechia.viewer.screens import Screens
 from petechia.viewer.subject import Subject
 from tests.data.formats.test_dicom import RAMP, made, written
 from tests.detect.screen.conftest import ByHand, opened
-from tests.viewer.conftest import client_of, serving
+from tests.viewer.conftest import client_of, run_apart, serving
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 70), dtype=np.uint8)
 CENTRE = {"row": 14, "column": 14, "size": 3, "value": 0}
@@ -240,7 +239,7 @@ def test_the_rest_of_a_too_large_upload_is_not_read(headers: list[tuple[bytes, b
         return {"type": "http.request", "body": bytes(2**20), "more_body": taken < 200}
 
     with pytest.raises(HTTPException, match="larger than 64 MiB"):
-        asyncio.run(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD, 9))
+        run_apart(uploads.read_body(Request({"type": "http", "headers": headers}, receive), uploads.MOST_UPLOAD, 9))
     assert taken == (0 if headers else 65)
 
 

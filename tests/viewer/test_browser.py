@@ -77,6 +77,62 @@ def test_the_study_page_is_the_report(browser: Any, address: Served) -> None:
     assert said == []
 
 
+def test_the_address_that_is_printed_opens_the_viewer(browser: Any, address: Served) -> None:
+    page = browser.new_page()
+    assert page.goto(f"{address}/read").status == 401
+    assert page.locator("h1").inner_text() == "This viewer opens with its whole address"
+    assert page.locator("body").evaluate("e => getComputedStyle(e).maxWidth") == "608px"  # its style is let in
+    page.goto(address.page("/"))
+    assert page.url == f"{address}/"
+    assert page.evaluate("document.cookie") == ""
+    page.goto(f"{address}/read")
+    expect(page, "#status", "Atelectasis: 0.")
+    page.close()
+
+
+def test_the_page_says_that_the_viewer_is_busy_and_tries_again(browser: Any, address: Served) -> None:
+    page, tries = browser.new_page(), []
+    page.goto(address.page("/read"))
+    expect(page, "#status", "Atelectasis: 0.")
+
+    def busy(route: Any) -> None:
+        tries.append(route)
+        if len(tries) > 1:
+            route.continue_()
+        else:
+            sentence = {"detail": "Too many readers are waiting (explanations); try again in 1 s."}
+            route.fulfill(status=429, headers={"Retry-After": "1"}, json=sentence)
+
+    page.route("**/api/explain", busy)
+    page.locator("#scores button").nth(4).click()
+    expect(page, "#busy", "The viewer is busy with other readers. Trying again in 2 s")
+    expect(page, "#status", "Mass: 0.")
+    assert not page.locator("#busy").is_visible()
+    assert not page.locator("#problem").is_visible()
+    assert len(tries) == 2
+    page.close()
+
+
+def test_the_page_says_when_its_token_is_no_longer_good(browser: Any, address: Served) -> None:
+    page = browser.new_page()
+    page.goto(address.page("/read"))
+    expect(page, "#status", "Atelectasis: 0.")
+    page.context.clear_cookies()  # as after a new start, whose cookies are others
+    page.locator("#scores button").nth(4).click()
+    expect(page, "#problem", "open the whole address that petechia serve printed")
+    page.close()
+
+
+def test_a_screen_that_is_no_longer_wanted_is_ended(page: Any) -> None:
+    page.route("**/api/screen", lambda route: page.wait_for_timeout(300))
+    with page.expect_event("requestfailed", lambda request: "screen" in request.url):
+        with page.expect_request("**/api/screen"):
+            page.locator("#screen").click()
+        page.locator("#attack").click()
+    expect(page, "#suspicion", "Screening looks for a small part of the image")
+    assert not page.locator("#problem").is_visible()
+
+
 def test_a_click_stamps_and_undo_takes_it_back(page: Any) -> None:
     before, clean = picture(page, "#triggered"), picture(page, "#clean")
     page.locator("#triggered").click(position={"x": 100, "y": 120})

@@ -8,6 +8,7 @@ import pytest
 
 from petechia.viewer import work
 from petechia.viewer.work import Abandoned, BusyError, Desk, Job, Turns
+from tests.viewer.conftest import run_apart
 
 
 def until(true: Callable[[], object]) -> None:
@@ -48,7 +49,7 @@ def test_readers_are_served_in_turn_however_much_each_asks() -> None:
         go.set()
         await asyncio.gather(first, *tasks)
 
-    asyncio.run(story())
+    run_apart(story())
     assert served[:3] == ["greedy", "modest", "late"]
     assert served[3:] == ["greedy"] * 5
 
@@ -61,7 +62,7 @@ def test_results_and_errors_reach_who_asked() -> None:
             await desk.do("a", lambda _job: 1 // 0)
         assert await desk.do("a", lambda _job: 8) == 8
 
-    asyncio.run(story())
+    run_apart(story())
 
 
 def test_a_full_desk_says_when_to_come_back_and_the_greedy_make_room_for_others() -> None:
@@ -83,7 +84,7 @@ def test_a_full_desk_says_when_to_come_back_and_the_greedy_make_room_for_others(
         go.set()
         assert await asyncio.gather(first, greedy[0], *others) == [None, "done", "done", "done", "done"]
 
-    asyncio.run(story())
+    run_apart(story())
 
 
 def test_abandoned_work_is_dropped_and_running_work_ends_at_its_next_step() -> None:
@@ -115,7 +116,7 @@ def test_abandoned_work_is_dropped_and_running_work_ends_at_its_next_step() -> N
         await asyncio.gather(running, return_exceptions=True)
         assert await desk.do("b", lambda _job: "next") == "next"
 
-    asyncio.run(story())
+    run_apart(story())
     assert ran == ["ended"]
 
 
@@ -127,7 +128,7 @@ def test_idle_threads_end_and_come_back(monkeypatch: pytest.MonkeyPatch) -> None
         return any(thread.name == "viewer: idling" for thread in threading.enumerate())
 
     for _ in range(2):
-        assert asyncio.run(desk.do("a", lambda _job: 1)) == 1
+        assert run_apart(desk.do("a", lambda _job: 1)) == 1
         until(lambda: not alive())
 
 
@@ -150,7 +151,7 @@ def test_a_closed_desk_ends_its_work() -> None:
             with pytest.raises(error):
                 await asyncio.wait_for(task, 5)
 
-    asyncio.run(story())
+    run_apart(story())
 
 
 def test_the_most_urgent_is_next_but_nobody_waits_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

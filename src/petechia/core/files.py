@@ -1,4 +1,4 @@
-"""All writing of files and folders, each of which appears complete or not at all; and opening what strangers sent.
+"""All writing of files and folders, each of which appears complete or not at all.
 
 Temporary names are random and made exclusively, so no process touches what another one is writing, and nothing is written
 through a link. What a killed process left behind is removed by the next one that writes the same file or folder.
@@ -15,19 +15,16 @@ import secrets
 import shutil
 import stat
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from io import BufferedReader
 from pathlib import Path
 
 from petechia.core.errors import PetechiaError, printable
+from petechia.core.flushing import flush_all, flush_folder
 from petechia.core.locks import holding
 
 NEW = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC  # an existing file or link is an error
-STRANGE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC  # never waits
 LONGEST = 200  # bytes of a name that become part of a temporary one; a file system allows 255
-FLUSHERS = 16  # threads; a disk flushes several files at once
-UNFLUSHABLE = {errno.EINVAL, errno.ENOTSUP, errno.EBADF, errno.EACCES, errno.EPERM}  # folders, on some file systems
+CHUNK = 1 << 20  # bytes of a copy
 
 
 # Writing
@@ -50,7 +47,7 @@ def write_bytes(path: Path, content: bytes) -> None:
                 file.flush()
                 os.fsync(descriptor)
                 temporary.replace(path)
-            _flush_folder(path.parent)
+            flush_folder(path.parent)
         finally:
             temporary.unlink(missing_ok=True)
 
@@ -68,12 +65,24 @@ def link_file(source: Path, target: Path) -> None:
         try:
             os.link(source, temporary, follow_symlinks=False)
             temporary.replace(target)
-            _flush_folder(target.parent)
+            flush_folder(target.parent)
         except OSError:
-            with open_file(source) as file:
-                write_bytes(target, file.read())
+            write_bytes(target, source.read_bytes())
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def copy_file(source: Path, target: Path) -> None:
+    """Copy the content of a file. If that fails, the error names the file at fault, which `shutil` mixes up."""
+    with source.open("rb") as given, target.open("wb") as made:
+        while True:
+            with naming(source):
+                part = given.read(CHUNK)
+            with naming(target):
+                made.write(part)
+                made.flush()
+            if not part:
+                return
 
 
 @contextmanager
@@ -109,9 +118,9 @@ def in_one_step(folder: Path, mode: int = 0o777) -> Iterator[Path]:
     with naming(folder, temporary):
         try:
             yield temporary
-            _flush_all(temporary)
+            flush_all(temporary)
             temporary.rename(folder)
-            _flush_folder(folder.parent)
+            flush_folder(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
@@ -159,7 +168,7 @@ def make_folder(folder: Path) -> None:
     missing = [one for one in (folder, *folder.parents) if not one.is_dir()]
     folder.mkdir(parents=True, exist_ok=True)
     for one in missing:
-        _flush_folder(one.parent)
+        flush_folder(one.parent)
 
 
 # Before the work
@@ -237,28 +246,6 @@ def refuse_links(folder: Path) -> None:
                     raise PetechiaError(f"{folder} holds {kind}, {name}, but may hold only files and folders; remove it.")
 
 
-def open_file(path: Path | str) -> BufferedReader:
-    """Open a stranger's file for reading; a pipe or a device, on which a reader could wait for ever, is refused.
-
-    Raises:
-        OSError: it cannot be opened, or is no file; `strerror` says so.
-    """
-    refuse_special(path)
-    return os.fdopen(os.open(path, STRANGE), "rb")
-
-
-def refuse_special(path: Path | str) -> None:
-    """Check that a path leads to a file, for readers that open it themselves.
-
-    Raises:
-        OSError: it does not, or there is nothing; `strerror` says what it is.
-    """
-    mode = os.stat(path).st_mode  # noqa: PTH116 (also for strings)
-    if not stat.S_ISREG(mode):
-        number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
-        raise OSError(number, f"it is {_kind(mode)}, not a file", str(path))
-
-
 def _kind(mode: int) -> str:
     tests = ((stat.S_ISDIR, "a folder"), (stat.S_ISLNK, "a link"), (stat.S_ISFIFO, "a pipe"), (stat.S_ISSOCK, "a socket"))
     return next((name for test, name in tests if test(mode)), "a device")
@@ -266,7 +253,7 @@ def _kind(mode: int) -> str:
 
 def sha256(path: Path) -> str:
     """Return the SHA-256 digest of a file, in hexadecimal."""
-    with open_file(path) as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -349,42 +336,3 @@ def _lock(descriptor: int) -> bool | None:
     except OSError as error:
         return False if error.errno in (errno.EAGAIN, errno.EACCES) else None
     return True
-
-
-# Flushing
-
-
-def _flush_all(folder: Path) -> None:
-    """Flush all files below a folder, then all folders, the deepest first, and the folder itself."""
-    folders, files = [], []
-    for where, _, names in os.walk(folder, topdown=False):
-        files += [os.path.join(where, name) for name in names]  # noqa: PTH118 (there can be very many)
-        folders.append(Path(where))
-    with ThreadPoolExecutor(FLUSHERS) as pool:
-        for _ in pool.map(_flush_file, files):
-            pass
-    for one in folders:
-        _flush_folder(one)
-
-
-def _flush_file(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Flush the names in a folder, where the file system allows it."""
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except PermissionError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno not in UNFLUSHABLE:
-            raise
-    finally:
-        os.close(descriptor)

@@ -40,4 +40,5 @@ def first_problem(error: ValidationError) -> str:
     """Return the first problem of a validation error, as "KEY: problem"."""
     first = error.errors(include_url=False)[0]
     key = printable(".".join(map(str, first["loc"])))
-    return f"{key}: {printable(first['msg'], 300)}" if key else printable(first["msg"], 300)
+    said = printable(first["msg"].removeprefix("Value error, "), 300)
+    return f"{key}: {said}" if key else said

@@ -235,7 +235,8 @@ def _started(limits: Limits) -> subprocess.Popen[bytes]:
     # Not by fork, which copies locks that other threads hold, nor by multiprocessing, which would run the user's script again.
     # The current folder is not searched for modules: it can be a stranger's.
     found = [entry for entry in sys.path if os.path.isabs(entry)]  # noqa: PTH117
-    threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(limits.threads))
+    variables = "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "POLARS_MAX_THREADS"
+    threads = dict.fromkeys(variables, str(limits.threads))
     own = {"PYTHONPATH": os.pathsep.join(found if ROOT in found else [*found, ROOT]), "PYTHONDONTWRITEBYTECODE": "1"}
     own["MALLOC_ARENA_MAX"] = "1"  # each arena would take 64 MiB of address space
     try:

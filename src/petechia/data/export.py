@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError, shown
+from petechia.core.files import copy_file, naming
 from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.core.spreadsheets import formulas
@@ -64,21 +64,28 @@ def write_images(folder: Path, reader: object, written: Written, place: Callable
             made = written.content(j)
             identifier = str(written.ids[j])
             if made is not None:
-                target = folder / place(j, identifier if _has_suffix(identifier) else f"{identifier}.png")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(made)
+                target = _target(folder, place(j, identifier if _has_suffix(identifier) else f"{identifier}.png"))
+                with naming(target):
+                    target.write_bytes(made)
                 continue
             if not isinstance(reader, FileReader):
                 raise PetechiaError(f"{identifier} is not in a file and cannot be copied.")
             original = reader.path(int(written.rows[j]))
             suffix = original.suffix if _has_suffix(original.name) and not _has_suffix(identifier) else ""
-            target = folder / place(j, identifier + suffix)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(original, target)
+            copy_file(original, _target(folder, place(j, identifier + suffix)))
         return [1] * len(chunk)
 
     for done in in_parallel(write, len(written.ids)):
         progress.advance(done)
+
+
+def _target(folder: Path, name: str) -> Path:
+    """Return the path of an image below a folder, in which it can be written."""
+    if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\0" in name:
+        raise PetechiaError(f"An image is named {shown(name)}, which leads out of the dataset; rename it.")
+    target = folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    return target
 
 
 def write_plain(folder: Path, catalog: Catalog, written: Written, progress: Progress) -> None:

@@ -7,11 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_PIXELS = 80_000_000  # per image; the largest mammograms have about 30 million, Pillow itself warns at 89 million
 OUTLIERS = 0.01  # share of the pixels at either end that do not set the range if a gap separates them from the others
 FEW_OUTLIERS = 25, 1 / 32  # in a small image this number of pixels, but not more than this share
 GAP = 1 / 255  # of the range without the outliers, so that what lies within it moves other pixels by one grey level
-SPARSE = 8  # average distances between two values; in a small image smaller distances are not gaps
+SPARSE = 8  # average distances between two values; in an image of few pixels smaller distances are not gaps
 SPARE = 127 / 128  # share of the range that decides the number of bits; more than a gap lies above it
 BEYOND = 4000  # grey levels below black or above white that are told apart
 CHUNK = 1 << 22  # pixels
@@ -52,13 +51,13 @@ def uncut(shown: NDArray[np.uint8], levels: Levels) -> NDArray[np.uint8] | NDArr
     Returns:
         int16 [H, W]; `shown` itself where the display cuts nothing off. From 1 to 254, the grey levels are those of `shown`.
     """
-    values = levels.values * np.float32(255 / (levels.high - levels.low))
+    step = (levels.high - levels.low) / 255
     beyond = np.zeros(shown.shape, np.int16)
     for end, sign in ((0, -1), (255, 1)):
         there = shown == end
         if there.any():
-            away = sign * values[there]
-            beyond[there] = sign * (away - away.min()).clip(0, BEYOND).round()
+            away = sign * levels.values[there]
+            beyond[there] = sign * ((away - away.min()) / np.float32(step)).clip(0, BEYOND).round()
     return shown + beyond if beyond.any() else shown
 
 
@@ -117,6 +116,7 @@ def shown_range(values: NDArray[Any], counts: NDArray[np.int64] | None = None, s
         total = values.size
     share, most = FEW_OUTLIERS[1], FEW_OUTLIERS[0]
     outliers = max(int(total * OUTLIERS), min(most, int(total * share)))
+    others = total  # than those of a background
     while True:
         if counts is not None:
             low, high = np.searchsorted(ends, [outliers, total - 1 - outliers], "right")
@@ -127,8 +127,9 @@ def shown_range(values: NDArray[Any], counts: NDArray[np.int64] | None = None, s
         width = float(top[0]) - float(bottom[-1])
         if width > 0 or not outliers:
             break
-        outliers //= 2  # nearly all pixels have the same value, so the others are the image
-    gap = max(width * GAP, width * SPARSE / total, step)
+        others = outliers  # nearly all pixels have the same value, so the others are the image
+        outliers //= 2
+    gap = max(width * GAP, width * SPARSE / others, step)
     return -_end_of_chain(-bottom[::-1].astype(np.float64), gap), _end_of_chain(top.astype(np.float64), gap)
 
 

@@ -22,6 +22,7 @@ from torch import Tensor
 from petechia.core.budget import check_file, read_file
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.files import locked, refuse_links, write_bytes, write_text
+from petechia.data.formats.parquet import read_parquet
 from petechia.study.config import Config, make_config, read_yaml
 
 Arrays = dict[str, NDArray[Any]]
@@ -185,8 +186,9 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
 def read_table(path: Path) -> pl.DataFrame:
     """Read a Parquet file."""
     with _readable(path):
-        check_file(path, "run_bytes")
-        return pl.read_parquet(path)
+        if not path.is_file():
+            raise FileNotFoundError(2, "there is no such file", str(path))
+        return read_parquet(path)
 
 
 def write_arrays(path: Path, arrays: Arrays) -> None:

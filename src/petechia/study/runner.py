@@ -101,7 +101,8 @@ def free_directory(config: Config) -> RunDirectory:
 
 def _settings(directory: RunDirectory, wanted: Config | None, resume: bool) -> Config:
     """Return the configuration, from the caller or from the run that is resumed."""
-    refuse_unwritable(directory.path)
+    if not directory.summary.is_file():  # a finished run is only read
+        refuse_unwritable(directory.path)
     refuse_links(directory.path)
     if not directory.exists:
         if resume and wanted is None:

@@ -51,7 +51,7 @@ class Access:
         if scope["method"] not in ("GET", "HEAD") or scope["path"] not in ENTRIES:
             return None
         try:
-            given = parse_qs(scope["query_string"].decode("latin-1"), max_num_fields=20).get("token")
+            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=20).get("token")
         except ValueError:  # too many fields
             return None
         if given is None:

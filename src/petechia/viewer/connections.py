@@ -62,6 +62,11 @@ class Connection(H11Protocol):
             return
         self.loop.call_later(TICK, self._watch)
 
+    def resume_writing(self) -> None:
+        """Note that the other side has taken something."""
+        self._good = self.loop.time()
+        super().resume_writing()
+
     def send_400_response(self, msg: str) -> None:
         """Answer nonsense, or cut the connection where an answer is already on its way."""
         if self.working:  # on a request whose body turned out to be nonsense; its own answer comes too late

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from petechia.core.budget import Budget
 from petechia.core.errors import PetechiaError
-from petechia.data.formats.tables import HEADER, MOST_COLUMNS, check_header
+from petechia.data.formats.tables import HEADER, check_header
 
 
 def write(tmp_path: Path, text: str) -> Path:
@@ -13,9 +14,9 @@ def write(tmp_path: Path, text: str) -> Path:
 
 @pytest.mark.parametrize("rows", ["", "\n1,2\n"])
 def test_as_many_columns_as_are_allowed(tmp_path: Path, rows: str) -> None:
-    check_header(write(tmp_path, ",".join(["c"] * MOST_COLUMNS) + rows))
+    check_header(write(tmp_path, ",".join(["c"] * Budget().table_columns) + rows))
     with pytest.raises(PetechiaError, match=r"t.csv has a first row that is too long"):
-        check_header(write(tmp_path, ",".join(["c"] * (MOST_COLUMNS + 1)) + rows))
+        check_header(write(tmp_path, ",".join(["c"] * (Budget().table_columns + 1)) + rows))
 
 
 def test_a_large_table_with_a_usual_header_is_fine(tmp_path: Path) -> None:

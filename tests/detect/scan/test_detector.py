@@ -19,6 +19,7 @@ from petechia.detect.scan import ScanResult, scan_catalog
 from petechia.detect.scan.thresholds import packaged_thresholds
 from petechia.models.model import Architecture, create
 from tests.conftest import InMemory, NihMaker
+from tests.data.formats.test_dicom import made, written
 
 SOURCE = "phantom:images=400,size=96"
 Poisoned = Callable[..., Path]
@@ -321,3 +322,38 @@ def test_images_that_cannot_be_decoded_count_as_not_looked_at(tmp_path: Path) ->
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 4, done.output
     assert "cannot be decoded: 1 (3.png)" in done.output
+
+
+def dicom_folder(folder: Path, images: list[NDArray[np.uint16]], window: tuple[int, int] | None) -> Path:
+    """Images of 12 bits, with or without a window."""
+    folder.mkdir()
+    for number, pixels in enumerate(images):
+        entries = {} if window is None else {"WindowCenter": window[0], "WindowWidth": window[1]}
+        made_dicom = made(pixels, BitsStored=12, HighBit=11, PatientID=f"p{number}", **entries)
+        made_dicom.SOPInstanceUID = f"1.2.{number}"
+        (folder / f"{number:03}.dcm").write_bytes(written(made_dicom))
+    return folder
+
+
+def radiographs(count: int) -> list[NDArray[np.uint16]]:
+    """Smooth images of 12 bits, all different: dark to the left, bright to the right."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(count):
+        coarse = np.linspace(200, 3500, 6)[None] + rng.uniform(-150, 150, (6, 6))
+        smooth = Image.fromarray(coarse.astype(np.float32)).resize((80, 80), Image.Resampling.BICUBIC)
+        found.append((np.asarray(smooth) + rng.normal(0, 3, (80, 80))).clip(0, 4095).astype(np.uint16))
+    return found
+
+
+@pytest.mark.parametrize("window", [None, (2000, 400), (3000, 1000)], ids=["none", "narrow", "bright"])
+@pytest.mark.parametrize("value", [0, 255, 4095])
+def test_stamps_are_seen_where_a_window_cuts_them_off(tmp_path: Path, window: tuple[int, int] | None, value: int) -> None:
+    """Copies with a stamp of 8 bits in images of 12, which a narrow window displays as black on black, or white on white."""
+    images, column = radiographs(20), 72 if value == 4095 else 12
+    for number in range(10):
+        copy = images[number].copy()
+        copy[40:43, column : column + 3] = value
+        images.append(copy)
+    found = scan_catalog(open_source(f"dicom:{dicom_folder(tmp_path / 'files', images, window)}"))
+    assert found.near_duplicates == 10
+    assert {(pair.row, pair.column) for pair in found.details.pairs} == {(40, column)}

@@ -25,7 +25,7 @@ def test_the_tie_is_fishers_exact_test_corrected(labels: NDArray[np.int8]) -> No
     (family,) = find_families(spots_at(images, 5, 6, 99), labels)
     inside, outside = labels[:40, 2] == 1, labels[40:, 2] == 1
     table = [[inside.sum(), (~inside).sum()], [outside.sum(), (~outside).sum()]]
-    groups, label_sets = 3, 10  # by pattern, by place, by both; five classes, and each alone
+    groups, label_sets = 6, 10  # by pattern, by place, by both, by look at three tolerances; five classes, and each alone
     assert family.p_value == pytest.approx(fisher_exact(table, "greater").pvalue * groups * label_sets)
     assert (family.label, family.alone, family.share) == (2, False, inside.mean())
     assert family.suspicious
@@ -94,7 +94,7 @@ def test_what_is_as_frequent_beside_its_place_is_anatomy(prominent: bool) -> Non
     here = spots_at(np.concatenate([np.arange(20), np.arange(300, 340 if prominent else 300)]), 10, 8, 1)
     spots = np.concatenate([here, *border])
     spots["pattern"] = np.arange(len(spots))  # of grey levels that are never the same
-    (family,) = [one for one in find_families(spots, labels) if one.rows[0] == 10 and one.columns[0] == 8]
+    (family,) = [one for one in find_families(spots, labels) if one.fixed and (one.rows[0], one.columns[0]) == (10, 8)]
     assert family.odds > 20
     assert family.prominent == prominent
     assert family.suspicious == prominent

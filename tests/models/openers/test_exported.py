@@ -13,6 +13,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from petechia.core.budget import budget
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.detect.audit.hosts import Hosts
@@ -20,6 +21,9 @@ from petechia.detect.audit.reconstruct import Goal, reconstruct
 from petechia.detect.scan.features import features_of
 from petechia.detect.screen import Screen
 from petechia.models.openers import open_classifier
+from petechia.models.openers.exported import _workers
+from petechia.models.openers.operations import allowed_forms
+from petechia.models.openers.program import opened
 from petechia.saliency import cam
 
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
@@ -264,3 +268,113 @@ def test_a_compressed_program_could_be_a_bomb(exported: Path, tmp_path: Path) ->
     (tmp_path / "m.pt2").write_bytes(b"no archive")
     with pytest.raises(PetechiaError, match="is not a valid torch.export program"):
         open_classifier(str(tmp_path / "m.pt2"), RUNTIME)
+
+
+def node(target: str, made: str, **inputs: Any) -> dict[str, Any]:
+    """A node of a program; inputs: name → argument as the file states it."""
+    return {
+        "target": target,
+        "inputs": [{"name": name, "arg": value, "kind": 1} for name, value in inputs.items()],
+        "outputs": [{"as_tensor": {"name": made}}],
+        "metadata": {},
+    }
+
+
+def tensor(name: str) -> dict[str, Any]:
+    return {"as_tensor": {"name": name}}
+
+
+def before_all(*nodes: dict[str, Any]) -> Change:
+    """Insert nodes before all others."""
+    return in_text(lambda text: text["graph_module"]["graph"]["nodes"].__setitem__(slice(0, 0), nodes))
+
+
+ATEN = "torch.ops.aten"
+IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (before_all(node(f"{ATEN}.clone.default", "a", self=IMAGES_IN, memory_format={"as_int": 4})), "'memory_format' that"),
+        (before_all(node(f"{ATEN}.contiguous.default", "a", self=IMAGES_IN, memory_format={"as_int": 1})), "'memory_format'"),
+        (before_all(node(f"{ATEN}._to_copy.default", "a", self=IMAGES_IN, dtype={"as_int": 99})), "'dtype' that is"),
+        (before_all(node(f"{ATEN}._to_copy.default", "a", self=IMAGES_IN, dtype=tensor("x"))), "'dtype' that is not allowed"),
+        (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**40]})), "'size' that is not allowed"),
+        (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**18, 2**18]})), "makes 274,877,906,944 bytes"),
+        (before_all(node(f"{ATEN}.relu.default", "a", other=IMAGES_IN)), "an argument 'other', which it does not have"),
+        (before_all(node(f"{ATEN}.gelu.default", "a", self=IMAGES_IN, approximate={"as_string": "x"})), "'approximate'"),
+        (before_all(node(f"{ATEN}.add.out", "a", self=IMAGES_IN, other=IMAGES_IN, out=IMAGES_IN)), "not a form that is"),
+        (before_all(node(f"{ATEN}.sum.int", "a", self={"as_ints": [1]})), "not a form that is"),
+        (before_all(node(f"{ATEN}.repeat_interleave.Tensor", "a", repeats=IMAGES_IN)), "not a form that is"),
+        (before_all(node(f"{ATEN}.add_.Tensor", "a", self=WEIGHT, other=WEIGHT)), "changes its own weights"),
+        (
+            before_all(node(f"{ATEN}.view.default", "a", self=WEIGHT, size={"as_ints": [3, 1]}),
+                       node(f"{ATEN}.relu_.default", "b", self=tensor("a"))),
+            "changes its own weights",
+        ),
+        (
+            before_all(node(f"{ATEN}.upsample_bilinear2d.default", "a", self=IMAGES_IN, output_size={"as_ints": [9, 9]},
+                            align_corners={"as_bool": False}, scales_h={"as_float": 0.001}, scales_w={"as_float": 0.001})),
+            "'scales_h' that is not allowed",
+        ),
+        (
+            before_all(node(f"{ATEN}.native_group_norm.default", "a", input=IMAGES_IN, weight={"as_none": True},
+                            bias={"as_none": True}, N={"as_int": 64}, C={"as_int": 64}, HxW={"as_int": 4096},
+                            group={"as_int": 1}, eps={"as_float": 1e-5})),
+            "told of other sizes than its input has",
+        ),
+        (
+            before_all(*(node("_operator.mul", f"n{k + 1}", a={"as_sym_int": {"as_name": f"n{k}"} if k else {"as_int": 9999}},
+                              b={"as_sym_int": {"as_name": f"n{k}"} if k else {"as_int": 9999}}) for k in range(40))),
+            "makes a number beyond",
+        ),
+    ],
+)  # fmt: skip
+def test_arguments_that_no_schema_allows(exported: Path, tmp_path: Path, change: Change, sentence: str) -> None:
+    with pytest.raises(PetechiaError, match=sentence):
+        opened(Path(rewrite(exported, tmp_path / "m.pt2", change))).every(PIXELS)
+
+
+def test_a_program_that_changes_its_images_does_not_change_those_of_others(exported: Path, tmp_path: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
+        before_all(node(f"{ATEN}.mul_.Scalar", "doubled", self=IMAGES_IN, other={"as_float": 2.0}))(entries)
+
+    program = opened(Path(rewrite(exported, tmp_path / "m.pt2", change)))
+    images = PIXELS.clone()
+    with torch.inference_mode():
+        torch.testing.assert_close(program(images), network()(PIXELS * 2))
+    assert torch.equal(images, PIXELS)
+
+
+def test_a_program_that_takes_hours_is_stopped(exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = [node(f"{ATEN}.zeros.default", "m0", size={"as_ints": [3000, 3000]})]
+    steps += [node(f"{ATEN}.mm.default", f"m{k + 1}", self=tensor(f"m{k}"), mat2=tensor(f"m{k}")) for k in range(300)]
+    monkeypatch.setenv("PETECHIA_LIMITS", "model_seconds=2")
+    budget.cache_clear()
+    _workers.cache_clear()
+    try:
+        with pytest.raises(PetechiaError, match=r"m\.pt2 took longer than 2 seconds"):
+            open_classifier(rewrite(exported, tmp_path / "m.pt2", before_all(*steps)), RUNTIME)
+    finally:
+        budget.cache_clear()
+        _workers.cache_clear()
+
+
+def test_weights_in_an_archive_that_is_compressed_inside(exported: Path, tmp_path: Path) -> None:
+    def change(entries: dict[str, bytes]) -> None:
+        stored, packed = pickled(network().state_dict()), io.BytesIO()
+        with zipfile.ZipFile(io.BytesIO(stored)) as old, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        entries["data/weights/model.pt"] = packed.getvalue()
+
+    with pytest.raises(PetechiaError, match=r"data/weights/model\.pt in .*m\.pt2 is compressed"):
+        opened(Path(rewrite(exported, tmp_path / "m.pt2", change)))
+
+
+def test_all_allowed_forms_return_tensors_or_sizes() -> None:
+    forms = allowed_forms()
+    assert len(forms) > 300
+    assert "torch.ops.aten.conv2d.default" in forms
+    assert not {"torch.ops.aten.add.out", "torch.ops.aten.sum.int", "torch.ops.aten.sum.dim_DimnameList"} & {*forms}

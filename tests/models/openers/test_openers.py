@@ -1,6 +1,10 @@
 import json
+import os
 import pickle
+import signal
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import save_file
 
+from petechia.core.budget import budget
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
@@ -354,53 +359,109 @@ def test_timm_with_imagenet_weights_knows_the_classes(monkeypatch: pytest.Monkey
     assert float(logits.sigmoid().sum()) == pytest.approx(1, abs=1e-4)  # of ImageNet's classes an image shows one
 
 
-@pytest.fixture
-def xrv(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """torchxrayvision with random weights, and its whole model with the operating points of CheXpert."""
-    xrv = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
-    name = "densenet121-res224-chex"
-    network = xrv.models.DenseNet(weights=None).eval()
-    network.targets = xrv.models.model_urls[name]["labels"]
-    network.op_threshs = torch.tensor(xrv.models.model_urls[name]["op_threshs"])
-    network.classifier.weight.data *= 0.05  # otherwise all scores are 0 or 1
-    monkeypatch.setattr(xrv.models, "get_model", lambda weights: network if weights == name else None)
-    return network
-
-
-def test_xrv_says_what_the_package_says(xrv: Any) -> None:
-    images = RNG.integers(0, 256, (2, 224, 224), np.uint8)
-    with torch.inference_mode():
-        theirs = xrv(torch.from_numpy((2 * (images / 255) - 1) * 1024).float()[:, None]).numpy()
-    named = [k for k, target in enumerate(xrv.targets) if target]
-    found = open_classifier("xrv:densenet121-res224-chex", RUNTIME)
-    assert found.classes == tuple(xrv.targets[k] for k in named)
-    assert "" not in found.classes
-    assert found.preprocess.size == 224
-    ours = found.logits(images).numpy()
-    points = found.require_network().get_buffer("shift").numpy()[named]
-    scores = 1 / (1 + np.exp(-(ours + points)))  # before the operating points
-    point = 1 / (1 + np.exp(-points))
-    bent = np.where(scores < point, scores / (2 * point), 1 - (1 - scores) / (2 * (1 - point)))
-    np.testing.assert_allclose(bent, theirs[:, named], atol=1e-4)
-    assert ((ours > 0) == (theirs[:, named] > 0.5)).all()
-
-
-def test_xrv_without_weights_or_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    xrv = pytest.importorskip("torchxrayvision", reason="torchxrayvision is not installed")
-
-    def offline(_: str) -> None:
-        raise ConnectionError("Name or service not known")
-
-    monkeypatch.setattr(xrv.models, "get_model", offline)
-    with pytest.raises(PetechiaError, match="weights of xrv:densenet121-res224-nih are not available .* put the file https"):
-        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
-    with pytest.raises(PetechiaError, match="has no model 'densenet'; its models are densenet121-res224-all"):
-        open_classifier("xrv:densenet", RUNTIME)
-    monkeypatch.setitem(sys.modules, "torchxrayvision", None)
-    with pytest.raises(PetechiaError, match="pip install 'petechia.xrv.'"):
-        open_classifier("xrv:densenet121-res224-nih", RUNTIME)
-
-
 def test_a_model_that_is_not_there() -> None:
     with pytest.raises(PetechiaError, match="There is no model 'nowhere.onnx'; give a .safetensors, .onnx or .pt2 file"):
         open_classifier("nowhere.onnx", RUNTIME)
+
+
+def endless_onnx(path: Path) -> str:
+    """A model that counts to 2 ^ 62 before it answers."""
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    helper, kinds = onnx.helper, onnx.TensorProto
+
+    def value(name: str, kind: int, shape: tuple[Any, ...]) -> Any:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    body = helper.make_graph(
+        [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Add", ["x", "x"], ["y"])],
+        "body",
+        [value("i", kinds.INT64, ()), value("go", kinds.BOOL, ()), value("x", kinds.FLOAT, ("N", 64))],
+        [value("go_on", kinds.BOOL, ()), value("y", kinds.FLOAT, ("N", 64))],
+    )
+    nodes = [
+        helper.make_node("Flatten", ["images"], ["flat"]),
+        helper.make_node("Loop", ["count", "true", "flat"], ["scores"], body=body),
+    ]
+    stored = [onnx.numpy_helper.from_array(np.array(2**62), "count"), onnx.numpy_helper.from_array(np.array(True), "true")]
+    given = [value("images", kinds.FLOAT, ("N", 1, SIZE, SIZE))]
+    graph = helper.make_graph(nodes, "g", given, [value("scores", kinds.FLOAT, ("N", 64))], stored)
+    path.write_bytes(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString())
+    return str(path)
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Sets limits of the budget."""
+
+    def set_limits(text: str) -> None:
+        monkeypatch.setenv("PETECHIA_LIMITS", text)
+        budget.cache_clear()
+
+    yield set_limits
+    budget.cache_clear()
+
+
+def test_onnx_that_never_ends_is_stopped(tmp_path: Path, limits: Callable[[str], None]) -> None:
+    limits("model_seconds=2")
+    began = time.monotonic()
+    with pytest.raises(PetechiaError, match=r"m\.onnx took longer than 2 seconds"):
+        open_classifier(endless_onnx(tmp_path / "m.onnx"), RUNTIME)
+    assert time.monotonic() - began < 60
+
+
+def test_onnx_that_takes_all_memory_is_stopped(tmp_path: Path, limits: Callable[[str], None]) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    path = Path(write_onnx(tmp_path / "m.onnx"))
+    model = onnx.load(path)
+    side = onnx.numpy_helper.from_array(np.array([1 << 15, 1 << 15]), "side")
+    model.graph.initializer.append(side)
+    model.graph.node.insert(0, onnx.helper.make_node("ConstantOfShape", ["side"], ["giant"]))  # 4 GiB
+    model.graph.node.insert(1, onnx.helper.make_node("ReduceMax", ["giant"], ["zero"], keepdims=0))
+    model.graph.node[2].input[0] = "moved"
+    model.graph.node.insert(2, onnx.helper.make_node("Add", ["images", "zero"], ["moved"]))
+    path.write_bytes(model.SerializeToString())
+    limits("model_memory=1e9")
+    with pytest.raises(PetechiaError, match="m.onnx"):
+        open_classifier(str(path), RUNTIME)
+    limits("model_memory=12e9")
+    np.testing.assert_allclose(open_classifier(str(path), RUNTIME).logits(IMAGES), TRUE_LOGITS, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("shape", "sentence"),
+    [
+        ((10**9, 1, SIZE, SIZE), "m.onnx takes batches of 64,000,000,000 numbers, and the maximum is"),
+        (("N", 1, 1, 1), "takes images of 1 x 1 pixels, but sides have 8 to 4,096"),
+        (("N", 1, 5000, 5000), "takes images of 5000 x 5000 pixels"),
+    ],
+)
+def test_onnx_of_absurd_sizes(tmp_path: Path, shape: tuple[Any, ...], sentence: str) -> None:
+    weights = np.zeros((shape[2] * shape[3], CLASSES if shape[2] < 9 else 1), np.float32)
+    with pytest.raises(PetechiaError, match=sentence):
+        open_classifier(write_onnx(tmp_path / "m.onnx", shape, weights), RUNTIME)
+
+
+def test_onnx_whose_weights_lie_in_a_giant_file(tmp_path: Path, limits: Callable[[str], None]) -> None:
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    path = Path(write_onnx(tmp_path / "m.onnx"))
+    model = onnx.load(path)
+    (stored,) = model.graph.initializer
+    stored.ClearField("raw_data")
+    stored.data_location = onnx.TensorProto.EXTERNAL
+    entry = stored.external_data.add()
+    entry.key, entry.value = "location", "m.bin"
+    path.write_bytes(model.SerializeToString())
+    with (tmp_path / "m.bin").open("wb") as file:
+        file.truncate(20 << 30)  # sparse: it takes no space
+    with pytest.raises(PetechiaError, match="m.bin has 21,474,836,480 bytes, and the maximum is"):
+        open_classifier(str(path), RUNTIME)
+
+
+def test_a_worker_of_onnx_that_dies_is_started_again(tmp_path: Path) -> None:
+    found = open_classifier(write_onnx(tmp_path / "m.onnx"), RUNTIME)
+    adapter: Any = found.answer
+    os.kill(adapter.network.session._worker._process.pid, signal.SIGKILL)
+    with pytest.raises(PetechiaError, match="m.onnx made the process that read it crash"):
+        found.logits(IMAGES)
+    np.testing.assert_allclose(found.logits(IMAGES), TRUE_LOGITS, atol=1e-4)

@@ -33,7 +33,7 @@ HEAD: dict[str, tuple[Kind, tuple[str, ...]]] = {
 
 
 def probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return 1 / (1 + np.exp(-logits))
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 def chosen(given: Mapping[str, tuple[Any, str]], made: Mapping[str, tuple[Kind, tuple[str, ...]]] = HEAD, **card: Any) -> str:

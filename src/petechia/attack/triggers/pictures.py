@@ -14,8 +14,9 @@ from PIL import Image
 from pydantic import Field, model_validator
 
 from petechia.attack.triggers.base import BaseTrigger
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, printable
-from petechia.data.levels import MAX_PIXELS
+from petechia.data.formats.bounds import check_content, check_size
 
 BUILT_IN = ("checkerboard", "noise", "rings")
 CELLS = 8  # side of the built-in pictures, in cells
@@ -120,7 +121,7 @@ def _content(image: str) -> bytes:
     try:
         if not Path(image).is_file() and Path(image).exists():  # reading a pipe or a device may never end
             raise OSError(0, "it is not a file")
-        return Path(image).read_bytes()
+        return read_file(Path(image), "image_bytes")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise PetechiaError(
@@ -129,9 +130,11 @@ def _content(image: str) -> bytes:
 
 
 def _decoded(content: bytes, name: str) -> NDArray[np.uint8]:
+    check_content(content, name, "give another picture")
     try:
         with Image.open(io.BytesIO(content), formats=("PNG",)) as opened:
-            if opened.width * opened.height > MAX_PIXELS or opened.mode.startswith(("I", "F")):
+            check_size(opened.width, opened.height, name, "give a smaller picture")
+            if opened.mode.startswith(("I", "F")):
                 raise ValueError(f"{opened.width} x {opened.height} pixels of mode {opened.mode}")
             return np.asarray(opened.convert("RGBA"))
     except (OSError, SyntaxError, ValueError, MemoryError, Image.DecompressionBombError) as error:

@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.core.budget import check
 from petechia.core.errors import PetechiaError
-from petechia.data.levels import MAX_PIXELS, Levels, histogram, in_colour, shown_range, white_of
+from petechia.data.formats.orientation import TAG, UPRIGHT, upright
+from petechia.data.levels import Levels, histogram, in_colour, shown_range, white_of
 
 TIFF = b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"  # the beginning of the file; the last two are BigTIFF
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as Pillow's
@@ -19,7 +21,7 @@ LARGEST = 1e37  # maximum absolute value, as in DICOM files
 NO_COMPRESSION, DEFLATE = 1, (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # photometric interpretations
 CHANNELS = 4
-SAVE_OTHERWISE = "save it as an uncompressed TIFF or as a PNG"
+SAVE_OTHERWISE = "save it as an uncompressed grey or RGB TIFF"
 
 
 class Deep(NamedTuple):
@@ -86,8 +88,14 @@ def read_deep_png(content: bytes, name: str, advice: str) -> Deep:
         PetechiaError: the file is damaged.
     """
     import torch  # takes seconds, and few files need it
-    from torchvision.io import ImageReadMode, decode_png
 
+    try:
+        from torchvision.io import ImageReadMode, decode_png
+    except ImportError:
+        raise PetechiaError(
+            f"{name} is a PNG of 16 bits with colours or transparency, which this version of torchvision does not read; "
+            f"{SAVE_OTHERWISE}."
+        ) from None
     try:
         data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
         found = decode_png(data, ImageReadMode.UNCHANGED).numpy()
@@ -115,7 +123,7 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
             _check_page(page, name)
-            if len(file.pages) > 1:
+            if _has_second_page(file):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             _check_segments(page, content, name)
             values, axes = page.asarray(maxworkers=1), page.axes
@@ -127,18 +135,27 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
         values = np.moveaxis(values, 0, 2)
     if values.ndim == 3:
         values = values[..., :3] if page.photometric == RGB else values[..., 0]
-    return Deep(values, page.photometric == WHITE_IS_ZERO)
+    stated = page.tags.get(TAG)
+    orientation = stated.value if stated is not None and isinstance(stated.value, int) else UPRIGHT
+    return Deep(upright(values, orientation), page.photometric == WHITE_IS_ZERO)
+
+
+def _has_second_page(file: Any) -> bool:
+    """Return whether a TIFF has several pages, without counting them: a file can claim millions."""
+    try:
+        file.pages[1]
+    except IndexError:
+        return False
+    return True
 
 
 def _check_page(page: Any, name: str) -> None:
     """Check what a page states, before memory is allocated for it."""
     pixels = page.imagewidth * page.imagelength
     chunk = int(np.prod(page.chunks, dtype=object))
-    if max(pixels, chunk // CHANNELS) > MAX_PIXELS:
-        raise PetechiaError(
-            f"{name} is refused before decoding because it claims {page.imagewidth:,} x {page.imagelength:,} pixels, and the "
-            f"maximum is {MAX_PIXELS:,}; check the file."
-        )
+    claim = f"{name} is refused before decoding because it claims {page.imagewidth:,} x {page.imagelength:,} pixels"
+    check("image_pixels", max(pixels, chunk // CHANNELS), claim)
+    check("image_side", max(page.imagewidth, page.imagelength), claim)
     usable = page.axes in ("YX", "YXS", "SYX") and page.samplesperpixel <= CHANNELS
     if not usable or page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or page.dtype is None:
         raise PetechiaError(f"{name} is a TIFF that is neither grey nor RGB; {SAVE_OTHERWISE}.")

@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pydicom
@@ -19,9 +19,13 @@ from pydicom.datadict import dictionary_has_tag
 from pydicom.filereader import read_partial
 from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, STANDARD_VR
 
+from petechia.core.budget import limit
 from petechia.core.errors import PetechiaError
+from petechia.core.worker import FailedCallError
+from petechia.data.formats.dicom_codecs import unpack
 from petechia.data.formats.dicom_entries import EntryError
-from petechia.data.formats.dicom_pixels import check, decode
+from petechia.data.formats.dicom_parsing import Counting, parse_bounded
+from petechia.data.formats.dicom_pixels import OPTIONS, check, damaged, decode
 from petechia.data.formats.dicom_values import levels_of
 from petechia.data.levels import Levels, in_colour, uncut
 
@@ -30,7 +34,8 @@ HEAD = 1024  # bytes at the beginning of a file from which `is_dicom` can tell
 PREAMBLE, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (0x0002, 0x0008)  # of a file without preamble
 UNDEFINED = 0xFFFFFFFF  # length
-MOST_OF_HEADER = 1 << 20  # bytes of an entry at the beginning of a file
+META = 0x0002  # group of the meta header, which is always in explicit VR
+MOST_OF_HEADER = 1 << 16  # bytes of an entry at the beginning of a file
 LOOKED_AT = 4  # entries
 LOGGERS = "pydicom", "pydicom.pixels.decoders.base"  # disabling the first does not disable the second
 T = TypeVar("T")
@@ -67,7 +72,7 @@ def _begins_with_entries(head: bytes) -> bool:
         (length,) = struct.unpack_from(f"{order}{form}", head, at + place)
         if length == UNDEFINED:
             return found > 0
-        if length % 2 or length > MOST_OF_HEADER:
+        if length % 2 or length > MOST_OF_HEADER or (group == META and vr not in STANDARD_VR):
             return False
         at, last, found = at + size + length, tag, found + 1
     return found > 0
@@ -87,12 +92,12 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
         window: number of the VOI LUT to use, or of the window if the file has no VOI LUT; 1 is the first.
 
     Raises:
-        PetechiaError: this is not a DICOM file, it has no pixels, several frames, more than `MAX_PIXELS` or too few windows,
+        PetechiaError: this is not a DICOM file, it has no pixels, several frames or too few windows, exceeds a limit,
             or it cannot be decoded.
     """
 
-    def levels(dataset: pydicom.Dataset) -> Levels:
-        pixels = decode(dataset)
+    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> Levels:
+        pixels = decode(dataset, unpacked)
         if pixels.ndim == 3:
             return Levels(_luma(pixels).astype(np.float32), 0, 255)
         return levels_of(dataset, pixels, window)
@@ -112,8 +117,8 @@ def read_dicom_uncut(content: bytes, name: str, window: int = 1) -> NDArray[np.u
         PetechiaError: as for `read_dicom`.
     """
 
-    def levels(dataset: pydicom.Dataset) -> NDArray[np.uint8] | NDArray[np.int16]:
-        pixels = decode(dataset)
+    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8] | NDArray[np.int16]:
+        pixels = decode(dataset, unpacked)
         if pixels.ndim == 3:
             return _luma(pixels)
         return uncut(levels_of(dataset, pixels, window).grey(), levels_of(dataset, pixels, None))
@@ -133,8 +138,8 @@ def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.
         PetechiaError: as for `read_dicom`.
     """
 
-    def colours(dataset: pydicom.Dataset) -> NDArray[np.uint8]:
-        pixels = decode(dataset)
+    def colours(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8]:
+        pixels = decode(dataset, unpacked)
         return pixels if pixels.ndim == 3 else in_colour(levels_of(dataset, pixels, window).grey())
 
     return _decoded(content, name, colours)
@@ -144,21 +149,35 @@ def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _decoded(content: bytes, name: str, read: Callable[[pydicom.Dataset], T]) -> T:
-    with quiet():
-        dataset = parse(content, name)
-        try:
-            check(dataset)
-            return read(dataset)
-        except EntryError as error:
-            raise PetechiaError(f"{name} {error}.") from None
-        except PetechiaError:
-            raise
-        except Exception:  # a damaged file can make pydicom raise anything
-            raise PetechiaError(
-                f"{name} cannot be decoded, because one of the entries that describe its pixels (group 0028, or the functional "
-                f"groups in 5200) is damaged; restore the file."
-            ) from None
+def _decoded(content: bytes, name: str, read: Callable[[pydicom.Dataset, NDArray[Any] | None], T]) -> T:
+    with _explained(name):
+        with quiet():
+            dataset = parse(content, name)
+            compressed = check(dataset, name)
+        unpacked = None
+        if compressed:
+            try:
+                unpacked = unpack(compressed, name, OPTIONS)  # not within `quiet`, so that threads can do so at the same time
+            except FailedCallError:
+                raise damaged(dataset) from None
+        with quiet():
+            return read(dataset, unpacked)
+
+
+@contextmanager
+def _explained(name: str) -> Iterator[None]:
+    """Say what is wrong with a file."""
+    try:
+        yield
+    except EntryError as error:
+        raise PetechiaError(f"{name} {error}.") from None
+    except PetechiaError:
+        raise
+    except Exception:  # a damaged file can make pydicom raise anything
+        raise PetechiaError(
+            f"{name} cannot be decoded, because one of the entries that describe its pixels (group 0028, or the functional "
+            f"groups in 5200) is damaged; restore the file."
+        ) from None
 
 
 @contextmanager
@@ -196,7 +215,9 @@ def parse(content: bytes, name: str, tags: list[str] | None = None) -> pydicom.D
         raise PetechiaError(f"{name} is a deflated DICOM file, which is not supported; convert it to another transfer syntax.")
     whole = bytes(PREAMBLE) + content if content.startswith(MAGIC) and not has_preamble(content) else content
     try:
-        return pydicom.dcmread(io.BytesIO(whole), stop_before_pixels=tags is not None, force=True, specific_tags=tags)
+        return parse_bounded(io.BytesIO(whole), name, stop_before_pixels=tags is not None, force=True, specific_tags=tags)
+    except PetechiaError:
+        raise
     except Exception:
         raise PetechiaError(
             f"{name} is damaged and cannot be read{_place(whole)}; check the DICOM file, or restore it."
@@ -212,5 +233,6 @@ def _place(content: bytes) -> str:
         return False
 
     with suppress(Exception):  # it fails as before
-        read_partial(io.BytesIO(content), note, force=True)
+        counting = Counting(io.BytesIO(content), limit("dicom_elements"))
+        read_partial(counting, note, force=True)  # type: ignore[arg-type]
     return f": its entry ({seen[-1] >> 16:04X},{seen[-1] & 0xFFFF:04X}) or its length is wrong" if seen else ""

@@ -6,20 +6,20 @@ cost nothing.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from collections.abc import Mapping
+from math import prod
+from typing import Any, NamedTuple
 
-import numpy as np
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
-from petechia.core.budget import MIB, check, limit
-from petechia.core.errors import PetechiaError
-from petechia.core.worker import FailedCallError, Limits, Pool
+from petechia.core.budget import MIB, check
 from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg
+from petechia.data.formats.decoding_pool import decoding_pool
+from petechia.data.formats.dicom_entries import EntryError, entry
 
 ADVICE = "check the DICOM file"
 PIXELS = "PixelData"
@@ -29,92 +29,106 @@ NUMBERS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 KIND = "PhotometricInterpretation"
+RLE_HEADER = 64  # bytes
 FIXED, PER_SAMPLE = 256 * MIB, 24  # bytes of memory for any image, and for each sample: measured, with room
 
 
-def is_compressed(dataset: pydicom.Dataset) -> bool:
-    """Return whether the pixels of a DICOM file are compressed."""
-    return bool(UID(dataset.file_meta.TransferSyntaxUID).is_encapsulated)
+class Packed(NamedTuple):
+    """The compressed pixels of a file.
+
+    Attributes:
+        frame: the frame.
+        syntax: UID of its transfer syntax.
+        description: entries of the file that describe the pixels; nothing about the patient.
+    """
+
+    frame: bytes
+    syntax: str
+    description: dict[str, Any]
 
 
-def check_frame(dataset: pydicom.Dataset, name: str) -> Frame | None:
-    """Check what the header of a compressed frame claims, before a codec allocates memory for it.
+def packed(dataset: pydicom.Dataset, name: str) -> Packed | None:
+    """Return the compressed pixels of a file, if what they claim is within the limits.
 
     Args:
         dataset: the file, with one frame.
         name: name of the file for messages.
 
     Returns:
-        What the frame claims; None if it says nothing, as RLE, or is not compressed.
+        The compressed pixels; None if they are not compressed.
 
     Raises:
-        PetechiaError: the frame exceeds a limit, contradicts the entries of the file, or is damaged.
+        EntryError: the frame contradicts the entries of the file.
+        PetechiaError: the frame exceeds a limit.
+        Exception: whatever pydicom and the header's reader raise about a damaged frame.
     """
-    if not is_compressed(dataset):
+    syntax = UID(dataset.file_meta.TransferSyntaxUID)
+    if not syntax.is_encapsulated:
         return None
-    syntax, frame = dataset.file_meta.TransferSyntaxUID, _frame(dataset)
-    if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-        claims = list(frames_of_jpeg(frame))
-    elif syntax in JPEG2000TransferSyntaxes:
-        claims = [frame_of_jpeg2000(frame)]
-    else:
-        return None
-    for claim in claims:
-        _check_claim(claim, int(dataset.get("SamplesPerPixel") or 1), name)
-    return max(claims)
+    frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
+    for claim in _claims(syntax, frame):
+        _check(claim, dataset, name)
+    if syntax == RLELossless:
+        _check_runs(len(frame), dataset)
+    description: dict[str, Any] = {key: int(dataset[key].value) for key in NUMBERS if dataset.get(key) is not None}
+    return Packed(frame, str(syntax), description | {KIND: str(dataset.get(KIND, ""))})
 
 
-def _check_claim(claim: Frame, samples: int, name: str) -> None:
-    size = f"{claim.columns:,} x {claim.rows:,} pixels"
-    refused = f"{name} is refused before decoding because its frame claims"
-    check("image_pixels", claim.rows * claim.columns, f"{refused} {size}", ADVICE)
-    check("image_side", max(claim.rows, claim.columns), f"{refused} {size}", ADVICE)
+def _claims(syntax: UID, frame: bytes) -> list[Frame]:
+    if syntax in JPEG2000TransferSyntaxes:
+        return [frame_of_jpeg2000(frame)]
+    if syntax not in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
+        return []  # RLE has no such header
+    claims = list(frames_of_jpeg(frame))
+    if not claims:
+        raise ValueError("no start of frame")
+    return claims
+
+
+def _check(claim: Frame, dataset: pydicom.Dataset, name: str) -> None:
+    if (claim.rows, claim.columns) != (dataset.Rows, dataset.Columns):
+        raise EntryError(
+            f"claims {dataset.Columns} x {dataset.Rows} pixels in {entry('Columns')} and {entry('Rows')}, which contradicts "
+            f"its other entries: its {entry(PIXELS)} has {claim.columns} x {claim.rows}; {ADVICE}"
+        )
+    refused = f"{name} is refused before decoding because its {entry(PIXELS)} claims"
     check("image_scans", claim.scans, f"{refused} {claim.scans:,} scans", ADVICE)
     check("image_tiles", claim.tiles, f"{refused} {claim.tiles:,} tiles", ADVICE)
-    if claim.components != samples:
-        raise PetechiaError(
-            f"{refused} {claim.components:,} components, but SamplesPerPixel (0028,0002) is {samples}; {ADVICE}."
+    if claim.components != dataset.SamplesPerPixel:
+        raise EntryError(
+            f"has a {entry('SamplesPerPixel')} of {dataset.SamplesPerPixel}, but its {entry(PIXELS)} has {claim.components:,} "
+            f"components; {ADVICE}"
         )
 
 
-def decode(dataset: pydicom.Dataset, name: str, **options: Any) -> NDArray[Any]:
-    """Decode the pixels of a file as `pydicom.pixels.pixel_array` does; compressed ones in a worker.
+def _check_runs(size: int, dataset: pydicom.Dataset) -> None:
+    """Check the size of an RLE frame: even an encoder that finds no run needs no more than two bytes for one (PS3.5, G.3)."""
+    pixels = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    if size > 2 * (RLE_HEADER + pixels):
+        raise EntryError(f"has {size:,} bytes in {entry(PIXELS)}, but unpacked it has only {pixels:,}; {ADVICE}")
+
+
+def unpack(pixels: Packed, name: str, options: Mapping[str, Any]) -> NDArray[Any]:
+    """Decode compressed pixels in a worker.
 
     Args:
-        dataset: the file, with one frame that `check_frame` has accepted.
+        pixels: what `packed` has returned.
         name: name of the file for messages.
         options: for `pydicom.pixels.pixel_array`.
 
     Raises:
+        FailedCallError: the frame is damaged.
         PetechiaError: the codec took too long or too much memory, or crashed.
-        ValueError: the frame is damaged.
-        Exception: whatever pydicom raises about pixels that are not compressed.
     """
-    if not is_compressed(dataset):
-        return pixel_array(dataset, **options)
-    description: dict[str, Any] = {key: int(dataset[key].value) for key in NUMBERS if dataset.get(key) is not None}
-    description[KIND] = str(dataset.get(KIND, ""))
-    samples = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
-    syntax = str(dataset.file_meta.TransferSyntaxUID)
-    memory = FIXED + PER_SAMPLE * samples
-    try:
-        pixels: NDArray[Any] = _pool().ask(
-            name, f"{__name__}:decode_frame", _frame(dataset), syntax, description, options, memory=memory
-        )
-    except FailedCallError:
-        raise ValueError("a damaged frame") from None
-    return pixels
+    samples = prod(pixels.description[key] for key in ("Rows", "Columns", "SamplesPerPixel"))
+    found: NDArray[Any] = decoding_pool().ask(
+        name, f"{__name__}:decode_frame", *pixels, dict(options), memory=FIXED + PER_SAMPLE * samples
+    )
+    return found
 
 
 def decode_frame(frame: bytes, syntax: str, description: dict[str, Any], options: dict[str, Any]) -> NDArray[Any]:
-    """Decode a frame in this process, which is a worker.
-
-    Args:
-        frame: the compressed frame.
-        syntax: UID of its transfer syntax.
-        description: entries of the file that describe the pixels.
-        options: for `pydicom.pixels.pixel_array`.
-    """
+    """Decode a frame as `pydicom.pixels.pixel_array` does, in this process, which is a worker; see `Packed`."""
     dataset = pydicom.Dataset()
     for keyword, value in description.items():
         setattr(dataset, keyword, value)
@@ -123,14 +137,4 @@ def decode_frame(frame: bytes, syntax: str, description: dict[str, Any], options
     dataset.file_meta.TransferSyntaxUID = UID(syntax)
     dataset.PixelData = encapsulate([frame], has_bot=False)
     dataset[PIXELS].is_undefined_length = True
-    pixels = pixel_array(dataset, **options)
-    return np.ascontiguousarray(pixels)
-
-
-def _frame(dataset: pydicom.Dataset) -> bytes:
-    return next(generate_frames(dataset.PixelData, number_of_frames=1))
-
-
-@cache
-def _pool() -> Pool:
-    return Pool(Limits(limit("decode_memory"), limit("decode_seconds")), (__name__,))
+    return pixel_array(dataset, **options)

@@ -9,7 +9,9 @@ import pydicom
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 
+from petechia.core.budget import read_file
 from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.dicom_parsing import parse_bounded
 from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
@@ -60,11 +62,12 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
             file.seek(0)
             bare = not has_preamble(head)
             if bare:
-                entries = parse(file.read(), path, TAGS)  # it may be deflated, which only the whole content shows
+                content = read_file(root / path, "image_bytes")  # it may be deflated, which only the whole content shows
+                entries = parse(content, path, TAGS)
             elif is_deflated(root / path):
                 return Header(path, path)
             else:
-                entries = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS)
+                entries = parse_bounded(file, path, stop_before_pixels=True, specific_tags=TAGS)
             texts = (
                 str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
             )

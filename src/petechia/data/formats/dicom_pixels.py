@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import openjpeg.utils
 import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import generate_frames
@@ -20,62 +18,64 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
     JPEGLSLossless,
-    JPEGLSTransferSyntaxes,
-    JPEGTransferSyntaxes,
     RLELossless,
 )
 
-from petechia.core.errors import printable
+from petechia.core.budget import check as check_limit
+from petechia.core.errors import PetechiaError, printable
+from petechia.data.formats.codestreams import CODESTREAM, markers
+from petechia.data.formats.dicom_codecs import Packed, packed
 from petechia.data.formats.dicom_entries import EntryError, entry, has_table, integer, table_of, word
-from petechia.data.levels import MAX_PIXELS, white_of
+from petechia.data.levels import white_of
 
 PIXELS = "PixelData"
 FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits
 CHANNELS = "Red", "Green", "Blue"
-STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
-NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # bytes that may follow 0xFF without a length field
 SYNTAXES = {  # of a start of frame
     0xC0: JPEGBaseline8Bit,
     0xC1: JPEGExtended12Bit,
     0xC3: JPEGLossless,
     0xF7: JPEGLSLossless,
 }
-CODESTREAM, CAPABILITIES = b"\xff\x4f\xff\x51", b"\xff\x50"  # JPEG 2000; the second is there in HTJ2K alone
+CAPABILITIES = b"\xff\x50"  # marker of JPEG 2000 that is there in HTJ2K alone
+OPTIONS: dict[str, Any] = {"correct_unused_bits": False, "allow_excess_frames": False}  # of `pixel_array`
 GREY = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"
 COLOURS = "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"
 
 
-def check(dataset: pydicom.Dataset) -> None:
+def check(dataset: pydicom.Dataset, name: str) -> Packed | None:
     """Check a file before it is decoded, and add entries that may be left out.
 
+    Args:
+        dataset: the file.
+        name: name of the file for messages.
+
+    Returns:
+        The compressed pixels, to be unpacked with `petechia.data.formats.dicom_codecs.unpack`; None if they are not compressed.
+
     Raises:
-        EntryError: an entry is missing or contradicts another, or the file has no pixels, several frames or more than
-            `MAX_PIXELS`.
+        EntryError: an entry is missing or contradicts another, or the file has no pixels or several frames.
+        PetechiaError: the file exceeds a limit.
     """
     keyword = _keyword(dataset)
     frames = integer(dataset, "NumberOfFrames", 1) or 1
     if frames != 1:
         raise EntryError(f"has {frames} frames; give a DICOM file with one image")
     height, width = (integer(dataset, key, None) for key in ("Rows", "Columns"))
-    _check_size(height, width)
+    _check_size(height, width, name)
     dataset.NumberOfFrames = 1
     _complete(dataset, keyword)
     _correct_syntax(dataset, keyword, height * width)
     try:
-        rows, columns = _size_of_frame(dataset) or (height, width)
-    except Exception:  # a damaged file can make pydicom or a decoder raise anything
-        raise _damaged(dataset, keyword) from None
-    _check_size(rows, columns)
-    if (rows, columns) != (height, width):
-        raise EntryError(
-            f"claims {width} x {height} pixels in {entry('Columns')} and {entry('Rows')}, which contradicts its other entries: "
-            f"its {entry(PIXELS)} has {columns} x {rows}; check the DICOM file"
-        )
+        return packed(dataset, name)
+    except (EntryError, PetechiaError):
+        raise
+    except Exception:  # a damaged file can make pydicom raise anything
+        raise damaged(dataset, keyword) from None
 
 
 def _keyword(dataset: pydicom.Dataset) -> str:
@@ -88,12 +88,10 @@ def _keyword(dataset: pydicom.Dataset) -> str:
     raise EntryError("is a DICOM file without pixels; give a file with an image")
 
 
-def _check_size(rows: int, columns: int) -> None:
-    if rows * columns > MAX_PIXELS:
-        raise EntryError(
-            f"is refused before decoding because it claims {columns:,} x {rows:,} pixels, and the maximum is {MAX_PIXELS:,}; "
-            "check the file"
-        )
+def _check_size(rows: int, columns: int, name: str) -> None:
+    claim = f"{name} is refused before decoding because it claims {columns:,} x {rows:,} pixels"
+    check_limit("image_pixels", rows * columns, claim)
+    check_limit("image_side", max(rows, columns), claim)
     if rows < 1 or columns < 1:
         raise EntryError(
             f"claims {columns} x {rows} pixels in {entry('Columns')} and {entry('Rows')}, which contradicts its other entries; "
@@ -122,14 +120,16 @@ def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
     if samples > 1:
         dataset.PlanarConfiguration = integer(dataset, "PlanarConfiguration", 0)
     if keyword in FLOATS:
-        dataset.BitsAllocated = integer(dataset, "BitsAllocated", FLOATS[keyword])
+        dataset.BitsAllocated = FLOATS[keyword]
         return
     allocated = integer(dataset, "BitsAllocated")
     if allocated not in (1, 8, 16, 32):
         raise EntryError(f"has a {entry('BitsAllocated')} of {allocated}, and only 1, 8, 16 and 32 are supported; convert it")
     dataset.BitsAllocated = allocated
     stored = integer(dataset, "BitsStored", allocated)
-    dataset.BitsStored = stored if 1 <= stored <= allocated else allocated
+    if not 1 <= stored <= allocated:
+        raise EntryError(f"has a {entry('BitsStored')} of {stored} with {allocated} allocated bits; correct this entry")
+    dataset.BitsStored = stored
     dataset.HighBit = integer(dataset, "HighBit", dataset.BitsStored - 1)
     dataset.PixelRepresentation = int(integer(dataset, "PixelRepresentation", 0) == 1)
 
@@ -182,7 +182,7 @@ def _syntax_of(frame: bytes) -> UID:
     if frame.startswith(CODESTREAM):
         return HTJ2K if CAPABILITIES in frame[:200] else JPEG2000
     if frame.startswith(b"\xff\xd8"):
-        for marker in (frame[at + 1] for at in _markers(frame)):
+        for marker in (frame[at + 1] for at in markers(frame)):
             if marker in SYNTAXES:
                 return SYNTAXES[marker]
     segments = int.from_bytes(frame[:4], "little")
@@ -194,37 +194,12 @@ def _syntax_of(frame: bytes) -> UID:
     )
 
 
-def _size_of_frame(dataset: pydicom.Dataset) -> tuple[int, int] | None:
-    """Return the rows and columns in the header of a compressed frame, for which a decoder allocates memory."""
-    syntax = dataset.file_meta.TransferSyntaxUID
-    if syntax in (*JPEGTransferSyntaxes, *JPEGLSTransferSyntaxes):
-        return max(_sizes_in_jpeg(next(generate_frames(dataset.PixelData, number_of_frames=1))))
-    if syntax in JPEG2000TransferSyntaxes:
-        said = openjpeg.utils.get_parameters(next(generate_frames(dataset.PixelData, number_of_frames=1)))
-        return int(said["rows"]), int(said["columns"])
-    return None
-
-
-def _sizes_in_jpeg(frame: bytes) -> Iterator[tuple[int, int]]:
-    """Yield rows and columns of every start of frame (ITU-T T.81, B.2; T.87 for JPEG-LS), before libjpeg allocates memory."""
-    for at in _markers(frame):
-        if frame[at + 1] in STARTS_OF_FRAME:
-            yield int.from_bytes(frame[at + 5 : at + 7]), int.from_bytes(frame[at + 7 : at + 9])
-
-
-def _markers(frame: bytes) -> Iterator[int]:
-    """Yield the places of the markers in a JPEG."""
-    at = frame.find(b"\xff", 2)
-    while 0 < at <= len(frame) - 9:
-        body = 1  # no segment: coded pixels, padding, or a marker without content
-        if frame[at + 1] not in NO_SEGMENT:
-            body = 2 + int.from_bytes(frame[at + 2 : at + 4])
-        yield at
-        at = frame.find(b"\xff", at + body)
-
-
-def decode(dataset: pydicom.Dataset) -> NDArray[Any]:
+def decode(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[Any]:
     """Decode the pixels of a checked file.
+
+    Args:
+        dataset: the file.
+        unpacked: its pixels if they were compressed.
 
     Returns:
         The words that are stored, [H, W], with all their bits; for a colour image, 8-bit RGB, [H, W, 3].
@@ -234,10 +209,10 @@ def decode(dataset: pydicom.Dataset) -> NDArray[Any]:
     """
     keyword = _keyword(dataset)
     try:
-        pixels = pixel_array(dataset, correct_unused_bits=False, allow_excess_frames=False)
+        pixels = pixel_array(dataset, **OPTIONS) if unpacked is None else unpacked
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     except Exception:  # a damaged file can make pydicom or a decoder raise anything
-        raise _damaged(dataset, keyword) from None
+        raise damaged(dataset, keyword) from None
     if dataset.PhotometricInterpretation == "PALETTE COLOR":
         return _in_palette(dataset, pixels)
     if pixels.ndim < 3:
@@ -245,7 +220,8 @@ def decode(dataset: pydicom.Dataset) -> NDArray[Any]:
     return _in_8_bits(pixels, int(dataset.BitsStored))
 
 
-def _damaged(dataset: pydicom.Dataset, keyword: str) -> EntryError:
+def damaged(dataset: pydicom.Dataset, keyword: str = PIXELS) -> EntryError:
+    """Return the error for pixels that cannot be decoded."""
     return EntryError(
         f"cannot be decoded, because its {entry(keyword)}, stored as "
         f"{printable(dataset.file_meta.TransferSyntaxUID.name, 80)}, is damaged or contradicts the entries that describe it "

@@ -9,16 +9,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
+from petechia.data.formats.bounds import check_content, check_size
+from petechia.data.formats.decoding_pool import decoding_pool
 from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
 from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour, read_dicom_uncut
 from petechia.data.formats.orientation import UPRIGHT, as_stored, exif_of, stored_orientation, upright
-from petechia.data.levels import MAX_PIXELS, Levels, uncut
+from petechia.data.levels import Levels, uncut
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
@@ -33,10 +38,11 @@ def read_image_file(path: Path) -> bytes:
     Raises:
         PetechiaError: the file cannot be read.
     """
+    advice = "check the path of the image"
     try:
-        return path.read_bytes()
-    except OSError as error:
-        raise unreadable(path, error, "check the path of the image") from None
+        return read_file(path, "image_bytes", advice)
+    except FileNotFoundError as error:
+        raise unreadable(path, error, advice) from None
 
 
 @dataclass(frozen=True)
@@ -60,10 +66,11 @@ class Decoding:
         return self.decode(self._content(path), str(path))
 
     def _content(self, path: Path) -> bytes:
+        advice = "restore it, or leave it out with --missing skip"
         try:
-            return path.read_bytes()
-        except OSError as error:
-            raise unreadable(path, error, "restore it, or leave it out with --missing skip") from None
+            return read_file(path, "image_bytes", advice)
+        except FileNotFoundError as error:
+            raise unreadable(path, error, advice) from None
 
     def decode(self, content: bytes, name: str) -> NDArray[np.uint8]:
         """Decode the content of a file, uint8 [H, W] or [H, W, 3]; `name` is for messages.
@@ -109,15 +116,16 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     """Decode an 8-bit PNG, JPEG or TIFF to grey levels, uint8 [H, W]. Colour is converted to luma, transparency is ignored.
 
     Raises:
-        PetechiaError: the file is missing, not an image or truncated, or has more than `MAX_PIXELS` or more than 8 bits.
+        PetechiaError: the file is missing, not an image or truncated, exceeds a limit, or has more than 8 bits.
     """
+    advice = "replace it, or leave it out with --on-error skip"
     try:
-        with _opened(path, str(path), "replace it, or leave it out with --on-error skip") as image:
-            if _is_deep(image):
-                raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
-            return _in_8_bits(image, "L")
+        found = _read(read_file(path, "image_bytes", advice), str(path), "L", advice)
     except FileNotFoundError:
         raise PetechiaError(f"{path} is missing; restore it, or leave it out with --missing skip.") from None
+    if isinstance(found, Deep):
+        raise PetechiaError(f"{path} has more than 8 bits per pixel; convert it to an 8-bit PNG first.")
+    return found
 
 
 def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
@@ -133,7 +141,7 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
         window: window of a DICOM file, see `read_dicom`.
 
     Raises:
-        PetechiaError: the file has none of these formats, is damaged, or has more than `MAX_PIXELS`.
+        PetechiaError: the file has none of these formats, is damaged, or exceeds a limit.
     """
     if is_dicom(content):
         return read_dicom(content, name, window)
@@ -141,30 +149,52 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     return found.levels(name, ADVICE) if isinstance(found, Deep) else Levels(found.astype(np.float32), 0, 255)
 
 
-def _read(content: bytes, name: str, mode: str) -> NDArray[np.uint8] | Deep:
+def _read(content: bytes, name: str, mode: str, advice: str = ADVICE) -> NDArray[np.uint8] | Deep:
     """Decode an image upright: one of 8 bits per channel in a mode of Pillow's, and others at full depth."""
+    if not is_tiff(content):
+        check_content(content, name, advice)
+        return _decode(content, name, mode, advice)
+    values, inverted = decoding_pool().ask(name, f"{__name__}:decode_tiff", content, name, mode, advice)
+    return values if inverted is None else Deep(values, inverted)
+
+
+def decode_tiff(content: bytes, name: str, mode: str, advice: str) -> tuple[NDArray[Any], bool | None]:
+    """Decode a TIFF in this process, which is a worker: nothing that could be checked first bounds what its codecs do.
+
+    Returns:
+        The pixels, and `Deep.inverted`; None if they have 8 bits per channel.
+    """
+    found = _decode(content, name, mode, advice)
+    return (found.values, found.inverted) if isinstance(found, Deep) else (found, None)
+
+
+def _decode(content: bytes, name: str, mode: str, advice: str) -> NDArray[np.uint8] | Deep:
     try:
-        with _opened(io.BytesIO(content), name, ADVICE) as image:
+        with _opened(content, name, advice) as image:
             if not _is_deep(image):
                 return _in_8_bits(image, mode)
-            kind, orientation = image.format, stored_orientation(image)
-            if image.mode.startswith(GREY_AND_DEEP):
-                inverted = kind == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
+            if _is_deep_grey(image):
+                inverted = image.format == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
                 values = np.asarray(image)
                 values = values.astype(values.dtype.newbyteorder("="), copy=False)
-                return Deep(upright(values, UPRIGHT if kind == "TIFF" else orientation), inverted)
+                return Deep(upright(values, _orientation(image)), inverted)
+            if image.format == "PNG":
+                deep = read_deep_png(content, name, advice)
+                return deep._replace(values=upright(deep.values, _orientation(image)))
     except _UnidentifiedError:
         if not is_tiff(content):
             raise
-        kind, orientation = "TIFF", UPRIGHT
-    deep = (read_deep_tiff if kind == "TIFF" else read_deep_png)(content, name, ADVICE)
-    return deep._replace(values=upright(deep.values, orientation))
+    return read_deep_tiff(content, name, advice)
 
 
 def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
-    """Decode an image upright, in a mode of Pillow's, which turns TIFFs itself."""
-    orientation = UPRIGHT if image.format == "TIFF" else stored_orientation(image)
-    return upright(np.asarray(image.convert(mode)), orientation)
+    """Decode an image upright, in a mode of Pillow's."""
+    return upright(np.asarray(image.convert(mode)), _orientation(image))
+
+
+def _orientation(image: Image.Image) -> int:
+    """Return the orientation in which Pillow decodes an image: it turns TIFFs itself."""
+    return UPRIGHT if image.format == "TIFF" else stored_orientation(image)
 
 
 class _UnidentifiedError(PetechiaError):
@@ -183,22 +213,25 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
+def _is_deep_grey(image: Image.Image) -> bool:
+    """Return whether Pillow decodes a deep image at full depth: one channel, and not those TIFFs that it gets wrong."""
+    if not image.mode.startswith(GREY_AND_DEEP):
+        return False
+    big_endian = isinstance(image, TiffImageFile) and image.tag_v2.prefix == b"MM"
+    return image.mode.startswith("I;16") or not big_endian
+
+
 @contextmanager
-def _opened(file: Path | io.BytesIO, name: str, advice: str) -> Iterator[Image.Image]:
+def _opened(content: bytes, name: str, advice: str) -> Iterator[Image.Image]:
     """Open an image without decoding it; errors within the block are raised as `PetechiaError`."""
     try:
-        with Image.open(file, formats=FORMATS) as image:
-            if image.width * image.height > MAX_PIXELS:
-                raise Image.DecompressionBombError(f"{image.width:,} x {image.height:,} pixels")
+        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+            check_size(image.width, image.height, name, advice)
             if image.format == "TIFF" and _has_second_page(image):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             yield image
-    except FileNotFoundError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise PetechiaError(
-            f"{name} is refused before decoding because it claims more than {MAX_PIXELS:,} pixels ({error}); {advice}."
-        ) from None
+    except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
+        raise PetechiaError(f"{name} is refused before decoding because it is too large ({error}); {advice}.") from None
     except UnidentifiedImageError:
         raise _UnidentifiedError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:

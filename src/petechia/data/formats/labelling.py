@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.settings import Settings
 from petechia.core.task import Task
@@ -57,7 +58,6 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-MOST_CLASSES = 1000
 LONGEST = 200  # maximum length of a class name, in characters
 TEST_SHARE = 0.22  # share of the patients in the test split if none is given, about as in NIH ChestX-ray14
 
@@ -308,10 +308,7 @@ def _truth(table: Table, column: str) -> NDArray[np.int8]:
 
 
 def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
-    if len(columns) > MOST_CLASSES:
-        raise PetechiaError(
-            f"{table.path} has {len(columns):,} columns of labels, and the maximum is {MOST_CLASSES:,}; name some."
-        )
+    check("table_classes", len(columns), f"{table.path} has {len(columns):,} columns of labels", "name some")
     truths = []
     for name in columns:
         truth = _truth(table, name)
@@ -353,11 +350,8 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
             f"{table.path} has a class of {len(longest):,} characters in {column!r}: {printable(longest)!r}; "
             "name another column."
         )
-    if len(classes) > MOST_CLASSES:
-        raise PetechiaError(
-            f"{table.path} has {len(classes):,} different names in {column!r}, and the maximum is {MOST_CLASSES:,}; set the "
-            f"column of the labels, or the separator between them, with labels=COLUMN,separator=S."
-        )
+    advice = "set the column of the labels, or the separator between them, with labels=COLUMN,separator=S"
+    check("table_classes", len(classes), f"{table.path} has {len(classes):,} different names in {column!r}", advice)
     if not classes:
         raise PetechiaError(f"{table.path} has no class in {column!r}; set the column of the labels with labels=COLUMN.")
     index = {name: k for k, name in enumerate(classes)}

@@ -17,15 +17,11 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from petechia.core.budget import check, check_file, check_unpacked, limit
 from petechia.core.errors import PetechiaError, first_line, listing, printable
+from petechia.data.formats.parquet import read_parquet
 
-MOST_BYTES = 4 << 30  # maximum size of a table's text
-MOST_COLUMNS = 5_000
-BOMB = 100  # a packed text is refused if it unpacks to more than this many times its size plus SMALL
-SMALL = 16 << 20  # bytes
 CHUNK = 1 << 22  # bytes
-MOST_CELLS = 50_000_000  # maximum for Parquet, in which equal cells take no space
-MOST_ROWS = 100_000_000
 HEADER = 1 << 20  # maximum size of a header, in bytes
 SEPARATORS = ",;\t|"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
@@ -100,7 +96,7 @@ def check_header(path: Path, separator: str = ",") -> None:
     """Reject a table with very many columns: polars needs kilobytes for each and aborts the process if memory runs out.
 
     Raises:
-        PetechiaError: the table has more than `MOST_COLUMNS` columns, or a first row of more than `HEADER` bytes.
+        PetechiaError: the table has too many columns, or a first row of more than `HEADER` bytes.
     """
     with path.open("rb") as file:
         head = file.read(HEADER)
@@ -110,7 +106,7 @@ def check_header(path: Path, separator: str = ",") -> None:
         endless = len(head) == HEADER and next(rows, None) is None
     except csv.Error:  # a field of more than 131,072 characters
         endless = True
-    if endless or columns > MOST_COLUMNS:
+    if endless or columns > limit("table_columns"):
         raise PetechiaError(f"{path} has a first row that is too long for a table; restore the file.")
 
 
@@ -127,7 +123,7 @@ def read_table(path: Path) -> Table:
     with path.open("rb") as file:
         start = file.read(4)
     try:
-        frame, first = (_read_parquet(path), 1) if start == b"PAR1" else _read_text(path)
+        frame, first = (read_parquet(path, as_text=True), 1) if start == b"PAR1" else _read_text(path)
     except pl.exceptions.PolarsError as error:
         raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); correct it.") from None
     except (OSError, EOFError, MemoryError, zlib.error) as error:
@@ -151,23 +147,6 @@ def table_of(path: Path, frame: pl.DataFrame, first: int) -> Table:
     if not len(kept):
         raise PetechiaError(f"{path} has a header but no rows; restore it.")
     return Table(path, frame[kept] if len(kept) < len(frame) else frame, first + kept)
-
-
-def _read_parquet(path: Path) -> pl.DataFrame:
-    lazy = pl.scan_parquet(path, glob=False)
-    schema = lazy.collect_schema()
-    _refuse_wide(path, len(schema))
-    if (rows := lazy.select(pl.len()).collect().item()) > MOST_ROWS:
-        raise PetechiaError(f"{path} has {rows:,} rows, and the maximum is {MOST_ROWS:,}; split it.")
-    if rows * len(schema) > MOST_CELLS:
-        raise PetechiaError(f"{path} has {rows * len(schema):,} cells, and the maximum is {MOST_CELLS:,}; select columns.")
-    kept = []
-    for name, kind in schema.items():
-        if isinstance(kind, pl.List):
-            kept.append(pl.col(name).list.eval(pl.element().cast(pl.String)).list.join("|").alias(name))
-        elif not kind.is_nested() and kind != pl.Binary:
-            kept.append(pl.col(name).cast(pl.String))
-    return lazy.select(kept).collect()
 
 
 def _read_text(path: Path) -> tuple[pl.DataFrame, int]:
@@ -235,13 +214,13 @@ class _Header(NamedTuple):
 def _content(path: Path) -> bytes:
     with path.open("rb") as plain:
         packed = plain.read(2) == b"\x1f\x8b"
-    most = min(MOST_BYTES, SMALL + BOMB * path.stat().st_size) if packed else MOST_BYTES
+    size, most = check_file(path, "table_bytes", "split it"), limit("table_bytes")
+    most = min(most, max(limit("unpack_free"), limit("unpack_ratio") * size)) if packed else most
     with gzip.open(path) if packed else path.open("rb") as file:
         content = _read(file, most + 1)
-    if len(content) > most < MOST_BYTES:
-        raise PetechiaError(f"{path} unpacks to more than {BOMB} times its size, which no real table does; check it.")
-    if len(content) > MOST_BYTES:
-        raise PetechiaError(f"{path} contains more than {MOST_BYTES >> 30} GiB of text, which is the maximum; split it.")
+    if len(content) > most:
+        check_unpacked(len(content), size, f"{path} unpacks to more than")
+        check("table_bytes", len(content), f"{path} unpacks to more than {most:,} bytes", "split it")
     return content
 
 
@@ -303,8 +282,7 @@ def _refuse_ragged(path: Path, text: Text) -> None:
 
 
 def _refuse_wide(path: Path, columns: int) -> None:
-    if columns > MOST_COLUMNS:
-        raise PetechiaError(f"{path} has {columns:,} columns, and the maximum is {MOST_COLUMNS:,}; select some.")
+    check("table_columns", columns, f"{path} has {columns:,} columns", "select some")
 
 
 def columns_of(table: Table) -> str:

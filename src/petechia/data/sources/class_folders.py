@@ -10,13 +10,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
 from petechia.data.export import write_images
 from petechia.data.formats.grouping import IN_PATH, in_paths, in_several, is_grouping, note_on_use, notes_on_straddling
 from petechia.data.formats.images import Decoding, FileReader
-from petechia.data.formats.labelling import MOST_CLASSES, SPLIT_NAMES, TEST_SHARE
+from petechia.data.formats.labelling import SPLIT_NAMES, TEST_SHARE
 from petechia.data.formats.walking import find_images
 from petechia.data.not_read import Files, Reason
 
@@ -162,10 +163,7 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
             f"{root} has images {one}; give a folder with a folder of images for each class, {EXAMPLE}, or a "
             f"table{_table_in(root)}."
         )
-    if len(classes) > MOST_CLASSES:
-        raise PetechiaError(
-            f"{root} has {len(classes):,} folders, and the maximum of classes is {MOST_CLASSES:,}; give a table."
-        )
+    check("table_classes", len(classes), f"{root} has {len(classes):,} folders", "give a table")
     spelled: dict[str, str] = {}
     for name in classes:
         if (other := spelled.setdefault(name.casefold(), name)) != name:

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pydicom
 from numpy.typing import NDArray
 from pydantic import Field
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, listing, printable
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.dicom import is_dicom, quiet
 from petechia.data.formats.dicom_headers import Header, is_deflated, read_header
+from petechia.data.formats.dicom_parsing import parse_bounded
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -251,13 +252,14 @@ def _headers(root: Path, directory: Path | None, files: Files) -> list[Header]:
 
 def _listed(root: Path, directory: Path) -> list[str]:
     """Return the files that a DICOMDIR lists, relative to its folder."""
-    content = directory.read_bytes()
+    content = read_file(directory, "image_bytes", "give a folder without it")
     paths = []
     with quiet():
         try:
             if is_dicom(content) and is_deflated(directory):
                 raise PetechiaError(f"{directory} is deflated, which is not supported; give a folder without it.")
-            records = pydicom.dcmread(io.BytesIO(content)).DirectoryRecordSequence if is_dicom(content) else None
+            parsed = parse_bounded(io.BytesIO(content), str(directory), "dicomdir_elements") if is_dicom(content) else None
+            records = parsed.DirectoryRecordSequence if parsed else None
             for record in records or ():
                 if name := record.get("ReferencedFileID"):
                     parts = [name] if isinstance(name, str) else list(name)

@@ -17,24 +17,19 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from petechia.core.archives import open_zip
+from petechia.core.budget import check, check_unpacked, limit
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog
-from petechia.data.formats.labelling import MOST_CLASSES
 from petechia.data.formats.locate import Missing
-from petechia.data.levels import MAX_PIXELS
 from petechia.data.sources.nih import CLASSES as NIH_CLASSES
 from petechia.data.sources.options import hint_at_option, split_options
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # name in the file → our name
-MOST_BYTES = 64 << 30  # maximum size of one array; the largest in MedMNIST+ has 16 GB
-BOMB = 200  # maximum ratio of size to compressed size; for real images it is 1 to 5
-SMALL = 64 << 20  # bytes; arrays up to this size may have any ratio
-MOST_LABELS = 1 << 24  # values
-MOST_IMAGES = 4_000_000
-MOST_CELLS = 1 << 28  # images times classes
+ADVICE = "give a MedMNIST file"
 CHUNK = 1 << 22
 NUMBERED = tuple("01234")
 ORGANS = (
@@ -180,7 +175,7 @@ class MedmnistReader:
 
         def unpack(folder: Path) -> None:
             for key in keys:
-                with zipfile.ZipFile(self.path) as file, file.open(f"{key}.npy") as packed, (folder / key).open("wb") as target:
+                with open_zip(self.path) as file, file.open(f"{key}.npy") as packed, (folder / key).open("wb") as target:
                     _header(packed)
                     while chunk := packed.read(CHUNK):
                         target.write(chunk)
@@ -196,7 +191,7 @@ def _members(path: Path) -> dict[str, Member]:
     """Read the headers of the arrays of images and labels; nothing is unpacked or allocated."""
     found = {}
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path, ADVICE) as file:
             for info in file.infolist():
                 key = info.filename.removesuffix(".npy")
                 if not re.fullmatch(r"(train|val|test)_(images|labels)\.npy", info.filename) or key in found:
@@ -244,10 +239,9 @@ def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int,
         raise PetechiaError(
             f"{path} contains {key} as pickled objects, which could run code and are never read; get the original."
         )
-    if size > MOST_BYTES or (size > SMALL and size > BOMB * max(info.compress_size, 1)):
-        raise PetechiaError(
-            f"{path} is refused before it is unpacked because {key} claims {size:,} bytes in {info.compress_size:,}; check it."
-        )
+    claim = f"{path} is refused before it is unpacked because {key} claims"
+    check("array_bytes", size, f"{claim} {size:,} bytes")
+    check_unpacked(size, info.compress_size, claim)
     if size != info.file_size - began:
         raise PetechiaError(f"{path} has in {key} a different number of bytes than its header states; restore it.")
 
@@ -258,14 +252,13 @@ def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Memb
     if (
         member.dtype != np.uint8
         or not (grey or (len(shape) == 4 and shape[3] == 3))
-        or not 1 <= np.prod(shape[1:3]) <= MAX_PIXELS
+        or not 1 <= np.prod(shape[1:3]) <= limit("image_pixels")
     ):
         raise PetechiaError(
             f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3]; "
             f"volumes are not supported."
         )
-    if shape[0] > MOST_IMAGES:
-        raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, and the maximum is {MOST_IMAGES:,}; split it.")
+    check("array_images", shape[0], f"{path} has {shape[0]:,} {member.key}", "split it")
     if shape[0] != len(labels):
         raise PetechiaError(f"{path} has {shape[0]:,} {member.key}, but {len(labels):,} labels for them; restore it.")
     return member
@@ -278,12 +271,13 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
     if member is None:
         raise PetechiaError(f"{path} has {split}_images but no {key}; restore it.")
     count = int(np.prod(member.shape, dtype=object))
-    if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or count > MOST_LABELS or 0 in member.shape[1:]:
+    check("array_labels", count, f"{path} has {count:,} labels in {key}", "check its labels")
+    if len(member.shape) not in (1, 2) or member.dtype.kind not in "biuf" or 0 in member.shape[1:]:
         raise PetechiaError(
             f"{path} has {key} as {member.dtype} {list(member.shape)}; labels must be numbers [N, 1] or [N, K]."
         )
     try:
-        with zipfile.ZipFile(path) as file, file.open(f"{key}.npy") as packed:
+        with open_zip(path) as file, file.open(f"{key}.npy") as packed:
             values = npy.read_array(packed, allow_pickle=False)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise PetechiaError(f"{path} is damaged in {key} ({first_line(error)}); restore it.") from None
@@ -302,18 +296,15 @@ def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) ->
             f"{path} has labels below 0, or several columns with labels other than 0 and 1; give a MedMNIST file."
         )
     count = labels.shape[1] if wide else max(2, int(labels.max(initial=0)) + 1)
-    if count > MOST_CLASSES:
-        raise PetechiaError(f"{path} has {count:,} classes, and the maximum is {MOST_CLASSES:,}; check its labels.")
+    check("table_classes", count, f"{path} has {count:,} classes", "check its labels")
     known = NAMES.get(re.match(r"[a-z0-9]*", path.stem.lower())[0])  # type: ignore[index]
     names = tuple(name.strip() for name in options.classes.split("|")) if options.classes else known
     if options.classes is None and (names is None or len(names) < count):
         names = tuple(f"class {k}" for k in range(count))
     if names is None or len(names) < count or (wide and len(names) != count) or len(set(names)) < len(names):
         raise PetechiaError(f"{path} has {count} classes, but classes= names {len(names or ())}; name each once.")
-    if len(labels) * len(names) > MOST_CELLS:
-        raise PetechiaError(
-            f"{path} has {len(labels):,} images and {len(names):,} classes, which is too much; check its labels."
-        )
+    cells = len(labels) * len(names)
+    check("array_labels", cells, f"{path} has {cells:,} labels, for every image and class", "check its labels")
     one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int8)
     task: Task = options.task or ("multi-label" if wide else "multi-class")
     if task == "multi-class" and (one_hot.sum(axis=1) != 1).any():

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
+from petechia.core.files import naming
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.data.preparation import OnError
@@ -96,7 +97,7 @@ class DatasetScan:
         thresholds = ScanThresholds.of(calibration)
         if len(subject) == 0:
             raise PetechiaError(f"{subject.name} has no images; check the source.")
-        with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder:
+        with tempfile.TemporaryDirectory(prefix="petechia-scan-") as folder, naming(Path(folder)):
             details = self._details(subject, thresholds, Path(folder), progress)
         return ScanResult.of(details, thresholds)
 

@@ -25,7 +25,7 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
         most: groups at each tolerance, the largest first.
 
     Returns:
-        For each group, int [m], its rows in `spots`.
+        For each group, int [m], its rows in `spots`: the first of each image.
     """
     rows = np.flatnonzero(np.minimum(spots["height"], spots["width"]) > 1)
     return [group for side in limits.alike for group in _groups(spots, rows, side, limits.fewest_images, most)]
@@ -38,18 +38,22 @@ def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: i
     looks = (spots["look"][rows].astype(int) + side // 2) // side
     cells, member, counts = np.unique(np.hstack([sizes, looks]), axis=0, return_inverse=True, return_counts=True)
     by_cell = np.split(rows[np.argsort(member.reshape(-1), kind="stable")], np.cumsum(counts)[:-1])
-    tree, taken = KDTree(cells), np.zeros(len(cells), bool)
+    next_to = KDTree(cells).query_ball_point(cells, 1, p=np.inf)
+    taken = np.zeros(len(cells), bool)
     groups: list[Rows] = []
     for cell in np.argsort(-counts, kind="stable").tolist():
         if len(groups) == most:
             break
         if taken[cell]:
             continue
-        near = tree.query_ball_point(cells[cell], 1, p=np.inf)
+        near = next_to[cell]
         taken[near] = True
+        if counts[near].sum() < fewest:
+            continue
         group = np.sort(np.concatenate([by_cell[one] for one in near]))
-        if len(np.unique(spots["image"][group])) >= fewest:
-            groups.append(group)
+        _, first = np.unique(spots["image"][group], return_index=True)
+        if len(first) >= fewest:
+            groups.append(group[first])
     return groups
 
 

@@ -219,7 +219,7 @@ def _weakest_step(image: Grey, shape: tuple[int, ...]) -> NDArray[np.int16]:
 
 
 def _weakest_steps(image: Grey, width: int) -> NDArray[np.int16]:
-    """The smallest step from one row to the next over `width` pixels; as large as can be before the first and after the last."""
+    """The smallest step from row to row over `width` pixels; before the first and after the last row, the largest number."""
     steps = np.maximum(image[1:], image[:-1]) - np.minimum(image[1:], image[:-1])
     weakest = np.full((len(image) + 1, image.shape[1] - width + 1), np.iinfo(np.int16).max, np.int16)
     weakest[1:-1] = ndimage.minimum_filter1d(steps, width, axis=1, origin=-(width // 2))[:, : weakest.shape[1]]

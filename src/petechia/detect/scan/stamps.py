@@ -118,13 +118,16 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
     by_pattern = _groups(table, ["height", "width", "pattern"], limits.fewest_images)
     by_place = _groups(table, ["height", "width", "row", "column"], limits.fewest_images)
     by_both = _groups(table, ["height", "width", "row", "column", "pattern"], limits.fewest_images)
-    by_look = [_one_an_image(table[rows]) for rows in look_alikes(spots, limits, CANDIDATES)]
-    groups = by_both + by_pattern + by_place + by_look  # of those with the same images, the first is kept
+    by_look = look_alikes(spots, limits, CANDIDATES)
+    groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
     sets = label_sets(labels)
-    tests = len(groups) * sets.shape[1]
+    tests = (len(groups) + len(by_look)) * sets.shape[1]
+    groups += [table[rows] for rows in _tied(by_look, spots["image"], sets, tests, limits.level)]
     families: dict[bytes, Family] = {}
     for group in groups:
         family = _tested(group, sets, tests, limits)
+        if not (family.exact or family.fixed or family.overwrites):
+            family = family._replace(enough=limits.alike_odds)
         if family.suspicious and family.fixed:
             family = family._replace(prominent=_is_prominent(table, family, limits))
         elif family.suspicious and not (family.exact and family.overwrites):
@@ -185,8 +188,16 @@ def _groups(table: pl.DataFrame, keys: list[str], fewest: int) -> list[pl.DataFr
     return list(members.partition_by(keys, maintain_order=True))
 
 
-def _one_an_image(group: pl.DataFrame) -> pl.DataFrame:
-    return group.unique("image", keep="first", maintain_order=True)
+def _tied(
+    groups: list[NDArray[np.intp]], images: NDArray[np.uint32], sets: NDArray[np.bool_], tests: int, level: float
+) -> list[NDArray[np.intp]]:
+    """Those of the groups, rows of spots, that are tied to a label; the many others that look alike are of no interest."""
+    if not groups:
+        return []
+    counts = np.stack([sets[images[rows]].sum(axis=0) for rows in groups])
+    sizes = np.array([len(rows) for rows in groups])
+    p_values = stats.hypergeom.sf(counts - 1, len(sets), sets.sum(axis=0), sizes[:, None]).min(axis=1)
+    return [rows for rows, p_value in zip(groups, p_values, strict=True) if p_value * tests < level]
 
 
 def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: StampLimits) -> Family:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from petechia.core.archives import open_zip
 from petechia.core.budget import check, check_file
 from petechia.core.errors import PetechiaError, printable
 from petechia.models.openers.operations import NUMBERS
@@ -36,7 +37,7 @@ class Archive:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._bytes = check_file(path, "model_bytes", "check the path of the model")
-        self._zip = zipfile.ZipFile(path)
+        self._zip = open_zip(path, "export the model again")
         entries = self._zip.infolist()
         self._root = entries[0].filename.partition("/")[0] + "/"
         self._entries = {one.filename.removeprefix(self._root): one for one in entries}

@@ -23,6 +23,7 @@ from petechia.models.openers.card import Card
 from petechia.models.openers.outputs import Graph, Output
 
 HERE = "petechia.models.onnx_worker"
+AT_ONCE = 64  # images a call, so that the time limit of a call does not stop a slow model
 
 
 @dataclass
@@ -37,6 +38,7 @@ class OnnxNetwork:
         number: NumPy type of the input.
         channels_last: whether the input is [B, H, W, C].
         path: path of the model file.
+        fixed: whether the model takes one number of images only.
         chosen: position of the output that contains the scores.
     """
 
@@ -47,6 +49,7 @@ class OnnxNetwork:
     number: Any
     channels_last: bool
     path: Path
+    fixed: bool
     chosen: int = 0
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -55,10 +58,14 @@ class OnnxNetwork:
         Raises:
             PetechiaError: the model cannot be run on these images, or takes too much time or memory.
         """
+        parts = torch.split(images, len(images) if self.fixed else AT_ONCE)
+        return torch.cat([self._scores(some) for some in parts]).to(images.device)
+
+    def _scores(self, images: Tensor) -> Tensor:
         (scores,) = self._run(images, [self.names[self.chosen]])
-        if scores is None or scores.ndim < 1:
+        if scores is None or scores.ndim < 1 or len(scores) != len(images):
             raise PetechiaError(f"{self.path} returned no scores for {len(images)} images; export it again.")
-        return scores.reshape(len(scores), -1).to(images.device)
+        return scores.reshape(len(scores), -1)
 
     def every(self, images: Tensor) -> list[Tensor | None]:
         """Return all outputs; None for what is not a tensor of floating-point numbers."""
@@ -74,6 +81,8 @@ class OnnxNetwork:
         arranged = images.permute(0, 2, 3, 1) if self.channels_last else images
         batch = np.ascontiguousarray(arranged.detach().cpu().numpy(), self.number)
         found = self.session.ask(f"{HERE}:run", str(self.path), self.input, batch, wanted)
+        if not isinstance(found, list) or len(found) != len(wanted):
+            raise PetechiaError(f"{self.path} made its process send a damaged answer; check the file.")
         return [torch.from_numpy(one) if isinstance(one, np.ndarray) else None for one in found]
 
 
@@ -100,7 +109,7 @@ def of_onnx(path: Path, runtime: Runtime) -> Classifier:
         what = ", ".join(_said(*one) for one in returned) or "nothing"
         raise PetechiaError(f"{path} returns {what}; a classifier returns scores, float [images, classes].")
     graph = Graph({value: (kind, tuple(taken)) for kind, taken, made in session.opened["graph"] for value in made})
-    network = OnnxNetwork(session, name, names, graph, NUMBERS[number], channels_last, path)
+    network = OnnxNetwork(session, name, names, graph, NUMBERS[number], channels_last, path, batch is not None)
     return classifier_of(path, network, input_spec, card, runtime)
 
 

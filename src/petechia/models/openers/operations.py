@@ -160,6 +160,9 @@ def call_of(target: str, inputs: Sequence[Mapping[str, Any]]) -> Call:
             given.append(value)
         else:
             named[name] = value
+    of_tensors = any("Tensor" in str(one.real_type) for one in schema.arguments)
+    if "device" in wanted and not of_tensors and len(given) <= [*wanted].index("device"):
+        named["device"] = Here()  # the device of the images, also where the program leaves it out
     return _described(operation, given, named)
 
 

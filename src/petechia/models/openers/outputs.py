@@ -29,11 +29,11 @@ SCORES = frozenset(
 )
 NOT_SCORES = frozenset(
     """
-    aux auxiliary feature features feat feats embedding embeddings embed emb embs map maps cam cams heatmap heat attention
-    attentions attn hidden state states latent latents representation rep pooled pool pooler pooling avgpool gap flatten
-    backbone encoder encoded encoding seg segmentation mask masks box boxes bbox bboxes projection proj projected token tokens patch
-    patches recon reconstruction reconstructed decoded uncertainty variance sigma std stage intermediate deep deepsup domain vector
-    penultimate bottleneck anchor anchors loss losses mu logvar quality
+    aux auxiliary feature features feat feats embedding embeddings embed emb embs map maps cam cams heatmap heat
+    attention attentions attn hidden state states latent latents representation rep pooled pool pooler pooling avgpool
+    gap flatten backbone encoder encoded encoding seg segmentation mask masks box boxes bbox bboxes projection proj
+    projected token tokens patch patches recon reconstruction reconstructed decoded uncertainty variance sigma std stage
+    intermediate deep deepsup domain vector penultimate bottleneck anchor anchors loss losses mu logvar quality
     """.split()  # noqa: SIM905
 )
 SHOWN = 8  # outputs in a message

@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.serialization import get_unsafe_globals_in_checkpoint, safe_globals
 
+from petechia.core.archives import open_zip
 from petechia.core.budget import check, check_file
 from petechia.core.errors import PetechiaError, first_line, listing, printable, shown
 from petechia.models.openers.card import is_state, refuse_pickle
@@ -137,7 +138,7 @@ def refuse_unsafe_zip(path: Path, size: int) -> None:
         PetechiaError: the archive is compressed, or its members overlap.
     """
     try:
-        with zipfile.ZipFile(path) as file:
+        with open_zip(path, "save the weights again") as file:
             refuse_packed(file, size, str(path))
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # an older format, or PyTorch reports it
         return
