@@ -63,6 +63,7 @@ WORDS = {  # what an argument of the given name may say
     "mode": ("constant", "reflect", "replicate", "circular"),
     "padding": ("same", "valid"),
     "indexing": ("ij", "xy"),
+    "reduce": ("add", "multiply"),
     "ord": ("fro", "nuc"),
 }
 CHOICES = {"interpolation_mode": (0, 1, 2), "padding_mode": (0, 1, 2)}  # enumerations that the schema calls int
@@ -72,13 +73,9 @@ ONLY = {  # arguments of which one value alone is allowed
     "path": (None,),
     "dropout_p": (0, 0.0),  # the answers would be random
     "cudnn_enabled": (True, False),
-    # A scale that does not fit the sizes makes some kernels read beside the image.
-    "scales_h": (None,),
-    "scales_w": (None,),
     "scales_d": (None,),
 }
 EQUATION = re.compile(r"[A-Za-z ,.>-]{1,200}")
-SCALES = ("scales_h", "scales_w", "scales_d")
 
 
 class Name(NamedTuple):
@@ -361,4 +358,25 @@ def _group_norm(given: Mapping[str, Any]) -> None:
             raise ValueError("native_group_norm needs one weight a channel")
 
 
-RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {"native_group_norm": _group_norm}
+def _upsample(given: Mapping[str, Any]) -> None:
+    """A scale that does not fit the sizes would make kernels read beside the image."""
+    image, size = given.get("self"), given.get("output_size")
+    for k, name in enumerate(("scales_h", "scales_w")):
+        scale = given.get(name)
+        if scale is None or image is None:
+            continue
+        sides = size if isinstance(size, list) else []
+        if len(sides) != 2 or image.ndim != 4 or not 0 < scale < MOST_INT or int(image.shape[2 + k] * scale) != sides[k]:
+            raise ValueError(f"{name} does not fit the sizes")
+
+
+RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "native_group_norm": _group_norm,
+    **dict.fromkeys(
+        (
+            *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
+            *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+        ),
+        _upsample,
+    ),
+}
