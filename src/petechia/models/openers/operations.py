@@ -44,7 +44,7 @@ OPERATIONS = frozenset(
     baddbmm batch_norm bilinear bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu chunk clamp clamp_max
     clamp_min clone concat concatenate constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose2d convolution copy cos
     cumsum detach diff div dropout einsum elu eq erf exp expand expand_as expm1 eye feature_dropout fill
-    flatten flip floor floor_divide frobenius_norm full full_like gather ge gelu glu grid_sampler grid_sampler_2d group_norm gt
+    flatten flip floor floor_divide fmod frobenius_norm full full_like gather ge gelu glu grid_sampler grid_sampler_2d group_norm gt
     hardsigmoid hardswish hardtanh im2col index index_select instance_norm layer_norm le leaky_relu lift_fresh_copy linear
     linalg_norm linalg_vector_norm linspace log log1p log2 log_sigmoid log_softmax logical_and logical_not logical_or
     logsumexp lt masked_fill matmul max max_pool2d max_pool2d_with_indices maximum mean meshgrid min minimum mish mm movedim
