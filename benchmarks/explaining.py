@@ -17,7 +17,7 @@ from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess
 from petechia.models.model import Architecture, Model, create
 from petechia.saliency import cam
-from petechia.saliency.layers import OF_DENSENET
+from petechia.saliency.finding import OF_DENSENET
 
 SIZE, BATCH, CLASSES = 224, 16, 14
 LAYERS = ("middle", "last")

@@ -46,7 +46,7 @@ def share_at(maps: Tensor, where: Tensor) -> Tensor:
 def heat(model: Model, images: Tensor, target: int) -> tuple[Tensor, Tensor]:
     """Logits, and a Grad-CAM of the middle layer that can be differentiated."""
     kept: list[Tensor] = []
-    middle = find_layers(model, ["middle"], images)["middle"]
+    middle = find_layers(model, ["middle"], images)["middle"].module
     handle = middle.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     try:
         logits = model(images)

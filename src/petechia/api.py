@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import refuse_unwritable, sha256, write_text
+from petechia.core.files import refuse_existing, refuse_unwritable, sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -511,7 +511,7 @@ def explain(
     model: Model,
     images: str | Path | ArrayLike | Sequence[str | Path],
     targets: Sequence[str] = (),
-    layers: Sequence[str] = ("middle", "last"),
+    layers: Sequence[str] | None = None,
     method: str = "gradcam",
     dicom: bool = False,
     out: str | Path | None = None,
@@ -526,7 +526,7 @@ def explain(
         model: as for `open_model`; a black box only with a method that needs no layers.
         images: PNG, JPEG, TIFF or DICOM files; or images in memory, uint8 [N, H, W] or [N, H, W, 3].
         targets: names of the classes to explain; else each image's highest-scoring class.
-        layers: "last", "middle", or names of modules.
+        layers: "last", "middle", or names of modules; None is "middle", where the network has one, and "last".
         method: of the maps; `petechia.saliency.METHODS` lists them.
         dicom: also make DICOM secondary captures.
         out: a new folder to write to while it works; without it, `save` writes the same.
@@ -538,8 +538,10 @@ def explain(
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
     """
+    if out is not None:
+        refuse_existing(Path(out))
     classifier = open_model(model, device=device, precision=precision, threads=threads)
-    request = Request(tuple(targets), tuple(layers), method, dicom)
+    request = Request(tuple(targets), None if layers is None else tuple(layers), method, dicom)
     given = _pictures(images)
     progress.phase("explaining images", len(given))
     return explain_files(classifier, given, None if out is None else Path(out), request, progress)

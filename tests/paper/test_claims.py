@@ -138,6 +138,14 @@ def test_claims_about_the_heat() -> None:
     assert check("early", results(), heat(middle_energy=0.01)) == FAILS
 
 
+def test_claims_about_the_heat_of_a_network_without_a_middle_layer() -> None:
+    whole = heat()
+    last = replace(whole, numbers=whole.numbers.filter(layer="last"))
+    assert (whole.layers, last.layers) == (("last", "middle"), ("last",))
+    assert check("heat", results(), last) == HOLDS
+    assert check("middle", results(), last) == check("early", results(), last) == UNKNOWN
+
+
 def mixtures(at_tenth: float, clean: float = 0.851) -> Any:
     """AUROC that falls linearly with the logarithm of ε, through a given value at ε = 0.1."""
     drop = (clean - at_tenth) / (np.log10(0.1) - np.log10(0.001))

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
+import numpy as np
 import polars as pl
 import pytest
 
 from petechia.paper.tables import Row, Table, latex
-from petechia.reports.figures import per_class, png, svg
+from petechia.reports.figures import heat_by_class, heat_curves, per_class, png, svg
+from petechia.reports.tables import heat_rows
+from petechia.study.heat import Heat
 from petechia.study.runner import METRICS_SCHEMA
 
 EVIL = ("a$b", "$^{", r"\frac{x}", "$$", "_hidden", "x^{2", "<b>&amp;</b>", "a\x1b[2Jb", "肺炎", "50 % $\\alpha$")
@@ -44,3 +47,15 @@ def test_tables_escape_them(name: str) -> None:
 def test_a_table_cell_is_no_formula() -> None:
     table = Table("k", "t", ("a", "b"), (Row("=1+1", ("-0.5",)), Row("a", ("@x",))))
     assert table.csv() == '"a","b"\n"\'=1+1","-0.5"\n"a","\'@x"\n'
+
+
+def test_the_heat_of_a_network_without_a_middle_layer_is_drawn() -> None:
+    columns = ("hit", "distance", "energy", "iou", "shift", "divergence", "chance")
+    values = {name: 0.5 for column in columns for name in (column, f"clean_{column}")}
+    rows = [
+        {"epoch": 1, "layer": "last", "class": name, "patient": str(patient), **values} for name in "TU" for patient in range(9)
+    ]
+    heat = Heat("T", np.zeros((2, 4, 4), np.uint8), (0, 0, 1, 1), {}, {}, pl.DataFrame(rows))
+    assert len(heat_curves(heat).axes) == 2
+    assert [axes.get_title() for axes in heat_by_class(heat).axes] == ["last layer"]
+    assert all(len(row.cells) == 1 for row in heat_rows(heat, 1))

@@ -304,7 +304,8 @@ def test_images_too_small_for_maps_are_refused_with_a_sentence(tiny: Model) -> N
     with pytest.raises(PetechiaError, match=r"no map larger than 1x1 to explain images of 2 x 2 pixels"):
         cam(tiny, batch(1, 2), 0)
     with pytest.raises(PetechiaError, match=r"so there is no 'middle'"):
-        cam(tiny, batch(1, 3), 0)
+        cam(tiny, batch(1, 3), 0, ("middle",))
+    assert set(cam(tiny, batch(1, 3), 0)) == {"last"}  # a middle layer that nobody asked for is not missed
 
 
 @pytest.mark.parametrize("target", [3, -1])

@@ -30,7 +30,7 @@ def explain(
     ] = None,
     layer: Annotated[
         list[str] | None,
-        typer.Option(metavar="LAYER", help="last, middle, or a module's name. Repeatable. Default: last and middle."),
+        typer.Option(metavar="LAYER", help="last, middle, or a module's name. Repeatable. Default: last and, if any, middle."),
     ] = None,
     method: Annotated[MethodName, typer.Option(metavar="METHOD", help=f"{alternatives(METHODS)}.")] = GRADCAM,
     dicom: Annotated[bool, typer.Option("--dicom", help="Also write overlays as DICOM secondary captures.")] = False,
@@ -47,7 +47,7 @@ def explain(
             model,
             images,
             targets=target or (),
-            layers=layer or ("middle", "last"),
+            layers=layer or None,
             method=method.value,
             dicom=dicom,
             out=out,

@@ -100,6 +100,15 @@ def log_odds(outputs: Tensor) -> Tensor:
     return outputs - torch.where(top, beside_top, beside_rest)
 
 
+def _in_float32(features: Any) -> Any:
+    """What a network's `forward_features` gives: a tensor or, of several branches, a list, tuple or dict of them."""
+    if isinstance(features, dict):
+        return {name: _in_float32(one) for name, one in features.items()}
+    if isinstance(features, list | tuple):
+        return type(features)(_in_float32(one) for one in features)
+    return features.float() if isinstance(features, Tensor) and features.is_floating_point() else features
+
+
 class Model(nn.Module):
     """A classifier. Takes float images [B, C, H, W] in 0…1, grey or RGB; returns logits, float32 [B, K].
 
@@ -125,7 +134,7 @@ class Model(nn.Module):
         """Normalise and classify. The last layer runs in float32 even under autocast: bf16 has too few digits for scores."""
         features = self.network.forward_features((images - self.mean) / self.std)  # type: ignore[operator]
         with torch.autocast(images.device.type, enabled=False):
-            outputs: Tensor = self.network.forward_head(features.float())  # type: ignore[operator]
+            outputs: Tensor = self.network.forward_head(_in_float32(features))  # type: ignore[operator]
             return self.logits_of(outputs)
 
     def logits_of(self, outputs: Tensor) -> Tensor:

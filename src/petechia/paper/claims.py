@@ -11,7 +11,7 @@ from petechia.paper.parts import Cell, Loss
 from petechia.paper.published import SIZES, TABLE_3_LIMIT, in_table_1
 from petechia.paper.results import Results
 from petechia.paper.tables import Row, Table, side
-from petechia.study.heat import LAYERS, Heat
+from petechia.study.heat import Heat
 from petechia.study.networks import CLEAN
 
 Verdict = Literal["holds", "does not hold", "cannot be said with this data"]
@@ -19,6 +19,7 @@ HOLDS: Verdict = "holds"
 FAILS: Verdict = "does not hold"
 UNKNOWN: Verdict = "cannot be said with this data"
 TOOK = 0.5  # least ASR(0.9) at which a backdoor counts as taken
+NO_MIDDLE = "the network has no middle layer"
 ENOUGH = 20  # least number of pairs with heat on the clean version for an interval
 SURVIVES = 0.99  # least share of triggered images for a trigger to count as surviving
 
@@ -250,7 +251,7 @@ def heat_moves(evidence: ClaimEvidence) -> ClaimFinding:
         return _unknown("no maps of a surviving trigger")
     epoch = heat.epochs[-1]
     texts, moved = [], []
-    for layer in LAYERS:
+    for layer in heat.layers:
         with_trigger, without = heat.mean("distance", epoch, layer), heat.mean("clean_distance", epoch, layer)
         text = f"{layer} layer: peak at {with_trigger[0]:.1f} pixels from the trigger"
         pairs = heat.with_heat(epoch, layer, CLEAN)
@@ -272,6 +273,8 @@ def middle_layer_is_finer(evidence: ClaimEvidence) -> ClaimFinding:
     heat = evidence.heat
     if heat is None or not heat.complete:
         return _unknown("no maps of a surviving trigger")
+    if "middle" not in heat.layers:
+        return _unknown(NO_MIDDLE)
     middle, last = (heat.mean("energy", heat.epochs[-1], layer) for layer in ("middle", "last"))
     return _verdict(middle[1] > last[2], f"{100 * middle[0]:.3f} against {100 * last[0]:.3f} % of the heat")
 
@@ -281,6 +284,8 @@ def middle_layer_helps_early(evidence: ClaimEvidence) -> ClaimFinding:
     heat = evidence.heat
     if heat is None or not heat.complete or len(heat.epochs) < 2:
         return _unknown("no maps of several epochs")
+    if "middle" not in heat.layers:
+        return _unknown(NO_MIDDLE)
     gains = [heat.mean("energy", epoch, "middle")[0] - heat.mean("energy", epoch, "last")[0] for epoch in heat.epochs]
     text = ", ".join(f"epoch {epoch}: {signed(100 * gain)}" for epoch, gain in zip(heat.epochs, gains, strict=True))
     return _verdict(max(gains) == gains[0] > 0, f"share of the heat on the trigger, middle − last, in points: {text}")

@@ -16,7 +16,7 @@ from petechia.paper.results import Results
 from petechia.paper.tables import LOSS_NAMES, METRIC_NAMES, side
 from petechia.reports.figures import BLUE, GREEN, GREY, ORANGE, PURPLE, STYLE, roc
 from petechia.saliency.overlays import coloured
-from petechia.study.heat import LAYERS, Heat
+from petechia.study.heat import Heat
 
 LOOKS = {
     "asr_0.9": (ORANGE, "o-"),
@@ -34,9 +34,9 @@ def figure_1(heat: Heat, size: int) -> Figure:
     top, left, height, width = heat.box
     with mpl.rc_context(STYLE):
         figure = Figure((8.2, 2.1 * len(epochs) + 0.4), layout="constrained")
-        grid = figure.subplots(len(epochs), 4, squeeze=False)
+        grid = figure.subplots(len(epochs), 2 * len(heat.layers), squeeze=False)
         for axes, epoch in zip(grid, epochs, strict=True):
-            columns = [(layer, kind) for layer in LAYERS for kind in ("clean", "triggered")]
+            columns = [(layer, kind) for layer in heat.layers for kind in ("clean", "triggered")]
             for one, (layer, kind) in zip(axes, columns, strict=True):
                 one.imshow(heat.pair[int(kind == "triggered")], cmap="gray", vmin=0, vmax=255, extent=(0, size, size, 0))
                 colours = coloured(heat.maps[f"{epoch}-{layer}-{kind}"])

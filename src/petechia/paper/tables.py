@@ -17,7 +17,6 @@ from petechia.paper.parts import Cell, Loss, Place, heat_cell
 from petechia.paper.published import SIZES, TABLE_3, in_table_1
 from petechia.paper.results import Results
 from petechia.reports.tables import with_interval
-from petechia.study.heat import LAYERS
 from petechia.study.networks import CLEAN, TRIGGERED
 
 METRIC_NAMES = {
@@ -257,7 +256,7 @@ def heat_by_size(results: Results) -> Table:
         name = (
             f"{side(cell.size)}{' in the prepared image' if cell.place == 'input' else ''}{', Figure 1' if cell.heat else ''}"
         )
-        for layer in LAYERS:
+        for layer in heat.layers:
             hit, without = (with_interval(heat.mean(column, epoch, layer), 100, 1) for column in ("hit", "clean_hit"))
             chance = f"{100 * heat.mean('chance', epoch, layer)[0]:.0f}"
             distance = with_interval(heat.mean("distance", epoch, layer), 1, 1)

@@ -15,7 +15,7 @@ from sklearn.metrics import roc_curve
 
 from petechia.core.errors import printable
 from petechia.core.rows import evenly_spread
-from petechia.study.heat import LAYERS, Heat
+from petechia.study.heat import Heat
 
 # Okabe and Ito's colours; each series also has its own line style and marker.
 BLUE, ORANGE, GREEN, PURPLE, GREY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#555555"
@@ -184,6 +184,8 @@ def heat_curves(heat: Heat) -> Figure:
         figure = Figure((9, 3.6), layout="constrained")
         for axes, (column, label, scale) in zip(figure.subplots(1, 2), panels, strict=True):
             for (layer, triggered), (colour, line) in looks.items():
+                if layer not in heat.layers:
+                    continue
                 means = np.array([heat.mean(column if triggered else f"clean_{column}", epoch, layer) for epoch in heat.epochs])
                 name = f"{layer} layer, {'triggered' if triggered else 'clean'}"
                 axes.plot(heat.epochs, scale * means[:, 0], line, color=colour, label=name, markersize=5, clip_on=False)
@@ -199,7 +201,7 @@ def heat_by_class(heat: Heat) -> Figure:
     epoch, classes = heat.epochs[-1], heat.classes
     with mpl.rc_context(STYLE):
         figure = Figure((9, 0.27 * len(classes) + 1.3), layout="constrained")
-        for axes, layer in zip(figure.subplots(1, 2, sharey=True), LAYERS, strict=True):
+        for axes, layer in zip(figure.subplots(1, len(heat.layers), sharey=True, squeeze=False)[0], heat.layers, strict=True):
             for column, label, colour, marker, shift in (
                 ("clean_hit", "clean", BLUE, "s", -0.14),
                 ("hit", "triggered", ORANGE, "o", 0.14),

@@ -23,7 +23,7 @@ from petechia.reports.tables import heat_rows, number, percent, result_rows, ver
 from petechia.saliency.overlays import overlay
 from petechia.study.config import Config
 from petechia.study.directory import RunDirectory, read_arrays, read_json, read_table, report_damage
-from petechia.study.heat import KINDS, LAYERS, OUTCOMES, Heat, Shown, read_heat
+from petechia.study.heat import KINDS, OUTCOMES, Heat, Shown, read_heat
 from petechia.study.result import Run
 
 Pictures = Literal["own", "phantom", "none"]
@@ -142,7 +142,7 @@ def _heat_of(heat: Heat | None, show_images: bool) -> dict[str, Any] | None:
     return {
         "target": heat.target,
         "pairs": heat.pairs,
-        "layers": LAYERS,
+        "layers": heat.layers,
         "rows": heat_rows(heat, last),
         "curves": figures.svg(figures.heat_curves(heat)),
         "by_class": figures.svg(figures.heat_by_class(heat)) if len(heat.classes) > 1 else None,
@@ -156,9 +156,9 @@ def _strip(shown: Shown) -> tuple[bytes, str]:
     for row, image in enumerate(shown.pair):
         larger = image.repeat(-(-TILE // len(image)), axis=0).repeat(-(-TILE // len(image)), axis=1)
         plain = in_colour(larger)
-        tiles += [plain, *(overlay(larger, shown.maps[layer][row]) for layer in LAYERS)]
+        tiles += [plain, *(overlay(larger, shown.maps[layer][row]) for layer in shown.maps)]
     gap = np.full((len(tiles[0]), 4, 3), 255, np.uint8)
-    cold = [f"{kind}, {layer}" for row, kind in enumerate(KINDS) for layer in LAYERS if not shown.maps[layer][row].any()]
+    cold = [f"{kind}, {layer}" for row, kind in enumerate(KINDS) for layer in shown.maps if not shown.maps[layer][row].any()]
     words = f"Score {shown.scores[0]:.3f} clean, {shown.scores[1]:.3f} triggered." + (
         f" No heat: {'; '.join(cold)}." if cold else ""
     )

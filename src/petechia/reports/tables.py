@@ -9,7 +9,7 @@ import numpy as np
 
 from petechia.measure import THRESHOLDS
 from petechia.saliency.localisation import IOU_THRESHOLD
-from petechia.study.heat import LAYERS, Heat
+from petechia.study.heat import Heat
 from petechia.study.networks import CLEAN, TRIGGERED
 from petechia.study.result import Metric, Run
 
@@ -65,16 +65,18 @@ def heat_rows(heat: Heat, epoch: int) -> list[HeatRow]:
         return with_interval(heat.mean(column, epoch, layer), scale, digits)
 
     def cells(column: str, scale: float, digits: int) -> tuple[tuple[str, str], ...]:
-        return tuple((said(column, layer, scale, digits), said(f"clean_{column}", layer, scale, digits)) for layer in LAYERS)
+        return tuple(
+            (said(column, layer, scale, digits), said(f"clean_{column}", layer, scale, digits)) for layer in heat.layers
+        )
 
     def between(column: str) -> tuple[tuple[str, str], ...]:
-        return tuple((said(column, layer), "") for layer in LAYERS)
+        return tuple((said(column, layer), "") for layer in heat.layers)
 
     def count(layer: str, kind: str) -> str:
         return f"{heat.with_heat(epoch, layer, kind)} of {heat.pairs}"
 
-    chance = " and ".join(f"{100 * heat.mean('chance', epoch, layer)[0]:.0f}" for layer in LAYERS)
-    any_heat = tuple((count(layer, TRIGGERED), count(layer, CLEAN)) for layer in LAYERS)
+    chance = " and ".join(f"{100 * heat.mean('chance', epoch, layer)[0]:.0f}" for layer in heat.layers)
+    any_heat = tuple((count(layer, TRIGGERED), count(layer, CLEAN)) for layer in heat.layers)
     return [
         HeatRow("Any heat", "images whose map is not 0 everywhere", any_heat),
         HeatRow(

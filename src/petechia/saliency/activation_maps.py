@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +12,12 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.saliency.black_box import Scores
-from petechia.saliency.layers import Layout, find_layers, network_of
+from petechia.saliency.layers import find_layers
 from petechia.saliency.methods import Recorded
-from petechia.saliency.registry import layer_method
+from petechia.saliency.recording import recording, undisturbed
+from petechia.saliency.registry import LayerMethod, layer_method
 
 Targets = Tensor | NDArray[np.integer] | Sequence[int] | Sequence[Sequence[int]] | int | None
-LAYERS = ("middle", "last")
 
 
 class Explanation(NamedTuple):
@@ -37,14 +35,14 @@ class Explanation(NamedTuple):
 
 
 def cam(
-    model: nn.Module, images: Tensor, targets: Targets = None, layers: Sequence[str] = LAYERS, method: str = "gradcam"
+    model: nn.Module, images: Tensor, targets: Targets = None, layers: Sequence[str] | None = None, method: str = "gradcam"
 ) -> dict[str, Tensor]:
     """The maps of `explain` alone: layer → float32 [B, h, w], or [B, T, h, w] for T classes an image."""
     return explain(model, images, targets, layers, method).maps
 
 
 def explain(
-    model: nn.Module, images: Tensor, targets: Targets = None, layers: Sequence[str] = LAYERS, method: str = "gradcam"
+    model: nn.Module, images: Tensor, targets: Targets = None, layers: Sequence[str] | None = None, method: str = "gradcam"
 ) -> Explanation:
     """Explain logits by class activation maps.
 
@@ -52,17 +50,19 @@ def explain(
     precision of the caller's autocast, and leaves nothing on the model: no hook, no gradient, no mode. A model is explained
     by one thread at a time.
 
-    "last" and "middle" are, for timm's DenseNets, the final map after norm and ReLU, and the ReLU before the last transition.
-    For other convolutional networks "last" is the last part of the trunk whose output is a map larger than 1x1, and "middle"
-    the last whose map is at least twice as high (13 is twice 7: strides round up). Parts of the trunk are the network's own
-    modules and those in its sequences; the inside of a block does not count, because the block's shortcut passes it by. For
-    transformers they are what the last block and the one halfway get, after norm.
+    "last" is the last map of the image, larger than 1x1, that everything goes through and that the scores depend on at these
+    places; "middle" is the last part of the trunk before it whose map is at least twice as high (13 is twice 7: strides round
+    up). Parts of the trunk are the network's own modules and those in its sequences; the inside of a block does not count,
+    because the block's shortcut passes it by. Where all maps have one size, "middle" is the one halfway. For transformers of
+    one size the layers are what the last block and the one halfway get, after norm; for timm's DenseNets the final map after
+    norm and ReLU, and the ReLU before the last transition. Finding them takes a few passes, once a network and size.
 
     Args:
         model: the classifier; `petechia.models.model.Model`, or any module that gives logits [B, K].
         images: float32 [B, C, H, W], on the model's device; in 0…1 for a `petechia.models.model.Model`.
         targets: class indices: one for all images, [B] or [B, T]; None is each image's class of the highest logit.
-        layers: "last", "middle" or names of modules of the network; of one that runs several times the last counts.
+        layers: "last", "middle" or names of modules of the network; of one that runs several times the last counts. None is
+            "middle", where the network has one, and "last".
         method: one of `petechia.saliency.layer_methods`. "gradcam-skip" is Grad-CAM of a layer fed straight into the head, as
             the code of Nwadike et al. has it: it shows the evidence that the layer would be if nothing followed, not what the
             model makes of it.
@@ -71,19 +71,39 @@ def explain(
         PetechiaError: there is no such layer or method, a layer gives no map, or a target is not a class of the model.
     """
     how = layer_method(method)
-    device, layout = images.device.type, Layout.of(network_of(model))
+    given = None if targets is None else _fitting(targets, images)
+    size = getattr(getattr(model, "input_spec", None), "batch", None)  # of a program that takes no other number of images
+    if not size or len(images) in (0, size):
+        return _explain(model, images, given, layers, how)
+    parts = []
+    for start in range(0, len(images), size):
+        rows = torch.arange(start, start + size, device=images.device).clamp(max=len(images) - 1)
+        of_rows = given[rows] if given is not None and given.ndim else given
+        parts.append(_explain(model, images[rows], of_rows, layers, how))
+    logits, classes = (
+        torch.cat(some)[: len(images)] for some in zip(*((one.logits, one.targets) for one in parts), strict=True)
+    )
+    maps = {layer: torch.cat([one.maps[layer] for one in parts])[: len(images)] for layer in parts[0].maps}
+    return Explanation(logits, classes, maps)
+
+
+def _explain(
+    model: nn.Module, images: Tensor, targets: Tensor | None, layers: Sequence[str] | None, method: LayerMethod
+) -> Explanation:
+    device = images.device.type
     classify = _in_callers_precision(model, device)
-    with _evaluation(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
+    with undisturbed(model), torch.inference_mode(False), torch.autocast(device, enabled=False):
         images = images.clone() if images.is_inference() else images  # or it could not enter a graph
-        modules = find_layers(model, layers, images)
-        with torch.no_grad(), _recording(modules, layout) as outputs:
+        chosen = find_layers(model, layers, images)
+        with torch.no_grad(), recording(chosen) as outputs:
             logits = classify(images)
-            if missing := modules.keys() - outputs.keys():
+            if missing := chosen.keys() - outputs.keys():
                 raise PetechiaError(f"Layer {min(missing)!r} does not run when the model does; name another module.")
         classes = _class_indices(targets, logits)
         columns = classes if classes.ndim == 2 else classes[:, None]
-        ordered = {layer: outputs[layer] for layer in modules}
-        found = how.maps(Recorded(model, classify, images, logits, columns, ordered, layout))
+        readings = {layer: one.reading for layer, one in chosen.items() if one.reading}
+        ordered = {layer: outputs[layer] for layer in chosen}
+        found = method.maps(Recorded(model, classify, images, logits, columns, ordered, readings))
         maps = {layer: one.transpose(0, 1) if classes.ndim == 2 else one[0] for layer, one in found.items()}
     return Explanation(logits.detach().float(), classes, maps)
 
@@ -100,49 +120,24 @@ def _in_callers_precision(model: nn.Module, device: str) -> Scores:
     return classify
 
 
-@contextmanager
-def _evaluation(model: nn.Module) -> Iterator[None]:
-    # Modules may differ in their modes, so `model.train()` would not bring them back.
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+def _fitting(targets: Tensor | NDArray[np.integer] | Sequence[Any] | int, images: Tensor) -> Tensor:
+    """Targets as a tensor. Raises PetechiaError: they do not fit the images."""
+    # Cloned because a tensor from a caller's inference mode cannot enter a graph.
+    with torch.inference_mode(False):
+        classes = torch.as_tensor(targets, dtype=torch.int64, device=images.device).clone()
+    if classes.ndim > 2 or (classes.ndim and len(classes) != len(images)) or (classes.ndim == 2 and not classes.shape[1]):
+        raise PetechiaError(
+            f"Targets of shape {list(classes.shape)} do not fit {len(images)} images; give one class, [B] or [B, T]."
+        )
+    return classes
 
 
-@contextmanager
-def _recording(modules: dict[str, nn.Module], layout: Layout) -> Iterator[dict[str, Tensor]]:
-    """Keep the outputs of modules. Entered without gradients, it lets the graph begin at the first of these outputs."""
-    outputs: dict[str, Tensor] = {}
-
-    def keep(layer: str, _module: nn.Module, _inputs: object, output: object) -> Tensor:
-        if not isinstance(output, Tensor) or layout.as_map(output) is None:
-            given = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise PetechiaError(f"Layer {layer!r} gives {given}, not a map [B, C, h, w] of several cells; name another module.")
-        torch.set_grad_enabled(True)  # until the caller's no_grad ends
-        outputs[layer] = output.clone().requires_grad_()  # not itself: a shortcut may use it, past this layer
-        return outputs[layer].clone()  # an in-place ReLU that follows must not change what is kept
-
-    with ExitStack() as hooks:
-        for layer, module in modules.items():
-            hooks.enter_context(module.register_forward_hook(partial(keep, layer)))
-        yield outputs
-
-
-def _class_indices(targets: Targets, logits: Tensor) -> Tensor:
+def _class_indices(targets: Tensor | None, logits: Tensor) -> Tensor:
     """Raises PetechiaError: not classes of the model."""
-    count, images = logits.shape[1], len(logits)
     if targets is None:
         return logits.argmax(dim=1)
-    # Cloned because a tensor from a caller's inference mode cannot enter a graph.
-    classes = torch.as_tensor(targets, dtype=torch.int64, device=logits.device).clone()
-    if classes.ndim > 2 or (classes.ndim and len(classes) != images) or (classes.ndim == 2 and not classes.shape[1]):
-        raise PetechiaError(
-            f"Targets of shape {list(classes.shape)} do not fit {images} images; give one class, [B] or [B, T]."
-        )
+    classes, count = targets.to(logits.device), logits.shape[1]
     wrong = classes[(classes < 0) | (classes >= count)]
     if len(wrong):
         raise PetechiaError(f"Target {int(wrong[0])} is not a class of the model, whose {count} classes count from 0.")
-    return classes if classes.ndim else classes.expand(images).clone()
+    return classes if classes.ndim else classes.expand(len(logits)).clone()

@@ -24,7 +24,7 @@ from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
-from petechia.saliency.activation_maps import LAYERS, explain
+from petechia.saliency.activation_maps import explain
 from petechia.saliency.localisation import peak
 from petechia.saliency.overlays import overlay
 from petechia.saliency.registry import METHODS, LayerMethod, score_methods
@@ -46,7 +46,7 @@ class Request:
     """
 
     targets: Sequence[str] = ()
-    layers: Sequence[str] = LAYERS
+    layers: Sequence[str] | None = None
     method: str = "gradcam"
     dicom: bool = False
 

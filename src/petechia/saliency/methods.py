@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from petechia.core.errors import PetechiaError
 from petechia.saliency.black_box import Scores
-from petechia.saliency.layers import Layout, name_of, network_of
+from petechia.saliency.layers import name_of, network_of
+from petechia.saliency.readings import Reading
 
 TINY = 1e-12
 MASKS = 64  # that Score-CAM tries at a time
@@ -32,7 +33,7 @@ class Recorded:
         logits: [B, K].
         classes: int64 [B, T], to explain.
         outputs: layer → what it gave; the graph begins at these.
-        layout: of the outputs.
+        readings: layer → how its output is a map.
     """
 
     model: nn.Module
@@ -41,22 +42,22 @@ class Recorded:
     logits: Tensor
     classes: Tensor
     outputs: dict[str, Tensor]
-    layout: Layout
+    readings: dict[str, Reading]
 
     def activations(self) -> dict[str, Tensor]:
         """Layer → float32 [B, C, h, w]."""
-        return {layer: self._map(output.detach()).float() for layer, output in self.outputs.items()}
+        return {layer: self._map(layer, output.detach()).float() for layer, output in self.outputs.items()}
 
     def gradients(self) -> dict[str, Tensor]:
         """Layer → slope of every class's logit, float32 [T, B, C, h, w]; one backward pass for all."""
         gradients = slopes(self.logits, self.classes, list(self.outputs.values()))
         return {
-            layer: torch.stack([self._map(one).float() for one in gradient])
+            layer: torch.stack([self._map(layer, one).float() for one in gradient])
             for layer, gradient in zip(self.outputs, gradients, strict=True)
         }
 
-    def _map(self, output: Tensor) -> Tensor:
-        found = self.layout.as_map(output)
+    def _map(self, layer: str, output: Tensor) -> Tensor:
+        found = self.readings[layer].as_map(output)
         assert found is not None, "the recording hook has refused such layers"  # noqa: S101
         return found
 

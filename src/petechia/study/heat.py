@@ -82,6 +82,12 @@ class Heat:
         return [self.target, *sorted(set(self.numbers["class"]) - {self.target})]
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Layers that were explained, the last first; a network may have no middle one."""
+        measured = set(self.numbers["layer"])
+        return tuple(layer for layer in LAYERS if layer in measured)
+
+    @property
     def pairs(self) -> int:
         """Number of pairs that were measured."""
         return self.of(self.epochs[0], LAYERS[0]).height
@@ -89,7 +95,7 @@ class Heat:
     @property
     def complete(self) -> bool:
         """Whether, at every epoch and layer, some triggered image has any heat; a map can be 0 everywhere."""
-        return all(self.of(epoch, layer)["distance"].is_finite().any() for epoch in self.epochs for layer in LAYERS)
+        return all(self.of(epoch, layer)["distance"].is_finite().any() for epoch in self.epochs for layer in self.layers)
 
     @property
     def chance(self) -> float:
@@ -136,7 +142,7 @@ def read_heat(directory: RunDirectory) -> Heat | None:
 def _shown(arrays: Arrays, outcome: str) -> list[Shown]:
     rows = zip(arrays[f"{outcome}/pairs"], arrays[f"{outcome}/scores"], strict=True)
     return [
-        Shown(pair, scores, {layer: arrays[f"{outcome}/{layer}"][row] for layer in LAYERS})
+        Shown(pair, scores, {layer: arrays[f"{outcome}/{layer}"][row] for layer in LAYERS if f"{outcome}/{layer}" in arrays})
         for row, (pair, scores) in enumerate(rows)
     ]
 
@@ -195,13 +201,13 @@ class _Pairs(NamedTuple):
         self, model: Model, classes: list[int], runtime: Runtime, progress: StudyProgress
     ) -> dict[str, NDArray[np.float32]]:
         """Return layer → float32 [2, N, T, h, w] for T classes."""
-        parts: dict[str, list[NDArray[np.float32]]] = {layer: [] for layer in LAYERS}
+        parts: dict[str, list[NDArray[np.float32]]] = {}
         size = BATCH if len(classes) == 1 else BATCH_OF_ALL_CLASSES
         for start in range(0, self.images.shape[1], size):
             batch = self.images[:, start : start + size]
             together = runtime.tensor(batch.reshape(-1, *batch.shape[2:]))
-            for layer, maps in cam(model, together, [classes] * len(together), LAYERS).items():
-                parts[layer].append(maps.cpu().numpy().reshape(*batch.shape[:2], *maps.shape[1:]))
+            for layer, maps in cam(model, together, [classes] * len(together)).items():
+                parts.setdefault(layer, []).append(maps.cpu().numpy().reshape(*batch.shape[:2], *maps.shape[1:]))
             progress.advance(batch.shape[1])
         return {layer: np.concatenate(some, axis=1) for layer, some in parts.items()}
 

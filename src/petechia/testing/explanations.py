@@ -9,13 +9,12 @@ from torch import Tensor, nn
 
 from petechia.models.classifier import Classifier
 from petechia.saliency import METHODS, LayerMethod, ScoreMethod, explain
-from petechia.saliency.activation_maps import LAYERS
 from petechia.testing.assertions import require
 
 TOLERANCE = 1e-4  # of a map's largest value: other batches may be added up in another order
 
 
-def check_explanation(name: str, classifier: Classifier, layers: Sequence[str] = LAYERS) -> None:
+def check_explanation(name: str, classifier: Classifier, layers: Sequence[str] | None = None) -> None:
     """Check a registered method on a model.
 
     Its maps have the right shape and type, are finite and at least 0, are the same the second time, and those of an image do
@@ -24,7 +23,7 @@ def check_explanation(name: str, classifier: Classifier, layers: Sequence[str] =
     Args:
         name: of the method.
         classifier: to explain; with a network for a method that needs one. Networks with random weights will do.
-        layers: of it, for methods that need them.
+        layers: of it, for methods that need them; None is "middle", if there is one, and "last".
 
     Raises:
         AssertionError: says what it does wrong.
@@ -42,14 +41,14 @@ def check_explanation(name: str, classifier: Classifier, layers: Sequence[str] =
         check_score_method(method, classifier, images)
 
 
-def check_layer_method(name: str, network: nn.Module, images: Tensor, layers: Sequence[str]) -> None:
+def check_layer_method(name: str, network: nn.Module, images: Tensor, layers: Sequence[str] | None) -> None:
     """A method that needs a network: one class an image, and two.
 
     Args:
         name: of the method.
         network: gives logits [B, K], K at least 2.
         images: float32 [B, C, H, W].
-        layers: of the network.
+        layers: of the network; None is "middle", if there is one, and "last".
 
     Raises:
         AssertionError: says what it does wrong.
@@ -57,8 +56,8 @@ def check_layer_method(name: str, network: nn.Module, images: Tensor, layers: Se
     state, modes = _copied(network), [module.training for module in network.modules()]
     before = images.clone()
     found = explain(network, images, 1, layers, name)
-    require(set(found.maps) == set(layers), f"It gives maps of {', '.join(found.maps)}; asked for are {', '.join(layers)}.")
     shapes = {layer: tuple(one.shape[1:]) for layer, one in explain(network, images, 1, layers, "gradcam").maps.items()}
+    require(set(found.maps) == set(shapes), f"It gives maps of {', '.join(found.maps)}; asked for are {', '.join(shapes)}.")
     for layer, heat in found.maps.items():
         _check_map(heat, (len(images), *shapes[layer]), f"layer {layer}")
         again = explain(network, images, 1, [layer], name).maps[layer]

@@ -16,7 +16,6 @@ from petechia.saliency import explain
 from petechia.viewer.networks import Network
 
 MOST_ANSWERS = 256  # kept in memory
-LAYERS = ("last", "middle")
 
 
 class Answer(NamedTuple):
@@ -70,7 +69,7 @@ class Answers:
     def _explain(self, inputs: NDArray[np.uint8], network: Network, target: int, method: str) -> list[Answer]:
         classifier = self._load(network)
         with classifier.runtime.autocast():
-            found = explain(classifier.require_network(), classifier.tensor(inputs), target, LAYERS, method)
+            found = explain(classifier.require_network(), classifier.tensor(inputs), target, None, method)
         scores = found.logits.sigmoid().cpu().numpy()
         maps = {layer: one.cpu().numpy() for layer, one in found.maps.items()}
         if not all(np.isfinite(one).all() for one in (scores, *maps.values())):

@@ -12,8 +12,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from petechia.attack.square import Square
 from petechia.measure import THRESHOLDS
+from petechia.saliency.layers import NAMED
 from petechia.saliency.overlays import COLOURS, OPACITY
-from petechia.viewer.answers import LAYERS
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network
 from petechia.viewer.pictures import Picture
@@ -72,7 +72,7 @@ def session_of(subject: Subject) -> dict[str, Any]:
         "classes": list(subject.classes),
         "target": subject.target,
         "networks": [{"arm": arm, "seed": seed, "epochs": epochs} for (arm, seed), epochs in networks.items()],
-        "layers": LAYERS,
+        "layers": NAMED,
         "methods": offered_methods(),
         "trigger": {"size": stamping.brush.size, "value": stamping.brush.value},
         "attack": {"text": stamping.trigger.describe(), "square": stamping.trigger.brush is not None},

@@ -15,7 +15,7 @@ from petechia.core.errors import PetechiaError, shown
 from petechia.core.runtime import Runtime
 from petechia.detect.screen import Screen
 from petechia.detect.screen.files import in_file
-from petechia.viewer.answers import LAYERS, Answers
+from petechia.viewer.answers import Answers
 from petechia.viewer.clean_images import Images, clean_images_in, clean_test_images
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network, Networks
@@ -135,7 +135,7 @@ class Subject:
         changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
         with self._turns.taken(EXPLAINING):
             target, answers = self._answers.explain(seen, network, target, method)
-        maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in LAYERS}
+        maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in answers[0].maps}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
     def find_screen(self, seen: Images, network: Network) -> tuple[Choice, Screen | None]:

@@ -3,13 +3,11 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
-from fastapi.testclient import TestClient
 from numpy.typing import NDArray
 from PIL import Image
 from safetensors.torch import save_file
@@ -29,10 +27,10 @@ from petechia.reports.audit import attach_report
 from petechia.saliency import cam
 from petechia.saliency.files import Request, explain_files
 from petechia.saliency.overlays import overlay
-from petechia.viewer.app import make_app
 from petechia.viewer.subject import Subject
 from tests.conftest import unasked
 from tests.models.openers.test_openers import write_onnx
+from tests.viewer.conftest import client_of
 
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 Images = NDArray[np.uint8]
@@ -116,7 +114,7 @@ def test_a_black_box_is_explained_by_what_is_covered(tmp_path: Path) -> None:
 
 def test_the_viewer_shows_colours_and_asks_the_network_of_others(of_timm: str, tmp_path: Path) -> None:
     subject = Subject(of_timm, RUNTIME)
-    client: Any = TestClient(make_app(subject, set()), base_url="http://127.0.0.1")
+    client = client_of(subject)
     assert client.get("/api/session").json()["classes"] == ["A", "B", "C"]
     Image.fromarray(COLOURS).save(tmp_path / "a.png")
     Image.fromarray(np.repeat(COLOURS[..., :1], 3, axis=2)).save(tmp_path / "grey.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+import pydicom
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import UID, MediaStorageDirectoryStorage
 

@@ -8,12 +8,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
-from petechia.core.errors import PetechiaError
 from petechia.models.classifier import Classifier
 from petechia.saliency.activation_maps import cam
+from petechia.saliency.layers import names_of
 
 BATCH = 32  # images whose heat is computed at a time
 PIXELS = 8 * 224**2  # of these images together: whoever shares the processor with this waits for one batch
+
+
+def has_heat(classifier: Classifier) -> bool:
+    """Whether the classifier is a network with a layer that is a map of the image."""
+    if classifier.network is None:
+        return False
+    size, colours = classifier.preprocess.size, (3,) if classifier.colour else ()
+    return "last" in names_of(classifier.network, classifier.tensor(np.zeros((1, size, size, *colours), np.uint8)))
 
 
 def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.intp]) -> NDArray[np.float32]:
@@ -28,7 +36,7 @@ def heat(classifier: Classifier, images: NDArray[np.uint8], classes: NDArray[np.
         float32 [N, h, w], shares of the heat, whose sum is 1; equal shares where nothing is evidence for the class.
 
     Raises:
-        PetechiaError: the classifier is a black box.
+        PetechiaError: the classifier is a black box, or has no layer that is a map of the image.
     """
     network, layer = classifier.require_network(), _layer(classifier, images)
     parts = []
@@ -47,12 +55,7 @@ def divergence(maps: NDArray[np.float32], usual: NDArray[np.float32]) -> NDArray
 
 def _layer(classifier: Classifier, images: NDArray[np.uint8]) -> str:
     """The middle layer, or the last where the network has no higher map."""
-    try:
-        with classifier.runtime.autocast():
-            cam(classifier.require_network(), classifier.tensor(images[:1]), 0, ["middle"])
-    except PetechiaError:
-        return "last"
-    return "middle"
+    return "middle" if "middle" in names_of(classifier.require_network(), classifier.tensor(images[:1])) else "last"
 
 
 def _batches(images: NDArray[np.uint8]) -> Iterator[slice]:

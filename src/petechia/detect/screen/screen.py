@@ -24,7 +24,7 @@ from petechia.detect.screen.conformal import (
     check_count,
 )
 from petechia.detect.screen.disturbances import strip, teco
-from petechia.detect.screen.heat import divergence, heat
+from petechia.detect.screen.heat import divergence, has_heat, heat
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from petechia.detect.screen.reference import Reference
 from petechia.models.classifier import Classifier
@@ -300,10 +300,10 @@ class Screen:
 
 
 def _known(parts: Sequence[str], classifier: Classifier) -> tuple[str, ...]:
-    """The parts in the order of `PARTS`; without the heat for a black box."""
+    """The parts in the order of `PARTS`; without the heat for a black box, and for a network none of whose layers is a map."""
     if unknown := set(parts) - set(PARTS):
         raise PetechiaError(f"{min(unknown)!r} is not a part of the screen; the parts are {', '.join(PARTS)}.")
-    found = tuple(name for name in PARTS if name in parts and (name != "heat" or classifier.network is not None))
+    found = tuple(name for name in PARTS if name in parts and (name != "heat" or has_heat(classifier)))
     if not found:
         raise PetechiaError(
             f"The parts {', '.join(parts) or '(none)'} leave nothing to compute for {classifier.name}; add another."

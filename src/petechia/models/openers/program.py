@@ -25,6 +25,7 @@ from petechia.models.openers.outputs import Graph, Kind, Output
 
 LARGEST = 2 << 30  # bytes of a value for one image
 MOST_STEPS = 100_000
+DEEPEST, LONGEST = 20, 200  # modules inside each other that are told apart; letters of their names
 LINEAR = frozenset(
     "linear addmm mm matmul bmm baddbmm einsum bilinear conv1d conv2d conv3d convolution conv_transpose2d mv".split()  # noqa: SIM905
 )
@@ -47,6 +48,8 @@ class Step(nn.Module):
         trains: whether the operation has training enabled.
         results: names of the results; a single string if the operation returns one value rather than a list.
         last: names of the values that no later operation needs.
+        within: parts of the exported network in which the operation ran, outermost first: name → full name of its class. It
+            is what the file says, and nothing is looked up by it.
     """
 
     def __init__(self, node: Mapping[str, Any]) -> None:
@@ -59,6 +62,7 @@ class Step(nn.Module):
         alone = outputs[0] if len(outputs) == 1 else outputs
         self.results = alone.name if isinstance(alone, Name) else [one.name for one in alone or [] if one]
         self.last: set[str] = set()
+        self.within = _within(node.get("metadata"))
 
     @property
     def made(self) -> list[str]:
@@ -210,6 +214,8 @@ class Program(nn.Module):
                 self._rehearse(tuple(images.shape))
                 given = images.contiguous().to(self._number)
                 return self._results(given.clone() if self._writes_images else given)
+        except PetechiaError:  # of who looks into a step
+            raise
         except Exception as error:  # operations on unsuitable arguments raise anything
             raise PetechiaError(f"{self.path} cannot be run on images ({first_line(error)}); export it again.") from None
 
@@ -243,6 +249,15 @@ class Program(nn.Module):
             for name in step.last:
                 values.pop(name, None)
         return [_filled(one, values, device) for one in self._outputs]
+
+
+def _within(metadata: Any) -> dict[str, str]:
+    """Parse PyTorch's "key,name,class;…" of the modules around an operation; empty if the file says nothing of the kind."""
+    said = metadata.get("nn_module_stack") if isinstance(metadata, Mapping) else None
+    entries = [one.split(",") for one in said.split(";", DEEPEST)[:DEEPEST]] if isinstance(said, str) else []
+    return {
+        entry[1]: entry[2] for entry in entries if len(entry) == 3 and entry[1] != entry[2] and max(map(len, entry)) < LONGEST
+    }
 
 
 def _refuse_giants(found: Any, images: int, target: str) -> None:

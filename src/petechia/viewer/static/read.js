@@ -291,7 +291,9 @@ const question = () => ({ ...shown(), target: target(), method: $("method").valu
 
 function showAnswer() {
   const stamped = answer.scores.length > 1, pixels = answer.changed, index = answer.target;
-  showHeat();
+  session.layers = session.layers.filter((one) => one in answer.maps); // a network may have no middle layer
+  $("layer").max = session.layers.length - 1;
+  takeLayer();
   showScores();
   for (const [at, kind] of KINDS.entries()) showSeen($(`seen-${kind}`), answer.seen[at] ?? answer.seen[0]);
   $("survival").textContent = !stamped ? "no stamp yet: click on an image"
