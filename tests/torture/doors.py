@@ -93,7 +93,8 @@ ODD_IMAGES = {
 }  # fmt: skip
 ODD_DICOM = {
     "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "one bit", "more bits than there are",
-    "a component of 79 million pixels", "16,129 tiles", "80 more scans", "no preamble", "a table of nothing", "a table of 99 bits",
+    "a component of 79 million pixels", "16,129 tiles", "80 more scans", "no preamble",
+    "a table of nothing", "a table of 99 bits",
 }  # fmt: skip
 
 
