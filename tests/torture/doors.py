@@ -23,6 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 from PIL import Image
+from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import UID, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from safetensors.torch import save_file
@@ -92,7 +93,8 @@ ODD_IMAGES = {
 }  # fmt: skip
 ODD_DICOM = {
     "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "one bit", "more bits than there are",
-    "a component of 79 million pixels", "16,129 tiles", "80 more scans",
+    "a component of 79 million pixels", "16,129 tiles", "80 more scans", "no preamble",
+    "a table of nothing", "a table of 99 bits",
 }  # fmt: skip
 
 
@@ -373,6 +375,14 @@ def jpeg2000_of(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def with_table(descriptor: list[int], data: bytes) -> bytes:
+    """A DICOM file with a VOI LUT."""
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item.add_new("LUTData", "OW", data)
+    return written(made(PIXELS, PatientName=PATIENT, VOILUTSequence=[item]))
+
+
 def with_frame(syntax: UID, frame: bytes, side: int) -> bytes:
     """A DICOM file that claims this side, with a compressed frame."""
     dataset = made(PIXELS, PatientName=PATIENT)
@@ -477,6 +487,12 @@ def dicom_traps() -> dict[str, Plant]:
                 "a.dcm", valid["jpeg"].replace(b"\xff\xda", jpeg_of(65535, 65535)[2:])
             ),
             "a jpeg 2000 that says it is huge": written_to("a.dcm", jpeg2000_of(65535, 65535)),
+            "no preamble": written_to("a.dcm", valid["plain"][132:]),
+            "no preamble and no end": written_to("a.dcm", valid["plain"][132:-300]),
+            "nothing but a first entry": written_to("a.dcm", struct.pack("<HH2sH", 8, 5, b"CS", 10) + b"ISO_IR 100"),
+            "a table of nothing": written_to("a.dcm", with_table([0, 0, 16], b"")),
+            "a table that is cut off": written_to("a.dcm", with_table([0, 0, 16], bytes(100))),
+            "a table of 99 bits": written_to("a.dcm", with_table([256, 0, 99], bytes(512))),
             "a length of 4 GB": written_to("a.dcm", valid["plain"][:-260] + b"\xfe\xff\xff\xff" + valid["plain"][-256:]),
         }
     )
