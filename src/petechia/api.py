@@ -125,6 +125,7 @@ def open_model(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
+    output: str | int | None = None,
 ) -> Classifier:
     """Open a model, whoever made it.
 
@@ -145,6 +146,8 @@ def open_model(
         device: "auto" is a GPU where there is one.
         precision: "auto" is bf16 where the hardware is fast at it, else fp32.
         threads: CPU threads; 0 uses all.
+        output: which output of a network that returns several contains the scores: its key, field or position; else chosen by
+            name and shape.
 
     Raises:
         PetechiaError: there is no such model, it is a pickle, or it does not fit what is said of it.
@@ -172,6 +175,7 @@ def open_model(
             outputs=outputs,
             task=task,
             channels=channels,
+            output=output,
         )
     return of_module(model, card, runtime, name)
 

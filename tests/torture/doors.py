@@ -92,7 +92,8 @@ ODD_IMAGES = {
     "a hundred thousand chunks", "taller jpeg", "an animation of 2 ^ 31 images", "exif that repeats itself",
 }  # fmt: skip
 ODD_DICOM = {
-    "one bit", "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "no preamble",
+    "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "one bit", "more bits than there are",
+    "a component of 79 million pixels", "16,129 tiles", "80 more scans", "no preamble",
     "a table of nothing", "a table of 99 bits",
 }  # fmt: skip
 
@@ -478,7 +479,6 @@ def dicom_traps() -> dict[str, Plant]:
         | {name: written_to("a.dcm", content) for name, content in dicom_of_many().items()}
         | {f"{depth} levels deep": written_to("a.dcm", nested(valid["plain"], depth)) for depth in (50, 3000)}
         | {
-            "20 GB of nothing": sparse("a.dcm", bytes(128) + b"DICM"),
             "a prefix alone": written_to("a.dcm", bytes(128) + b"DICM"),
             "a jpeg that says it is huge": written_to(
                 "a.dcm", valid["jpeg"].replace(encode_jpeg(PIXELS), jpeg_of(65535, 65535))
@@ -841,13 +841,21 @@ DOORS: tuple[Door, ...] = (
         plant_images,
         read_folder,
         lambda: {
+            **{
+                f"20 GB of nothing as {name}": sparse(name, start)
+                for name, start in (("a.png", b"\x89PNG\r\n\x1a\n"), ("b.tif", b"II*\0"), ("c.dcm", bytes(128) + b"DICM"))
+            },
             "a link to itself": linked("loop.png", "loop.png"),
             "a link to its own folder": linked("loop", "."),
             "a link that leads out": linked("a.png", "../outside/secret.png"),
             "a device": linked("zero", "/dev/zero"),
             "a pipe": piped("pipe.png"),
         },
-        fine={"a link to itself", "a link to its own folder", "a device", "a pipe"},  # these are passed over
+        # These are passed over, and named.
+        fine={
+            *("a link to itself", "a link to its own folder", "a device", "a pipe"),
+            *(f"20 GB of nothing as {name}" for name in ("a.png", "b.tif", "c.dcm")),
+        },
     ),
     Door(
         "a model of Petechia",

@@ -156,7 +156,8 @@ def _processes() -> list[int]:
     """This process and its workers, in which some files are decoded."""
     found = [os.getpid()]
     for task in Path("/proc/self/task").iterdir():
-        found += map(int, (task / "children").read_text().split())
+        with suppress(OSError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
     return found
 
 

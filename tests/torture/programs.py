@@ -102,7 +102,7 @@ INTS = (
     2**63 - 1,
 )
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e-12, 1e12, 1e308, float("inf"), float("-inf"), float("nan"))
-USUAL_WORDS = "none tanh trunc floor constant reflect replicate circular same valid ij xy fro nuc".split()  # noqa: SIM905
+USUAL_WORDS = "none tanh trunc floor constant reflect replicate circular same valid ij xy fro nuc add multiply".split()  # noqa: SIM905
 WORDS = (*USUAL_WORDS, "", "sum", "ij,jk->ik", "...->...", "a" * 300, "\0", "ii->i", "mean", "amax")
 
 

@@ -64,7 +64,7 @@ def names_of(model: nn.Module, images: Tensor) -> dict[str, str]:
     """
     found = _found(model, images)
     parts = {module: part for part, module in found.parts.items()}
-    return {layer: parts.get(module, module) for layer, module in found.named.items()}
+    return {layer: module if module in found.parts else parts.get(module, module) for layer, module in found.named.items()}
 
 
 def _found(model: nn.Module, images: Tensor) -> Found:

@@ -68,7 +68,10 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "bytes of chunks": (lambda: with_chunks(chunk(b"teSt", bytes(40_000))), "has 40,013 bytes that are not pixels"),
     "segments": (lambda: with_segments(COMMENT * 60), "has more than .. parts"),
     "fillers": (lambda: with_segments(b"\xff" * 100), "has more than ... parts"),
-    "bytes of segments": (lambda: with_segments((b"\xff\xe1\x40\0" + bytes(0x3FFE)) * 2), "bytes that are not pixels"),
+    "bytes of segments": (
+        lambda: with_segments((b"\xff\xe1\x40\0" + bytes(0x3FFE)) * 2),
+        "has 33,... bytes that are not pixels",
+    ),
     "scans": (lambda: with_scans(21), "has 21 scans, and the maximum is 20"),
     "width": (lambda: encode_png(np.zeros((1, 2001), np.uint8)), "claims 2,001 x 1 pixels, and the maximum is 2,000"),
     "height": (lambda: encode_jpeg(np.zeros((2001, 1), np.uint8)), "claims 1 x 2,001 pixels, and the maximum is 2,000"),
