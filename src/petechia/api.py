@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import refuse_unwritable, sha256, write_text
+from petechia.core.files import refuse_existing, refuse_unwritable, sha256, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -125,6 +125,7 @@ def open_model(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
+    output: str | int | None = None,
 ) -> Classifier:
     """Open a model, whoever made it.
 
@@ -145,6 +146,8 @@ def open_model(
         device: "auto" is a GPU where there is one.
         precision: "auto" is bf16 where the hardware is fast at it, else fp32.
         threads: CPU threads; 0 uses all.
+        output: which output of a network that returns several contains the scores: its key, field or position; else chosen by
+            name and shape.
 
     Raises:
         PetechiaError: there is no such model, it is a pickle, or it does not fit what is said of it.
@@ -172,6 +175,7 @@ def open_model(
             outputs=outputs,
             task=task,
             channels=channels,
+            output=output,
         )
     return of_module(model, card, runtime, name)
 
@@ -538,6 +542,8 @@ def explain(
     Raises:
         PetechiaError: the model or an image cannot be read, or the model has no such class or layer.
     """
+    if out is not None:
+        refuse_existing(Path(out))
     classifier = open_model(model, device=device, precision=precision, threads=threads)
     request = Request(tuple(targets), None if layers is None else tuple(layers), method, dicom)
     given = _pictures(images)

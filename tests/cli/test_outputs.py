@@ -43,6 +43,8 @@ WITH_OUT = {
     "screen": ("screen", "m.onnx", DATA, "--clean", DATA, "--out"),
     "repair": ("repair", "m.safetensors", "--clean", DATA, "--method", "fine-tune", "--out"),
     "reproduce": ("reproduce", "table-2", "--set", "model.pretrained=false", "--out"),
+    "explain": ("explain", "m.onnx", "x.png", "--out"),
+    "run": ("run", "--data", DATA, "--out"),
     "zoo": ("zoo",),
 }
 

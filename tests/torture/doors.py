@@ -20,10 +20,12 @@ from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from PIL import Image
-from pydicom.encaps import encapsulate
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom import Dataset
+from pydicom.encaps import encapsulate, generate_frames
+from pydicom.uid import UID, ImplicitVRLittleEndian, JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
 from safetensors.torch import save_file
 
 import petechia
@@ -87,9 +89,13 @@ class Anything:
 
 ODD_IMAGES = {
     "16-bit png", "1 png", "P png", "RGBA png", "LA png", "cmyk jpeg", "too much data", "a palette of nothing",
-    "a hundred thousand chunks", "taller jpeg",
+    "a hundred thousand chunks", "taller jpeg", "an animation of 2 ^ 31 images", "exif that repeats itself",
 }  # fmt: skip
-ODD_DICOM = {"a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB"}
+ODD_DICOM = {
+    "a window of nothing", "a slope of 1e30", "50 levels deep", "a length of 4 GB", "one bit", "more bits than there are",
+    "a component of 79 million pixels", "16,129 tiles", "80 more scans", "no preamble",
+    "a table of nothing", "a table of 99 bits",
+}  # fmt: skip
 
 
 def written_to(name: str, content: bytes | str | Callable[[], bytes | str]) -> Plant:
@@ -119,6 +125,18 @@ def linked(name: str, target: str) -> Plant:
     return link
 
 
+def sparse(name: str, beginning: bytes = b"", size: int = 20 << 30) -> Plant:
+    """Replace a file by one of 20 GB that takes no space on the disk."""
+
+    def write(folder: Path) -> None:
+        (folder / name).unlink(missing_ok=True)
+        with (folder / name).open("wb") as file:
+            file.write(beginning)
+            file.truncate(size)
+
+    return write
+
+
 def piped(name: str) -> Plant:
     """Replace a file by a pipe, on which a reader waits for ever."""
 
@@ -142,6 +160,25 @@ def png(width: int, height: int, data: bytes, depth: int = 8, colour: int = 0, e
     packed = data if data.startswith(b"\x78") else zlib.compress(data, 9)
     body = header + extra + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
     return with_checksums(b"\x89PNG\r\n\x1a\n" + body)
+
+
+def with_scans(content: bytes, count: int) -> bytes:
+    """A JPEG whose last scan comes again and again; a decoder goes over the whole image for each."""
+    last = content.rindex(b"\xff\xda")
+    return content[:-2] + content[last:-2] * count + content[-2:]
+
+
+def progressive(side: int, scans: int) -> bytes:
+    """A progressive JPEG of a black square."""
+    buffer = io.BytesIO()
+    Image.new("L", (side, side)).save(buffer, "JPEG", progressive=True)
+    return with_scans(buffer.getvalue(), scans)
+
+
+def exif_of(entries: int, values: int) -> bytes:
+    """EXIF data whose entries all point to the same numbers."""
+    head = b"MM\0*\0\0\0\x08" + struct.pack(">H", entries)
+    return head + b"".join(struct.pack(">HHLL", 256 + number, 5, values, 8) for number in range(entries)) + bytes(8 * values)
 
 
 def jpeg_of(width: int, height: int) -> bytes:
@@ -174,6 +211,20 @@ def image_bytes() -> dict[str, bytes]:
         "a name alone": b"\x89PNG\r\n\x1a\n",
         "huge dimensions": png(2**31 - 1, 2**31 - 1, b""),
         "wide": png(2**31 - 1, 1, b""),
+        "a line of 79 million": png(79_000_000, 1, bytes(1000)),
+        "a column of 79 million": png(1, 79_000_000, bytes(1000)),
+        "half a million empty chunks": png(16, 16, bytes(17 * 16), extra=chunk(b"teSt", b"") * 500_000),
+        "half a million empty pixels": png(16, 16, bytes(17 * 16)).replace(
+            bytes(4) + b"IEND", (bytes(4) + b"IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))) * 500_000 + bytes(4) + b"IEND"
+        ),
+        "an animation of 2 ^ 31 images": with_checksums(
+            png(16, 16, bytes(17 * 16), extra=chunk(b"acTL", struct.pack(">II", 2**31 - 1, 0)))
+        ),
+        "exif of 20 MB in a png": with_checksums(png(16, 16, bytes(17 * 16), extra=chunk(b"eXIf", exif_of(1000, 2_500_000)))),
+        "exif that repeats itself": with_checksums(png(16, 16, bytes(17 * 16), extra=chunk(b"eXIf", exif_of(5000, 500_000)))),
+        "200,000 scans": progressive(2000, 200_000),
+        "a million comments": encode_jpeg(PIXELS)[:2] + b"\xff\xfe\0\2" * 1_000_000 + encode_jpeg(PIXELS)[2:],
+        "a million fillers": encode_jpeg(PIXELS)[:2] + b"\xff" * 1_000_000 + encode_jpeg(PIXELS)[2:],
         "pixels that are not there": png(8000, 8000, b""),
         "no width": png(0, 10, b""),
         "too much data": png(4, 4, bomb),
@@ -324,6 +375,89 @@ def jpeg2000_of(width: int, height: int) -> bytes:
     return bytes(content)
 
 
+def with_table(descriptor: list[int], data: bytes) -> bytes:
+    """A DICOM file with a VOI LUT."""
+    item = Dataset()
+    item.LUTDescriptor = descriptor
+    item.add_new("LUTData", "OW", data)
+    return written(made(PIXELS, PatientName=PATIENT, VOILUTSequence=[item]))
+
+
+def with_frame(syntax: UID, frame: bytes, side: int) -> bytes:
+    """A DICOM file that claims this side, with a compressed frame."""
+    dataset = made(PIXELS, PatientName=PATIENT)
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.Rows = dataset.Columns = side
+    dataset.PixelData = encapsulate([frame])
+    dataset["PixelData"].is_undefined_length = True
+    return written(dataset)
+
+
+@cache
+def waves(side: int) -> bytes:
+    """A JPEG 2000 codestream of a black square."""
+    dataset = made(np.zeros((side, side), np.uint8))
+    dataset.compress(JPEG2000Lossless)
+    return next(generate_frames(dataset.PixelData, number_of_frames=1))
+
+
+def waves_of(components: int, side: int = 4096, tile: int = 4096) -> bytes:
+    """A DICOM file with a JPEG 2000 frame that claims so many components, and tiles of this side."""
+    frame = waves(64)
+    size = (38 + 3 * components).to_bytes(2, "big") + bytes(2) + struct.pack(">8I", side, side, 0, 0, tile, tile, 0, 0)
+    claimed = frame[:4] + size + components.to_bytes(2, "big") + frame[42:45] * components + frame[45:]
+    return with_frame(JPEG2000Lossless, claimed, side)
+
+
+def bare_elements(count: int) -> bytes:
+    """So many empty elements, in explicit VR."""
+    return b"".join(
+        struct.pack("<HH2sH", 0x29 + 2 * (number // 50_000), 0x1000 + number % 50_000, b"LO", 0) for number in range(count)
+    )
+
+
+def before_pixels(elements: bytes, implicit: bool = False) -> bytes:
+    """A DICOM file with these elements before its pixels."""
+    dataset = made(PIXELS, PatientName=PATIENT)
+    if implicit:
+        dataset.file_meta.TransferSyntaxUID = ImplicitVRLittleEndian
+    content = written(dataset)
+    at = content.index(b"\xe0\x7f\x10\x00")
+    return content[:at] + elements + content[at:]
+
+
+def dicom_of_many() -> dict[str, Callable[[], bytes]]:
+    """DICOM files that claim much in few bytes, or make much of it."""
+    item, sequence = b"\xfe\xff\x00\xe0", b"\x28\x00\x10\x30SQ\0\0"
+    million = 1_000_000
+
+    def with_items(content: bytes) -> bytes:
+        return before_pixels(sequence + struct.pack("<I", len(content)) + content)
+
+    def with_list(tag: bytes, content: bytes) -> bytes:
+        return before_pixels(tag + struct.pack("<I", len(content)) + content, implicit=True)
+
+    def with_runs(runs: bytes) -> bytes:
+        return with_frame(RLELossless, struct.pack("<16I", 1, 64, *[0] * 14) + runs, 4000)
+
+    return {
+        "300 components": lambda: waves_of(300),
+        "16,384 components": lambda: waves_of(16384),
+        "a component of 79 million pixels": lambda: waves_of(1, 8900, 8900),
+        "16 million tiles": lambda: waves_of(1, tile=1),
+        "16,129 tiles": lambda: waves_of(1, tile=32),
+        "200,000 scans": lambda: with_frame(JPEGBaseline8Bit, progressive(2000, 200_000), 2000),
+        "80 more scans": lambda: with_frame(JPEGBaseline8Bit, progressive(2000, 80), 2000),
+        "runs of 2 GB": lambda: with_runs(b"\x81\0" * 17 * million),
+        "a million empty items": lambda: with_items((item + bytes(4)) * million),
+        "a million empty elements": lambda: before_pixels(bare_elements(million)),
+        "an item of a million elements": lambda: with_items(item + struct.pack("<I", 8 * million) + bare_elements(million)),
+        "a million parts": lambda: with_frame(RLELossless, b"\0\0", 16)[:-8] + (item + bytes(4)) * million,
+        "5 million windows": lambda: with_list(b"\x28\x00\x50\x10", b"1\\" * 5 * million),
+        "10 million entries of a table": lambda: with_list(b"\x28\x00\x06\x30", bytes(20 * million)),
+    }
+
+
 def dicom_traps() -> dict[str, Plant]:
     entries: dict[str, dict[str, object]] = {
         "huge": {"Rows": 65535, "Columns": 65535},
@@ -342,6 +476,7 @@ def dicom_traps() -> dict[str, Plant]:
     return (
         {f"valid {name}": written_to("a.dcm", content) for name, content in valid.items()}
         | {name: written_to("a.dcm", written(made(PIXELS, PatientName=PATIENT, **entry))) for name, entry in entries.items()}
+        | {name: written_to("a.dcm", content) for name, content in dicom_of_many().items()}
         | {f"{depth} levels deep": written_to("a.dcm", nested(valid["plain"], depth)) for depth in (50, 3000)}
         | {
             "a prefix alone": written_to("a.dcm", bytes(128) + b"DICM"),
@@ -352,6 +487,12 @@ def dicom_traps() -> dict[str, Plant]:
                 "a.dcm", valid["jpeg"].replace(b"\xff\xda", jpeg_of(65535, 65535)[2:])
             ),
             "a jpeg 2000 that says it is huge": written_to("a.dcm", jpeg2000_of(65535, 65535)),
+            "no preamble": written_to("a.dcm", valid["plain"][132:]),
+            "no preamble and no end": written_to("a.dcm", valid["plain"][132:-300]),
+            "nothing but a first entry": written_to("a.dcm", struct.pack("<HH2sH", 8, 5, b"CS", 10) + b"ISO_IR 100"),
+            "a table of nothing": written_to("a.dcm", with_table([0, 0, 16], b"")),
+            "a table that is cut off": written_to("a.dcm", with_table([0, 0, 16], bytes(100))),
+            "a table of 99 bits": written_to("a.dcm", with_table([256, 0, 99], bytes(512))),
             "a length of 4 GB": written_to("a.dcm", valid["plain"][:-260] + b"\xfe\xff\xff\xff" + valid["plain"][-256:]),
         }
     )
@@ -626,8 +767,20 @@ def view_run(folder: Path) -> object:
     return subject.stamping.kept(picture), subject.images.without_target()
 
 
+@cache
+def table_bomb() -> bytes:
+    """A Parquet table of a megabyte whose column has 10 GB."""
+    buffer = io.BytesIO()
+    pl.DataFrame({"id": ["x" * 10_000]}).select(pl.col("id").repeat_by(1_000_000).explode()).write_parquet(buffer)
+    return buffer.getvalue()
+
+
 def run_traps() -> dict[str, Plant]:
     traps: dict[str, Plant] = {f"no {name}": removed(name) for name in finished_run() if "checkpoints" not in name}
+    for name in ("metrics.parquet", "examples.safetensors", "summary.json", "scores/attacked-seed-0/epoch-01.safetensors"):
+        traps[f"20 GB of nothing as {name}"] = sparse(name)
+    for name in ("metrics.parquet", "scores/test.parquet"):
+        traps[f"a bomb as {name}"] = written_to(name, table_bomb)
     for name in ("metrics.parquet", "scores/test.parquet", "heat.parquet"):
         other = finished_run()["poison.parquet"]
         traps[f"another table as {name}"] = written_to(name, other)
@@ -660,7 +813,10 @@ DOORS: tuple[Door, ...] = (
         "a PNG or JPEG for training",
         written_to("a.png", encode_png(PIXELS)),
         lambda folder: read_grey(folder / "a.png"),
-        lambda: {name: written_to("a.png", content) for name, content in image_bytes().items()},
+        lambda: (
+            {name: written_to("a.png", content) for name, content in image_bytes().items()}
+            | {"20 GB of nothing": sparse("a.png", b"\x89PNG\r\n\x1a\n")}
+        ),
         mutated_png,
         2,
         ODD_IMAGES,
@@ -685,13 +841,21 @@ DOORS: tuple[Door, ...] = (
         plant_images,
         read_folder,
         lambda: {
+            **{
+                f"20 GB of nothing as {name}": sparse(name, start)
+                for name, start in (("a.png", b"\x89PNG\r\n\x1a\n"), ("b.tif", b"II*\0"), ("c.dcm", bytes(128) + b"DICM"))
+            },
             "a link to itself": linked("loop.png", "loop.png"),
             "a link to its own folder": linked("loop", "."),
             "a link that leads out": linked("a.png", "../outside/secret.png"),
             "a device": linked("zero", "/dev/zero"),
             "a pipe": piped("pipe.png"),
         },
-        fine={"a link to itself", "a link to its own folder", "a device", "a pipe"},  # these are passed over
+        # These are passed over, and named.
+        fine={
+            *("a link to itself", "a link to its own folder", "a device", "a pipe"),
+            *(f"20 GB of nothing as {name}" for name in ("a.png", "b.tif", "c.dcm")),
+        },
     ),
     Door(
         "a model of Petechia",
@@ -736,11 +900,13 @@ DOORS: tuple[Door, ...] = (
         "a table of a run",
         written_to("a.parquet", lambda: finished_run()["poison.parquet"]),
         lambda folder: read_table(folder / "a.parquet").to_dicts(),
+        lambda: {"a column of 10 GB": written_to("a.parquet", table_bomb), "20 GB of nothing": sparse("a.parquet", b"PAR1")},
     ),
     Door(
         "arrays of a run",
         written_to("a.safetensors", lambda: finished_run()["examples.safetensors"]),
         lambda folder: read_arrays(folder / "a.safetensors"),
+        lambda: {"20 GB of nothing": sparse("a.safetensors")},
         mutate=mutated_tensors,
     ),
     Door("a run, for its report", plant_run, report_run, run_traps, share=0.1, fine=Anything()),

@@ -20,6 +20,7 @@ import time
 import traceback
 import warnings
 import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +71,16 @@ def _try(door: Door, base: Path, inputs: int, seed: int, failures: list[dict[str
         _in_place(door, base, name, traps.get(name))
         before = _listing(base)
         _forget_peak()
-        start = _kilobytes("VmRSS")
+        start = {process: _kilobytes("VmRSS", process) for process in _processes()}
         faulthandler.dump_traceback_later(HANG, exit=True)
         print(f"{door.name}: {name}", file=sys.stderr, flush=True)
-        entered = time.process_time()
+        entered = _cpu_seconds()
         problem = _enter(door, base / "given")
-        seconds = time.process_time() - entered
+        seconds = _cpu_seconds() - entered
         faulthandler.cancel_dump_traceback_later()
         tried += 1
         refused += problem == ""
-        slowest, most = max(slowest, (seconds, name)), max(most, ((_kilobytes("VmHWM") - start) / 1024, name))
+        slowest, most = max(slowest, (seconds, name)), max(most, (_peak(start) / 1024, name))
         if seconds > LONGEST:
             problem = f"took {seconds:.1f} s"
         if problem is None and name in traps and name not in door.fine:
@@ -151,14 +152,44 @@ def _listing(base: Path) -> list[tuple[str, int]]:
     return sorted(found)
 
 
-def _kilobytes(key: str) -> int:
-    """Of this process, from the kernel."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split(f"{key}:")[1].split()[0])
+def _processes() -> list[int]:
+    """This process and its workers, in which some files are decoded."""
+    found = [os.getpid()]
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(OSError):  # a thread that has ended
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def _kilobytes(key: str, process: int | str = "self") -> int:
+    """Of a process, from the kernel; 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{process}/status").read_text().split(f"{key}:")[1].split()[0])
+    except (OSError, IndexError):
+        return 0
+
+
+def _peak(start: dict[int, int]) -> int:
+    """Return the kilobytes that these processes, and new ones, took together beyond what they had at the start."""
+    gone = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss if start.keys() - set(_processes()) else 0
+    return gone + sum(_kilobytes("VmHWM", process) - start.get(process, 0) for process in _processes())
+
+
+def _cpu_seconds() -> float:
+    """Return the CPU time of this process and its workers, those included that have ended."""
+    used = os.times()
+    seconds = used.user + used.system + used.children_user + used.children_system
+    for process in _processes()[1:]:
+        with suppress(OSError):
+            fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+            seconds += (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return seconds
 
 
 def _forget_peak() -> None:
-    Path("/proc/self/clear_refs").write_text("5")
+    for process in _processes():
+        with suppress(OSError):
+            Path(f"/proc/{process}/clear_refs").write_text("5")
 
 
 if __name__ == "__main__":

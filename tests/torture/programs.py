@@ -102,7 +102,7 @@ INTS = (
     2**63 - 1,
 )
 FLOATS = (0.0, -0.0, 1.0, -1.0, 0.5, 1e-320, 1e-12, 1e12, 1e308, float("inf"), float("-inf"), float("nan"))
-USUAL_WORDS = "none tanh trunc floor constant reflect replicate circular same valid ij xy fro nuc".split()  # noqa: SIM905
+USUAL_WORDS = "none tanh trunc floor constant reflect replicate circular same valid ij xy fro nuc add multiply".split()  # noqa: SIM905
 WORDS = (*USUAL_WORDS, "", "sum", "ij,jk->ik", "...->...", "a" * 300, "\0", "ii->i", "mean", "amax")
 
 
@@ -152,7 +152,7 @@ class Memory:
             nodes = [cloned(name) for name in names]
             nodes.append(json.loads(json.dumps(node).replace('"as_tensor": {"name": "', '"as_tensor": {"name": "copy_of_')))
         about = {"sizes": [{"as_int": side} for side in (2, 4, 6, 6)], "dtype": 7}
-        results = [{"as_tensor": {"name": "result"}}]
+        results: list[Node] = [{"as_tensor": {"name": "result"}}]
         if list_result(node["target"]):
             nodes[-1] = nodes[-1] | {"outputs": [{"as_tensors": []}]}
             results = []
@@ -163,9 +163,9 @@ class Memory:
         else:
             nodes[-1] = nodes[-1] | {"outputs": results}
         results = results or [{"as_tensor": {"name": "given"}}]
-        inputs = [{"user_input": {"arg": {"as_tensor": {"name": "given"}}}}]
+        inputs: list[Node] = [{"user_input": {"arg": {"as_tensor": {"name": "given"}}}}]
         inputs += [{"buffer": {"arg": {"name": name}, "buffer_name": name}} for name in names if name in tensors]
-        self.program = {
+        self.program: Node = {
             "graph_module": {
                 "graph": {"nodes": nodes, "tensor_values": {"given": about}, "outputs": results},
                 "signature": {"input_specs": inputs, "output_specs": [{"user_output": {}} for _ in results]},
@@ -178,7 +178,7 @@ class Memory:
 
 
 def cloned(name: str) -> Node:
-    taken = [{"name": "self", "arg": {"as_tensor": {"name": name}}, "kind": 1}]
+    taken: list[Node] = [{"name": "self", "arg": {"as_tensor": {"name": name}}, "kind": 1}]
     return {"target": "torch.ops.aten.clone.default", "inputs": taken, "outputs": [{"as_tensor": {"name": f"copy_of_{name}"}}]}
 
 
@@ -285,7 +285,11 @@ def value_for(name: str, kind: str, rng: np.random.Generator) -> Node:  # noqa: 
         return {"as_int": int(rng.integers(0, 4))} if rng.random() < 0.5 else {"as_float": float(rng.choice([0.5, 1.0, 2.0]))}
     if kind == "str":
         return {"as_string": str(rng.choice(["ij,jk->ik"] if name == "equation" else USUAL_WORDS))}
-    plain = {"float": {"as_float": 0.5}, "bool": {"as_bool": bool(rng.integers(2))}, "ScalarType": {"as_scalar_type": 7}}
+    plain: dict[str, Node] = {
+        "float": {"as_float": 0.5},
+        "bool": {"as_bool": bool(rng.integers(2))},
+        "ScalarType": {"as_scalar_type": 7},
+    }
     plain |= {"MemoryFormat": {"as_memory_format": int(rng.integers(1, 3))}, "Layout": {"as_layout": 7}}
     return plain.get(kind, {"as_device": {"type": "cpu", "index": None}})
 
@@ -311,7 +315,7 @@ def whole(**inputs: Any) -> list[Node]:
     """Arguments of a valid call that a search does not find; a text is a tensor, a list of texts are tensors."""
 
     def said(value: Any) -> Node:
-        kinds = {str: "as_tensor", bool: "as_bool", int: "as_int", float: "as_float", type(None): "as_none"}
+        kinds: dict[type, str] = {str: "as_tensor", bool: "as_bool", int: "as_int", float: "as_float", type(None): "as_none"}
         if isinstance(value, list):
             return {"as_ints": value}
         return {kinds[type(value)]: {"name": value} if isinstance(value, str) else True if value is None else value}
@@ -457,29 +461,27 @@ def one_process(nodes: list[Node], seed: int, failures: list[dict[str, Any]], ke
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
         tensors = pool(np.random.default_rng(seed))
         copies = {name: one.clone() for name, one in tensors.items()}
-        for name, one in tensors.items():
-            one.requires_grad_(
-                one.is_floating_point() and name not in ("mean", "spread")
-            )  # running statistics have no gradient
+        for name, tensor in tensors.items():  # running statistics have no gradient
+            tensor.requires_grad_(tensor.is_floating_point() and name not in ("mean", "spread"))
         for node in nodes:
             signal.setitimer(signal.ITIMER_REAL, SECONDS)
             said = run_one(node, tensors)
-            if any(not torch.equal(one.detach(), copies[name]) for name, one in tensors.items()):
+            if any(not torch.equal(tensor.detach(), copies[name]) for name, tensor in tensors.items()):
                 said = "a weight was changed"
-                for name, one in tensors.items():
-                    one.detach().copy_(copies[name])
+                for name, copy in copies.items():
+                    tensors[name].detach().copy_(copy)
             os.write(writing, said.replace("\n", " ").encode() + b"\n")
         os._exit(0)
     os.close(writing)
     with os.fdopen(reading, "rb") as file:
-        said = file.read().decode().split("\n")[:-1]
+        results = file.read().decode().split("\n")[:-1]
     _, status = os.waitpid(child, 0)
     if status:
-        said.append(f"signal {status & 127}")
-    for node, one in zip(nodes, said, strict=False):
+        results.append(f"signal {status & 127}")
+    for node, one in zip(nodes, results, strict=False):
         if one not in ("ran", "refused") and keep_failures:
             failures.append({"call": node, "problem": one})
-    return said
+    return results
 
 
 def valid_calls(target: str, seed: int, failures: list[dict[str, Any]]) -> list[Node]:

@@ -46,6 +46,7 @@ from tests.torture.doors import (
     nested,
     piped,
     removed,
+    table_bomb,
     written_to,
 )
 from tests.torture.mutations import mutated_packed, mutated_png
@@ -251,6 +252,7 @@ def folder_traps() -> dict[str, Plant]:
             pl.DataFrame({"Image": ["a.png"]} | {f"c{i}": [1] for i in range(20_000)})
         ),
         "parquet of 200 million equal cells": lambda: one_value(2_000_000, 100),
+        "parquet of a column of 10 GB": table_bomb,
         "parquet of long lists": lambda: parquet(
             pl.DataFrame({"Image": ["a.png"], "Edema": [[0] * 1_000_000]}), compression="zstd"
         ),
@@ -651,6 +653,12 @@ def tiff_traps() -> dict[str, Plant]:
         "no strips": lambda: raw_tiff(t273=None),
         "strips beyond the end": lambda: raw_tiff(t273=(4, 1, 2**31)),
         "2 ^ 30 strips": lambda: raw_tiff(t273=(4, 2**30, 8)),
+        "a million pages": lambda: (
+            raw_tiff(next_page=4096).ljust(4096, b"\0")
+            + b"".join(struct.pack("<HI", 0, 4096 + 6 * (number + 1)) for number in range(MILLION))
+            + bytes(6)
+        ),
+        "rows a strip: 2 ^ 32": lambda: raw_tiff(t278=(4, 1, 2**32 - 1), t259=(3, 1, 8)),
         "a strip of 4 GB": lambda: raw_tiff(t279=(4, 1, 2**32 - 1)),
         "rows a strip: none": lambda: raw_tiff(t278=(4, 1, 0)),
         "tiles of nothing": lambda: raw_tiff(t322=(4, 1, 0), t323=(4, 1, 0), t324=(4, 1, 8), t325=(4, 1, 256)),
@@ -1030,7 +1038,7 @@ DOORS: tuple[Door, ...] = (
         lambda folder: all_images(f"medmnist:{folder / 'breastmnist.npz'}"),
         medmnist_traps,
         mutated_packed,
-        fine={"a member that leads out", "a member with a newline", "twice the same member", "20,000 members"},
+        fine={"a member that leads out", "a member with a newline", "20,000 members"},
     ),
     Door(
         "a folder of DICOM",

@@ -67,6 +67,15 @@ def test_gradients_come_back_in_pieces(classifier: Classifier, monkeypatch: pyte
     assert len(steps) == 1 + 2 + 2  # start, and between three pieces on both ways
 
 
+def test_contexts_within_each_other_take_one_turn(classifier: Classifier) -> None:
+    turns = Turns()
+    slow = paced(classifier, Pace(turns, FITTING, lambda: None))
+    slow.answer(classifier.tensor(CLEAN))  # without a turn, nobody's turn is given away
+    with slow.runtime.autocast(), slow.runtime.autocast():
+        assert turns._taken
+    assert not turns._taken
+
+
 def test_an_explanation_goes_between_the_pieces_of_a_screen(classifier: Classifier) -> None:
     turns, went, began = Turns(), threading.Event(), threading.Event()
 

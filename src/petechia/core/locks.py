@@ -6,7 +6,7 @@ import errno
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -52,5 +52,6 @@ def holding(file: Path, busy: str, patience: float = 0) -> Iterator[None]:
         yield
     finally:
         if not hasattr(lock, "pid"):  # which only a lock has that filelock removes itself
-            file.unlink(missing_ok=True)  # while it is held: who waits for it sees that it is gone, and makes a new one
+            with suppress(OSError):  # while it is held: who waits for it sees that it is gone, and makes a new one
+                file.unlink()
         lock.release()

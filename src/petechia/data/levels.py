@@ -51,13 +51,13 @@ def uncut(shown: NDArray[np.uint8], levels: Levels) -> NDArray[np.uint8] | NDArr
     Returns:
         int16 [H, W]; `shown` itself where the display cuts nothing off. From 1 to 254, the grey levels are those of `shown`.
     """
-    values = levels.values * np.float32(255 / (levels.high - levels.low))
+    step = (levels.high - levels.low) / 255
     beyond = np.zeros(shown.shape, np.int16)
     for end, sign in ((0, -1), (255, 1)):
         there = shown == end
         if there.any():
-            away = sign * values[there]
-            beyond[there] = sign * (away - away.min()).clip(0, BEYOND).round()
+            away = sign * levels.values[there]
+            beyond[there] = sign * ((away - away.min()) / np.float32(step)).clip(0, BEYOND).round()
     return shown + beyond if beyond.any() else shown
 
 

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from petechia.core.budget import check_file
 from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.files import write_bytes
 from petechia.core.progress import SILENT, Progress
@@ -157,6 +158,8 @@ class Model(nn.Module):
         Raises:
             PetechiaError: the file is not a model file, or its weights do not match its description.
         """
+        if path.is_file():
+            check_file(path, "model_bytes", "check the path of the model")
         try:
             with safe_open(path, "pt") as file:
                 header = (file.metadata() or {}).get("petechia")

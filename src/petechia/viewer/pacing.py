@@ -29,14 +29,19 @@ class Pace:
             check: raises an exception when the computation is to stop; called before every piece.
         """
         self._turns, self._urgency, self._check = turns, urgency, check
+        self._depth = 0  # of contexts within each other; the outermost has the turn
 
     def start(self) -> None:
         """Wait for the turn."""
         self._check()
-        self._turns.take(self._urgency)
+        if not self._depth:
+            self._turns.take(self._urgency)
+        self._depth += 1
 
     def step(self) -> None:
         """Let others have their turn."""
+        if not self._depth:
+            return
         self._turns.give()
         try:
             self._check()
@@ -45,7 +50,9 @@ class Pace:
 
     def stop(self) -> None:
         """End the turn."""
-        self._turns.give()
+        self._depth -= 1
+        if not self._depth:
+            self._turns.give()
 
 
 def paced(classifier: Classifier, pace: Pace) -> Classifier:

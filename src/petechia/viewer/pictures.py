@@ -19,7 +19,7 @@ from petechia.data.levels import Levels, to_grey
 
 MOST_PICTURES = 256
 MOST_BYTES = 1024 * 1024 * 1024
-MOST_EACH = 16  # pictures of one reader
+MOST_EACH = 32  # pictures of one reader
 FORGOTTEN = 15 * 60.0  # seconds without use after which a picture makes room for any reader's
 AT_A_TIME = 1 << 20  # pixels that are converted at a time: bounds memory
 CHUNK = 1 << 18  # bytes that are sent at a time

@@ -15,7 +15,7 @@ from petechia.viewer.work import BusyError
 
 MOST_UPLOAD = 64 * 1024 * 1024  # bytes
 MOST_UPLOADS = 8  # at once; each takes the memory of its file
-MOST_UPLOADS_EACH = 2  # at once, of one reader
+MOST_UPLOADS_EACH = 4  # at once, of one reader
 MOST_SECONDS = 60.0  # for one upload
 MOST_SIDE = 32_767  # pixels; browsers draw no larger image
 AGAIN = 3  # seconds after which to try again

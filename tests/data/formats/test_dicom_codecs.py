@@ -108,6 +108,15 @@ def test_scans_of_a_jpeg_are_bounded() -> None:
         read_dicom(with_frame(dataset, progressive(5000)), "a")
 
 
+def test_runs_beyond_the_pixels_are_refused() -> None:
+    dataset = made(PIXELS)
+    dataset.compress(RLELossless)
+    frame = frame_of(dataset)
+    assert read_dicom(with_frame(dataset, frame + bytes(100)), "a").values.shape == PIXELS.shape
+    with pytest.raises(PetechiaError, match=r"^a has 2\d,\d+ bytes in PixelData .*, but unpacked it has only 4,096"):
+        read_dicom(with_frame(dataset, frame + b"\x81\0" * 10_000), "a")
+
+
 def test_a_codec_that_takes_too_much_costs_one_file(monkeypatch: pytest.MonkeyPatch) -> None:
     for limits, said in (
         (Limits(MIB, 60), "needed more than 1 MiB"),

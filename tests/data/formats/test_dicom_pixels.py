@@ -15,7 +15,6 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
-    JPEGLSLossless,
     RLELossless,
 )
 
@@ -59,7 +58,7 @@ def test_files_without_preamble_or_meta_header(syntax: str) -> None:
         assert np.array_equal(Decoding().decode(cut, "x"), read_dicom(content, "x").grey())
 
 
-@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_a_compressed_file_without_meta_header_is_recognised_by_its_pixels(syntax: str) -> None:
     dataset = twelve(VALUES)
     dataset.compress(syntax, generate_instance_uid=False)
@@ -105,7 +104,7 @@ def test_other_content_is_not_taken_for_dicom() -> None:
 
 
 @pytest.mark.parametrize("signed", [False, True])
-@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless, JPEGLSLossless])
+@pytest.mark.parametrize("syntax", [None, RLELossless, JPEG2000Lossless])
 def test_overlays_in_the_unused_bits_are_not_shown(syntax: str | None, signed: bool) -> None:
     values = VALUES.astype(np.int16) - 2048 * signed
     words = (values.astype(np.uint16) & 0x0FFF) | OVERLAY << 12 | OVERLAY[::-1] << 15
@@ -165,6 +164,7 @@ def test_entries_that_may_be_missing_or_empty(missing: str) -> None:
 )
 def test_entries_that_must_be_there_are_named(missing: str, tag: str) -> None:
     dataset = made(RAMP)
+    dataset["PixelData"].VR = "OW"
     del dataset[missing]
     with pytest.raises(PetechiaError, match=rf"x has no {missing} \({tag}\).*add this entry"):
         read_dicom(written(dataset), "x")

@@ -128,8 +128,8 @@ def test_bad_files_are_refused_before_anything_is_allocated(folder: Path) -> Non
         "is not a .npz file": b"PK nothing",
         "train_images as pickled objects, which could run code": packed({"train_images": pickled.getvalue()}),
         "train_labels as pickled objects": packed({"train_labels": pickled.getvalue()}),
-        "claims 1,000,000,000,000 bytes in": packed({"train_images": lying((10**6, 1000, 1000), 100)}),
-        "claims 100,000,000 bytes in": packed({"train_images": lying((100, 1000, 1000), 10**8)}),  # a zip bomb
+        "claims 1,000,000,000,000 bytes, and the maximum is 68": packed({"train_images": lying((10**6, 1000, 1000), 100)}),
+        "claims 100,000,000 bytes, a multiple": packed({"train_images": lying((100, 1000, 1000), 10**8)}),  # a zip bomb
         "a different number of bytes than its header states": packed({"train_images": lying((40, 28, 28), 100)}),
         "train_images.npy, which is not an array": packed({"train_images": b"\x93NUMPY\x01\x00\xff\xff" + bytes(70000)}),
         "contains train_images.npy, which is not an array (a": packed({"train_images": lying((-1, 28, 28), 0)}),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import petechia
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.models.openers import open_classifier
@@ -33,7 +34,7 @@ HEAD: dict[str, tuple[Kind, tuple[str, ...]]] = {
 
 
 def probabilities(logits: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return 1 / (1 + np.exp(-logits))
+    return np.asarray(1 / (1 + np.exp(-logits)))
 
 
 def chosen(given: Mapping[str, tuple[Any, str]], made: Mapping[str, tuple[Kind, tuple[str, ...]]] = HEAD, **card: Any) -> str:
@@ -91,7 +92,7 @@ def test_the_card_decides() -> None:
     outputs = {"a_logits": (LOGITS, "l"), "b_logits": (OTHERS, "v")}
     assert chosen(outputs, output="b_logits") == chosen(outputs, output=1) == "b_logits"
     assert chosen(outputs, classes=tuple("ABCDE")) == "b_logits"  # as many as are named
-    with pytest.raises(PetechiaError, match=r"has no output c, which m\.json names; its outputs are a_logits: \[4, 3\]"):
+    with pytest.raises(PetechiaError, match=r"no output c; set output in m\.json to one of its outputs: a_logits: \[4, 3\]"):
         chosen(outputs, output="c")
     with pytest.raises(PetechiaError, match="has no output 2"):
         chosen(outputs, output=2)
@@ -227,3 +228,19 @@ def test_probabilities_that_the_card_calls_logits_are_told(
         open_classifier(path, RUNTIME)
     assert what in caplog.text
     assert "m.json says logits" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["tuple", "dict", "map"])
+def test_modules_in_memory_with_several_outputs(kind: str) -> None:
+    images = RNG.integers(0, 256, (3, SIZE, SIZE), np.uint8)
+    network = Head(kind).eval()
+    key: str | int = "nested.0.logits" if kind == "dict" else 1
+    if kind == "dict":
+        found = petechia.open_model(network, size=SIZE, device="cpu", precision="fp32")
+        torch.testing.assert_close(found.logits(images), logits_of(network, images))
+    else:  # positions alone say nothing, and a module does not say what feeds what
+        with pytest.raises(PetechiaError, match=r"output 1: \[8, 3\]\), and it is not clear .* set output= to its name"):
+            petechia.open_model(network, size=SIZE, device="cpu")
+    found = petechia.open_model(network, size=SIZE, output=key, device="cpu", precision="fp32")
+    torch.testing.assert_close(found.logits(images), logits_of(network, images))
+    assert found.network is not None

@@ -123,7 +123,7 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
             _check_page(page, name)
-            if len(file.pages) > 1:
+            if _has_second_page(file):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             _check_segments(page, content, name)
             values, axes = page.asarray(maxworkers=1), page.axes
@@ -138,6 +138,15 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
     stated = page.tags.get(TAG)
     orientation = stated.value if stated is not None and isinstance(stated.value, int) else UPRIGHT
     return Deep(upright(values, orientation), page.photometric == WHITE_IS_ZERO)
+
+
+def _has_second_page(file: Any) -> bool:
+    """Return whether a TIFF has several pages, without counting them: a file can claim millions."""
+    try:
+        file.pages[1]
+    except IndexError:
+        return False
+    return True
 
 
 def _check_page(page: Any, name: str) -> None:

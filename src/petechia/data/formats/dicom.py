@@ -34,7 +34,8 @@ HEAD = 1024  # bytes at the beginning of a file from which `is_dicom` can tell
 PREAMBLE, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (0x0002, 0x0008)  # of a file without preamble
 UNDEFINED = 0xFFFFFFFF  # length
-MOST_OF_HEADER = 1 << 20  # bytes of an entry at the beginning of a file
+META = 0x0002  # group of the meta header, which is always in explicit VR
+MOST_OF_HEADER = 1 << 16  # bytes of an entry at the beginning of a file
 LOOKED_AT = 4  # entries
 LOGGERS = "pydicom", "pydicom.pixels.decoders.base"  # disabling the first does not disable the second
 T = TypeVar("T")
@@ -71,7 +72,7 @@ def _begins_with_entries(head: bytes) -> bool:
         (length,) = struct.unpack_from(f"{order}{form}", head, at + place)
         if length == UNDEFINED:
             return found > 0
-        if length % 2 or length > MOST_OF_HEADER:
+        if length % 2 or length > MOST_OF_HEADER or (group == META and vr not in STANDARD_VR):
             return False
         at, last, found = at + size + length, tag, found + 1
     return found > 0

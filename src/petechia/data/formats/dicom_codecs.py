@@ -14,7 +14,7 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes
+from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
 
 from petechia.core.budget import MIB, check
 from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg
@@ -29,6 +29,7 @@ NUMBERS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 KIND = "PhotometricInterpretation"
+RLE_HEADER = 64  # bytes
 FIXED, PER_SAMPLE = 256 * MIB, 24  # bytes of memory for any image, and for each sample: measured, with room
 
 
@@ -67,6 +68,8 @@ def packed(dataset: pydicom.Dataset, name: str) -> Packed | None:
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
     for claim in _claims(syntax, frame):
         _check(claim, dataset, name)
+    if syntax == RLELossless:
+        _check_runs(len(frame), dataset)
     description: dict[str, Any] = {key: int(dataset[key].value) for key in NUMBERS if dataset.get(key) is not None}
     return Packed(frame, str(syntax), description | {KIND: str(dataset.get(KIND, ""))})
 
@@ -96,6 +99,13 @@ def _check(claim: Frame, dataset: pydicom.Dataset, name: str) -> None:
             f"has a {entry('SamplesPerPixel')} of {dataset.SamplesPerPixel}, but its {entry(PIXELS)} has {claim.components:,} "
             f"components; {ADVICE}"
         )
+
+
+def _check_runs(size: int, dataset: pydicom.Dataset) -> None:
+    """Check the size of an RLE frame: even an encoder that finds no run needs no more than two bytes for one (PS3.5, G.3)."""
+    pixels = dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * dataset.BitsAllocated // 8
+    if size > 2 * (RLE_HEADER + pixels):
+        raise EntryError(f"has {size:,} bytes in {entry(PIXELS)}, but unpacked it has only {pixels:,}; {ADVICE}")
 
 
 def unpack(pixels: Packed, name: str, options: Mapping[str, Any]) -> NDArray[Any]:

@@ -59,10 +59,12 @@ def _number(value: Any, keyword: str) -> float | None:
     text = str(value).strip(" \0").replace(",", ".")
     if value is None or not text:
         return None
+    if text.lower() == "nan":  # this is how programs write that there is none
+        return None
     try:
         number = float(text)
     except ValueError:
-        number = math.nan
+        number = math.inf
     if not math.isfinite(number):
         raise EntryError(f"has a {entry(keyword)} that is not a number; correct or remove this entry")
     return number

@@ -120,14 +120,16 @@ def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
     if samples > 1:
         dataset.PlanarConfiguration = integer(dataset, "PlanarConfiguration", 0)
     if keyword in FLOATS:
-        dataset.BitsAllocated = integer(dataset, "BitsAllocated", FLOATS[keyword])
+        dataset.BitsAllocated = FLOATS[keyword]
         return
     allocated = integer(dataset, "BitsAllocated")
     if allocated not in (1, 8, 16, 32):
         raise EntryError(f"has a {entry('BitsAllocated')} of {allocated}, and only 1, 8, 16 and 32 are supported; convert it")
     dataset.BitsAllocated = allocated
     stored = integer(dataset, "BitsStored", allocated)
-    dataset.BitsStored = stored if 1 <= stored <= allocated else allocated
+    if not 1 <= stored <= allocated:
+        raise EntryError(f"has a {entry('BitsStored')} of {stored} with {allocated} allocated bits; correct this entry")
+    dataset.BitsStored = stored
     dataset.HighBit = integer(dataset, "HighBit", dataset.BitsStored - 1)
     dataset.PixelRepresentation = int(integer(dataset, "PixelRepresentation", 0) == 1)
 

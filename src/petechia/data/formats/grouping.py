@@ -29,8 +29,15 @@ GROUP = re.compile(
     r"(patient|subject|subj|person|participant|individual|case|lesion|study|exam|examination|accession|series|session|visit|mrn)"
     r"s?(instance)?(id|uid|no|nr|num|number|code|key|name|hash|index)?|pid"
 )
-# Parts of paths that are ids of patients, as in train/patient00001/study1/view1.jpg and person1_bacteria_2.jpeg.
-IN_PATH = re.compile(r"(?:^|/)((?:patient|person|subject|subj|sub|pat|pid|p)[-_ ]?\d+)(?=[-_. /])", re.IGNORECASE)
+# Parts of paths that are ids of patients.
+IN_PATH = re.compile(
+    r"(?:^|/)(?:"
+    r"((?:patient|person|subject|subj|sub|pat|pid|p)[-_ ]?\d+)(?=[-_. /])"  # patient00001/study1/a.jpg, person1_virus_2.jpeg
+    r"|[a-z]+-(\d{5,})-\d+(?=\.)"  # CNV-1016042-1.jpeg, of Kermany's OCT and chest images
+    r"|(\d+)_(?:left|right)(?=$|[-_.])"  # 10_left.jpeg, of EyePACS
+    r")",
+    re.IGNORECASE,
+)
 FEWEST = 4  # groups: with fewer, a column is a class or a site
 LARGEST = 0.25  # share of the images in one group, at most
 MEAN = 20  # images of a group on average, at most
@@ -100,10 +107,16 @@ def groups_in(table: Table, ids: NDArray[np.str_], others: set[str | None]) -> d
 
 def in_paths(ids: NDArray[np.str_]) -> NDArray[np.str_]:
     """Return the id of a patient in each path, str [N]; a path without one is its own group, and so is each if few have one."""
-    matches = [IN_PATH.search(path) for path in ids.tolist()]
-    if sum(match is not None for match in matches) < NAMED * len(ids):
+    found = [_longest(path) for path in ids.tolist()]
+    if sum(bool(one) for one in found) < NAMED * len(ids):
         return ids
-    return np.array([match[1] if match else path for match, path in zip(matches, ids.tolist(), strict=True)], np.str_)
+    return np.array([one or path for one, path in zip(found, ids.tolist(), strict=True)], np.str_)
+
+
+def _longest(path: str) -> str:
+    """Return the longest id of a patient in a path, or "": p10000032 of p10/p10000032/s50414267/a.jpg in MIMIC-CXR."""
+    found = (next(filter(None, match.groups())) for match in IN_PATH.finditer(path))
+    return max(found, key=len, default="")
 
 
 def straddling(groups: NDArray[np.str_], split: NDArray[np.str_]) -> int:

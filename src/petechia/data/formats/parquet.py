@@ -59,12 +59,25 @@ def unpack_parquet(path: str, name: str, as_text: bool) -> bytes:
             check("table_cells", cells + items, f"{name} has {items:,} items in the lists of its cells", "select columns")
         kept = _texts(schema) if as_text else [pl.col(column) for column in schema]
         frame = lazy.select(kept).collect()
+        size = sum(_bytes(frame[column]) for column in frame.columns)  # equal texts may be there once only, but not in Python
+        check("table_bytes", size, f"{name} has {size:,} bytes of text", "select columns")
     except pl.exceptions.PolarsError as error:
         reason = printable((str(error).splitlines() or [""])[0], 200)
         raise PetechiaError(f"{name} cannot be read as a table ({reason}); correct it.") from None
     content = io.BytesIO()
     frame.write_ipc(content, compression="uncompressed")
     return content.getvalue()
+
+
+def _bytes(column: pl.Series) -> int:
+    """Return the bytes of the texts in a column, every one of them counted."""
+    while column.dtype == pl.List:
+        column = column.explode()
+    if column.dtype == pl.Categorical:
+        column = column.cast(pl.String)
+    if column.dtype == pl.Binary:
+        return int(column.bin.size().sum() or 0)
+    return int(column.str.len_bytes().cast(pl.Int64).sum() or 0) if column.dtype == pl.String else 0
 
 
 def _texts(schema: pl.Schema) -> list[pl.Expr]:

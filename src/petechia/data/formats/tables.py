@@ -152,6 +152,10 @@ def table_of(path: Path, frame: pl.DataFrame, first: int) -> Table:
 def _read_text(path: Path) -> tuple[pl.DataFrame, int]:
     """Return the rows below the header, and the number of the first of them."""
     text = read_text(path)
+    rows = text.content.count(b"\n")  # and more if there are line breaks within cells
+    check("table_rows", rows, f"{path} has {rows:,} lines", "split it")
+    cells = rows * len(text.names)
+    check("table_cells", cells, f"{path} has {cells:,} cells", "leave out columns")
     try:
         frame = pl.read_csv(text.content, has_header=False, infer_schema=False, separator=text.separator)
     except pl.exceptions.PolarsError:
@@ -229,6 +233,8 @@ def _read(file: BufferedIOBase, most: int) -> bytes:
     content = bytearray()
     while len(content) < most and (part := file.read(min(CHUNK, most - len(content)))):
         content += part
+        if content.startswith(b"\0"):  # no text: a file of zeros can be huge and take no space on the disk
+            break
     return bytes(content)
 
 

@@ -304,7 +304,7 @@ def _classes(path: Path, labels: NDArray[np.int64], options: MedmnistOptions) ->
     if names is None or len(names) < count or (wide and len(names) != count) or len(set(names)) < len(names):
         raise PetechiaError(f"{path} has {count} classes, but classes= names {len(names or ())}; name each once.")
     cells = len(labels) * len(names)
-    check("array_labels", cells, f"{path} has {cells:,} labels, for every image and class", "check its labels")
+    check("array_cells", cells, f"{path} has {cells:,} labels, for every image and class", "check its labels")
     one_hot = labels if wide else (labels == np.arange(len(names))).astype(np.int8)
     task: Task = options.task or ("multi-label" if wide else "multi-class")
     if task == "multi-class" and (one_hot.sum(axis=1) != 1).any():

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, first_line, listing, printable
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
@@ -250,4 +251,4 @@ def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDA
 
 def _names(root: Path, name: str) -> set[str]:
     refuse_outside(root, root / name)
-    return set((root / name).read_text(encoding="utf-8", errors="replace").split())
+    return set(read_file(root / name, "list_bytes", "restore the list").decode(errors="replace").split())

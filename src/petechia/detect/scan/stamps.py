@@ -126,6 +126,8 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
     families: dict[bytes, Family] = {}
     for group in groups:
         family = _tested(group, sets, tests, limits)
+        if not (family.exact or family.fixed or family.overwrites):
+            family = family._replace(enough=limits.alike_odds)
         if family.suspicious and family.fixed:
             family = family._replace(prominent=_is_prominent(table, family, limits))
         elif family.suspicious and not (family.exact and family.overwrites):

@@ -42,6 +42,7 @@ class StampLimits(Record):
         neighbourhood: pixels around a place. A stamp has one place; anatomy lies a little elsewhere on every image.
         prominence: how many times as frequent a stamp is at its place, at least, as things of its size are around it.
         alike: grey levels, each the side of a cell: by how much the quarters of a stamp may differ from image to image.
+        alike_odds: the odds of a pattern that is alike only in this way, at no fixed place, unless it overwrites labels.
     """
 
     level: Probability
@@ -52,6 +53,7 @@ class StampLimits(Record):
     neighbourhood: Count
     prominence: Positive
     alike: tuple[Count, ...] = (8, 16, 32)
+    alike_odds: Positive = 200
 
 
 class SearchLimits(Record):

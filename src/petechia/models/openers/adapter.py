@@ -192,10 +192,10 @@ def classifier_of(
     with torch.no_grad():
         if isinstance(network, SeveralOutputs):
             found = network.outputs(adapter.every_output(given))
-            choice = choose(found, len(given), network.graph, card, path)
+            choice = choose(found, len(given), network.graph, card, path, "output=" if beside else "")
             network.chosen = choice.number
             if choice.note:
-                LOGGER.warning("%s: %s", path, choice.note)
+                LOGGER.warning("%s: %s", path, choice.note)  # shown by every command
             seen = torch.from_numpy(found[choice.number].scores(len(given)))
         else:
             seen = adapter.scores(given).cpu()

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
@@ -14,8 +17,59 @@ from petechia.models.classifier import Classifier
 from petechia.models.model import Model
 from petechia.models.openers.adapter import InputSpec, classifier_of
 from petechia.models.openers.card import Card
+from petechia.models.openers.outputs import Graph, Output
 
 Network = nn.Module | Callable[[Tensor], Tensor]
+
+
+class Several(nn.Module):
+    """A network that returns a tuple, a dict or an object of several tensors. Called, it returns the scores among them.
+
+    Attributes:
+        network: the network.
+        names: names of its outputs: keys, fields and positions.
+        chosen: position of the output that contains the scores.
+        graph: empty, because a module does not say how its outputs are computed.
+    """
+
+    graph = Graph({})
+
+    def __init__(self, network: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.network, self.names, self.chosen = network, names, 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the scores."""
+        found = dict(_leaves(self.network(images)))[self.names[self.chosen]]
+        return found.reshape(len(found), -1)
+
+    def every(self, images: Tensor) -> list[Tensor | None]:
+        """Return all outputs; None for what is not a tensor of floating-point numbers."""
+        found = dict(_leaves(self.network(images)))
+        return [found[name] if found[name].is_floating_point() else None for name in self.names]
+
+    def outputs(self, values: Sequence[Tensor | None]) -> list[Output]:
+        """Describe what `every` returned."""
+        return [
+            Output(name, None if one is None else one.float().numpy(), name)
+            for name, one in zip(self.names, values, strict=True)
+        ]
+
+
+def _leaves(found: Any, name: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors in what a network returns, with the keys, fields and positions that lead to them."""
+    if isinstance(found, Tensor):
+        yield name or "0", found
+        return
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(found, Mapping):
+        parts = list(found.items())
+    elif is_dataclass(found):
+        parts = [(one.name, getattr(found, one.name)) for one in fields(found)]
+    elif isinstance(found, (list, tuple)):
+        parts = list(zip(getattr(found, "_fields", range(len(found))), found, strict=True))
+    for key, part in parts:
+        yield from _leaves(part, f"{name}.{key}" if name else str(key))
 
 
 def of_module(network: Network, card: Card, runtime: Runtime, name: str = "model") -> Classifier:
@@ -40,12 +94,24 @@ def of_module(network: Network, card: Card, runtime: Runtime, name: str = "model
     if size is None:
         raise PetechiaError(f"{name} does not state the size of its images; give size=, the side in pixels.")
     try:
+        if isinstance(own, nn.Module):
+            own = _with_scores(own, torch.zeros(1, channels, size, size))
         return classifier_of(Path(name), own, InputSpec(None, channels, size), card, runtime, "classes=")
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:  # raised by the network's own code
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:  # raised by the network's own code
         raise PetechiaError(
             f"{name} cannot be called with float32 [8, {channels}, {size}, {size}] ({str(error).splitlines()[0][:200]}); "
             f"check size and channels."
         ) from None
+
+
+def _with_scores(network: nn.Module, image: Tensor) -> nn.Module:
+    """Return the network, or, if it returns more than a tensor, one that returns the scores among its outputs."""
+    one = next(network.parameters(), image)
+    network.eval()
+    with torch.no_grad():
+        found = network(image.to(one.device))
+    names = [name for name, _ in _leaves(found)]
+    return network if isinstance(found, Tensor) or not names else Several(network, names)
 
 
 def _copied(network: nn.Module) -> nn.Module:

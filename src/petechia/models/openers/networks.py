@@ -62,8 +62,7 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
     """
     defaults = _defaults(arch)
     stored = read_weights(path)
-    with torch.device("meta"):
-        wanted = timm.create_model(arch).state_dict()
+    wanted = _weight_names(arch)
     tensors, left = match_names(stored, wanted, path)
     first, last = (tensors.get(f"{_one(layer)}.weight") for layer in (defaults.first_conv, defaults.classifier))
     if first is None or last is None or first.ndim < 2 or not last.ndim or first.shape[1] not in (1, 3):
@@ -79,6 +78,19 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
     if left:
         LOGGER.warning("%s: %s is not part of timm's %s and was left out.", path, listing(left, 4), arch)
     return _around(network, architecture, card.names(len(last), path), card, runtime, f"timm:{arch}:{path}")
+
+
+def _weight_names(arch: str) -> list[str]:
+    """Return the names of the weights of a timm network, which is built without memory.
+
+    Raises:
+        PetechiaError: it cannot be built.
+    """
+    try:
+        with torch.device("meta"):
+            return list(timm.create_model(arch).state_dict())
+    except Exception as error:  # timm raises many types
+        raise PetechiaError(f"timm's {arch} cannot be built without its weights ({first_line(error)}); use ONNX.") from None
 
 
 def _other_weights(path: Path, arch: str, problem: str) -> PetechiaError:

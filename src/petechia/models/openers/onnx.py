@@ -58,7 +58,7 @@ class OnnxNetwork:
         Raises:
             PetechiaError: the model cannot be run on these images, or takes too much time or memory.
         """
-        parts = images.split(len(images) if self.fixed else AT_ONCE)
+        parts = torch.split(images, len(images) if self.fixed else AT_ONCE)
         return torch.cat([self._scores(some) for some in parts]).to(images.device)
 
     def _scores(self, images: Tensor) -> Tensor:

@@ -39,22 +39,22 @@ OF_NUMBERS: dict[str, Callable[..., Any]] = {
 OPERATIONS = frozenset(
     """
     _assert_tensor_metadata _upsample_bicubic2d_aa _upsample_bilinear2d_aa _softmax _log_softmax
-    _native_batch_norm_legit_no_training abs adaptive_avg_pool1d
-    adaptive_avg_pool2d adaptive_max_pool2d add addcmul addmm alias all amax amin any arange argmax argmin argsort avg_pool2d
-    baddbmm batch_norm bilinear bitwise_and bitwise_not bitwise_or bmm broadcast_tensors cat celu chunk clamp clamp_max
-    clamp_min clone concat concatenate constant_pad_nd contiguous conv1d conv2d conv3d conv_transpose2d convolution copy cos
-    cumsum detach diff div dropout einsum elu eq erf exp expand expand_as expm1 eye feature_dropout fill
-    flatten flip floor floor_divide frobenius_norm full full_like gather ge gelu glu grid_sampler grid_sampler_2d group_norm gt
-    hardsigmoid hardswish hardtanh im2col index index_select instance_norm layer_norm le leaky_relu lift_fresh_copy linear
-    linalg_norm linalg_vector_norm linspace log log1p log2 log_sigmoid log_softmax logical_and logical_not logical_or
-    logsumexp lt masked_fill matmul max max_pool2d max_pool2d_with_indices maximum mean meshgrid min minimum mish mm movedim
-    moveaxis mul mv narrow native_batch_norm native_dropout native_group_norm native_layer_norm ne neg new_full
-    new_ones new_zeros norm ones ones_like pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal
-    reflection_pad2d relu relu6 remainder repeat repeat_interleave replication_pad2d reshape reshape_as rms_norm roll round
-    rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select selu sigmoid sign silu sin slice softmax softplus sort
-    split split_with_sizes sqrt square squeeze stack std std_mean sub sum sym_numel sym_size t tan tanh tensor_split threshold
-    tile to topk transpose tril triu type_as unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d
-    upsample_nearest2d var var_mean view view_as where zeros zeros_like _to_copy _unsafe_view
+    _native_batch_norm_legit_no_training abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add addcmul addmm
+    alias all amax amin any arange argmax argmin argsort avg_pool2d baddbmm batch_norm bilinear bitwise_and bitwise_not
+    bitwise_or bmm broadcast_tensors cat celu chunk clamp clamp_max clamp_min clone concat concatenate constant_pad_nd
+    contiguous conv1d conv2d conv3d conv_transpose2d convolution copy cos cumsum detach diff div dropout einsum elu eq erf exp
+    expand expand_as expm1 eye feature_dropout fill flatten flip floor floor_divide fmod frobenius_norm full full_like gather
+    ge gelu glu grid_sampler grid_sampler_2d group_norm gt hardsigmoid hardswish hardtanh im2col index index_select
+    instance_norm layer_norm le leaky_relu lift_fresh_copy linear linalg_norm linalg_vector_norm linspace log log1p log2
+    log_sigmoid log_softmax logical_and logical_not logical_or logsumexp lt masked_fill matmul max max_pool2d
+    max_pool2d_with_indices maximum mean meshgrid min minimum mish mm movedim moveaxis mul mv narrow native_batch_norm
+    native_dropout native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm ones ones_like pad permute
+    pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad2d relu relu6 remainder repeat repeat_interleave
+    replication_pad2d reshape reshape_as rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention scatter
+    select selu sigmoid sign silu sin slice softmax softplus sort split split_with_sizes sqrt square squeeze stack std
+    std_mean sub sum sym_numel sym_size t tan tanh tensor_split threshold tile to topk transpose tril triu type_as unbind
+    unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean view view_as where zeros
+    zeros_like _to_copy _unsafe_view
     """.split()  # noqa: SIM905 (a list of one a line would take pages)
 )
 WORDS = {  # what an argument of the given name may say
@@ -63,6 +63,7 @@ WORDS = {  # what an argument of the given name may say
     "mode": ("constant", "reflect", "replicate", "circular"),
     "padding": ("same", "valid"),
     "indexing": ("ij", "xy"),
+    "reduce": ("add", "multiply"),
     "ord": ("fro", "nuc"),
 }
 CHOICES = {"interpolation_mode": (0, 1, 2), "padding_mode": (0, 1, 2)}  # enumerations that the schema calls int
@@ -72,13 +73,9 @@ ONLY = {  # arguments of which one value alone is allowed
     "path": (None,),
     "dropout_p": (0, 0.0),  # the answers would be random
     "cudnn_enabled": (True, False),
-    # A scale that does not fit the sizes makes some kernels read beside the image.
-    "scales_h": (None,),
-    "scales_w": (None,),
     "scales_d": (None,),
 }
 EQUATION = re.compile(r"[A-Za-z ,.>-]{1,200}")
-SCALES = ("scales_h", "scales_w", "scales_d")
 
 
 class Name(NamedTuple):
@@ -361,4 +358,25 @@ def _group_norm(given: Mapping[str, Any]) -> None:
             raise ValueError("native_group_norm needs one weight a channel")
 
 
-RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {"native_group_norm": _group_norm}
+def _upsample(given: Mapping[str, Any]) -> None:
+    """A scale that does not fit the sizes would make kernels read beside the image."""
+    image, size = given.get("self"), given.get("output_size")
+    for k, name in enumerate(("scales_h", "scales_w")):
+        scale = given.get(name)
+        if scale is None or image is None:
+            continue
+        sides = size if isinstance(size, list) else []
+        if len(sides) != 2 or image.ndim != 4 or not 0 < scale < MOST_INT or int(image.shape[2 + k] * scale) != sides[k]:
+            raise ValueError(f"{name} does not fit the sizes")
+
+
+RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "native_group_norm": _group_norm,
+    **dict.fromkeys(
+        (
+            *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
+            *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
+        ),
+        _upsample,
+    ),
+}

@@ -116,7 +116,7 @@ class Choice:
     note: str = ""
 
 
-def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, path: Path) -> Choice:
+def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, path: Path, key: str = "") -> Choice:
     """Choose the output that contains the scores.
 
     Args:
@@ -125,12 +125,14 @@ def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, pat
         graph: how the outputs are computed.
         card: description of the model; its key `output` decides if it is set.
         path: path of the model, for messages.
+        key: what the user can set to choose, for messages; empty for the key of the JSON beside the model.
 
     Raises:
         PetechiaError: no output contains scores, or it is not clear which one does.
     """
+    key = key or f"output in {card_path(path).name}"
     if card.output is not None:
-        return Choice(_named(outputs, card.output, images, path))
+        return Choice(_named(outputs, card.output, images, path, key))
     usable = [k for k, one in enumerate(outputs) if one.scores(images) is not None]
     if not usable:
         raise _none_usable(outputs, images, path)
@@ -140,23 +142,22 @@ def choose(outputs: Sequence[Output], images: int, graph: Graph, card: Card, pat
     if chosen is None:
         raise PetechiaError(
             f"{path} has several outputs ({_listed(outputs)}), and it is not clear which contains the scores{why}; "
-            f"set output in {card_path(path).name} to its name."
+            f"set {key} to its name."
         )
     left = ", ".join(printable(one.name) for k, one in enumerate(outputs[:SHOWN]) if k != chosen)
     return Choice(
         chosen,
         f"The scores are taken from the output {printable(outputs[chosen].name)}{why}, and not from {left}; "
-        f"set output in {card_path(path).name} if that is wrong.",
+        f"set {key} if that is wrong.",
     )
 
 
-def _named(outputs: Sequence[Output], wanted: str | int, images: int, path: Path) -> int:
+def _named(outputs: Sequence[Output], wanted: str | int, images: int, path: Path, key: str) -> int:
     names = [one.name for one in outputs]
     number = wanted if isinstance(wanted, int) else names.index(wanted) if wanted in names else -1
     if not 0 <= number < len(outputs):
         raise PetechiaError(
-            f"{path} has no output {printable(str(wanted))}, which {card_path(path).name} names; its outputs are "
-            f"{_listed(outputs)}."
+            f"{path} has no output {printable(str(wanted))}; set {key} to one of its outputs: {_listed(outputs)}."
         )
     if outputs[number].scores(images) is None:
         raise _none_usable([outputs[number]], images, path)

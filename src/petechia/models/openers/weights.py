@@ -140,8 +140,10 @@ def refuse_unsafe_zip(path: Path, size: int) -> None:
     try:
         with open_zip(path, "save the weights again") as file:
             refuse_packed(file, size, str(path))
-    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):  # an older format, or PyTorch reports it
-        return
+    except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
+        with path.open("rb") as opened:
+            if opened.read(2) == b"PK":  # PyTorch's own reader of archives could read it, unchecked
+                raise _not_weights(path) from None
 
 
 def refuse_packed(file: zipfile.ZipFile, size: int, name: str) -> None:
