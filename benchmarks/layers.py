@@ -202,6 +202,7 @@ def built(name: str) -> Model:
             if isinstance(weight, nn.Parameter) and weight.ndim == 1:
                 weight.copy_(torch.rand_like(weight) + 0.5)
             if isinstance(one, nn.Linear | nn.Conv2d) and len(one.weight) == len(CLASSES):
+                nn.init.normal_(one.weight, std=0.1)  # some begin at 0
                 one.weight[2] = -one.weight[0]  # what speaks against A speaks for C, so that one of them has heat
     size = SMALLER.get(name, {}).get("img_size", network.pretrained_cfg["input_size"][-1])
     description = Description(

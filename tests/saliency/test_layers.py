@@ -117,6 +117,7 @@ def varied(network: nn.Module) -> nn.Module:
                 weight.add_(0.3 * torch.rand_like(weight))
         for one in network.modules():
             if isinstance(one, nn.Linear) and one.out_features == CLASSES:
+                nn.init.normal_(one.weight, std=0.1)  # some begin at 0
                 one.weight[2] = -one.weight[0]  # what speaks against one class speaks for another, so that one has heat
     return network.eval()
 
