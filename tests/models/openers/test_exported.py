@@ -325,6 +325,12 @@ IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
             "told of other sizes than its input has",
         ),
         (
+            before_all(node(f"{ATEN}._native_batch_norm_legit_no_training.default", "a", input=IMAGES_IN, weight={"as_none": True},
+                            bias=tensor("p_fc_weight"), running_mean=WEIGHT, running_var=WEIGHT,
+                            momentum={"as_float": 0.1}, eps={"as_float": 1e-5})),
+            "batch norm needs one bias a channel",
+        ),
+        (
             before_all(*(node("_operator.mul", f"n{k + 1}", a={"as_sym_int": {"as_name": f"n{k}"} if k else {"as_int": 9999}},
                               b={"as_sym_int": {"as_name": f"n{k}"} if k else {"as_int": 9999}}) for k in range(40))),
             "makes a number beyond",

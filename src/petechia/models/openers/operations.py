@@ -358,6 +358,17 @@ def _group_norm(given: Mapping[str, Any]) -> None:
             raise ValueError("native_group_norm needs one weight a channel")
 
 
+def _batch_norm(given: Mapping[str, Any]) -> None:
+    """The kernels read one weight, bias, mean and variance a channel, without counting them, and divide by the pixels."""
+    images = given["input"]
+    if images.ndim < 2 or not images.numel():
+        raise ValueError("batch norm needs images with channels")
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        one = given.get(name)
+        if one is not None and tuple(one.shape) != (images.shape[1],):
+            raise ValueError(f"batch norm needs one {name} a channel")
+
+
 def _upsample(given: Mapping[str, Any]) -> None:
     """A scale that does not fit the sizes would make kernels read beside the image."""
     image, size = given.get("self"), given.get("output_size")
@@ -372,6 +383,7 @@ def _upsample(given: Mapping[str, Any]) -> None:
 
 RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {
     "native_group_norm": _group_norm,
+    **dict.fromkeys(("_native_batch_norm_legit_no_training", "native_batch_norm", "batch_norm", "instance_norm"), _batch_norm),
     **dict.fromkeys(
         (
             *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
