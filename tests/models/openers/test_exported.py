@@ -325,8 +325,13 @@ IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
             "told of other sizes than its input has",
         ),
         (
-            before_all(node(f"{ATEN}._native_batch_norm_legit_no_training.default", "a", input=IMAGES_IN, weight={"as_none": True},
-                            bias=tensor("p_fc_weight"), running_mean=WEIGHT, running_var=WEIGHT,
+            before_all(node(f"{ATEN}.avg_pool2d.default", "a", self=IMAGES_IN, kernel_size={"as_ints": [2, 2]},
+                            stride={"as_ints": [65536, 1]})),
+            "'stride' that is not allowed",
+        ),
+        (
+            before_all(node(f"{ATEN}._native_batch_norm_legit_no_training.default", "a", input=IMAGES_IN,
+                            weight={"as_none": True}, bias=tensor("p_fc_weight"), running_mean=WEIGHT, running_var=WEIGHT,
                             momentum={"as_float": 0.1}, eps={"as_float": 1e-5})),
             "batch norm needs one bias a channel",
         ),

@@ -29,6 +29,10 @@ NUMBERS = {  # type numbers of the file format
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 STRIDED = 7  # number of the only layout
 MOST_INT = 2**31  # largest size, stride, offset and so on; products of two stay within 64 bits
+MOST_OF_WINDOW = (
+    4096  # largest stride, padding, dilation or side of a window: beyond it, kernels leave their tensors or never end
+)
+OF_WINDOWS = ("stride", "padding", "dilation", "kernel_size", "output_padding", "pad", "groups", "block_size")
 TO_THE_END = 2**63 - 1  # how `slice` states its end
 MOST_LISTED = 4096  # numbers or tensors in a list
 OF_NUMBERS: dict[str, Callable[..., Any]] = {
@@ -312,7 +316,11 @@ def _is_actual(kind: str, name: str, value: Any) -> bool:
         return "Optional" in kind
     if isinstance(value, torch.Tensor):
         return "Tensor" in kind
-    return type(value) is not int or abs(value) <= MOST_INT or (name == "end" and value == TO_THE_END)
+    return type(value) is not int or _is_bounded(name, value)
+
+
+def _is_bounded(name: str, value: int) -> bool:
+    return abs(value) <= (MOST_OF_WINDOW if name in OF_WINDOWS else MOST_INT) or (name == "end" and value == TO_THE_END)
 
 
 def _is_int(name: str, value: Any) -> bool:
@@ -320,7 +328,7 @@ def _is_int(name: str, value: Any) -> bool:
         return value in CHOICES[name] and type(value) is int
     if isinstance(value, Name):
         return True
-    return type(value) is int and (abs(value) <= MOST_INT or (name == "end" and value == TO_THE_END))
+    return type(value) is int and _is_bounded(name, value)
 
 
 def _is_number(name: str, value: Any) -> bool:
