@@ -377,6 +377,12 @@ def _batch_norm(given: Mapping[str, Any]) -> None:
             raise ValueError(f"batch norm needs one {name} a channel")
 
 
+def _instance_norm(given: Mapping[str, Any]) -> None:
+    _batch_norm(given)
+    if given.get("use_input_stats") is not False and given.get("running_mean") is not None:
+        raise ValueError("instance_norm would change its statistics, as in training; export the network in evaluation mode")
+
+
 def _upsample(given: Mapping[str, Any]) -> None:
     """A scale that does not fit the sizes would make kernels read beside the image."""
     image, size = given.get("self"), given.get("output_size")
@@ -390,8 +396,9 @@ def _upsample(given: Mapping[str, Any]) -> None:
 
 
 RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {
+    "instance_norm": _instance_norm,
     "native_group_norm": _group_norm,
-    **dict.fromkeys(("_native_batch_norm_legit_no_training", "native_batch_norm", "batch_norm", "instance_norm"), _batch_norm),
+    **dict.fromkeys(("_native_batch_norm_legit_no_training", "native_batch_norm", "batch_norm"), _batch_norm),
     **dict.fromkeys(
         (
             *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
