@@ -302,6 +302,8 @@ IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
         (before_all(node(f"{ATEN}._to_copy.default", "a", self=IMAGES_IN, dtype=tensor("x"))), "'dtype' that is not allowed"),
         (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**40]})), "'size' that is not allowed"),
         (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**18, 2**18]})), "makes 274,877,906,944 bytes"),
+        (before_all(node(f"{ATEN}.to.prim_dtype", "a", self=IMAGES_IN, dtype={"as_int": -1})), "not a form that is"),
+        (before_all(node(f"{ATEN}.tensor_split.sections", "a", self=IMAGES_IN, sections={"as_int": 10**6})), "'sections'"),
         (before_all(node(f"{ATEN}.relu.default", "a", other=IMAGES_IN)), "an argument 'other', which it does not have"),
         (before_all(node(f"{ATEN}.gelu.default", "a", self=IMAGES_IN, approximate={"as_string": "x"})), "'approximate'"),
         (before_all(node(f"{ATEN}.add.out", "a", self=IMAGES_IN, other=IMAGES_IN, out=IMAGES_IN)), "not a form that is"),

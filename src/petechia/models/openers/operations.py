@@ -33,7 +33,7 @@ STRIDED = 7  # number of the only layout
 MOST_OF_WINDOW = (
     4096  # largest stride, padding, dilation or side of a window: beyond it, kernels leave their tensors or never end
 )
-OF_WINDOWS = ("stride", "padding", "dilation", "kernel_size", "output_padding", "pad", "groups", "block_size")
+OF_WINDOWS = ("stride", "padding", "dilation", "kernel_size", "output_padding", "pad", "groups", "block_size", "sections")
 TO_THE_END = 2**63 - 1  # how `slice` states its end
 MOST_LISTED = 4096  # numbers or tensors in a list
 OF_NUMBERS: dict[str, Callable[..., Any]] = {
@@ -80,6 +80,7 @@ ONLY = {  # arguments of which one value alone is allowed
     "cudnn_enabled": (True, False),
     "scales_d": (None,),
 }
+ENUMERATIONS = ("dtype", "layout", "memory_format", "device")  # PyTorch does not compare an integer with their values
 EQUATION = re.compile(r"[A-Za-z ,.>-]{1,200}")
 
 
@@ -215,6 +216,8 @@ def allowed_forms() -> list[str]:
 def _is_plain(schema: Any) -> bool:
     """Whether a form of an operation returns tensors, and sizes that do not depend on the pixels."""
     if any(one.is_out for one in schema.arguments) or (schema.name, schema.overload_name) in NOT_PLAIN:
+        return False
+    if any(one.name in ENUMERATIONS and "int" in str(one.real_type) for one in schema.arguments):  # of TorchScript
         return False
     if schema.name.startswith(("aten::sym_", "aten::_assert")):
         return True
