@@ -201,7 +201,7 @@ def test_the_command(tmp_path: Path) -> None:
     repaired = out.read_bytes()
     again = CliRunner().invoke(app, [*asked, "--stamp", "class=Mass,size=2,value=0"])
     assert again.exit_code == 1
-    assert "overwrites nothing" in again.output.replace("\n", " ")
+    assert "exists already; choose another --out" in again.output.replace("\n", " ")
     assert out.read_bytes() == repaired
 
 
