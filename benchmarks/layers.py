@@ -186,7 +186,6 @@ BY_HAND: dict[str, tuple[Hand, Hand]] = {
     "xcit_nano_12_p16_224": (AFTER_CLASS, TOKENS),
     "swin_tiny_patch4_window7_224": (Hand("BHWC"), Hand("BHWC")),
     "swinv2_tiny_window8_256": (Hand("BHWC"), Hand("BHWC")),
-    "swinv2_cr_tiny_224": (Hand("BHWC"), Hand("BHWC")),
     "test_mambaout": (Hand("BHWC"), Hand("BHWC")),
     "sequencer2d_s": (Hand("BHWC"), Hand("BHWC")),
 }
