@@ -192,7 +192,8 @@ def test_text_of_paths_is_never_markup_nor_a_command_to_the_terminal(name: str, 
     assert code == 1
     assert "Traceback" not in said
     assert "\x1b" not in said
-    assert name.replace("\x1b", "�").replace("\t", "�") in said
+    assert "\t" not in said
+    assert name.replace("\x1b", "�").replace("\t", " ") in " ".join(said.split())
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def no_work(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> NoReturn:
         raise AssertionError("this is the work")
 
-    for name in ("open_source", "open_classifier", "read_data", "execute_run", "repair_model", "collect"):
+    for name in ("open_source", "open_classifier", "read_data", "repair_model", "collect"):
         monkeypatch.setattr(f"petechia.api.{name}", fail)
     monkeypatch.setattr("petechia.study.study._plan", fail)
     monkeypatch.setattr("petechia.study.runner.load_run_data", fail)

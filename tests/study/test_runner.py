@@ -62,7 +62,7 @@ def test_the_directory_holds_what_is_promised(finished: Run) -> None:
 def test_the_summary_is_an_interface(finished: Run) -> None:
     summary = json.loads(finished.directory.summary.read_text())
     assert summary == finished.to_dict()
-    assert summary["schema"] == 1
+    assert summary["schema"] == 2
     assert set(summary["arms"]) == {"attacked", "control", "placebo"}
     for arm in summary["arms"].values():
         assert set(arm) == set(METRICS)

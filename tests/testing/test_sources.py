@@ -150,7 +150,6 @@ def test_a_broken_reader_is_found(reader: type[InMemory], sentence: str) -> None
     ("change", "sentence"),
     [
         ({"ids": np.array(list("aacdef"))}, "Two images have the same id"),
-        ({"classes": ("A", "A")}, "A class is there twice"),
         ({"classes": ("A",)}, r"labels has shape \(6, 2\) for 6 images and 1 classes"),
         ({"labels": np.zeros((6, 2))}, "labels is float64, not int8"),
         ({"labels": np.full((6, 2), 2, np.int8)}, "values other than 1, 0 and -1"),

@@ -252,7 +252,7 @@ def folder_traps() -> dict[str, Plant]:
             pl.DataFrame({"Image": ["a.png"]} | {f"c{i}": [1] for i in range(20_000)})
         ),
         "parquet of 200 million equal cells": lambda: one_value(2_000_000, 100),
-        "parquet of a column of 10 GB": table_bomb,
+        "parquet of a column of 1.1 GB": table_bomb,
         "parquet of long lists": lambda: parquet(
             pl.DataFrame({"Image": ["a.png"], "Edema": [[0] * 1_000_000]}), compression="zstd"
         ),

@@ -70,7 +70,6 @@ def _check_refusal(source: str) -> None:
 def _check_columns(catalog: Catalog) -> None:
     count, classes = len(catalog), len(catalog.classes)
     require(count > 0, "The catalog has no image.")
-    require(len(set(catalog.classes)) == classes, f"A class is there twice: {', '.join(catalog.classes)}.")
     for name in ("ids", "patients", "split"):
         values: NDArray[np.str_] = getattr(catalog, name)
         require(values.shape == (count,), f"{name} has shape {values.shape} for {count} images.")

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, InvalidStateError
 from contextlib import contextmanager, suppress
 from typing import Any, Generic, TypeVar
 
@@ -136,7 +136,8 @@ class Desk:
         greedy = max(self._waiting, key=lambda reader: len(self._waiting[reader]))
         if len(self._waiting[greedy]) <= own + 1:
             raise self._busy("Too many readers are waiting")
-        self._waiting[greedy].pop().future.set_exception(self._busy("Too many readers are waiting"))
+        with suppress(InvalidStateError):  # its reader left just now
+            self._waiting[greedy].pop().future.set_exception(self._busy("Too many readers are waiting"))
 
     def _busy(self, sentence: str) -> BusyError:
         waiting = 1 + sum(map(len, self._waiting.values()))

@@ -83,3 +83,17 @@ def test_a_bad_source_is_a_sentence_and_says_nothing_of_the_patient(caplog: pyte
     sentences = said(lambda source: secondary_capture(PICTURE, "Grad-CAM", source), sources, caplog)
     assert len(sentences) > 5
     assert not any("Doe" in sentence or "1999" in sentence for sentence in sentences)
+
+
+@pytest.mark.parametrize("charset", ["ISO_IR 100", None])
+def test_words_that_the_characters_of_the_source_lack_are_kept(charset: str | None) -> None:
+    source = made(RAMP, PatientName="Müller^Jürgen" if charset else "Doe", StudyDescription="Thorax")
+    if charset:
+        source.SpecificCharacterSet = charset
+    plain, other = (
+        pydicom.dcmread(io.BytesIO(secondary_capture(PICTURE, words, written(source)))) for words in ("Mass", "肺炎")
+    )
+    assert plain.get("SpecificCharacterSet") == charset
+    assert other.DerivationDescription == "肺炎"
+    for capture in (plain, other):
+        assert (str(capture.PatientName), capture.StudyDescription) == (str(source.PatientName), "Thorax")

@@ -133,7 +133,7 @@ def test_bad_files_are_refused_before_anything_is_allocated(folder: Path) -> Non
         "a different number of bytes than its header states": packed({"train_images": lying((40, 28, 28), 100)}),
         "train_images.npy, which is not an array": packed({"train_images": b"\x93NUMPY\x01\x00\xff\xff" + bytes(70000)}),
         "contains train_images.npy, which is not an array (a": packed({"train_images": lying((-1, 28, 28), 0)}),
-        "not an array (in Fortran order)": packed({"train_images": fortran.getvalue()}),
+        "has train_images in Fortran order": packed({"train_images": fortran.getvalue()}),
         "volumes are not supported": packed({"train_images": lying((40, 28, 28, 28), 40 * 28**3)}),
         "images must be uint8": packed({"train_images": lying((40, 28, 28), 40 * 28 * 28 * 2, "<u2")}),
         "has train_images but no train_labels": packed({"train_labels": None}),

@@ -94,6 +94,7 @@ def test_what_is_as_frequent_beside_its_place_is_anatomy(prominent: bool) -> Non
     here = spots_at(np.concatenate([np.arange(20), np.arange(300, 340 if prominent else 300)]), 10, 8, 1)
     spots = np.concatenate([here, *border])
     spots["pattern"] = np.arange(len(spots))  # of grey levels that are never the same
+    spots["look"] = np.random.default_rng(2).integers(0, 256, (len(spots), 4))
     (family,) = [one for one in find_families(spots, labels) if one.fixed and (one.rows[0], one.columns[0]) == (10, 8)]
     assert family.odds > 20
     assert family.prominent == prominent

@@ -302,6 +302,8 @@ IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
         (before_all(node(f"{ATEN}._to_copy.default", "a", self=IMAGES_IN, dtype=tensor("x"))), "'dtype' that is not allowed"),
         (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**40]})), "'size' that is not allowed"),
         (before_all(node(f"{ATEN}.zeros.default", "a", size={"as_ints": [2**18, 2**18]})), "makes 274,877,906,944 bytes"),
+        (before_all(node(f"{ATEN}.to.prim_dtype", "a", self=IMAGES_IN, dtype={"as_int": -1})), "not a form that is"),
+        (before_all(node(f"{ATEN}.tensor_split.sections", "a", self=IMAGES_IN, sections={"as_int": 10**6})), "'sections'"),
         (before_all(node(f"{ATEN}.relu.default", "a", other=IMAGES_IN)), "an argument 'other', which it does not have"),
         (before_all(node(f"{ATEN}.gelu.default", "a", self=IMAGES_IN, approximate={"as_string": "x"})), "'approximate'"),
         (before_all(node(f"{ATEN}.add.out", "a", self=IMAGES_IN, other=IMAGES_IN, out=IMAGES_IN)), "not a form that is"),
@@ -323,6 +325,17 @@ IMAGES_IN, WEIGHT = tensor("x"), tensor("p_fc_bias")
                             bias={"as_none": True}, N={"as_int": 64}, C={"as_int": 64}, HxW={"as_int": 4096},
                             group={"as_int": 1}, eps={"as_float": 1e-5})),
             "told of other sizes than its input has",
+        ),
+        (
+            before_all(node(f"{ATEN}.avg_pool2d.default", "a", self=IMAGES_IN, kernel_size={"as_ints": [2, 2]},
+                            stride={"as_ints": [65536, 1]})),
+            "'stride' that is not allowed",
+        ),
+        (
+            before_all(node(f"{ATEN}._native_batch_norm_legit_no_training.default", "a", input=IMAGES_IN,
+                            weight={"as_none": True}, bias=tensor("p_fc_weight"), running_mean=WEIGHT, running_var=WEIGHT,
+                            momentum={"as_float": 0.1}, eps={"as_float": 1e-5})),
+            "batch norm needs one bias a channel",
         ),
         (
             before_all(*(node("_operator.mul", f"n{k + 1}", a={"as_sym_int": {"as_name": f"n{k}"} if k else {"as_int": 9999}},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 
-from petechia.core.budget import check
+from petechia.core.budget import check, limit
 from petechia.data.formats.codestreams import NO_SEGMENT, START_OF_SCAN
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
@@ -27,8 +27,9 @@ def check_content(content: bytes, name: str, advice: str) -> None:
     if content.startswith(PNG):
         _check_parts(*_parts_of_png(content), refused, advice)
     elif content.startswith(JPEG):
-        _check_parts(*_parts_of_jpeg(content), refused, advice)
-        scans = content.count(START_OF_SCAN)  # cannot occur in coded pixels, but in comments
+        parts, begin = _parts_of_jpeg(content)
+        _check_parts(parts, begin, refused, advice)
+        scans = content.count(START_OF_SCAN, begin)  # these bytes cannot occur in coded pixels
         check("image_scans", scans, f"{refused} {scans:,} scans", advice)
 
 
@@ -49,9 +50,9 @@ def _check_parts(parts: int, others: int, refused: str, advice: str) -> None:
 
 
 def _parts_of_png(content: bytes) -> tuple[int, int]:
-    """Return the number of chunks, and the bytes in those that hold no pixels."""
+    """Return the number of chunks, counted up to one more than the limit, and the bytes in those that hold no pixels."""
     at, parts, others = len(PNG), 0, 0
-    while at + 8 <= len(content):
+    while at + 8 <= len(content) and parts <= limit("image_parts"):
         length, kind = struct.unpack_from(">I4s", content, at)
         at += 12 + length
         parts += 1
@@ -61,9 +62,9 @@ def _parts_of_png(content: bytes) -> tuple[int, int]:
 
 
 def _parts_of_jpeg(content: bytes) -> tuple[int, int]:
-    """Return the number of segments before the first scan, and the bytes in them."""
+    """Return the number of segments before the first scan, and where that begins."""
     at, parts = 2, 0
-    while 0 <= at < len(content) - 3:
+    while 0 <= at < len(content) - 3 and parts <= limit("image_parts"):
         marker = content[at + 1]
         if marker == SCAN:
             break

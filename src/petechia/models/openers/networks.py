@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,14 @@ from petechia.models.openers.weights import match_names, read_weights, unmatched
 
 LOGGER = logging.getLogger(__name__)
 IMAGENET = 1000  # classes
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """Return ImageNet's classes in words; of the few that share a name, as the two cranes do, with what they are."""
+    known = ImageNetInfo()
+    names = [known.index_to_description(k) for k in range(IMAGENET)]
+    shared = {name for name, count in Counter(names).items() if count > 1}
+    return tuple(known.index_to_description(k, detailed=name in shared) for k, name in enumerate(names))
 
 
 def open_timm(text: str, runtime: Runtime) -> Classifier:
@@ -49,8 +58,7 @@ def of_imagenet(arch: str, runtime: Runtime) -> Classifier:
         ) from None
     classes, of_softmax = numbered(network.num_classes), Card(task="multi-class")
     if network.num_classes == IMAGENET:
-        known = ImageNetInfo()
-        classes = tuple(known.index_to_description(k) for k in range(IMAGENET))
+        classes = imagenet_classes()
     return _around(network, Architecture(arch=arch, channels=3), classes, of_softmax, runtime, f"timm:{arch}")
 
 

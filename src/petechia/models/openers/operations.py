@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import torch
 
+from petechia.models.openers.rules import MOST_INT, RULES
+
 NUMBERS = {  # type numbers of the file format
     1: torch.uint8,
     2: torch.int8,
@@ -28,7 +30,10 @@ NUMBERS = {  # type numbers of the file format
 }
 FORMATS = {1: torch.contiguous_format, 2: torch.channels_last, 3: torch.channels_last_3d, 4: torch.preserve_format}
 STRIDED = 7  # number of the only layout
-MOST_INT = 2**31  # largest size, stride, offset and so on; products of two stay within 64 bits
+MOST_OF_WINDOW = (
+    4096  # largest stride, padding, dilation or side of a window: beyond it, kernels leave their tensors or never end
+)
+OF_WINDOWS = ("stride", "padding", "dilation", "kernel_size", "output_padding", "pad", "groups", "block_size", "sections")
 TO_THE_END = 2**63 - 1  # how `slice` states its end
 MOST_LISTED = 4096  # numbers or tensors in a list
 OF_NUMBERS: dict[str, Callable[..., Any]] = {
@@ -75,6 +80,7 @@ ONLY = {  # arguments of which one value alone is allowed
     "cudnn_enabled": (True, False),
     "scales_d": (None,),
 }
+ENUMERATIONS = ("dtype", "layout", "memory_format", "device")  # PyTorch does not compare an integer with their values
 EQUATION = re.compile(r"[A-Za-z ,.>-]{1,200}")
 
 
@@ -211,6 +217,8 @@ def _is_plain(schema: Any) -> bool:
     """Whether a form of an operation returns tensors, and sizes that do not depend on the pixels."""
     if any(one.is_out for one in schema.arguments) or (schema.name, schema.overload_name) in NOT_PLAIN:
         return False
+    if any(one.name in ENUMERATIONS and "int" in str(one.real_type) for one in schema.arguments):  # of TorchScript
+        return False
     if schema.name.startswith(("aten::sym_", "aten::_assert")):
         return True
     return bool(schema.returns) and all(str(one.real_type) in ("Tensor", "List[Tensor]") for one in schema.returns)
@@ -312,7 +320,11 @@ def _is_actual(kind: str, name: str, value: Any) -> bool:
         return "Optional" in kind
     if isinstance(value, torch.Tensor):
         return "Tensor" in kind
-    return type(value) is not int or abs(value) <= MOST_INT or (name == "end" and value == TO_THE_END)
+    return type(value) is not int or _is_bounded(name, value)
+
+
+def _is_bounded(name: str, value: int) -> bool:
+    return abs(value) <= (MOST_OF_WINDOW if name in OF_WINDOWS else MOST_INT) or (name == "end" and value == TO_THE_END)
 
 
 def _is_int(name: str, value: Any) -> bool:
@@ -320,7 +332,7 @@ def _is_int(name: str, value: Any) -> bool:
         return value in CHOICES[name] and type(value) is int
     if isinstance(value, Name):
         return True
-    return type(value) is int and (abs(value) <= MOST_INT or (name == "end" and value == TO_THE_END))
+    return type(value) is int and _is_bounded(name, value)
 
 
 def _is_number(name: str, value: Any) -> bool:
@@ -344,39 +356,4 @@ FITS: dict[str, Callable[[str, Any], bool]] = {
     "MemoryFormat": lambda _, value: isinstance(value, torch.memory_format),
     "Layout": lambda _, value: value is torch.strided,
     "Device": lambda _, value: isinstance(value, Here),
-}
-
-
-def _group_norm(given: Mapping[str, Any]) -> None:
-    images, channels = given["input"], given["C"]
-    if images.ndim < 2 or given["group"] < 1 or given["N"] * channels * given["HxW"] != images.numel():
-        raise ValueError("native_group_norm is told of other sizes than its input has")
-    if (images.shape[0], images.shape[1]) != (given["N"], channels):
-        raise ValueError("native_group_norm is told of other sizes than its input has")
-    for one in (given["weight"], given["bias"]):
-        if one is not None and (one.numel() != channels or one.dtype != given["input"].dtype):
-            raise ValueError("native_group_norm needs one weight a channel")
-
-
-def _upsample(given: Mapping[str, Any]) -> None:
-    """A scale that does not fit the sizes would make kernels read beside the image."""
-    image, size = given.get("self"), given.get("output_size")
-    for k, name in enumerate(("scales_h", "scales_w")):
-        scale = given.get(name)
-        if scale is None or image is None:
-            continue
-        sides = size if isinstance(size, list) else []
-        if len(sides) != 2 or image.ndim != 4 or not 0 < scale < MOST_INT or int(image.shape[2 + k] * scale) != sides[k]:
-            raise ValueError(f"{name} does not fit the sizes")
-
-
-RULES: dict[str, Callable[[Mapping[str, Any]], None]] = {
-    "native_group_norm": _group_norm,
-    **dict.fromkeys(
-        (
-            *("upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d"),
-            *("_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa"),
-        ),
-        _upsample,
-    ),
 }

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line
 from petechia.models.openers.archive import Archive
-from petechia.models.openers.operations import MOST_INT, Here, Name, argument, call_of, leaves
+from petechia.models.openers.operations import Here, Name, argument, call_of, leaves
 from petechia.models.openers.outputs import Graph, Kind, Output
+from petechia.models.openers.rules import MOST_INT
 
 LARGEST = 2 << 30  # bytes of a value for one image
 MOST_STEPS = 100_000
