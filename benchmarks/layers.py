@@ -127,11 +127,11 @@ NETWORKS = {
     "xception_aligned": ("xception41p",),
     "xcit": ("xcit_nano_12_p16_224",),
 }
+SIZES = {"sam2_hiera_tiny": 224, "qwen3_vit_88m": 256, "deepseek_vit_412m": 294}  # pixels, smaller than usual
 # Of networks whose smallest one is large.
 SMALLER: dict[str, dict[str, Any]] = {
     "deepseek_vit_412m": {"depth": 4},
-    "qwen3_vit_88m": {"img_size": 256},
-    "sam2_hiera_tiny": {"img_size": 224},
+    "qwen3_vit_88m": {"depth": 4},
     "naflexvit_base_patch16_gap": {"embed_dim": 192, "num_heads": 3},
 }
 HEAD = "| family | network | image | last | cells | middle | cells | largest difference |\n|---|---|--:|---|--:|---|--:|--:|"
@@ -179,14 +179,17 @@ BY_HAND: dict[str, tuple[Hand, Hand]] = {
     "test_vit": (AFTER_CLASS, AFTER_CLASS),
     "vit_medium_patch16_reg4_gap_256": (Hand("BTC", 4), Hand("BTC", 4)),
     "vit_tiny_r_s16_p8_224": (AFTER_CLASS, AFTER_CLASS),
-    "test_vit_relpos": (AFTER_CLASS, AFTER_CLASS),
+    "test_vit_relpos": (TOKENS, TOKENS),
+    "deepseek_vit_412m": (TOKENS, TOKENS),
+    "qwen3_vit_88m": (TOKENS, TOKENS),
+    "nest_tiny": (Hand("BHWC"), Hand()),
+    "sam2_hiera_tiny": (Hand("BHWC"), Hand("BHWC")),
     "samvit_base_patch16_224": (Hand(), Hand("BHWC")),
     "vitamin_small_224": (TOKENS, TOKENS),
     "volo_d1_224": (AFTER_CLASS, Hand("BHWC")),
     "xcit_nano_12_p16_224": (AFTER_CLASS, TOKENS),
     "swin_tiny_patch4_window7_224": (Hand("BHWC"), Hand("BHWC")),
     "swinv2_tiny_window8_256": (Hand("BHWC"), Hand("BHWC")),
-    "swinv2_cr_tiny_224": (Hand("BHWC"), Hand("BHWC")),
     "test_mambaout": (Hand("BHWC"), Hand("BHWC")),
     "sequencer2d_s": (Hand("BHWC"), Hand("BHWC")),
 }
@@ -204,7 +207,7 @@ def built(name: str) -> Model:
             if isinstance(one, nn.Linear | nn.Conv2d) and len(one.weight) == len(CLASSES):
                 nn.init.normal_(one.weight, std=0.1)  # some begin at 0
                 one.weight[2] = -one.weight[0]  # what speaks against A speaks for C, so that one of them has heat
-    size = SMALLER.get(name, {}).get("img_size", network.pretrained_cfg["input_size"][-1])
+    size = SIZES.get(name, network.pretrained_cfg["input_size"][-1])
     description = Description(
         architecture=Architecture(arch=name, channels=3),
         classes=CLASSES,
@@ -262,7 +265,8 @@ def row(family: str, name: str) -> str:
         maps = torch.cat([one[layer] for one in found])
         cells[layer] = f"{maps.shape[1]} × {maps.shape[2]}"
         fits = maps.shape == truth.shape and float(truth.max()) > 0
-        differences.append(f"{float((maps - truth).abs().max() / truth.max()):.0e}" if fits else "not compared")
+        difference = float((maps - truth).abs().max() / truth.max()) if fits else float("nan")
+        differences.append(f"{difference:.0e}" if difference else "0")
     shown = " | ".join(f"`{names[layer]}` | {cells[layer]}" if layer in names else "none |" for layer in NAMED)
     return f"{start} {shown} | {', '.join(differences)} |"
 

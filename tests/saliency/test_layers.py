@@ -251,6 +251,26 @@ def test_a_network_that_keeps_what_it_computed_can_be_trained_afterwards() -> No
     assert all(parameter.requires_grad for parameter in network.parameters())
 
 
+class Shared(nn.Module):
+    """A module that runs at two sizes of maps, as in timm's Visformer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(8, 8, 2, 2)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, CLASSES)
+
+    def forward(self, given: Tensor) -> Tensor:
+        scores: Tensor = self.head(self.norm(self.second(self.norm(self.first(given)))).square().mean(dim=(2, 3)))
+        return scores
+
+
+def test_a_module_that_runs_at_several_sizes_counts_by_its_last_run() -> None:
+    torch.manual_seed(0)
+    network = Shared().eval()
+    assert names_of(network, images()) == {"last": "norm", "middle": "first"}
+    assert cam(network, images(), 0)["last"].shape == (1, 4, 4)
+
+
 class Attention(nn.Module):
     """As many tokens as pixels of the map of attention: [B, heads, 64, 64] looks like a map."""
 

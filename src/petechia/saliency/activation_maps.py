@@ -97,8 +97,8 @@ def _explain(
         chosen = find_layers(model, layers, images)
         with torch.no_grad(), recording(chosen) as outputs:
             logits = classify(images)
-            if missing := chosen.keys() - outputs.keys():
-                raise PetechiaError(f"Layer {min(missing)!r} does not run when the model does; name another module.")
+        if missing := chosen.keys() - outputs.keys():
+            raise PetechiaError(f"Layer {min(missing)!r} does not run when the model does; name another module.")
         classes = _class_indices(targets, logits)
         columns = classes if classes.ndim == 2 else classes[:, None]
         readings = {layer: one.reading for layer, one in chosen.items() if one.reading}

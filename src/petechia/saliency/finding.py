@@ -285,12 +285,13 @@ class Finder:
         before = self._before(last)
         higher = [one for one in before if one.height > last.height and (one.height + 1) // 2 >= last.height]
         lowest = [one for one in higher if one.height == min(other.height for other in higher)]
-        return next(reversed([one for one in lowest if one.cut] or lowest), None)
+        return self._latest([one for one in lowest if one.cut]) or self._latest(lowest)
 
     def _halfway(self, last: Map) -> Map | None:
         """Of a network whose maps all have one size, the one halfway."""
         parts = [one for one in self._before(last) if one.reading.grid == last.reading.grid]
-        return parts[len(parts) // 2] if len(parts) >= FEW and self._late(last) else None
+        halfway = parts[len(parts) // 2] if len(parts) >= FEW and self._late(last) else None
+        return halfway if halfway and all(self._reached([halfway])) else None
 
     def _before(self, last: Map) -> list[Map]:
         maps = self._maps[: self._maps.index(last)]

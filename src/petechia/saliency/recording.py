@@ -46,12 +46,13 @@ def recording(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]:
         PetechiaError: what a layer gives is no map.
     """
     outputs: dict[str, Tensor] = {}
+    others: dict[str, object] = {}  # what else a layer gives, in runs whose output is no such map
 
     def keep(name: str, layer: Layer, _module: nn.Module, _inputs: object, output: object) -> object:
         found = layer.of(output)
         if found is None:
-            given = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
-            raise PetechiaError(f"Layer {name!r} gives {given}, not a map [B, C, h, w] of several cells; name another module.")
+            others[name] = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
+            return output
         torch.set_grad_enabled(True)  # until the caller's no_grad ends
         outputs[name] = found.clone().requires_grad_()  # not itself: a shortcut may use it, past this layer
         return _replaced(
@@ -62,6 +63,9 @@ def recording(layers: Mapping[str, Layer]) -> Iterator[dict[str, Tensor]]:
         for name, layer in layers.items():
             hooks.enter_context(layer.module.register_forward_hook(partial(keep, name, layer)))
         yield outputs
+    for name, given in others.items():
+        if name not in outputs:
+            raise PetechiaError(f"Layer {name!r} gives {given}, not a map [B, C, h, w] of several cells; name another module.")
 
 
 @contextmanager
