@@ -81,8 +81,9 @@ def test_an_explanation_goes_between_the_pieces_of_a_screen(classifier: Classifi
 
     def go_between() -> None:
         began.wait(10)
-        with turns.taken(EXPLAINING):
-            went.set()
+        turns.take(EXPLAINING)
+        went.set()
+        turns.give()
 
     thread = threading.Thread(target=go_between)
     thread.start()

@@ -160,8 +160,9 @@ def test_the_most_urgent_is_next_but_nobody_waits_for_ever(monkeypatch: pytest.M
 
     def once(urgency: int, name: str) -> threading.Thread:
         def take() -> None:
-            with turns.taken(urgency):
-                order.append(name)
+            turns.take(urgency)
+            order.append(name)
+            turns.give()
 
         before = len(turns._tickets)
         thread = threading.Thread(target=take)
@@ -184,3 +185,28 @@ def test_the_most_urgent_is_next_but_nobody_waits_for_ever(monkeypatch: pytest.M
     for thread in threads:
         thread.join(5)
     assert order == ["screen", "stamp"]
+
+
+def test_a_turn_that_is_not_needed_any_more_is_left_to_the_next() -> None:
+    turns, needed, taken = Turns(), [True], []
+
+    def take(name: str, urgency: int, *asked: Callable[[], bool]) -> threading.Thread:
+        def wait() -> None:
+            if turns.take(urgency, *asked):
+                taken.append(name)
+                turns.give()
+
+        before = len(turns._tickets)
+        thread = threading.Thread(target=wait)
+        thread.start()
+        until(lambda: len(turns._tickets) > before)
+        return thread
+
+    turns.take(0)
+    threads = [take("answered meanwhile", 0, lambda: needed[0]), take("next", 1)]
+    needed[0] = False
+    turns.give()
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+    assert taken == ["next"]

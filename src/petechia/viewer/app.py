@@ -42,7 +42,7 @@ class Desks:
     def __init__(self) -> None:
         self.pages = Desk("pages")  # one thread: matplotlib is for one at a time
         self.images = Desk("images", threads=2)
-        self.answers = Desk("explanations")
+        self.answers = Desk("explanations", threads=16)  # which wait to be answered together
         self.screens = Desk("screens", most=64, most_each=4)
         self.fits = Desk("screens that are prepared", most=16, most_each=2)
 

@@ -19,7 +19,7 @@ from petechia.viewer.answers import Answers
 from petechia.viewer.clean_images import Images, clean_images_in, clean_test_images
 from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network, Networks
-from petechia.viewer.pacing import EXAMINING, EXPLAINING, FITTING, Pace, paced
+from petechia.viewer.pacing import EXAMINING, FITTING, Pace, paced
 from petechia.viewer.pictures import Picture
 from petechia.viewer.run import open_run, reporting_damage
 from petechia.viewer.run_images import RunImages
@@ -88,7 +88,7 @@ class Subject:
                 if clean is not None
                 else clean_test_images(self.images, self.stamping.prepare, self.title)
             )
-        self._answers = Answers(self.networks.load)
+        self._answers = Answers(self.networks.load, self._turns)
         self._screens = Screens(self.clean.sets, self.networks.load)
 
     @property
@@ -133,8 +133,7 @@ class Subject:
         if method not in names:
             raise PetechiaError(f"{shown(method)} is not a method; the methods are {', '.join(names)}.")
         changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
-        with self._turns.taken(EXPLAINING):
-            target, answers = self._answers.explain(seen, network, target, method)
+        target, answers = self._answers.explain(seen, network, target, method)
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in answers[0].maps}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 

@@ -7,9 +7,9 @@ import math
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, InvalidStateError
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Any, Generic, TypeVar
 
 from petechia.core.errors import PetechiaError
@@ -189,27 +189,26 @@ class Turns:
         self._taken = False
         self._tickets: list[tuple[int, float, object]] = []  # urgency, since when, and whose
 
-    @contextmanager
-    def taken(self, urgency: int) -> Iterator[None]:
-        """Wait for the turn, and keep it during the block.
+    def take(self, urgency: int, needed: Callable[[], bool] = lambda: True) -> bool:
+        """Wait for the turn.
 
         Args:
             urgency: 0 is the most urgent.
-        """
-        self.take(urgency)
-        try:
-            yield
-        finally:
-            self.give()
+            needed: whether the turn is still needed; asked whenever somebody has given it.
 
-    def take(self, urgency: int) -> None:
-        """Wait for the turn."""
+        Returns:
+            Whether the turn was taken; False if it is not needed any more.
+        """
         ticket = (urgency, time.monotonic(), object())
         with self._changed:
             self._tickets.append(ticket)
-            self._changed.wait_for(lambda: not self._taken and self._first() is ticket)
+            self._changed.wait_for(lambda: not needed() or (not self._taken and self._first() is ticket))
             self._tickets.remove(ticket)
+            if not needed():
+                self._changed.notify_all()  # another one may be the first now
+                return False
             self._taken = True
+            return True
 
     def give(self) -> None:
         """Give the turn to the next."""
