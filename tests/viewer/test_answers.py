@@ -29,7 +29,7 @@ class Counted(nn.Sequential):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         self.passes.append(len(images))
-        found: torch.Tensor = super().forward(images)
+        found: torch.Tensor = super().forward(images)  # type: ignore[no-untyped-call]
         return torch.where(images.flatten(1).any(dim=1, keepdim=True), found, torch.nan)
 
 
