@@ -8,6 +8,7 @@ from scipy.spatial import KDTree
 
 from petechia.detect.scan.thresholds import StampLimits
 
+SMALLEST = 3  # pixels a side: the four quarters of smaller things say too little, and edges of the lungs look alike by chance
 APART = 4  # cells between two sizes, so that no cell of one is next to a cell of another
 Rows = NDArray[np.intp]
 
@@ -16,8 +17,8 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
     """Groups of spots of one size that look alike, at each of several tolerances.
 
     Looks are put into cells of a grid; a group is what lies in a cell and those next to it. So its members differ from the
-    middle by one and a half times the side of a cell at most, and nothing falls between two groups. Spots of one pixel's width
-    are left out: lines and noise look alike by chance.
+    middle by one and a half times the side of a cell at most, and nothing falls between two groups. Spots of less than
+    `SMALLEST` pixels a side are left out.
 
     Args:
         spots: `Spot` [n].
@@ -27,7 +28,7 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
     Returns:
         For each group, int [m], its rows in `spots`: the first of each image.
     """
-    rows = np.flatnonzero(np.minimum(spots["height"], spots["width"]) > 1)
+    rows = np.flatnonzero(np.minimum(spots["height"], spots["width"]) >= SMALLEST)
     return [group for side in limits.alike for group in _groups(spots, rows, side, limits.fewest_images, most)]
 
 
