@@ -124,7 +124,7 @@ def test_the_page_says_when_its_token_is_no_longer_good(browser: Any, address: S
 
 
 def test_a_screen_that_is_no_longer_wanted_is_ended(page: Any) -> None:
-    page.route("**/api/screen", lambda route: page.wait_for_timeout(300))
+    page.route("**/api/screen", lambda _route: None)
     with page.expect_event("requestfailed", lambda request: "screen" in request.url):
         with page.expect_request("**/api/screen"):
             page.locator("#screen").click()

@@ -14,6 +14,7 @@ from petechia.models.model import Model
 from petechia.models.openers.adapter import LogitAdapter
 from petechia.models.openers.xrv import OperatingPoints
 from petechia.saliency.finding import Found, find
+from petechia.saliency.readings import Reading
 from petechia.saliency.recording import Layer, undisturbed
 
 NAMED = ("last", "middle")
@@ -83,7 +84,9 @@ def _layer(model: nn.Module, layer: str, found: Found, modules: dict[str, nn.Mod
     if not name or name not in modules:
         near = difflib.get_close_matches(layer, [*NAMED, *found.parts], 5)
         raise PetechiaError(f"{name_of(model)} has no layer {layer!r}; near names: {', '.join(near or NAMED)}.")
-    place, reading = found.maps.get(name, ((), None))
+    # A module that hands the images on gives no tensor of its own.
+    as_image = Reading("BCHW", (images.shape[2], images.shape[3]), channels=images.shape[1])
+    place, reading = found.maps.get(name, ((), as_image))
     return Layer(modules[name], place, reading)
 
 

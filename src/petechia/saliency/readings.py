@@ -21,17 +21,19 @@ class Reading:
         grid: rows and columns.
         prefix: of tokens, how many come before those of the image's parts.
         order: number of the token at each place, row by row; () if they are in the order of the image.
+        channels: of "BCHW", if only a map of so many is one; attention has as many rows as columns, too.
     """
 
     kind: Literal["BCHW", "BHWC", "BTC", "BCT"]
     grid: tuple[int, int]
     prefix: int = 0
     order: tuple[int, ...] = ()
+    channels: int | None = None
 
     def as_map(self, output: Tensor) -> Tensor | None:
         """Return a layer's output as [B, C, h, w], a view; None where it does not fit."""
         height, width = self.grid
-        if output.ndim != len(self.kind):
+        if output.ndim != len(self.kind) or self.channels not in (None, output.shape[1]):
             return None
         if self.kind in ("BCHW", "BHWC"):
             found = output if self.kind == "BCHW" else output.permute(0, 3, 1, 2)

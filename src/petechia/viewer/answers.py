@@ -18,7 +18,7 @@ from petechia.models.classifier import Classifier
 from petechia.saliency import explain
 from petechia.viewer.networks import Network
 from petechia.viewer.pacing import EXPLAINING
-from petechia.viewer.work import Turns
+from petechia.viewer.work import Abandoned, Turns
 
 MOST_ANSWERS = 256  # kept in memory
 MOST_TOGETHER = 16  # images in one pass; more take little less time each, and memory
@@ -42,12 +42,15 @@ class _Question:
     Attributes:
         inputs: uint8 [N, S, S] or [N, S, S, 3].
         target: class to explain; None until it is known, if the reader leaves the choice to the network.
+        left: says whether the reader has left.
         kind: questions of one kind can be answered in one pass.
         answers: one for every input; None until there are some.
     """
 
-    def __init__(self, inputs: NDArray[np.uint8], network: Network, target: int | None, method: str) -> None:
-        self.inputs, self.network, self.target, self.method = inputs, network, target, method
+    def __init__(
+        self, inputs: NDArray[np.uint8], network: Network, target: int | None, method: str, left: Callable[[], bool]
+    ) -> None:
+        self.inputs, self.network, self.target, self.method, self.left = inputs, network, target, method, left
         self.kind = (network, method, inputs.shape[1:])
         self.answers: list[Answer] | None = None
 
@@ -66,7 +69,14 @@ class Answers:
         self._waiting: list[_Question] = []
         self._lock = threading.Lock()
 
-    def explain(self, inputs: NDArray[np.uint8], network: Network, target: int | None, method: str) -> tuple[int, list[Answer]]:
+    def explain(
+        self,
+        inputs: NDArray[np.uint8],
+        network: Network,
+        target: int | None,
+        method: str,
+        left: Callable[[], bool] = lambda: False,
+    ) -> tuple[int, list[Answer]]:
         """Explain every input. The same question has the same answer, so what is kept is not computed again.
 
         Args:
@@ -74,18 +84,20 @@ class Answers:
             network: to ask.
             target: class to explain; None takes the class with the highest score for the last input.
             method: of `petechia.saliency`.
+            left: says whether the reader has left, so that nobody waits for the answer.
 
         Returns:
             The explained class, and one answer for every input.
 
         Raises:
             PetechiaError: there is no such network, class or method, or the answer is not a finite number.
+            Abandoned: the reader has left.
         """
-        question = _Question(inputs, network, target, method)
+        question = _Question(inputs, network, target, method, left)
         with self._lock:
             self._waiting.append(question)
         try:
-            if self._turns.take(EXPLAINING, lambda: question.answers is None):
+            if self._turns.take(EXPLAINING, lambda: question.answers is None and not left()):
                 try:
                     self._answer_with_others(question)
                 finally:
@@ -93,8 +105,8 @@ class Answers:
         finally:
             with self._lock:
                 self._waiting.remove(question)
-        assert question.target is not None  # noqa: S101 (for mypy)
-        assert question.answers is not None  # noqa: S101
+        if question.answers is None or question.target is None:
+            raise Abandoned
         return question.target, question.answers
 
     def _answer_with_others(self, question: _Question) -> None:
@@ -102,7 +114,7 @@ class Answers:
         with self._lock:
             for one in self._waiting:
                 fits = one.kind == question.kind and images + len(one.inputs) <= MOST_TOGETHER
-                if fits and one is not question and one.answers is None:
+                if fits and one is not question and one.answers is None and not one.left():
                     alike.append(one)
                     images += len(one.inputs)
         try:

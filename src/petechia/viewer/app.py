@@ -171,9 +171,11 @@ def _add_questions(app: FastAPI, subject: Subject, uploads: Uploads, desks: Desk
 
     async def explained(reader: str, asked: ExplainQuestion) -> Any:
         _, seen = await desks.images.do(reader, partial(prepared, asked))
-        return await desks.answers.do(
-            reader, lambda _job: answered(subject.read(seen, asked.network, asked.target, asked.method))
-        )
+
+        def read(job: Job[Any]) -> Any:
+            return answered(subject.read(seen, asked.network, asked.target, asked.method, lambda: job.abandoned))
+
+        return await desks.answers.do(reader, read)
 
     @app.post("/api/screen")
     async def screen(request: Request) -> Response:

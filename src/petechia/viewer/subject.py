@@ -117,7 +117,9 @@ class Subject:
         """
         return self.stamping.inputs(picture, squares, attacked)
 
-    def read(self, seen: Images, network: Network, target: int | None, method: str) -> Reading:
+    def read(
+        self, seen: Images, network: Network, target: int | None, method: str, left: Callable[[], bool] = lambda: False
+    ) -> Reading:
         """Classify and explain what `seen` returned, in one pass.
 
         Args:
@@ -125,6 +127,7 @@ class Subject:
             network: to ask.
             target: class to explain; None takes the one with the highest score.
             method: one of `offered_methods`.
+            left: says whether the reader has left.
 
         Raises:
             PetechiaError: there is no such network, class or method.
@@ -133,7 +136,7 @@ class Subject:
         if method not in names:
             raise PetechiaError(f"{shown(method)} is not a method; the methods are {', '.join(names)}.")
         changed = int((seen[0] != seen[-1]).reshape(*seen.shape[1:3], -1).any(axis=2).sum())
-        target, answers = self._answers.explain(seen, network, target, method)
+        target, answers = self._answers.explain(seen, network, target, method, left)
         maps = {layer: np.stack([one.maps[layer] for one in answers]) for layer in answers[0].maps}
         return Reading(target, np.stack([one.scores for one in answers]), maps, seen, changed)
 
