@@ -808,7 +808,13 @@ def design_text() -> str:
 
 
 DOORS: tuple[Door, ...] = (
-    Door("NIH's layout", plant_nih, read_nih, nih_traps, fine={"too many fields", "a list is a device"}),
+    Door(
+        "NIH's layout",
+        plant_nih,
+        read_nih,
+        nih_traps,
+        fine={"too many fields", "a list is a device", "a million findings", "utf-16"},
+    ),
     Door(
         "a PNG or JPEG for training",
         written_to("a.png", encode_png(PIXELS)),
@@ -871,6 +877,7 @@ DOORS: tuple[Door, ...] = (
         written_to("c.yaml", load_config().to_yaml()),
         lambda folder: load_config(folder / "c.yaml"),
         lambda: yaml_traps("c.yaml"),
+        fine={"a date that is none"},  # YAML 1.2 has no dates
     ),
     Door(
         "the design of a zoo",

@@ -146,7 +146,10 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
     if is_dicom(content):
         return read_dicom(content, name, window)
     found = _read(content, name, "L")
-    return found.levels(name, ADVICE) if isinstance(found, Deep) else Levels(found.astype(np.float32), 0, 255)
+    try:
+        return found.levels(name, ADVICE) if isinstance(found, Deep) else Levels(found.astype(np.float32), 0, 255)
+    except MemoryError:
+        raise PetechiaError(f"{name} needs more memory than there is; close other programs, or make it smaller.") from None
 
 
 def _read(content: bytes, name: str, mode: str, advice: str = ADVICE) -> NDArray[np.uint8] | Deep:

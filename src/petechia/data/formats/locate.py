@@ -18,6 +18,7 @@ from petechia.data.not_read import Files
 
 Missing = Literal["error", "skip"]
 FEW = 8  # up to this many files per folder are looked up one by one
+ENOUGH = 1000  # missing images for which near names are looked up
 DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
 
 
@@ -84,7 +85,7 @@ def refuse_missing(
     if here.all() or (here.any() and missing == "skip"):
         return
     absent, present = names[~here].tolist(), set(names[here].tolist())
-    offers = near_paths((path for path in walk(root, Files()) if path not in present), absent)
+    offers = near_paths((path for path in walk(root, Files()) if path not in present), absent[:ENOUGH])
     if not here.any():
         said, else_ = f"{root} has none of the {len(here):,} images that {table} lists", advice
         named = f", such as {printable(absent[0])!r}"
@@ -94,8 +95,9 @@ def refuse_missing(
     if not offers:
         raise PetechiaError(f"{said}{named}; {else_}.")
     name, (path, *_) = next(iter(offers.items()))
+    count = f"{'at least ' * (len(absent) > ENOUGH)}{len(offers):,}"
     raise PetechiaError(
-        f"{said}, but for {len(offers):,} of them a file with a near name is there, such as {printable(path)!r} for "
+        f"{said}, but for {count} of them a file with a near name is there, such as {printable(path)!r} for "
         f"{printable(name)!r}; {accept}, or correct the table."
     )
 

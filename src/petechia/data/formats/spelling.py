@@ -16,6 +16,7 @@ from petechia.data.formats.tables import Table
 
 Near = Literal["refuse", "accept"]
 COUNT = r"^0*(\d+)(?:[.,]0*)?$"  # a whole number, as spreadsheets and pandas may rewrite it
+ODD = r"^0\d|^\d+[.,]0*$|[^\x00-\x7F]"  # what may have another spelling
 ROUNDED = r"^\d([.,]\d+)?[eE]\+\d+$"
 # Suffixes of files that may hold an image, whether or not they are read. Others are a part of the name, as in 1.2.840.
 SUFFIX = re.compile(
@@ -31,6 +32,8 @@ def one_spelling(names: pl.Series) -> pl.Series:
     Args:
         names: N texts; none is null.
     """
+    if not names.str.contains(ODD).any():  # as in nearly all tables; the rest takes a while
+        return names
     distinct = names.unique().to_list()
     spellings = defaultdict(list)
     for name in distinct:
