@@ -31,12 +31,17 @@ class Levels(NamedTuple):
 
     def grey(self) -> NDArray[np.uint8]:
         """Apply the window, uint8 [H, W]. This is the image that is displayed and that a model gets."""
-        shares = self.values - np.float32(self.low)
-        with np.errstate(over="ignore"):  # values far outside a very narrow window
-            shares /= np.float32(self.high - self.low)
-        shares.clip(0, 1, out=shares)  # in place: a mammogram has 30 million pixels
-        shares *= 255
-        return shares.round(out=shares).astype(np.uint8)
+        shown = np.empty(self.values.shape, np.uint8)
+        rows = max(1, CHUNK // max(1, self.values.shape[1]))
+        for start in range(0, len(shown), rows):  # a mammogram has 30 million pixels, which would take four bytes each
+            part = slice(start, start + rows)
+            shares = self.values[part] - np.float32(self.low)
+            with np.errstate(over="ignore"):  # values far outside a very narrow window
+                shares /= np.float32(self.high - self.low)
+            shares.clip(0, 1, out=shares)
+            shares *= 255
+            shown[part] = shares.round(out=shares)
+        return shown
 
 
 def uncut(shown: NDArray[np.uint8], levels: Levels) -> NDArray[np.uint8] | NDArray[np.int16]:
