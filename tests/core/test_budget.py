@@ -26,6 +26,13 @@ def test_the_docs_list_every_limit() -> None:
     assert rows == [(one.name, f"{one.default:,}", one.metadata["meaning"]) for one in fields(Budget)]
 
 
+def test_every_limit_is_asked() -> None:
+    """Or a user would raise it in vain."""
+    source = Path(__file__).parents[2] / "src" / "petechia"
+    code = "".join(file.read_text(encoding="utf-8") for file in source.rglob("*.py") if file.name != "budget.py")
+    assert [one.name for one in fields(Budget) if f'"{one.name}"' not in code] == []
+
+
 def test_users_can_set_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PETECHIA_LIMITS", "image_pixels=2e8, table_rows=12 model_seconds=30")
     assert (limit("image_pixels"), limit("table_rows"), limit("model_seconds")) == (200_000_000, 12, 30)

@@ -20,7 +20,6 @@ from petechia.models.openers.weights import refuse_packed, refuse_shared
 
 MAJOR = 8  # supported major version of the program schema
 MODEL, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/", "data/constants/"
-MOST_TEXT = 1 << 28  # bytes of the JSON
 
 
 class Archive:
@@ -102,6 +101,6 @@ class Archive:
 
     def _json(self, name: str) -> dict[str, Any]:
         entry = self._entries[name]
-        if entry.file_size > MOST_TEXT:
-            raise PetechiaError(f"{self.path} describes itself in {entry.file_size:,} bytes of text; export the model again.")
+        claim = f"{self.path} describes itself in {entry.file_size:,} bytes of text"
+        check("result_bytes", entry.file_size, claim, "export the model again")
         return dict(json.loads(self._zip.read(entry)))

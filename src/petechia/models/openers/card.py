@@ -8,13 +8,13 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
 
+from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError
 from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
 STATES = (".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")  # weights in these can be read without running code
-MOST_BYTES = 16_000_000  # largest card
 PICKLES = (*STATES, ".pkl", ".pickle", ".joblib")
 
 OutputMeaning = Literal["logits", "probabilities"]
@@ -61,9 +61,7 @@ class Card(Settings):
         try:
             if not beside.exists() and not beside.is_symlink():
                 return Card()
-            if not beside.is_file() or beside.stat().st_size > MOST_BYTES:  # a pipe or a device may never end
-                raise OSError("it is not a file, or has more than 16 MB")
-            return Card.model_validate_json(beside.read_bytes())
+            return Card.model_validate_json(read_file(beside, "model_card", "restore it, or remove it"))
         except (OSError, ValidationError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise PetechiaError(f"{beside}, the description of {path.name}, cannot be used ({reason}).") from None

@@ -18,14 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from petechia.core.budget import check, limit
 from petechia.core.errors import PetechiaError, first_line
 from petechia.models.openers.archive import Archive
 from petechia.models.openers.operations import Here, Name, argument, call_of, leaves
 from petechia.models.openers.outputs import Graph, Kind, Output
 from petechia.models.openers.rules import MOST_INT
 
-LARGEST = 2 << 30  # bytes of a value for one image
-MOST_STEPS = 100_000
 DEEPEST, LONGEST = 20, 200  # modules inside each other that are told apart; letters of their names
 LINEAR = frozenset(
     "linear addmm mm matmul bmm baddbmm einsum bilinear conv1d conv2d conv3d convolution conv_transpose2d mv".split()  # noqa: SIM905
@@ -111,8 +110,7 @@ class Program(nn.Module):
             raise PetechiaError(f"{self.path} takes {len(self.shape)} dimensions; an image classifier takes [B, C, H, W].")
         if not self._number.is_floating_point:
             raise PetechiaError(f"{self.path} takes {self._number} images; export it for floating-point images.")
-        if len(graph["nodes"]) > MOST_STEPS:
-            raise PetechiaError(f"{self.path} has {len(graph['nodes']):,} operations, of which {MOST_STEPS:,} are the most.")
+        check("model_steps", len(graph["nodes"]), f"{self.path} has {len(graph['nodes']):,} operations", "export it again")
         self.steps = nn.ModuleList(self._step(node) for node in graph["nodes"])
         changes = any("user_output" not in spec for spec in module["signature"]["output_specs"])
         if changes or any(step.trains for step in self._each()):
@@ -263,7 +261,7 @@ def _within(metadata: Any) -> dict[str, str]:
 
 def _refuse_giants(found: Any, images: int, target: str) -> None:
     for one in found if isinstance(found, (list, tuple)) else [found]:
-        if isinstance(one, Tensor) and one.numel() * one.element_size() > LARGEST * max(1, images):
+        if isinstance(one, Tensor) and one.numel() * one.element_size() > limit("model_value") * max(1, images):
             raise ValueError(f"{target} makes {one.numel() * one.element_size():,} bytes of {images} images")
         if isinstance(one, int) and abs(one) > MOST_INT:
             raise ValueError(f"{target} makes a number beyond {MOST_INT:,}")
