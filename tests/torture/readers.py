@@ -341,6 +341,7 @@ def medmnist_traps() -> dict[str, Plant]:
         "a side that is a truth": lambda: npz(
             train_images=npy("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 16, 16)}", bytes(256))
         ),
+        "no images": lambda: npz(train_images=np.zeros((0, 16, 16), np.uint8), train_labels=np.zeros((0, 1), np.uint8)),
         "images of nothing": lambda: npz(train_images=shaped(6, 0, 16)),
         "volumes": lambda: npz(train_images=np.zeros((6, 8, 8, 8), np.uint8)),
         "a thousand dimensions": lambda: npz(train_images=shaped(*[1] * 1000)),
@@ -650,6 +651,8 @@ def tiff_traps() -> dict[str, Plant]:
             t256=(4, 1, 8000), t257=(4, 1, 8000), t258=(3, 1, 32), t339=(3, 1, 3)
         ),
         "no width": lambda: raw_tiff(t256=(4, 1, 0)),
+        "no width, 16 bits": lambda: raw_tiff(t256=(4, 1, 0), t258=(3, 1, 16)),
+        "no height, 16 bits in colour": lambda: raw_tiff(t257=(4, 1, 0), t258=(3, 1, 16), t262=(3, 1, 2), t277=(3, 1, 3)),
         "no strips": lambda: raw_tiff(t273=None),
         "strips beyond the end": lambda: raw_tiff(t273=(4, 1, 2**31)),
         "2 ^ 30 strips": lambda: raw_tiff(t273=(4, 2**30, 8)),

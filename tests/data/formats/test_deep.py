@@ -124,6 +124,14 @@ def test_what_is_not_read_has_a_sentence() -> None:
             read_levels(content, "x")
 
 
+@pytest.mark.filterwarnings("ignore:.*zero-size array")
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "float64"])
+@pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
+def test_an_image_without_pixels_has_a_sentence(shape: tuple[int, int], kind: str) -> None:
+    with pytest.raises(PetechiaError, match="x cannot be decoded|x has no pixels"):
+        read_levels(tiff(np.zeros(shape, kind), photometric="minisblack"), "x")
+
+
 def test_deep_colours_are_not_taken_for_8_bits(tmp_path: Any) -> None:
     (tmp_path / "x.png").write_bytes(deep_png(COLOURS))
     with pytest.raises(PetechiaError, match="more than 8 bits"):

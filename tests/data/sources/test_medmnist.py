@@ -162,6 +162,18 @@ def test_a_file_that_is_damaged_within_is_a_sentence(folder: Path) -> None:
     assert not [one for one in (folder / "cache").iterdir() if one.is_dir()]
 
 
+def test_a_split_without_images_is_empty_and_a_file_without_any_is_refused(folder: Path) -> None:
+    given = arrays(of_classes(2))
+    empty = {key: value[:0] for key, value in given.items()}
+    np.savez(folder / "x.npz", **(given | {key: value for key, value in empty.items() if key.startswith("val")}))
+    catalog = open_source(f"medmnist:{folder / 'x.npz'}")
+    assert set(catalog.split) == {"train", "test"}
+    assert len(catalog.ids) == len(given["train_images"]) + len(given["test_images"])
+    np.savez(folder / "none.npz", **empty)
+    with pytest.raises(PetechiaError, match="has no images; give a MedMNIST file with images"):
+        open_source(f"medmnist:{folder / 'none.npz'}")
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_run_and_a_poisoned_copy_in_colour(folder: Path, channels: int) -> None:
     np.savez_compressed(folder / "dermamnist.npz", **arrays(of_classes(7), colour=True))  # type: ignore[arg-type]

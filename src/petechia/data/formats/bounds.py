@@ -37,8 +37,10 @@ def check_size(width: int, height: int, name: str, advice: str) -> None:
     """Check the size that an image claims.
 
     Raises:
-        PetechiaError: the image has too many pixels, or too long a side.
+        PetechiaError: the image has no pixels, too many, or too long a side.
     """
+    if width < 1 or height < 1:
+        raise PetechiaError(f"{name} has no pixels: it claims {width:,} x {height:,}; {advice}.")
     claim = f"{name} is refused before decoding because it claims {width:,} x {height:,} pixels"
     check("image_pixels", width * height, claim, advice)
     check("image_side", max(width, height), claim, advice)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError
+from petechia.data.formats.bounds import check_size
 from petechia.data.formats.orientation import TAG, UPRIGHT, upright
 from petechia.data.levels import Levels, histogram, in_colour, shown_range, white_of
 
@@ -122,7 +123,7 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
-            _check_page(page, name)
+            _check_page(page, name, advice)
             if _has_second_page(file):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             _check_segments(page, content, name)
@@ -149,13 +150,11 @@ def _has_second_page(file: Any) -> bool:
     return True
 
 
-def _check_page(page: Any, name: str) -> None:
+def _check_page(page: Any, name: str, advice: str) -> None:
     """Check what a page states, before memory is allocated for it."""
-    pixels = page.imagewidth * page.imagelength
+    check_size(page.imagewidth, page.imagelength, name, advice)
     chunk = int(np.prod(page.chunks, dtype=object))
-    claim = f"{name} is refused before decoding because it claims {page.imagewidth:,} x {page.imagelength:,} pixels"
-    check("image_pixels", max(pixels, chunk // CHANNELS), claim)
-    check("image_side", max(page.imagewidth, page.imagelength), claim)
+    check("image_pixels", chunk // CHANNELS, f"{name} is refused before decoding because its parts claim {chunk:,} values", advice)
     usable = page.axes in ("YX", "YXS", "SYX") and page.samplesperpixel <= CHANNELS
     if not usable or page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or page.dtype is None:
         raise PetechiaError(f"{name} is a TIFF that is neither grey nor RGB; {SAVE_OTHERWISE}.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import threading
 import tokenize
@@ -109,6 +110,8 @@ def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog
     if not splits:
         raise PetechiaError(f"{path} has no train_images; give a MedMNIST file.")
     labels = [_read_labels(path, members, key) for key in splits]
+    if not any(len(one) for one in labels):
+        raise PetechiaError(f"{path} has no images; give a MedMNIST file with images.")
     if len({one.shape[1] for one in labels}) > 1:
         raise PetechiaError(f"{path} has labels of different widths in its splits; restore it.")
     images = [_check_images(path, members[f"{key}_images"], one) for key, one in zip(splits, labels, strict=True)]
@@ -281,7 +284,7 @@ def _read_labels(path: Path, members: dict[str, Member], split: str) -> NDArray[
             values = npy.read_array(packed, allow_pickle=False)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, ValueError) as error:
         raise PetechiaError(f"{path} is damaged in {key} ({first_line(error)}); restore it.") from None
-    numbers = np.asarray(values, np.float64).reshape(len(values), -1)
+    numbers = np.asarray(values, np.float64).reshape(len(values), math.prod(values.shape[1:]))
     bad = np.flatnonzero(~(numbers == numbers.round()).all(axis=1) | ~np.isfinite(numbers).all(axis=1))
     if len(bad):
         raise PetechiaError(f"{path} has in {key}, row {bad[0]}, a label that is not an integer; restore it.")
