@@ -155,6 +155,15 @@ def test_a_file_that_is_written_does_not_change_its_second_name(tmp_path: Path) 
     assert names(tmp_path) == ["a", "runs", "runs/b"]
 
 
+def test_a_second_name_that_a_killed_process_began_is_removed_by_the_next(tmp_path: Path) -> None:
+    write_text(tmp_path / "a", "text")
+    die = "os.kill(os.getpid(), signal.SIGKILL)"
+    in_a_process(f"Path.replace = lambda *_: {die}\nlink_file(folder / 'a', folder / 'b')", tmp_path)
+    assert [name for name in names(tmp_path) if name.endswith(".partial")]
+    link_file(tmp_path / "a", tmp_path / "b")
+    assert names(tmp_path) == ["a", "b"]
+
+
 def test_where_a_file_cannot_have_two_names_it_is_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise OSError(errno.EPERM, "no links here")

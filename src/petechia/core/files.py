@@ -60,6 +60,7 @@ def write_text(path: Path, text: str) -> None:
 def link_file(source: Path, target: Path) -> None:
     """Give a file a second name, or copy it if the file system does not support that. An existing target is replaced."""
     make_folder(target.parent)
+    _remove_dead_files(target)
     temporary = _partial(target)
     with naming(target, temporary):
         try:

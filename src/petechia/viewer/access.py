@@ -19,7 +19,7 @@ from petechia.reports.html import page_template
 
 ENTRIES = ("/", "/read")  # the pages that the token opens
 SENTENCE = (
-    "This viewer needs its token: open the whole address that petechia serve printed, which ends in ?token=…. If the viewer "
+    "This viewer needs its token: open the whole address that petechia serve printed, with its ?token= part. If the viewer "
     "was started again, it has printed a new one."
 )
 
