@@ -43,7 +43,7 @@ def main(inputs: int, seed: int, result: Path, only: str | None) -> None:
     warnings.simplefilter("ignore")
     base = Path(tempfile.mkdtemp(prefix="fuzz-"))
     os.environ["PETECHIA_CACHE"] = str(base / "cache")
-    os.environ["PETECHIA_LIMITS"] = f"model_seconds={LONGEST / 2:g}"
+    os.environ["PETECHIA_LIMITS"] = f"model_seconds={LONGEST / 4:g}"
     (base / "here").mkdir()
     os.chdir(base / "here")
     chosen = [door for door in DOORS if only in (None, door.name)]
