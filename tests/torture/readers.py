@@ -341,7 +341,9 @@ def medmnist_traps() -> dict[str, Plant]:
         "a side that is a truth": lambda: npz(
             train_images=npy("{'descr': '|u1', 'fortran_order': False, 'shape': (True, 16, 16)}", bytes(256))
         ),
-        "no images": lambda: npz(train_images=np.zeros((0, 16, 16), np.uint8), train_labels=np.zeros((0, 1), np.uint8)),
+        "no training images": lambda: npz(
+            train_images=np.zeros((0, 16, 16), np.uint8), train_labels=np.zeros((0, 1), np.uint8)
+        ),
         "images of nothing": lambda: npz(train_images=shaped(6, 0, 16)),
         "volumes": lambda: npz(train_images=np.zeros((6, 8, 8, 8), np.uint8)),
         "a thousand dimensions": lambda: npz(train_images=shaped(*[1] * 1000)),
@@ -1041,7 +1043,7 @@ DOORS: tuple[Door, ...] = (
         lambda folder: all_images(f"medmnist:{folder / 'breastmnist.npz'}"),
         medmnist_traps,
         mutated_packed,
-        fine={"a member that leads out", "a member with a newline", "20,000 members"},
+        fine={"no training images", "a member that leads out", "a member with a newline", "20,000 members"},
     ),
     Door(
         "a folder of DICOM",

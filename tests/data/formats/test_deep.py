@@ -128,7 +128,7 @@ def test_what_is_not_read_has_a_sentence() -> None:
 @pytest.mark.parametrize("kind", ["uint8", "uint16", "float64"])
 @pytest.mark.parametrize("shape", [(0, 4), (4, 0), (0, 0)])
 def test_an_image_without_pixels_has_a_sentence(shape: tuple[int, int], kind: str) -> None:
-    with pytest.raises(PetechiaError, match="x cannot be decoded|x has no pixels"):
+    with pytest.raises(PetechiaError, match="x has no pixels"):
         read_levels(tiff(np.zeros(shape, kind), photometric="minisblack"), "x")
 
 
