@@ -185,7 +185,7 @@ def test_every_room_that_needs_no_labels_takes_it(tmp_path: Path) -> None:
     assert "SECRET" not in done.output + (tmp_path / "clean" / "labels.csv").read_text()
 
 
-@pytest.mark.parametrize("key", ["1.2.{}", "sub/IM{:04d}", "IM{:04d}"])
+@pytest.mark.parametrize("key", ["1.2.{}", "sub/IM{:04d}", "IM{:04d}", "data/study/sub/IM{:04d}"])
 def test_labels_from_a_table(tmp_path: Path, key: str) -> None:
     root = folder_of(tmp_path / "scans")
     lines = ["SOPInstanceUID,Edema,Mass", *(f"{key.format(i)},{i % 2},{i // 2}" for i in (3, 0, 1))]

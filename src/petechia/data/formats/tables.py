@@ -136,6 +136,8 @@ def read_table(path: Path) -> Table:
     except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise PetechiaError(f"{path} cannot be read ({first_line(error)}); restore it.") from None
     nested = tuple(name for name, kind in frame.schema.items() if kind == pl.Null)
+    if len(nested) == frame.width:
+        raise PetechiaError(f"{path} has only nested columns ({listing(nested)}), which are not read; write a table of text.")
     return table_of(path, frame.drop(nested), first)._replace(nested=nested, notes=notes)
 
 
@@ -170,9 +172,9 @@ def _read_text(path: Path) -> tuple[pl.DataFrame, int, tuple[str, ...]]:
     try:
         frame = pl.read_csv(text.content, has_header=False, infer_schema=False, separator=text.separator, quote_char=quote)
     except pl.exceptions.PolarsError:
+        _refuse_stray_quote(path, text)
         widths = _widths(text, quote)
         _refuse_width(path, text, widths, widths > max(len(text.names), 1))
-        _refuse_stray_quote(path, text)
         raise
     named = [name.strip() for name in text.names]
     width = frame.width
@@ -324,7 +326,7 @@ def _separator(text: str, header: str) -> str:
 
 def _widths(text: Text, quote: str | None) -> NDArray[np.intp]:
     """Return the number of cells in each row, int [N], from the header on."""
-    counts, total, inside = [np.zeros(1, np.intp)], 0, False
+    ends, total, inside = [np.zeros(1, np.intp)], 0, False
     for begin in range(0, len(text.content), CHUNK):
         part = np.frombuffer(text.content, np.uint8, min(CHUNK, len(text.content) - begin), begin)
         quoted = np.zeros(len(part), bool)
@@ -332,11 +334,13 @@ def _widths(text: Text, quote: str | None) -> NDArray[np.intp]:
             quoted = np.logical_xor.accumulate(np.append(inside, part == ord(quote)))[1:]
             inside = quoted[-1]
         separators = total + np.cumsum((part == ord(text.separator)) & ~quoted)
-        counts.append(separators[(part == ord("\n")) & ~quoted])
+        ends.append(separators[(part == ord("\n")) & ~quoted])
         total = int(separators[-1])
     if not text.content.endswith(NEWLINE):
-        counts.append(np.array([total]))
-    return np.diff(np.concatenate(counts)) + 1
+        ends.append(np.array([total]))
+    before = np.concatenate(ends)  # separators before the end of each row
+    widths: NDArray[np.intp] = before[1:] - before[:-1] + 1
+    return widths
 
 
 def _refuse_short(path: Path, text: Text, frame: pl.DataFrame, quote: str | None) -> None:
