@@ -502,7 +502,7 @@ def _refuse_vectors(table: Table, cells: pl.Series, column: str) -> None:
     values = vectors.str.to_lowercase().str.extract_all(NUMBER)
     if 2 * len(vectors) <= len(distinct) or values.list.len().n_unique() > 1:
         return
-    flat = values.explode().replace(["true", "false"], ["1", "0"]).cast(pl.Float64)
+    flat = values.explode().replace(["true", "false"], ["1", "0"]).cast(pl.Float64, strict=False)
     repeated = (values.list.n_unique() < values.list.len()).any()
     if repeated or flat.is_in([1.0, 0.0, -1.0]).all() or (flat != flat.floor()).any():
         bad = cells.is_in(vectors.implode()).fill_null(value=False)
