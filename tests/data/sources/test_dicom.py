@@ -185,7 +185,7 @@ def test_every_room_that_needs_no_labels_takes_it(tmp_path: Path) -> None:
     assert "SECRET" not in done.output + (tmp_path / "clean" / "labels.csv").read_text()
 
 
-@pytest.mark.parametrize("key", ["1.2.{}", "sub/IM{:04d}", "IM{:04d}"])
+@pytest.mark.parametrize("key", ["1.2.{}", "sub/IM{:04d}", "IM{:04d}", "data/study/sub/IM{:04d}"])
 def test_labels_from_a_table(tmp_path: Path, key: str) -> None:
     root = folder_of(tmp_path / "scans")
     lines = ["SOPInstanceUID,Edema,Mass", *(f"{key.format(i)},{i % 2},{i // 2}" for i in (3, 0, 1))]
@@ -199,7 +199,7 @@ def test_labels_from_a_table(tmp_path: Path, key: str) -> None:
     with pytest.raises(PetechiaError, match=r"1 of the 4 images that .* are not in .*: 1\.2\.99; add them"):
         open_source(f"dicom:{root},table={tmp_path / 'labels.csv'}")
     assert len(open_source(f"dicom:{root},table={tmp_path / 'labels.csv'}", "skip")) == 3
-    lines[-1] = "IM0003,1,1" if "{:04d}" not in key else "1.2.3,1,1"
+    lines[-1] = {"1.2.{}": "IM0003,1,1", "data/study/sub/IM{:04d}": "data/x/IM0003,1,1"}.get(key, "1.2.3,1,1")
     (tmp_path / "labels.csv").write_text("\n".join(lines))
     with pytest.raises(PetechiaError, match="names an image of .* in two ways"):
         open_source(f"dicom:{root},table={tmp_path / 'labels.csv'}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import polars as pl
@@ -16,7 +16,7 @@ from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.catalog import split_by_patient
-from petechia.data.formats.spelling import Near, one_spelling, refuse_rounded
+from petechia.data.formats.spelling import Near, composed, one_spelling, refuse_rounded
 from petechia.data.formats.tables import Table, cleaned, columns_of, numbers
 
 # Usual column names, reduced to lower-case letters and digits; the first one that exists is used.
@@ -46,13 +46,24 @@ METADATA = (
         "difficultnegativecase",
     ),
 )
-# Texts in the column of one class; numbers are parsed separately.
+EMPTY = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # texts that mean an empty cell
+# Texts in the column of one class, also as spreadsheets of other languages write them; numbers are parsed separately.
 TEXTS = {
-    **dict.fromkeys(("true", "t", "yes", "y", "present", "positive"), 1),
-    **dict.fromkeys(("false", "f", "no", "n", "absent", "negative"), 0),
-    **dict.fromkeys(("nan", "na", "n/a", "null", "unknown", "uncertain"), -1),
+    **dict.fromkeys(("true", "t", "yes", "y", "present", "positive", "pos", "100%"), 1),
+    **dict.fromkeys(("wahr", "vrai", "vero", "verdadero", "verdadeiro", "waar", "ja", "oui", "si", "sí", "sim"), 1),
+    **dict.fromkeys(("false", "f", "no", "n", "absent", "negative", "neg", "0%"), 0),
+    **dict.fromkeys(("falsch", "faux", "falso", "onwaar", "nein", "nee", "non", "não"), 0),
+    **dict.fromkeys((*EMPTY, "unknown", "uncertain"), -1),
 }
-EMPTY = ("nan", "na", "n/a", "null")  # texts that mean an empty cell in a column of names
+LETTERS = {"t", "f", "y", "n"}  # texts that are labels beside their opposites; F alone may be a sex
+SOME = 0.15  # share of the cells in a column of labels that may be mistakes
+# Columns of 0 and 1 that say the split, such as is_test.
+SPLIT_FLAG = re.compile(r"(is|in|for)?(train|val|valid|validation|test|holdout)(ing)?(set|split|data)?")
+# Cells that are lists, as Python, NumPy and JSON print them, their items, and vectors of numbers or truths.
+LIST = r"(?s)^(?:\[.*\]|[({]\s*(?:['\"\d-].*)?[)}])$"
+ITEM = r"'[^']*'|\"[^\"]*\""
+NUMBER = r"(?i:[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?|true|false)"
+VECTOR = rf"^(?:tensor|array)?[\s\[({{]*{NUMBER}(?:[\s,;|]+{NUMBER})*[\s\])}}]*$"
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
@@ -92,6 +103,9 @@ class LabelOptions(Settings):
     near: Near = "refuse"
 
 
+Options = TypeVar("Options", bound=LabelOptions)
+
+
 def plain(name: str) -> str:
     """Reduce a name to lower-case letters and digits."""
     return re.sub(r"[^a-z0-9]", "", name.casefold())
@@ -107,14 +121,42 @@ def find_column(table: Table, given: str | None, usual: Sequence[str]) -> str | 
         return None
     columns = table.frame.columns
     if given is not None:
-        found = [name for name in columns if name == given] or [
-            name for name in columns if name.casefold() == given.strip().casefold()
-        ]
+        wanted = composed(given.strip()).casefold()
+        found = [name for name in columns if name == given] or [name for name in columns if composed(name).casefold() == wanted]
         if not found:
             raise PetechiaError(f"{table.path} has no column {given!r}; its columns are {columns_of(table)}.")
         return found[0]
     spelled = {plain(name): name for name in reversed(columns)}
-    return next((spelled[name] for name in usual if name in spelled), None)
+    column = next((spelled[name] for name in usual if name in spelled), None)
+    nested = [name for name in table.nested if plain(name) in usual]
+    if column is None and nested:
+        raise PetechiaError(
+            f"{table.path} has a column {nested[0]!r} that is nested, which is not read; its columns are {columns_of(table)}; "
+            f"write what it says as text."
+        )
+    return column
+
+
+def with_split(table: Table, options: Options) -> Options:
+    """Return options that name the column of the split, if no column has a usual name and one holds only names of splits.
+
+    Raises:
+        PetechiaError: several columns do.
+    """
+    if options.split is not None or find_column(table, None, SPLITS) is not None:
+        return options
+    found = [name for name in table.frame.columns if _holds_splits(table, name)]
+    if len(found) > 1:
+        raise PetechiaError(f"{table.path} has splits in {listing(found)}; name one with split=COLUMN, or write split=.")
+    return options.model_copy(update={"split": found[0]}) if found else options
+
+
+def _holds_splits(table: Table, column: str) -> bool:
+    for some in (table.frame[column].head(200), table.frame[column]):
+        names = cleaned(some.unique()).drop_nulls().str.to_lowercase()
+        if not names.is_in(list(SPLIT_NAMES)).all():
+            return False
+    return names.n_unique() > 1
 
 
 def select_views(table: Table, options: LabelOptions) -> Table:
@@ -181,7 +223,8 @@ class Labelling:
         columns: one column per class, or one column that contains class names.
         separator: separator between the names in one column; None if there is one column per class.
         nothing: name for an image without any class.
-        left_out: columns that look like classes, but describe the patient or the image.
+        listed: whether the cells of one column are lists as Python prints them.
+        notes: sentences about the table and the choice of the columns that the user should know.
     """
 
     classes: tuple[str, ...]
@@ -189,15 +232,8 @@ class Labelling:
     columns: tuple[str, ...]
     separator: str | None = None
     nothing: str = "No Finding"
-    left_out: tuple[str, ...] = ()
-
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """Sentences about the choice of the columns that the user should know."""
-        if not self.left_out:
-            return ()
-        classes = printable("|".join((*self.columns, *self.left_out)), 120)
-        return (f"{listing(self.left_out)} are left out of the classes; write labels={classes} to learn them too.",)
+    listed: bool = False
+    notes: tuple[str, ...] = ()
 
     def rewrite(self, frame: pl.DataFrame, before: NDArray[np.int8], after: NDArray[np.int8]) -> pl.DataFrame:
         """Return the table with new labels; the cells of unchanged labels keep their text.
@@ -214,7 +250,8 @@ class Labelling:
                 for k, name in enumerate(self.columns)
             ]
             return frame.with_columns(columns)
-        texts = [self.separator.join(self.classes[k] for k in np.flatnonzero(row == 1)) or self.nothing for row in after]
+        names = [[self.classes[k] for k in np.flatnonzero(row == 1)] or [self.nothing] for row in after]
+        texts = [str(some) if self.listed else self.separator.join(some) for some in names]
         return frame.with_columns(_respelled(frame[self.columns[0]], changed.any(axis=1), texts))
 
 
@@ -241,32 +278,87 @@ def read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> 
     Raises:
         PetechiaError: there are no labels, or one of them is invalid (the message names its row).
     """
+    labelling, labels = _read_labels(table, options, taken)
+    return replace(labelling, notes=(*table.notes, *labelling.notes)), labels
+
+
+def _read_labels(table: Table, options: LabelOptions, taken: Collection[str]) -> tuple[Labelling, NDArray[np.int8]]:
     if options.labels == "":
         return Labelling((), "multi-label", ()), np.zeros((len(table.frame), 0), np.int8)
-    free = [name for name in table.frame.columns if name not in taken]
     if options.labels is not None:
         return _given(table, options)
     usual = find_column(table, None, LABELS)
-    if usual in free and not _is_of_one_class(table, usual):
+    if usual is not None and usual not in taken and not _is_of_one_class(table, usual):
         return _from_names(table, usual, options)
-    found = [name for name in free if _is_of_one_class(table, name)]
-    classes = [name for name in found if plain(name) not in NOTHING]
-    left_out = tuple(name for name in classes if plain(name) in METADATA)
+    counts = {name: _count_labels(table, name) for name in table.frame.columns if name not in taken}
+    found = [name for name, (count, odd) in counts.items() if count and not odd]
+    flags = [name for name in found if SPLIT_FLAG.fullmatch(plain(name))]
+    classes = [name for name in found if plain(name) not in NOTHING and name not in flags]
+    left_out = [name for name in classes if plain(name) in METADATA]
     if len(left_out) < len(classes):
         classes = [name for name in classes if name not in left_out]
     else:
-        left_out = ()
+        left_out = []
+    notes = _notes_on_odd(table, counts, classes)
     if not classes:
         raise PetechiaError(
             f"{table.path} has no column that looks like labels; its columns are {columns_of(table)}; name them with "
             f"labels=A|B|C, or write labels= if there are none."
         )
+    if left_out:
+        named = printable("|".join((*classes, *left_out)), 120)
+        notes.append(f"{listing(left_out)} are left out of the classes; write labels={named} to learn them too.")
+    if flags:
+        notes.append(
+            f"{listing(flags)} are left out of the classes, and the split is not read from them; write a column with train and "
+            f"test, and name it with split=COLUMN."
+        )
     labelling, labels = _from_columns(table, classes, options)
-    for name in set(found) - {*classes, *left_out}:  # CheXpert: with "No Finding", findings that are not mentioned are absent
+    for name in set(found) - {*classes, *left_out, *flags}:  # CheXpert: with "No Finding", what is not mentioned is absent
         normal = _truth(table, name)[:, None] == 1
         mentioned = np.array([plain(one) == DEVICES for one in classes])
         labels[normal & (labels == -1) & ~mentioned] = 0
-    return replace(labelling, left_out=left_out), labels
+    return replace(labelling, notes=tuple(notes)), labels
+
+
+def _count_labels(table: Table, column: str) -> tuple[int, dict[str, int]]:
+    """Return how many cells of a column are labels, and those that are neither labels nor empty, with their numbers."""
+    for some in (table.frame[column].head(200), table.frame[column]):
+        counts = some.rename("cell").value_counts(name="count")
+        texts = cleaned(counts["cell"]).str.to_lowercase()
+        letters = LETTERS & set(texts)
+        known = [text for text, truth in TEXTS.items() if truth >= 0]
+        if letters not in ({"t", "f"}, {"y", "n"}):
+            known = [text for text in known if text not in LETTERS]
+        labels = texts.is_in(known) | numbers(texts).is_in([1.0, 0.0, -1.0])
+        odd = texts.is_not_null() & ~labels.fill_null(value=False) & ~texts.is_in([text for text in TEXTS if TEXTS[text] < 0])
+        count = int(counts.filter(labels)["count"].sum())
+        others = counts.filter(odd)
+        if others["count"].sum() > count:
+            break
+    return count, dict(others.iter_rows())
+
+
+def _notes_on_odd(table: Table, counts: dict[str, tuple[int, dict[str, int]]], classes: Sequence[str]) -> list[str]:
+    """Return a note on columns that mostly, but not only, hold labels.
+
+    Raises:
+        PetechiaError: some cells alone are no labels, or there are no other classes.
+    """
+    notes = []
+    for name, (count, odd) in counts.items():
+        if not odd or sum(odd.values()) >= count or plain(name) in METADATA or SPLIT_FLAG.fullmatch(plain(name)):
+            continue
+        bad = table.frame[name].is_in(list(odd))
+        if not classes or sum(odd.values()) <= SOME * (count + sum(odd.values())):
+            advice = f"if {name!r} is no class, name the classes with labels={printable('|'.join(classes), 120) or 'A|B'}"
+            table.refuse(bad, f"has a cell in {name!r} that is no label, as others there are ({advice}):", name)
+        row = bad.arg_max() or 0
+        notes.append(
+            f"{printable(name)!r} is left out of the classes, because some of its cells are no labels, such as "
+            f"{printable(table.frame[name][row])!r} in row {table.rows[row]}; correct them if it is a class."
+        )
+    return notes
 
 
 def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
@@ -284,9 +376,9 @@ def _given(table: Table, options: LabelOptions) -> tuple[Labelling, NDArray[np.i
 def _is_of_one_class(table: Table, column: str) -> bool:
     """Return whether a column contains only 1, 0, -1, true, false and empty cells, and is not entirely empty."""
     for some in (table.frame[column].head(200), table.frame[column]):
-        texts = cleaned(some).str.to_lowercase()
+        texts = cleaned(some.unique()).str.to_lowercase()
         counts = numbers(texts).is_in([1.0, 0.0, -1.0]).fill_null(value=False)
-        if not (texts.is_null() | texts.is_in(["nan", "true", "false"]) | counts).all():
+        if not (texts.is_null() | texts.is_in([*EMPTY, "true", "false"]) | counts).all():
             return False
     return bool(texts.is_not_null().any())
 
@@ -327,23 +419,26 @@ def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tu
 def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
     cells = table.texts(column)
     cells = cells.set(cells.str.to_lowercase().is_in(EMPTY).fill_null(value=False), None)
-    listed = bool(cells.str.starts_with("[").all()) and cells.is_not_null().any()  # as Python prints a list of strings
+    _refuse_vectors(table, cells, column)
+    listed = _are_lists(table, cells, column)
     separator = options.separator or (
         "," if listed else next((s for s in "|;" if cells.str.contains(s, literal=True).any()), "")
     )
-    parts = cells.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
-    edges = " \t\r\n'\"[]" if listed else " \t\r\n"
-    names = pl.DataFrame({"row": np.arange(len(cells)), "name": parts}).explode("name", empty_as_null=True)
-    names = names.with_columns(pl.col("name").str.strip_chars(edges)).filter(pl.col("name").is_not_null())
     if listed:
-        names = names.filter(pl.col("name") != "")
+        parts = _items(table, cells, column, separator)
+    else:
+        parts = cells.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
+    names = pl.DataFrame({"row": np.arange(len(cells)), "name": parts}).explode("name", empty_as_null=True)
+    names = names.with_columns(pl.col("name").str.strip_chars(" \t\r\n")).filter(pl.col("name").is_not_null())
+    nameless = (cells == "[]").any()  # an empty list
+    names = names.filter(pl.col("name") != ("" if listed else "[]"))
     blank = np.zeros(len(cells), bool)
     blank[names.filter(pl.col("name") == "")["row"].to_numpy()] = True
     table.refuse(pl.Series(blank), f"has an empty name between the separators in {column!r}:", column)
     names = _one_spelling(table, names, column, options)
     distinct = names["name"].unique().to_list()
     nothing = [name for name in distinct if (plain(name) in NOTHING if options.none is None else name == options.none.strip())]
-    task: Task = options.task or ("multi-label" if separator or nothing else "multi-class")
+    task: Task = options.task or ("multi-label" if separator or nothing or nameless else "multi-class")
     classes = _in_order(distinct if task == "multi-class" else [name for name in distinct if name not in nothing])
     if longest := next((name for name in classes if len(name) > LONGEST), None):
         raise PetechiaError(
@@ -354,6 +449,8 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     check("table_classes", len(classes), f"{table.path} has {len(classes):,} different names in {column!r}", advice)
     if not classes:
         raise PetechiaError(f"{table.path} has no class in {column!r}; set the column of the labels with labels=COLUMN.")
+    if options.separator is None and not listed:
+        _refuse_combined(table, names, column, separator)
     index = {name: k for k, name in enumerate(classes)}
     present = names.filter(pl.col("name").is_in(classes))
     labels = np.zeros((len(cells), len(classes)), np.int8)
@@ -367,19 +464,81 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
         both = np.zeros(len(cells), bool)
         both[says] = (labels[says] == 1).any(axis=1)
         table.refuse(pl.Series(both), f"has {nothing[0]} and another finding in {column!r}:", column)
-    return Labelling(tuple(classes), task, (column,), separator or "|", nothing[0] if nothing else "No Finding"), labels
+    named = nothing[0] if nothing else "No Finding"
+    return Labelling(tuple(classes), task, (column,), separator or "|", named, listed), labels
+
+
+def _are_lists(table: Table, cells: pl.Series, column: str) -> bool:
+    """Return whether the cells of a column of names are lists.
+
+    Raises:
+        PetechiaError: some are and others are not; an empty list among names separated by bars is what Parquet gives.
+    """
+    lists = cells.str.contains(LIST) & (cells != "[]")
+    if not lists.any():
+        return bool((cells.drop_nulls() == "[]").all())
+    others = ~(lists | (cells == "[]"))
+    if lists.sum() >= (others.sum() or 0):
+        table.refuse(others.fill_null(value=False), f"has no list in {column!r}, as other rows have:", column)
+        return True
+    table.refuse(lists & cells.str.contains(ITEM), f"has a list in {column!r}, as other rows have not:", column)
+    return False
+
+
+def _items(table: Table, cells: pl.Series, column: str, separator: str) -> pl.Series:
+    """Return the items of lists: texts in quotes, or, without quotes, texts between separators."""
+    quoted = cells.str.extract_all(ITEM)
+    bare = quoted.list.len() == 0
+    clean = cells.str.replace_all(ITEM, "").str.contains(r"^.[\s,]*.$")
+    table.refuse((~bare & ~clean).fill_null(value=False), f"has a list in {column!r} that cannot be read:", column)
+    split = cells.str.slice(1).str.head(-1).str.split(separator)
+    return pl.select(pl.when(bare).then(split).otherwise(quoted.list.eval(pl.element().str.slice(1).str.head(-1)))).to_series()
+
+
+def _refuse_vectors(table: Table, cells: pl.Series, column: str) -> None:
+    """Refuse one-hot vectors and the like: equally long lists of numbers, which do not name classes."""
+    distinct = cells.drop_nulls().unique()
+    vectors = distinct.filter(distinct.str.contains(VECTOR) & distinct.str.contains(r"[^\w.+-]") & numbers(distinct).is_null())
+    values = vectors.str.to_lowercase().str.extract_all(NUMBER)
+    if 2 * len(vectors) <= len(distinct) or values.list.len().n_unique() > 1:
+        return
+    flat = values.explode().replace(["true", "false"], ["1", "0"]).cast(pl.Float64, strict=False)
+    repeated = (values.list.n_unique() < values.list.len()).any()
+    if repeated or flat.is_in([1.0, 0.0, -1.0]).all() or (flat != flat.floor()).any():
+        bad = cells.is_in(vectors.implode()).fill_null(value=False)
+        table.refuse(bad, f"has a vector in {column!r}, which names no class (write a column for each class):", column)
+
+
+def _refuse_combined(table: Table, names: pl.DataFrame, column: str, separator: str) -> None:
+    """Refuse a name such as "Mass, Nodule" if "Mass" and "Nodule" are names too."""
+    distinct = names["name"].unique(maintain_order=True).to_list()
+    known = {_key(name) for name in distinct}
+    for name in distinct:
+        for mark in ",;/|+&":
+            if mark in name and known.issuperset(_key(part) for part in name.split(mark)):
+                row = int(names.filter(pl.col("name") == name)["row"][0])
+                several = f"write {separator!r} between its names" if separator else f"add separator={mark} to the source"
+                raise PetechiaError(
+                    f"{table.path}, row {table.rows[row]}, has {printable(name)!r} in {column!r}, and other rows have its "
+                    f"parts; {several}, or add separator={separator or '|'} if it is one class."
+                )
+
+
+def _key(name: str) -> str:
+    """Reduce a name to what names of one class share: case, spaces, underscores and hyphens between words do not count."""
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", composed(name).casefold().strip())
 
 
 def _one_spelling(table: Table, names: pl.DataFrame, column: str, options: LabelOptions) -> pl.DataFrame:
-    """Give names that mean the same number one spelling; those that differ in case only if `near` says so.
+    """Give names that mean the same number one spelling; those that differ in case or underscores only if `near` says so.
 
     Raises:
-        PetechiaError: two names differ in case.
+        PetechiaError: two names differ in that.
     """
     names = names.with_columns(one_spelling(names["name"]))
     by_key: dict[str, list[str]] = {}
     for name, _ in names.group_by("name").len().sort("len", "name", descending=[True, False]).iter_rows():
-        by_key.setdefault(" ".join(name.casefold().split()), []).append(name)
+        by_key.setdefault(_key(name), []).append(name)
     several = {key: same for key, same in by_key.items() if len(same) > 1 and plain(same[0]) not in NOTHING}
     if several and options.near == "refuse":
         usual, other, *_ = next(iter(several.values()))

@@ -18,7 +18,8 @@ def read_parquet(path: Path, as_text: bool = False) -> pl.DataFrame:
 
     Args:
         path: path of the file.
-        as_text: return all columns as text, lists with "|" between their items, and leave out other nested columns.
+        as_text: return all columns as text, lists with "|" between their items or as "[]"; other nested columns and bytes
+            are empty, of type Null.
 
     Raises:
         PetechiaError: the file is damaged, exceeds a limit, or reading it takes too long or too much memory.
@@ -83,9 +84,12 @@ def _bytes(column: pl.Series) -> int:
 def _texts(schema: pl.Schema) -> list[pl.Expr]:
     kept = []
     for column, kind in schema.items():
-        if isinstance(kind, pl.List):
-            kept.append(pl.col(column).list.eval(pl.element().cast(pl.String)).list.join("|").alias(column))
-        elif not kind.is_nested() and kind != pl.Binary:
+        if isinstance(kind, pl.List) and not (kind.inner.is_nested() or kind.inner == pl.Binary):
+            items = pl.col(column).list.eval(pl.element().cast(pl.String)).list.join("|")
+            kept.append(pl.when(pl.col(column).list.len() == 0).then(pl.lit("[]")).otherwise(items).alias(column))
+        elif kind.is_nested() or kind == pl.Binary:
+            kept.append(pl.repeat(None, pl.len(), dtype=pl.Null).alias(column))
+        else:
             kept.append(pl.col(column).cast(pl.String))
     return kept
 

@@ -15,7 +15,8 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.data.formats.tables import Table
 
 Near = Literal["refuse", "accept"]
-COUNT = r"^0*(\d+)(?:[.,]0*)?$"  # a whole number, as spreadsheets and pandas may rewrite it
+# A whole number, as spreadsheets and pandas may rewrite it; 1.000 is not 1, but may be a thousand.
+COUNT = r"^0*(\d+)(?:[.,](?:0{0,2}|0{4,}))?$"
 ODD = r"^0\d|^\d+[.,]0*$|[^\x00-\x7F]"  # what may have another spelling
 ROUNDED = r"^\d([.,]\d+)?[eE]\+\d+$"
 # Suffixes of files that may hold an image, whether or not they are read. Others are a part of the name, as in 1.2.840.

@@ -6,6 +6,7 @@ import codecs
 import csv
 import gzip
 import io
+import itertools
 import re
 import string
 import zlib
@@ -24,6 +25,8 @@ from petechia.data.formats.parquet import read_parquet
 CHUNK = 1 << 22  # bytes
 HEADER = 1 << 20  # maximum size of a header, in bytes
 SEPARATORS = ",;\t|"
+SAMPLE, SAMPLED = 1 << 16, 20  # letters and rows by which the separator is chosen
+NEWLINE = b"\n"
 MARKS = {codecs.BOM_UTF8: "utf-8", codecs.BOM_UTF16_LE: "utf-16-le", codecs.BOM_UTF16_BE: "utf-16-be"}
 MOST_BLANK = 100  # lines that hold nothing before the header
 SPREADSHEETS = (".xlsx", ".xls", ".xlsm", ".ods", ".numbers")
@@ -39,15 +42,19 @@ class Table(NamedTuple):
         path: path of the file.
         frame: all columns as text, unchanged from the file.
         rows: int [N], row numbers as a spreadsheet shows them.
+        nested: names of the columns of a Parquet file that are not read.
+        notes: sentences about how the file was read.
     """
 
     path: Path
     frame: pl.DataFrame
     rows: NDArray[np.intp]
+    nested: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def take(self, rows: NDArray[np.intp]) -> Table:
         """Return a table of some of the rows."""
-        return Table(self.path, self.frame[rows], self.rows[rows])
+        return self._replace(frame=self.frame[rows], rows=self.rows[rows])
 
     def texts(self, column: str) -> pl.Series:
         """Return the cells of a column, see `cleaned`."""
@@ -123,12 +130,15 @@ def read_table(path: Path) -> Table:
     with path.open("rb") as file:
         start = file.read(4)
     try:
-        frame, first = (read_parquet(path, as_text=True), 1) if start == b"PAR1" else _read_text(path)
+        frame, first, notes = (read_parquet(path, as_text=True), 1, ()) if start == b"PAR1" else _read_text(path)
     except pl.exceptions.PolarsError as error:
         raise PetechiaError(f"{path} cannot be read as a table ({first_line(error)}); correct it.") from None
     except (OSError, EOFError, MemoryError, zlib.error) as error:
         raise PetechiaError(f"{path} cannot be read ({first_line(error)}); restore it.") from None
-    return table_of(path, frame, first)
+    nested = tuple(name for name, kind in frame.schema.items() if kind == pl.Null)
+    if len(nested) == frame.width:
+        raise PetechiaError(f"{path} has only nested columns ({listing(nested)}), which are not read; write a table of text.")
+    return table_of(path, frame.drop(nested), first)._replace(nested=nested, notes=notes)
 
 
 def table_of(path: Path, frame: pl.DataFrame, first: int) -> Table:
@@ -149,29 +159,35 @@ def table_of(path: Path, frame: pl.DataFrame, first: int) -> Table:
     return Table(path, frame[kept] if len(kept) < len(frame) else frame, first + kept)
 
 
-def _read_text(path: Path) -> tuple[pl.DataFrame, int]:
-    """Return the rows below the header, and the number of the first of them."""
+def _read_text(path: Path) -> tuple[pl.DataFrame, int, tuple[str, ...]]:
+    """Return the rows below the header, the number of the first of them, and notes."""
     text = read_text(path)
     rows = text.content.count(b"\n")  # and more if there are line breaks within cells
     check("table_rows", rows, f"{path} has {rows:,} lines", "split it")
     cells = rows * len(text.names)
     check("table_cells", cells, f"{path} has {cells:,} cells", "leave out columns")
+    # In a table without quoted cells, a quotation mark is one: 5" for five inches.
+    starts = b'"' in text.content and re.search(rb'(?:^|[\n%b])[ \t]*"' % re.escape(text.separator.encode()), text.content)
+    quote = '"' if starts else None
     try:
-        frame = pl.read_csv(text.content, has_header=False, infer_schema=False, separator=text.separator)
+        frame = pl.read_csv(text.content, has_header=False, infer_schema=False, separator=text.separator, quote_char=quote)
     except pl.exceptions.PolarsError:
-        _refuse_ragged(path, text)
+        _refuse_stray_quote(path, text)
+        widths = _widths(text, quote)
+        _refuse_width(path, text, widths, widths > max(len(text.names), 1))
         raise
     named = [name.strip() for name in text.names]
     width = frame.width
     if width < len(named):
         raise PetechiaError(f"{path} has {len(named)} column names, but rows of {width} cells; correct it.")
+    _refuse_short(path, text, frame, quote)
     # Names may be missing, as for an index that was written without a name.
     names = [name or f"unnamed {number}" for number, name in enumerate(named + [""] * (width - len(named)), 1)]
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise PetechiaError(f"{path} has two columns named {printable(double)!r}; rename one.")
     frame.columns = names
-    return frame.slice(1), text.row + 1
+    return frame.slice(1), text.row + 1, text.notes
 
 
 class Text(NamedTuple):
@@ -182,12 +198,14 @@ class Text(NamedTuple):
         names: the cells of the header.
         separator: what stands between cells.
         row: number of the header, as a spreadsheet shows it.
+        notes: sentences about the encoding.
     """
 
     content: bytes
     names: list[str]
     separator: str
     row: int
+    notes: tuple[str, ...] = ()
 
 
 def read_text(path: Path) -> Text:
@@ -197,7 +215,10 @@ def read_text(path: Path) -> Text:
         PetechiaError: the file is too large, is no text, or has no header or too many columns.
         OSError, EOFError, zlib.error: the file cannot be read.
     """
-    content, begin, row, separator = _utf8(path, _content(path)), 0, 1, ""
+    content, notes = _utf8(path, _content(path))
+    if b"\n" not in content:  # old Macs end lines with a carriage return alone
+        content = content.replace(b"\r", b"\n")
+    begin, row, separator = 0, 1, ""
     while row < MOST_BLANK and (end := content.find(b"\n", begin, begin + HEADER)) >= 0:
         line = content[begin:end].decode(errors="replace").strip("\r\ufeff")
         said = SAID_SEPARATOR.fullmatch(line)
@@ -207,7 +228,7 @@ def read_text(path: Path) -> Text:
     content = content[begin:]
     header = _header(path, content, separator)
     _refuse_wide(path, len(header.names))
-    return Text(content, header.names, header.separator, row)
+    return Text(content, header.names, header.separator, row, notes)
 
 
 class _Header(NamedTuple):
@@ -238,8 +259,11 @@ def _read(file: BufferedIOBase, most: int) -> bytes:
     return bytes(content)
 
 
-def _utf8(path: Path, content: bytes) -> bytes:
-    """Convert text to UTF-8 without a byte order mark; without a mark, text that is not UTF-8 is read as Windows-1252."""
+def _utf8(path: Path, content: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """Convert text to UTF-8 without a byte order mark, and return notes.
+
+    Without a mark, text that is not UTF-8 is read as Windows-1252, if it can be.
+    """
     for mark, encoding in MARKS.items():
         if content.startswith(mark):
             content = content[len(mark) :]
@@ -253,9 +277,21 @@ def _utf8(path: Path, content: bytes) -> bytes:
         raise PetechiaError(f"{path} is not a text table; give a CSV, TSV or Parquet file.")
     try:
         content.decode()
+    except UnicodeDecodeError as error:
+        where = f"{path}, line {content.count(NEWLINE, 0, error.start) + 1},"
+    else:
+        return content, ()
+    try:
+        text = content.decode("cp1252")
     except UnicodeDecodeError:
-        content = content.decode("cp1252", errors="replace").encode()
-    return content
+        raise PetechiaError(f"{where} has letters that are neither UTF-8 nor Windows-1252; save it as CSV (UTF-8).") from None
+    if not content.decode(errors="ignore").isascii():
+        raise PetechiaError(f"{where} has letters that are not UTF-8, and others of the file are; save it as CSV (UTF-8).")
+    word = re.search(r"\w*[^\x00-\x7f]\w*", text)
+    example = f", such as {printable(word[0])!r}" if word else ""
+    return text.encode(), (
+        f"{path} is not UTF-8 and is read as Windows-1252{example}; if these letters are wrong, save it as CSV (UTF-8).",
+    )
 
 
 def _header(path: Path, content: bytes, separator: str) -> _Header:
@@ -265,8 +301,7 @@ def _header(path: Path, content: bytes, separator: str) -> _Header:
         raise PetechiaError(f"{path} has a header of more than {HEADER // 2:,} characters; give a table of images.")
     if not line.strip():
         raise PetechiaError(f"{path} has no header in its first row; the first row must name the columns.")
-    unquoted = "".join(line.split('"')[::2])  # separators within quotes do not count
-    separator = separator or max(SEPARATORS, key=unquoted.count)
+    separator = separator or _separator(text, line)
     try:
         names = next(csv.reader(io.StringIO(text), delimiter=separator))
     except (csv.Error, StopIteration) as error:
@@ -274,17 +309,74 @@ def _header(path: Path, content: bytes, separator: str) -> _Header:
     return _Header(names, separator)
 
 
-def _refuse_ragged(path: Path, text: Text) -> None:
-    lines = csv.reader(io.StringIO(text.content.decode()), delimiter=text.separator)
-    try:
-        for row, cells in enumerate(lines, text.row):
-            if len(cells) > max(len(text.names), 1):
-                raise PetechiaError(
-                    f"{path}, row {row}, has {len(cells)} cells where the header has {len(text.names)}, separated by "
-                    f"{text.separator!r}; correct it."
-                )
-    except csv.Error:
+def _separator(text: str, header: str) -> str:
+    """Return the separator that gives the first rows as many cells as the header; of several, the most frequent one there."""
+    unquoted = "".join(header.split('"')[::2])  # separators within quotes do not count
+
+    def fits(separator: str) -> tuple[int, int]:
+        rows = csv.reader(io.StringIO(text[:SAMPLE], newline=""), delimiter=separator)
+        try:
+            wide, *others = (len(row) for row in itertools.islice(rows, SAMPLED))
+        except (csv.Error, ValueError):
+            wide, others = 0, []
+        return sum(one == wide > 1 for one in others), unquoted.count(separator)
+
+    return max(SEPARATORS, key=fits)
+
+
+def _widths(text: Text, quote: str | None) -> NDArray[np.intp]:
+    """Return the number of cells in each row, int [N], from the header on."""
+    ends, total, inside = [np.zeros(1, np.intp)], 0, False
+    for begin in range(0, len(text.content), CHUNK):
+        part = np.frombuffer(text.content, np.uint8, min(CHUNK, len(text.content) - begin), begin)
+        quoted = np.zeros(len(part), bool)
+        if quote:
+            quoted = np.logical_xor.accumulate(np.append(inside, part == ord(quote)))[1:]
+            inside = quoted[-1]
+        separators = total + np.cumsum((part == ord(text.separator)) & ~quoted)
+        ends.append(separators[(part == ord("\n")) & ~quoted])
+        total = int(separators[-1])
+    if not text.content.endswith(NEWLINE):
+        ends.append(np.array([total]))
+    before = np.concatenate(ends)  # separators before the end of each row
+    widths: NDArray[np.intp] = before[1:] - before[:-1] + 1
+    return widths
+
+
+def _refuse_short(path: Path, text: Text, frame: pl.DataFrame, quote: str | None) -> None:
+    """Refuse rows with fewer cells than the header has names; polars fills them up. Blank rows do not count."""
+    named = max((number for number, name in enumerate(text.names, 1) if name.strip()), default=0)
+    if named < 2 or not frame[:, named - 1].null_count():
         return
+    widths = _widths(text, quote)
+    if len(widths) != len(frame):
+        raise PetechiaError(f"{path} has quotation marks that do not enclose cells; put such cells in quotes and double them.")
+    short = widths < named
+    rows = np.flatnonzero(short)
+    filled = frame[rows].select(pl.any_horizontal(pl.all().str.strip_chars(EDGES) != "")).to_series().fill_null(value=False)
+    short[rows] = filled.to_numpy()
+    _refuse_width(path, text, widths, short)
+
+
+def _refuse_width(path: Path, text: Text, widths: NDArray[np.intp], wrong: NDArray[np.bool_]) -> None:
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise PetechiaError(
+            f"{path}, row {text.row + row}, has {widths[row]} cells where the header has {len(text.names)}, "
+            f"separated by {text.separator!r}; correct it."
+        )
+
+
+def _refuse_stray_quote(path: Path, text: Text) -> None:
+    """Raise an error that names the first line with a quotation mark that does not enclose a cell, if there is one."""
+    edge = re.escape(text.separator.encode())
+    cell = rb'(?:^|(?<=[\n%b]))"(?:[^"]|"")*+"(?=[\r\n%b]|\Z)' % (edge, edge)
+    rest = re.sub(cell, lambda found: NEWLINE * found[0].count(NEWLINE), text.content)
+    if (place := rest.find(b'"')) >= 0:
+        raise PetechiaError(
+            f"{path}, line {text.row + rest.count(NEWLINE, 0, place)}, has a quotation mark that does not enclose a cell; "
+            f"double it, and put the whole cell in quotes."
+        )
 
 
 def _refuse_wide(path: Path, columns: int) -> None:
@@ -293,4 +385,5 @@ def _refuse_wide(path: Path, columns: int) -> None:
 
 def columns_of(table: Table) -> str:
     """Return the column names of a table, for a message."""
-    return listing(table.frame.columns, 12)
+    nested = f" (and {listing(table.nested)}, nested, which are not read)" if table.nested else ""
+    return listing(table.frame.columns, 12) + nested

@@ -32,8 +32,9 @@ from petechia.data.formats.labelling import (
     read_patients,
     read_split,
     select_views,
+    with_split,
 )
-from petechia.data.formats.locate import Missing, refuse_missing
+from petechia.data.formats.locate import DEPTH, Missing, refuse_missing
 from petechia.data.formats.spelling import accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
@@ -126,8 +127,13 @@ def _with_table(
     whole = read_table(path)
     image = image_column(whole, options)
     table = select_views(whole, options)
+    options = with_split(table, options)
     listed = image_ids(table, image, root)
     index = _index(headers)
+    names = [*listed.tolist(), *left_out(whole, table, image).tolist()]
+    for leading in range(1, DEPTH + 1):  # folders above the given one
+        if index.keys().isdisjoint(listed.tolist()):
+            index |= {name: index[rest] for name in names if (rest := "/".join(name.split("/")[leading:])) in index}
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
     if several is not None:
         raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
@@ -139,7 +145,7 @@ def _with_table(
     refuse_missing(root, path, listed, here, missing, "check the folder and the table")
     for name in listed[~here].tolist():
         files.add(Reason.MISSING, name)
-    known = {row for name in (*listed.tolist(), *left_out(whole, table, image).tolist()) for row in index.get(name, ())}
+    known = {row for name in names for row in index.get(name, ())}
     for row, one in enumerate(headers):
         if row not in known:
             files.add(Reason.UNLISTED, one.path)

@@ -25,6 +25,7 @@ from petechia.data.formats.labelling import (
     find_column,
     read_labels,
     select_views,
+    with_split,
 )
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.spelling import refuse_rounded
@@ -80,6 +81,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
     whole = read_table(path)
     table = select_views(whole, options)
+    options = with_split(table, options)
     image = image_column(table, options)
     ids = image_ids(table, image, root)
     patients, split, notes = read_groups(table, options, ids)
