@@ -165,11 +165,14 @@ def test_a_file_that_is_damaged_within_is_a_sentence(folder: Path) -> None:
 def test_a_split_without_images_is_empty_and_a_file_without_any_is_refused(folder: Path) -> None:
     given = arrays(of_classes(2))
     empty = {key: value[:0] for key, value in given.items()}
-    np.savez(folder / "x.npz", **(given | {key: value for key, value in empty.items() if key.startswith("val")}))
+    np.savez(folder / "x.npz", **(given | {key: empty[key] for key in empty if key.startswith("val")}))  # type: ignore[arg-type]
     catalog = open_source(f"medmnist:{folder / 'x.npz'}")
     assert set(catalog.split) == {"train", "test"}
     assert len(catalog.ids) == len(given["train_images"]) + len(given["test_images"])
-    np.savez(folder / "none.npz", **empty)
+    (last,) = catalog.reader.read(np.array([len(catalog.ids) - 1]))
+    assert isinstance(last, np.ndarray)
+    assert np.array_equal(last, given["test_images"][-1])
+    np.savez(folder / "none.npz", **empty)  # type: ignore[arg-type]
     with pytest.raises(PetechiaError, match="has no images; give a MedMNIST file with images"):
         open_source(f"medmnist:{folder / 'none.npz'}")
 

@@ -109,27 +109,28 @@ def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog
     splits = [key for key in SPLITS if f"{key}_images" in members]
     if not splits:
         raise PetechiaError(f"{path} has no train_images; give a MedMNIST file.")
-    labels = [_read_labels(path, members, key) for key in splits]
-    if not any(len(one) for one in labels):
+    labels = {key: _read_labels(path, members, key) for key in splits}
+    checked = {key: _check_images(path, members[f"{key}_images"], one) for key, one in labels.items()}
+    images = {key: member for key, member in checked.items() if member.shape[0]}  # a split may be empty
+    labels = {key: labels[key] for key in images}
+    if not images:
         raise PetechiaError(f"{path} has no images; give a MedMNIST file with images.")
-    if len({one.shape[1] for one in labels}) > 1:
+    if len({one.shape[1] for one in labels.values()}) > 1:
         raise PetechiaError(f"{path} has labels of different widths in its splits; restore it.")
-    images = [_check_images(path, members[f"{key}_images"], one) for key, one in zip(splits, labels, strict=True)]
-    if len({member.shape[1:] for member in images}) > 1:
+    if len({member.shape[1:] for member in images.values()}) > 1:
         raise PetechiaError(f"{path} has images of different shapes in its splits; restore it.")
-    classes, task, matrix = _classes(path, np.concatenate(labels), options)
-    ids = [f"{key}/{i:06d}.png" for key, one in zip(splits, labels, strict=True) for i in range(len(one))]
-    counts = [len(one) for one in labels]
+    classes, task, matrix = _classes(path, np.concatenate(list(labels.values())), options)
+    ids = [f"{key}/{i:06d}.png" for key, one in labels.items() for i in range(len(one))]
     return Catalog(
         name=path.stem,
         classes=classes,
         ids=np.array(ids, np.str_),
         patients=np.array(ids, np.str_),
-        split=np.repeat([SPLITS[key] for key in splits], counts),
+        split=np.repeat([SPLITS[key] for key in labels], [len(one) for one in labels.values()]),
         labels=matrix,
-        reader=MedmnistReader(path, tuple(images), np.arange(sum(counts))),
+        reader=MedmnistReader(path, tuple(images.values()), np.arange(len(ids))),
         task=task,
-        colour=len(images[0].shape) == 4,
+        colour=len(next(iter(images.values())).shape) == 4,
     )
 
 
