@@ -154,7 +154,9 @@ def _check_page(page: Any, name: str, advice: str) -> None:
     """Check what a page states, before memory is allocated for it."""
     check_size(page.imagewidth, page.imagelength, name, advice)
     chunk = int(np.prod(page.chunks, dtype=object))
-    check("image_pixels", chunk // CHANNELS, f"{name} is refused before decoding because its parts claim {chunk:,} values", advice)
+    check(
+        "image_pixels", chunk // CHANNELS, f"{name} is refused before decoding because its parts claim {chunk:,} values", advice
+    )
     usable = page.axes in ("YX", "YXS", "SYX") and page.samplesperpixel <= CHANNELS
     if not usable or page.photometric not in (WHITE_IS_ZERO, BLACK_IS_ZERO, RGB) or page.dtype is None:
         raise PetechiaError(f"{name} is a TIFF that is neither grey nor RGB; {SAVE_OTHERWISE}.")
