@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 from petechia.core.budget import check, limit
+from petechia.core.errors import PetechiaError
 from petechia.data.formats.codestreams import NO_SEGMENT, START_OF_SCAN
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"

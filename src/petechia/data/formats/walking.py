@@ -252,11 +252,12 @@ def in_masks(path: str) -> bool:
 
 def _is_beside(masks: list[str], images: list[str]) -> bool:
     """Return whether two folders differ in a folder of masks alone, in whose place the other has none, or one of images."""
-    for k, folder in enumerate(masks):
-        if MASK_FOLDER.fullmatch(folder) and not any(map(MASK_FOLDER.fullmatch, images[k : k + 1])):
-            if masks[:k] + masks[k + 1 :] in (images, images[:k] + images[k + 1 :]):
-                return True
-    return False
+    return any(
+        MASK_FOLDER.fullmatch(folder)
+        and not any(map(MASK_FOLDER.fullmatch, images[k : k + 1]))
+        and masks[:k] + masks[k + 1 :] in (images, images[:k] + images[k + 1 :])
+        for k, folder in enumerate(masks)
+    )
 
 
 def beside(root: Path, read: NDArray[np.str_], left_out: NDArray[np.str_] | None = None) -> NotRead:

@@ -134,8 +134,8 @@ def _refuse_splits_below(root: Path, paths: list[str], depth: int) -> None:
     below = next((path for path in paths if any(map(split_of, path.split("/")[depth + 1 : -1]))), None)
     if below is not None:
         raise PetechiaError(
-            f"{root} has a folder of a split below one of a class, in {printable(below)!r}; move the images to SPLIT/CLASS/IMAGE, "
-            f"such as train/NORMAL/a.png."
+            f"{root} has a folder of a split below one of a class, in {printable(below)!r}; move the images to "
+            f"SPLIT/CLASS/IMAGE, such as train/NORMAL/a.png."
         )
 
 
@@ -231,8 +231,8 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
     for name in classes:
         if (other := spelled.setdefault(_spelling(name), name)) != name:
             raise PetechiaError(
-                f"{root} has folders that differ in case, spaces or the coding of accents alone, {ascii(other)} and "
-                f"{ascii(name)}; rename one of them."
+                f"{root} has folders that differ in case, spaces or the coding of accents alone, {other!a} and "
+                f"{name!a}; rename one of them."
             )
     _refuse_parts(root, classes)
     if sum(bool(IN_PATH.match(f"{name}/")) for name in classes) > len(classes) / 2:
@@ -263,8 +263,8 @@ def _refuse_parts(root: Path, classes: Sequence[str]) -> None:
     numbered = len(plain) == 1 and not PARTS.isdisjoint(min(plain).split()[-1:])
     if numbered or (plain & PARTS and all(name in PARTS or MASK_FOLDER.fullmatch(name) for name in plain)):
         raise PetechiaError(
-            f"{root} has the folders {listing(classes)}, which look like parts of a dataset, not like classes; give a folder with "
-            f"a folder of images for each class, {EXAMPLE}, or a table{_table_in(root)}."
+            f"{root} has the folders {listing(classes)}, which look like parts of a dataset, not like classes; give a folder "
+            f"with a folder of images for each class, {EXAMPLE}, or a table{_table_in(root)}."
         )
 
 
