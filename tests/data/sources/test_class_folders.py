@@ -121,6 +121,16 @@ def test_patients_in_the_names_stay_in_one_split(tmp_path: Path) -> None:
     assert len(set(open_source(f"folder:{tmp_path},patient=").patients)) == 180
 
 
+@pytest.mark.parametrize("name", ["{:04d}/a/{}.png", "{:04d}_{}.png"])
+def test_patients_by_number_are_noticed(tmp_path: Path, name: str) -> None:
+    numbers = [("12"[patient % 2], name.format(patient, k), k) for patient in range(12) for k in range(4)]
+    catalog = open_source(f"folder:{put(tmp_path / 'one', *(f'{label}/{path}' for label, path, _ in numbers))}")
+    assert len(set(catalog.patients)) == 12
+    assert "such as '0000' count as those of one patient (12 for 48 images)" in catalog.notes[0]
+    paths = [f"{('train', 'test')[k % 2]}/{label}/{path}" for label, path, k in numbers]
+    assert "12 of 12 patients that the paths" in open_source(f"folder:{put(tmp_path / 'two', *paths)}").notes[0]
+
+
 def test_patients_in_two_splits_are_noticed(tmp_path: Path) -> None:
     names = [f"{split}/{name}/person{i}_{name}.jpeg" for split in ("train", "test") for name in ("a", "b") for i in range(6)]
     catalog = check_source(f"folder:{put(tmp_path, *names, 'train/a/person9_a.jpeg')}")

@@ -53,6 +53,7 @@ TEXTS = {
     **dict.fromkeys(("nan", "na", "n/a", "null", "unknown", "uncertain"), -1),
 }
 EMPTY = ("nan", "na", "n/a", "null")  # texts that mean an empty cell in a column of names
+NO_ID = (*EMPTY, "none", "unknown", "unk", "missing", "-", "?", "#n/a", "<na>")  # texts that stand for a missing id
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
@@ -138,6 +139,12 @@ def select_views(table: Table, options: LabelOptions) -> Table:
     return chosen
 
 
+def identities(table: Table, column: str) -> pl.Series:
+    """Return the cells of a column of ids; those that say that there is none, such as "NA", are null."""
+    cells = table.texts(column)
+    return cells.set(cells.str.to_lowercase().is_in(NO_ID).fill_null(value=False), None)
+
+
 def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> NDArray[np.str_]:
     """Return the patient of each image, str [N].
 
@@ -147,7 +154,7 @@ def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) ->
     column = find_column(table, options.patient, PATIENTS)
     if column is None:
         return ids
-    patients = table.texts(column)
+    patients = identities(table, column)
     table.refuse(patients.is_null(), f"has an empty {column!r}")
     refuse_rounded(table, column)
     return one_spelling(patients).to_numpy().astype(np.str_)

@@ -96,7 +96,7 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
     classes = _classes(root, names)
     ids = np.array(paths, np.str_)
     said = np.array([split_of(path.split("/")[layout.depth - 1]) for path in paths] if layout.splits else [])
-    patients, split, notes = _split(ids, said, grouped)
+    patients, split, notes = _split(ids, in_paths(ids, layout.depth) if grouped else ids, said)
     return Catalog(
         name=root.resolve().name,
         classes=classes,
@@ -269,17 +269,16 @@ def _refuse_parts(root: Path, classes: Sequence[str]) -> None:
 
 
 def _split(
-    ids: NDArray[np.str_], said: NDArray[np.str_], grouped: bool
+    ids: NDArray[np.str_], groups: NDArray[np.str_], said: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], NDArray[np.str_], tuple[str, ...]]:
     """Return patients and split, str [N], and notes.
 
     Args:
         ids: str [N], paths.
+        groups: str [N], ids of patients in the paths.
         said: str [N], split by the folders; empty without such folders.
-        grouped: whether ids of patients in the paths count.
     """
-    groups = in_paths(ids) if grouped else ids
-    used = (note_on_use(groups),) if is_grouping(groups) else ()
+    used = (note_on_use(groups),) if is_grouping(groups, in_path=True) else ()
     if not len(said) or set(said.tolist()) == {"train"}:
         return groups, split_by_patient(groups, TEST_SHARE), used
     several = in_several(groups, said)
