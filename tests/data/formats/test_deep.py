@@ -139,3 +139,65 @@ def test_deep_colours_are_not_taken_for_8_bits(tmp_path: Any) -> None:
     assert not Decoding(colour=True).keeps(tmp_path / "x.png")
     Image.fromarray(COLOURS.astype(np.uint8)).save(tmp_path / "x.png")
     assert Decoding(colour=True).keeps(tmp_path / "x.png")
+
+
+RAMP = np.linspace(0, 65_535, 24 * 18).round().reshape(24, 18)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_unsigned_numbers_above_2_31_and_signed_ones_of_8_bits(order: Any) -> None:
+    got = Decoding().decode(tiff(RAMP.astype(np.uint32) * 65_537, byteorder=order), "x")
+    assert np.abs(got - in_8_bits(RAMP, 65_535)).max() <= 1
+    signed = (RAMP // 257 - 128).astype(np.int8)
+    assert np.abs(Decoding().decode(tiff(signed, byteorder=order), "x") - (signed.astype(float) + 128)).max() <= 1
+    colours = tiff(np.dstack([signed] * 3), byteorder=order, photometric="rgb")
+    assert np.abs(Decoding(colour=True).decode(colours, "x") - (signed.astype(float) + 128)[..., None]).max() <= 1
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_colours_multiplied_by_transparency(order: Any) -> None:
+    true, alpha = (RAMP // 257).astype(np.uint8), np.where(np.arange(18) % 2, 128, 255).astype(np.uint8)
+    stored = np.round(true * (alpha / 255)).astype(np.uint8)
+    options = {"byteorder": order, "photometric": "minisblack", "extrasamples": ["assocalpha"]}
+    content = tiff(np.dstack([stored, np.broadcast_to(alpha, true.shape)]), **options)
+    assert np.abs(Decoding().decode(content, "x").astype(float) - true).max() <= 2
+    assert np.abs(Decoding(colour=True).decode(content, "x").astype(float) - true[..., None]).max() <= 2
+    deep = np.dstack([RAMP, np.broadcast_to(alpha * 257.0, RAMP.shape)]).astype(np.uint16)
+    with pytest.raises(PetechiaError, match="x is a TIFF whose colours are multiplied by its transparency; save"):
+        Decoding().decode(tiff(deep, **options), "x")
+
+
+def packed(bits: int, order: str, photometric: int) -> bytes:
+    """A TIFF whose values have no bits between them, written by hand."""
+    values = (RAMP.astype(int) >> (16 - bits))[..., None] >> np.arange(bits - 1, -1, -1) & 1
+    rows = np.packbits(values.reshape(len(RAMP), -1).astype(np.uint8), axis=1).tobytes()
+    tags = {256: 18, 257: 24, 258: bits, 259: 1, 262: photometric, 273: 122, 277: 1, 278: 24, 279: len(rows)}
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    mark = {"<": b"II*\0", ">": b"MM\0*"}[order]
+    return mark + struct.pack(f"{order}IH", 8, len(tags)) + entries + struct.pack(f"{order}I", 0) + rows
+
+
+@pytest.mark.parametrize(("bits", "order", "photometric"), [(10, "<", 1), (14, ">", 1), (12, ">", 1), (12, "<", 0)])
+def test_packed_numbers_are_not_called_damaged(bits: int, order: str, photometric: int) -> None:
+    with pytest.raises(PetechiaError, match=f"x is a TIFF whose values of {bits} bits are packed.*; save it as"):
+        Decoding().decode(packed(bits, order, photometric), "x")
+    assert np.abs(Decoding().decode(packed(12, "<", 1), "x") - in_8_bits(RAMP, 65_535)).max() <= 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.float64])
+def test_several_images_in_one_page_are_refused(kind: Any) -> None:
+    stack = np.stack([RAMP // 257] * 3).astype(kind)
+    contents = [
+        tiff(stack, photometric="minisblack", volumetric=True, tile=(3, 16, 16)),
+        tiff(stack, photometric="minisblack", truncate=True),
+        *([tiff(stack, imagej=True, truncate=True)] if kind != np.float64 else []),
+    ]
+    for content in contents:
+        with pytest.raises(PetechiaError, match="x has several pages, and only one is supported"):
+            Decoding().decode(content, "x")
+
+
+def test_a_slice_that_kept_the_description_of_its_stack_is_read() -> None:
+    pixels = (RAMP // 257).astype(np.uint8)
+    content = tiff(pixels, description="ImageJ=1.54f\nimages=3\nslices=3\n", metadata=None)
+    assert np.array_equal(Decoding().decode(content, "x"), pixels)

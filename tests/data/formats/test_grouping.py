@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 import petechia
+from petechia.core.errors import PetechiaError
 from petechia.data import open_source
 from petechia.data.formats.grouping import GROUP, in_paths
 from petechia.testing.sources import check_catalog
@@ -87,7 +88,6 @@ def test_a_patient_column_that_is_split_over_studies_is_used_as_before(make: Mak
         ("study", lambda i: ("CheXpert", "NIH", "MIMIC")[i % 3]),  # where it comes from
         ("series", str),  # all different
         ("subject_age", lambda i: str(40 + i // 4)),
-        ("lesion_id", lambda i: "" if i == 3 else f"L{i // 4}"),  # not known for all
         ("lesion_id", lambda i: "L0" if i < 60 else f"L{i}"),  # most of the images
     ],
 )
@@ -95,6 +95,59 @@ def test_other_columns_are_not_taken_for_groups(make: Make, column: str, cell: C
     rows = [f"i{i}.jpg,{('nv', 'mel')[i % 2]},{cell(i)}" for i in range(80)]
     catalog = open_source(make(f"image_id,dx,{column}", *rows))
     assert (len(set(catalog.patients)), catalog.notes) == (80, ())
+
+
+@pytest.mark.parametrize("nothing", ["", "NA", "nan", "unknown"])
+def test_images_without_a_lesion_are_alone(make: Make, nothing: str) -> None:
+    rows = [f"i{i}.jpg,{('nv', 'mel')[i // 4 % 2]},{nothing if i // 4 in (3, 7) else f'L{i // 4}'}" for i in range(80)]
+    catalog = open_source(make("image_id,dx,lesion_id", *rows))
+    expected = [f"i{i}.jpg" if i // 4 in (3, 7) else f"L{i // 4}" for i in range(80)]
+    assert catalog.patients.tolist() == expected
+    assert "(26 for 80 images)" in catalog.notes[0]
+
+
+@pytest.mark.parametrize("nothing", ["", "NA", "NaN", "Unknown"])
+def test_images_without_a_patient_are_not_those_of_one(make: Make, nothing: str) -> None:
+    source = make("image,patient,Mass", *(f"i{i}.png,{nothing if i % 2 else f'P{i}'},{i % 2}" for i in range(10)))
+    with pytest.raises(PetechiaError, match=r"row 3, has an empty 'patient' \(5 such rows\)"):
+        open_source(source)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "{:08d}_{:03d}.png",
+            "TCGA-A1-{:04d}-01A-{}.png",
+            "case{}_{}.png",
+            "LIDC-IDRI-{:04d} ({}).png",
+            "OAS1_{:04d}_MR1_{}.png",
+        ),
+        *("SOB_B_A-14-{:05d}AB-40-{:03d}.png", "{:03d}_S_1000_{}.png", "Mass_P{:05d}_LEFT_view{}.png"),
+    ],
+)
+def test_patients_before_the_last_number_of_a_name(name: str) -> None:
+    one_each = np.array([name.format(patient, 0) for patient in range(1, 31)])
+    assert in_paths(one_each).tolist() == one_each.tolist()
+    ids = np.array([f"{'ab'[patient % 2]}/{name.format(patient, k)}" for patient in range(1, 31) for k in range(30)])
+    groups = in_paths(ids, 0)
+    assert len(set(groups)) == 30
+    assert all(len(set(groups[30 * k : 30 * k + 30])) == 1 for k in range(30))
+    assert in_paths(ids, guess=False).tolist() == ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "name", ["{}/img_{}.png", "COVID-19_{0}{1}.png", "batch{0}_{1}.png", "COVID-19 ({0}{1}).png", "1.2.{0}.{1}.dcm"]
+)
+def test_classes_and_counters_are_no_patients(name: str) -> None:
+    ids = np.array([name.format(k % 6, k) for k in range(60)])
+    assert in_paths(ids).tolist() == ids.tolist()
+
+
+def test_a_table_of_patients_is_believed(make: Make) -> None:
+    names = [f"{k % 20:03d}_{k}.png" for k in range(80)]
+    catalog = open_source(make("image,patient,dx", *(f"{name},P{k // 2},{'ab'[k % 2]}" for k, name in enumerate(names))))
+    assert (len(set(catalog.patients)), catalog.notes) == (40, ())
 
 
 def test_patients_in_paths_are_used(make: Make) -> None:

@@ -161,6 +161,20 @@ def test_masks_are_known_by_the_image_that_they_belong_to() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    "mask",
+    [
+        "s/C/lung masks/x.png",
+        "s/C/Ground_Truth/x_gt.png",
+        "s/masks/C/images/x.tif",
+        "masks/s/C/images/mask_x.png",
+        "s/C/images/gt/x.png",
+    ],
+)
+def test_folders_of_masks_are_known_by_their_last_word(mask: str) -> None:
+    assert masks_among({"s/C/images/x.png", mask, "s/D/lung masks/x.png"}) == {mask}
+
+
 def test_masks_are_left_out_where_no_table_names_them(tmp_path: Path) -> None:
     for name in ("a.png", "a_mask.png"):
         put(tmp_path, name, encoded("PNG"))

@@ -46,6 +46,36 @@ def test_classes_below_splits(tmp_path: Path) -> None:
     assert (not catalog.not_read, catalog.notes) == (True, ())
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("training_set", "val_set", "test_set"),
+        ("Training Images", "Validation Images", "Testing Images"),
+        ("TrainData", "valData", "testdata"),
+        ("1_train", "2-dev (1)", "test2017"),
+    ],
+)
+def test_splits_of_other_names(tmp_path: Path, names: tuple[str, ...]) -> None:
+    catalog = open_source(f"folder:{put(tmp_path, *(f'{split}/{name}/x.png' for split in names for name in 'ab'))}")
+    expected = dict(zip(names, ("train", "validation", "test"), strict=True))
+    assert (catalog.classes, len(catalog)) == (("a", "b"), 6)
+    assert catalog.split.tolist() == [expected[path.split("/")[0]] for path in catalog.ids]
+
+
+def test_classes_that_only_look_like_parts_or_masks(tmp_path: Path) -> None:
+    for k, names in enumerate(
+        (("with_mask", "without_mask"), ("grade 0", "grade 1"), ("a images", "b images"), ("ER+", "ER-"))
+    ):
+        catalog = open_source(f"folder:{put(tmp_path / str(k), *(f'{name}/{i}.png' for name in names for i in '01'))}")
+        assert (set(catalog.classes), len(catalog)) == (set(names), 4)
+
+
+def test_images_in_folders_of_masks_that_belong_to_none_are_told(tmp_path: Path) -> None:
+    catalog = open_source(f"folder:{put(tmp_path, *(f'{name}/{kind}/{kind}1.png' for name in 'ab' for kind in ('x', 'gt')))}")
+    assert len(catalog) == 4
+    assert catalog.notes[0].startswith("2 images are in folders of masks, such as 'a/gt/gt1.png', but count as images")
+
+
 def test_classes_alone_are_split_anew(tmp_path: Path) -> None:
     root = put(tmp_path, *(f"{name}/deep/{i}.png" for name in ("b", "a", "c") for i in range(40)))
     catalog = check_source(f"folder:{root}")
@@ -91,6 +121,16 @@ def test_patients_in_the_names_stay_in_one_split(tmp_path: Path) -> None:
     assert len(set(open_source(f"folder:{tmp_path},patient=").patients)) == 180
 
 
+@pytest.mark.parametrize("name", ["{:04d}/a/{}.png", "{:04d}_{}.png"])
+def test_patients_by_number_are_noticed(tmp_path: Path, name: str) -> None:
+    numbers = [("12"[patient % 2], name.format(patient, k), k) for patient in range(12) for k in range(4)]
+    catalog = open_source(f"folder:{put(tmp_path / 'one', *(f'{label}/{path}' for label, path, _ in numbers))}")
+    assert len(set(catalog.patients)) == 12
+    assert "such as '0000' count as those of one patient (12 for 48 images)" in catalog.notes[0]
+    paths = [f"{('train', 'test')[k % 2]}/{label}/{path}" for label, path, k in numbers]
+    assert "12 of 12 patients that the paths" in open_source(f"folder:{put(tmp_path / 'two', *paths)}").notes[0]
+
+
 def test_patients_in_two_splits_are_noticed(tmp_path: Path) -> None:
     names = [f"{split}/{name}/person{i}_{name}.jpeg" for split in ("train", "test") for name in ("a", "b") for i in range(6)]
     catalog = check_source(f"folder:{put(tmp_path, *names, 'train/a/person9_a.jpeg')}")
@@ -110,7 +150,19 @@ def test_patients_in_two_splits_are_noticed(tmp_path: Path) -> None:
         (("a/x.png", "a/y.png"), "images of one class alone, 'a'"),
         (("images/train/x.png", "images/test/x.png"), "images but none in a folder of a class"),
         (("patient1/a.png", "patient2/a.png", "patient3/b.png"), "look like patients, such as 'patient1', not like classes"),
-        (("train/Normal/a.png", "train/x/a.png", "test/NORMAL/b.png"), "differ in case alone, 'NORMAL' and 'Normal'"),
+        (
+            ("train/Normal/a.png", "train/x/a.png", "test/NORMAL/b.png"),
+            "differ in case, spaces .* alone, 'NORMAL' and 'Normal'",
+        ),
+        (("train/Mass/a.png", "test/Mass /a.png"), "'Mass' and 'Mass '; rename one"),
+        (("train/\u00c9p/a.png", "test/E\u0301p/a.png"), r"'E.u0301p' and '.xc9p'; rename one"),
+        (("fold1/a/x.png", "fold2/b/x.png"), "has the folders fold1, fold2, which look like parts of a dataset"),
+        (("train/Fold 1/a/x.png", "test/Fold 2/b/x.png"), "Fold 1, Fold 2, which look like parts"),
+        (("my_images_part_1/a/x.png", "my_images_part_2/a/x.png"), "which look like parts"),
+        (("images/a/x.png", "lung masks/a/y.png"), "images, lung masks, which look like parts"),
+        (("BUSI_train/a/x.png", "BUSI_test/a/x.png"), "folders that name splits where those of classes are expected"),
+        (("train/train/a/x.png", "test/test/a/x.png"), "folders that name splits"),
+        (("a/train/x.png", "b/test set/x.png"), "a split below one of a class, in 'a/train/x.png'"),
         ((), "has no image; give a table of images"),
     ],
 )
@@ -120,7 +172,7 @@ def test_what_is_not_clear_gets_a_sentence(tmp_path: Path, paths: tuple[str, ...
     with pytest.raises(PetechiaError, match=said) as caught:
         open_source(f"folder:{root}")
     assert "folder:" not in str(caught.value)
-    if paths and "beside" not in said and "case" not in said:
+    if paths and not any(words in said for words in ("beside", "case", "rename", "split")):
         (root / "labels.csv").write_text("image,Mass\n")
         with pytest.raises(PetechiaError, match=r"for example folder:.*data/labels\.csv\."):
             open_source(f"folder:{root}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
+import math
+import re
 import zlib
 from typing import Any, NamedTuple
 
@@ -22,6 +24,10 @@ LARGEST = 1e37  # maximum absolute value, as in DICOM files
 NO_COMPRESSION, DEFLATE = 1, (8, 32946)
 WHITE_IS_ZERO, BLACK_IS_ZERO, RGB = 0, 1, 2  # photometric interpretations
 CHANNELS = 4
+LONGEST = 1000  # letters of a description that are looked at
+# How ImageJ and tifffile describe several images that follow each other in one page.
+STACK = re.compile(r"ImageJ=.*^images=(\d+)|\{\"shape\": \[([\d, ]+)\]", re.DOTALL | re.MULTILINE)
+ASSOCIATED_ALPHA = 1  # the colours are multiplied by it
 SAVE_OTHERWISE = "save it as an uncompressed grey or RGB TIFF"
 
 
@@ -77,6 +83,21 @@ def is_tiff(content: bytes) -> bool:
     return content.startswith(TIFF)
 
 
+def is_stack(description: str, values: int, room: int) -> bool:
+    """Return whether a page of a TIFF holds several images.
+
+    Args:
+        description: the description of the image, which one slice of a stack may have kept.
+        values: the number of values in one image.
+        room: the number of values for which the file is large enough.
+    """
+    found = STACK.match(description[:LONGEST])
+    if found is None:
+        return False
+    described = int(found[1]) * values if found[1] else math.prod(map(int, re.findall(r"\d+", found[2])))
+    return values < described <= room
+
+
 def read_deep_png(content: bytes, name: str, advice: str) -> Deep:
     """Decode a PNG of 16 bits with colours or transparency, which Pillow reduces to 8. Transparency is ignored.
 
@@ -123,18 +144,29 @@ def read_deep_tiff(content: bytes, name: str, advice: str) -> Deep:
     try:
         with tifffile.TiffFile(io.BytesIO(content)) as file:
             page = file.pages.first
-            _check_page(page, name, advice)
-            if _has_second_page(file):
+            size = page.imagewidth * page.imagelength * page.samplesperpixel
+            stack = page.imagedepth > 1 or is_stack(page.description, size, len(content) * 8 // page.bitspersample)
+            if stack or _has_second_page(file):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
+            _check_page(page, name, advice)
             _check_segments(page, content, name)
             values, axes = page.asarray(maxworkers=1), page.axes
     except PetechiaError:
         raise
-    except Exception:  # a damaged file can make tifffile raise anything
+    except Exception as error:  # a damaged file can make tifffile raise anything
+        if "imagecodecs" in str(error):  # a package that tifffile would need
+            raise PetechiaError(
+                f"{name} is a TIFF whose values of {page.bitspersample} bits are packed, or coded with a predictor, in a way "
+                f"that is not supported; {SAVE_OTHERWISE} of 8, 16 or 32 bits."
+            ) from None
         raise PetechiaError(f"{name} cannot be decoded, because it is a damaged TIFF; {advice}.") from None
     if axes == "SYX":
         values = np.moveaxis(values, 0, 2)
     if values.ndim == 3:
+        if ASSOCIATED_ALPHA in page.extrasamples[:1] and np.ptp(values[..., -len(page.extrasamples)]) > 0:
+            raise PetechiaError(
+                f"{name} is a TIFF whose colours are multiplied by its transparency; {SAVE_OTHERWISE} without it."
+            )
         values = values[..., :3] if page.photometric == RGB else values[..., 0]
     stated = page.tags.get(TAG)
     orientation = stated.value if stated is not None and isinstance(stated.value, int) else UPRIGHT

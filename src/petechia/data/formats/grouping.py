@@ -6,6 +6,7 @@ import re
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from petechia.core.errors import printable
@@ -16,11 +17,12 @@ from petechia.data.formats.labelling import (
     TEST_SHARE,
     LabelOptions,
     find_column,
+    identities,
     plain,
     read_patients,
     read_split,
 )
-from petechia.data.formats.spelling import one_spelling
+from petechia.data.formats.spelling import SUFFIX, one_spelling
 from petechia.data.formats.tables import Table
 
 # Names of columns whose cells are ids of something that several images can show, reduced to lower-case letters and digits.
@@ -42,6 +44,10 @@ FEWEST = 4  # groups: with fewer, a column is a class or a site
 LARGEST = 0.25  # share of the images in one group, at most
 MEAN = 20  # images of a group on average, at most
 NAMED = 0.2  # share of the paths that contain the id of a patient, at least
+# What stands before the last numbers or words of a name: 00000013 of 00000013_005, TCGA-A1-A0SB of TCGA-A1-A0SB_tile_7.
+LEADING = re.compile(r"(.*(?:^|[-_ (])(?=[^-_ (]*\d)[^-_ (]+)[-_ (]+[^-_ (]")
+LONGEST = 255  # letters of the name of a file
+GUESSED = 10  # groups, at least, if they are known by their names alone
 
 
 class Grouped(NamedTuple):
@@ -77,7 +83,7 @@ def read_groups(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> G
     patients = read_patients(table, options, ids)
     split = read_split(table, options, patients)
     given = find_column(table, options.split, SPLITS) is not None
-    groups = groups_in(table, ids, {column, find_column(table, options.split, SPLITS)})
+    groups = groups_in(table, ids, {column, find_column(table, options.split, SPLITS)}, guess=column is None)
     notes: list[str] = []
     if column is None and options.patient is None:
         used = next((name for name, values in groups.items() if not given or not in_several(values, split)), None)
@@ -88,29 +94,72 @@ def read_groups(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> G
     return Grouped(patients, split, (*notes, *_notes_on_straddling(groups, split, given)))
 
 
-def groups_in(table: Table, ids: NDArray[np.str_], others: set[str | None]) -> dict[str, NDArray[np.str_]]:
+def groups_in(table: Table, ids: NDArray[np.str_], others: set[str | None], guess: bool = True) -> dict[str, NDArray[np.str_]]:
     """Return column → group of each image, str [N], the largest groups first; the column "" are ids in the paths.
+
+    An image without an id in a column is its own group.
 
     Args:
         table: table with N rows.
         ids: str [N], paths of the images.
         others: columns with another meaning.
+        guess: see `in_paths`.
     """
     found = {}
     for name in table.frame.columns:
-        if name not in others and GROUP.fullmatch(plain(name)) and not (cells := table.texts(name)).is_null().any():
+        if name not in others and GROUP.fullmatch(plain(name)):
+            cells = identities(table, name)
+            cells = cells.zip_with(cells.is_not_null(), pl.Series(ids.tolist()))
             found[name] = one_spelling(cells).to_numpy().astype(np.str_)
-    found[""] = in_paths(ids)
     grouped = {name: values for name, values in found.items() if is_grouping(values)}
+    named = in_paths(ids, guess=guess and not grouped)
+    if is_grouping(named, in_path=True):
+        grouped[""] = named
     return dict(sorted(grouped.items(), key=lambda one: (one[0] == "", len(np.unique(one[1])))))
 
 
-def in_paths(ids: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Return the id of a patient in each path, str [N]; a path without one is its own group, and so is each if few have one."""
-    found = [_longest(path) for path in ids.tolist()]
-    if sum(bool(one) for one in found) < NAMED * len(ids):
+def in_paths(ids: NDArray[np.str_], of_class: int | None = None, guess: bool = True) -> NDArray[np.str_]:
+    """Return the id of a patient in each path, str [N]; a path without one is its own group, and so is each if few have one.
+
+    Args:
+        ids: str [N], paths.
+        of_class: place of the class among the folders of a path; None if the folders are no classes.
+        guess: whether, if few paths have an id of a usual form, what many of them share counts as one: the name of a folder
+            below that of the class, or what stands before the last number of a name.
+    """
+    paths = ids.tolist()
+    found = [_longest(path) for path in paths]
+    if sum(map(bool, found)) >= NAMED * len(ids):
+        return _or_itself(found, ids)
+    if not guess:
         return ids
+    folders = [] if of_class is None else [_numbered(path.split("/")[of_class + 1 : -1]) for path in paths]
+    classes = 0 if of_class is None else len({path.split("/")[of_class] for path in paths})
+    for guessed in (folders, [_leading(path.rpartition("/")[2]) for path in paths]):
+        groups = _or_itself(guessed, ids) if any(guessed) else ids
+        counts = np.unique(groups, return_counts=True)[1]
+        shared = counts[counts > 1]
+        if (
+            shared.sum() >= NAMED * len(ids)
+            and len(shared) >= max(GUESSED, 2 * classes + 1)
+            and is_grouping(groups, in_path=True)
+        ):
+            return groups
+    return ids
+
+
+def _or_itself(found: list[str], ids: NDArray[np.str_]) -> NDArray[np.str_]:
     return np.array([one or path for one, path in zip(found, ids.tolist(), strict=True)], np.str_)
+
+
+def _numbered(folders: list[str]) -> str:
+    """Return the first folder with a number, or ""."""
+    return next((folder for folder in folders if any(map(str.isdigit, folder))), "")
+
+
+def _leading(name: str) -> str:
+    found = LEADING.match(SUFFIX.sub("", name)[:LONGEST])
+    return found[1] if found else ""
 
 
 def _longest(path: str) -> str:
@@ -133,23 +182,35 @@ def in_several(groups: NDArray[np.str_], split: NDArray[np.str_]) -> bool:
 
 def notes_on_straddling(groups: NDArray[np.str_], split: NDArray[np.str_]) -> tuple[str, ...]:
     """Return a note if ids of patients in the paths, str [N], are in two splits."""
-    return _notes_on_straddling({"": groups} if is_grouping(groups) else {}, split, given=True)
+    return _notes_on_straddling({"": groups} if is_grouping(groups, in_path=True) else {}, split, given=True)
 
 
-def is_grouping(values: NDArray[np.str_]) -> bool:
-    """Return whether values, str [N], can be ids of what several images show: neither all different, nor classes."""
+def is_grouping(values: NDArray[np.str_], in_path: bool = False) -> bool:
+    """Return whether values, str [N], can be ids of what several images show: neither all different, nor classes.
+
+    Args:
+        values: one value for each image.
+        in_path: whether they are ids in paths, which are no classes or sites, however many images have one.
+    """
     counts = np.unique(values, return_counts=True)[1]
     several = FEWEST <= len(counts) < len(values)
-    return bool(several and len(values) <= MEAN * len(counts) and counts.max() <= max(2, LARGEST * len(values)))
+    few_each = in_path or len(values) <= MEAN * len(counts)
+    return bool(several and few_each and counts.max() <= max(2, LARGEST * len(values)))
 
 
 def note_on_use(values: NDArray[np.str_], column: str = "") -> str:
     """Return the note that the values of a column, or ids in the paths, str [N], count as patients."""
-    shared = f"{column!r}" if column else f"ids in their paths, such as {str(values[0])!r}"
+    shared = f"{column!r}" if column else f"ids in their paths, such as {_usual(values)!r}"
     return (
         f"No column names patients, so images that share {printable(shared)} count as those of one patient "
         f"({len(np.unique(values)):,} for {len(values):,} images); write patient= if each image is its own patient."
     )
+
+
+def _usual(values: NDArray[np.str_]) -> str:
+    """Return the first of the most frequent values."""
+    names, counts = np.unique(values, return_counts=True)
+    return str(names[counts.argmax()])
 
 
 def _notes_on_straddling(groups: dict[str, NDArray[np.str_]], split: NDArray[np.str_], given: bool) -> tuple[str, ...]:
@@ -159,7 +220,7 @@ def _notes_on_straddling(groups: dict[str, NDArray[np.str_]], split: NDArray[np.
             among = f"{count:,} of {len(np.unique(values)):,}"
             if not name:
                 notes.append(
-                    f"{among} patients that the paths seem to name, such as {printable(str(values[0]))!r}, have images both in "
+                    f"{among} patients that the paths seem to name, such as {printable(_usual(values))!r}, have images both in "
                     f"the test split and in another, so the test is not independent of the training."
                 )
                 continue

@@ -20,15 +20,16 @@ from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.data.formats.bounds import check_content, check_size
 from petechia.data.formats.decoding_pool import decoding_pool
-from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_tiff, read_deep_png, read_deep_tiff
+from petechia.data.formats.deep import WHITE_IS_ZERO, Deep, is_stack, is_tiff, read_deep_png, read_deep_tiff
 from petechia.data.formats.dicom import is_dicom, read_dicom, read_dicom_colour, read_dicom_uncut
 from petechia.data.formats.orientation import UPRIGHT, as_stored, exif_of, stored_orientation, upright
 from petechia.data.levels import Levels, uncut
 
 ADVICE = "give a PNG, JPEG, TIFF or DICOM image"
 FORMATS = ("PNG", "JPEG", "TIFF")
-READING = 2  # increase it when files are decoded to other pixels than before
-BITS, PHOTOMETRIC = 258, 262  # tags of a TIFF
+READING = 3  # increase it when files are decoded to other pixels than before
+BITS, PHOTOMETRIC, DESCRIPTION, CHANNELS, SAMPLE_FORMAT, DEPTH = 258, 262, 270, 277, 339, 32997  # tags of a TIFF
+UNSIGNED, SIGNED = 1, 2  # sample formats
 GREY_AND_DEEP = "I", "F"  # first letters of Pillow's modes
 
 
@@ -180,6 +181,8 @@ def _decode(content: bytes, name: str, mode: str, advice: str) -> NDArray[np.uin
                 inverted = image.format == "TIFF" and image.getexif().get(PHOTOMETRIC) == WHITE_IS_ZERO
                 values = np.asarray(image)
                 values = values.astype(values.dtype.newbyteorder("="), copy=False)
+                if image.mode == "I" and _in_tiff(image, BITS) == 32 and _in_tiff(image, SAMPLE_FORMAT) == UNSIGNED:
+                    values = values.view(np.uint32)  # Pillow takes them for signed numbers
                 return Deep(upright(values, _orientation(image)), inverted)
             if image.format == "PNG":
                 deep = read_deep_png(content, name, advice)
@@ -192,7 +195,13 @@ def _decode(content: bytes, name: str, mode: str, advice: str) -> NDArray[np.uin
 
 def _in_8_bits(image: Image.Image, mode: str) -> NDArray[np.uint8]:
     """Decode an image upright, in a mode of Pillow's."""
+    image = image.convert("LA") if image.mode == "La" else image  # Pillow converts it to nothing else
     return upright(np.asarray(image.convert(mode)), _orientation(image))
+
+
+def _in_tiff(image: Image.Image, tag: int) -> Any:
+    """Return the number in a tag of a TIFF, the largest of several; 1 if there is none."""
+    return np.max(image.getexif().get(tag) or 1)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -209,10 +218,10 @@ def _grey_dicom(content: bytes, name: str, window: int) -> NDArray[np.uint8]:
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """Return whether an image has more than 8 bits per channel; Pillow's mode of one with several channels does not tell."""
+    """Return whether an image has more than 8 bits per channel, or signed ones; Pillow's mode does not always tell."""
     if image.format == "TIFF":
-        bits = image.getexif().get(BITS) or 1
-        return image.mode.startswith(GREY_AND_DEEP) or max(np.atleast_1d(bits)) > 8
+        signed = _in_tiff(image, SAMPLE_FORMAT) == SIGNED
+        return image.mode.startswith(GREY_AND_DEEP) or _in_tiff(image, BITS) > 8 or signed
     return image.mode.startswith(GREY_AND_DEEP) or any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
 
 
@@ -230,7 +239,7 @@ def _opened(content: bytes, name: str, advice: str) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             check_size(image.width, image.height, name, advice)
-            if image.format == "TIFF" and _has_second_page(image):
+            if image.format == "TIFF" and (_has_second_page(image) or _is_stack(image, content)):
                 raise PetechiaError(f"{name} has several pages, and only one is supported; {advice}.")
             yield image
     except Image.DecompressionBombError as error:  # Pillow's own limit, beyond ours
@@ -239,6 +248,13 @@ def _opened(content: bytes, name: str, advice: str) -> Iterator[Image.Image]:
         raise _UnidentifiedError(f"{name} is not a PNG, JPEG or TIFF image; {advice}.") from None
     except (OSError, SyntaxError, TypeError, ValueError, MemoryError) as error:
         raise PetechiaError(f"{name} cannot be decoded ({error}); {advice}.") from None
+
+
+def _is_stack(image: Image.Image, content: bytes) -> bool:
+    """Return whether the only page of a TIFF holds several images."""
+    values = image.width * image.height * _in_tiff(image, CHANNELS)
+    room = len(content) * 8 // _in_tiff(image, BITS)
+    return _in_tiff(image, DEPTH) > 1 or is_stack(str(image.getexif().get(DESCRIPTION, "")), values, room)
 
 
 def _has_second_page(image: Image.Image) -> bool:

@@ -55,6 +55,7 @@ TEXTS = {
     **dict.fromkeys(("falsch", "faux", "falso", "onwaar", "nein", "nee", "non", "não"), 0),
     **dict.fromkeys((*EMPTY, "unknown", "uncertain"), -1),
 }
+NO_ID = (*EMPTY, "none", "unknown", "unk", "missing", "-", "?")  # texts that stand for a missing id
 LETTERS = {"t", "f", "y", "n"}  # texts that are labels beside their opposites; F alone may be a sex
 SOME = 0.15  # share of the cells in a column of labels that may be mistakes
 # Columns of 0 and 1 that say the split, such as is_test.
@@ -180,6 +181,12 @@ def select_views(table: Table, options: LabelOptions) -> Table:
     return chosen
 
 
+def identities(table: Table, column: str) -> pl.Series:
+    """Return the cells of a column of ids; those that say that there is none, such as "NA", are null."""
+    cells = table.texts(column)
+    return cells.set(cells.str.to_lowercase().is_in(NO_ID).fill_null(value=False), None)
+
+
 def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> NDArray[np.str_]:
     """Return the patient of each image, str [N].
 
@@ -189,7 +196,7 @@ def read_patients(table: Table, options: LabelOptions, ids: NDArray[np.str_]) ->
     column = find_column(table, options.patient, PATIENTS)
     if column is None:
         return ids
-    patients = table.texts(column)
+    patients = identities(table, column)
     table.refuse(patients.is_null(), f"has an empty {column!r}")
     refuse_rounded(table, column)
     return one_spelling(patients).to_numpy().astype(np.str_)

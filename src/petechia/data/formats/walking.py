@@ -77,7 +77,11 @@ MOST_FOLDERS = 20  # in a path of a table that was left out
 MASK = re.compile(
     r"^(?P<of>.+?)[-_ ]+(masks?|segmentations?|seg|gt|ground[-_ ]?truth|annotations?)([-_ ]?\d+)?$", re.IGNORECASE
 )
-MASK_FOLDERS = {"mask", "masks", "segmentation", "segmentations", "groundtruth", "gt", "annotations"}
+# The last word of a folder of masks, such as "lung masks".
+MASK_FOLDER = re.compile(
+    r".*(masks?|segmentations?|ground[-_ ]?truths?|annotations?)([-_ ]?\d+)?|(.*[-_ ])?(gts?|segs?)([-_ ]?\d+)?", re.IGNORECASE
+)
+MASK_FIRST = re.compile(r"^(masks?|segmentations?|seg|gt)[-_ ]+", re.IGNORECASE)  # in names of files in such a folder
 
 
 def refuse_outside(root: Path, path: Path) -> None:
@@ -218,7 +222,10 @@ def kind_of_content(head: bytes, otherwise: Reason | None = None) -> Kind:
 
 
 def masks_among(paths: Collection[str]) -> set[str]:
-    """Return the images that are masks of others: A_mask.png beside A.png, or masks/A.png beside A.png or images/A.png."""
+    """Return the images that are masks of others: A_mask.png beside A.png, or masks/A.png beside A.png or images/A.png.
+
+    The folder of masks may have folders within: masks/x/A.png is a mask of images/x/A.png.
+    """
     stems: dict[str, set[str]] = {}  # name without suffix → folders
     for path in paths:
         folder, _, name = path.rpartition("/")
@@ -226,16 +233,31 @@ def masks_among(paths: Collection[str]) -> set[str]:
     found = set()
     for path in paths:
         folder, _, name = path.rpartition("/")
-        above, _, last = folder.rpartition("/")
-        match = MASK.match(_stem(name))
+        stem = _stem(name)
+        match = MASK.match(stem)
         if match and folder in stems.get(match["of"].rstrip(), ()):
             found.add(path)
-        elif last.casefold() in MASK_FOLDERS:
-            of = match["of"] if match else _stem(name)
-            others = stems.get(of, set()) | stems.get(_stem(name), set())
-            if any(one != folder and (one == above or one.rpartition("/")[0] == above) for one in others):
+        elif in_masks(path):
+            names = {stem, MASK_FIRST.sub("", stem), match["of"] if match else stem}
+            others = set().union(*(stems.get(one, ()) for one in names))
+            if any(_is_beside(folder.split("/"), one.split("/") if one else []) for one in others):
                 found.add(path)
     return found
+
+
+def in_masks(path: str) -> bool:
+    """Return whether a folder in a path has the name of a folder of masks."""
+    return any(MASK_FOLDER.fullmatch(folder) for folder in path.split("/")[:-1])
+
+
+def _is_beside(masks: list[str], images: list[str]) -> bool:
+    """Return whether two folders differ in a folder of masks alone, in whose place the other has none, or one of images."""
+    return any(
+        MASK_FOLDER.fullmatch(folder)
+        and not any(map(MASK_FOLDER.fullmatch, images[k : k + 1]))
+        and masks[:k] + masks[k + 1 :] in (images, images[:k] + images[k + 1 :])
+        for k, folder in enumerate(masks)
+    )
 
 
 def beside(root: Path, read: NDArray[np.str_], left_out: NDArray[np.str_] | None = None) -> NotRead:

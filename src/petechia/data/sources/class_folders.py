@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -18,11 +19,36 @@ from petechia.data.export import write_images
 from petechia.data.formats.grouping import IN_PATH, in_paths, in_several, is_grouping, note_on_use, notes_on_straddling
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import SPLIT_NAMES, TEST_SHARE
-from petechia.data.formats.walking import find_images
+from petechia.data.formats.spelling import composed
+from petechia.data.formats.walking import MASK_FOLDER, find_images, in_masks
 from petechia.data.not_read import Files, Reason
 
 TABLES = (".csv", ".tsv", ".parquet", ".csv.gz")
 EXAMPLE = "such as NORMAL/a.png or train/NORMAL/a.png"
+# Words that the name of a folder of a split may have beside that of the split, as in "training_set" and "Test Images 2".
+BESIDE_SPLITS = {"", "set", "sets", "dataset", "data", "image", "images", "img", "imgs", "folder", "seg", "stage"}
+WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[\W\d_]+")  # what is between two words
+JOINED = re.compile(r"(set|dataset|data|images?|imgs?)$")
+# Last words of folders that hold some of the images, such as "fold1" and "images_002", and are no classes.
+PARTS = {
+    *(
+        "fold",
+        "folds",
+        "kfold",
+        "cv",
+        "split",
+        "partition",
+        "subset",
+        "part",
+        "batch",
+        "chunk",
+        "shard",
+        "image",
+        "images",
+        "img",
+    ),
+    *("imgs", "data", "set", "folder", "labels", "originals", "original"),
+}
 
 
 class _Layout(NamedTuple):
@@ -66,10 +92,11 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
         else:
             files.add(Reason.NO_CLASS, path)
     names = [path.split("/")[layout.depth] for path in paths]
+    _refuse_splits_below(root, paths, layout.depth)
     classes = _classes(root, names)
     ids = np.array(paths, np.str_)
-    said = np.array([SPLIT_NAMES[path.split("/")[layout.depth - 1].casefold()] for path in paths] if layout.splits else [])
-    patients, split, notes = _split(ids, said, grouped)
+    said = np.array([split_of(path.split("/")[layout.depth - 1]) for path in paths] if layout.splits else [])
+    patients, split, notes = _split(ids, in_paths(ids, layout.depth) if grouped else ids, said)
     return Catalog(
         name=root.resolve().name,
         classes=classes,
@@ -83,7 +110,43 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
         layout=_write if layout.splits else None,
         relabelled=partial(relabelled, classes, layout.depth),
         not_read=files.frozen,
-        notes=notes,
+        notes=(*notes, *_notes_on_folders(paths, layout.depth)),
+    )
+
+
+def split_of(folder: str) -> str | None:
+    """Return the split that the name of a folder means, as that of "training_set" and "Test Images" do, or None."""
+    words = {SPLIT_NAMES.get(word, word) for word in _words(folder)} - BESIDE_SPLITS
+    return words.pop() if len(words) == 1 and words <= set(SPLIT_NAMES.values()) else None
+
+
+def _words(folder: str) -> list[str]:
+    words = [word.casefold() for word in WORDS.split(composed(folder))]
+    return [shorter if (shorter := JOINED.sub("", word)) in SPLIT_NAMES else word for word in words]  # trainset
+
+
+def _refuse_splits_below(root: Path, paths: list[str], depth: int) -> None:
+    """Reject folders of splits below those of the classes: their images would be split anew.
+
+    Raises:
+        PetechiaError: there is one.
+    """
+    below = next((path for path in paths if any(map(split_of, path.split("/")[depth + 1 : -1]))), None)
+    if below is not None:
+        raise PetechiaError(
+            f"{root} has a folder of a split below one of a class, in {printable(below)!r}; move the images to "
+            f"SPLIT/CLASS/IMAGE, such as train/NORMAL/a.png."
+        )
+
+
+def _notes_on_folders(paths: list[str], depth: int) -> tuple[str, ...]:
+    """Return a note if images that are no known masks are in folders of masks below those of the classes."""
+    masks = [path for path in paths if in_masks("/".join(path.split("/")[depth + 1 :]))]
+    if not masks:
+        return ()
+    return (
+        f"{len(masks):,} images are in folders of masks, such as {printable(masks[0])!r}, but count as images of their class, "
+        f"because no image has their name; remove them if they are masks.",
     )
 
 
@@ -143,7 +206,7 @@ def _layout_of(root: Path, paths: list[str]) -> _Layout:
                 f"{root} has {len(paths):,} images but no folders of classes, {EXAMPLE}; give a table of the "
                 f"images{_table_in(root)}."
             )
-        splits = {name for name in folders if name.casefold() in SPLIT_NAMES}
+        splits = {name for name in folders if split_of(name)}
         if splits and splits != folders:
             here, others = root / "/".join(above), listing(sorted(folders - splits))
             raise PetechiaError(
@@ -166,8 +229,12 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
     check("table_classes", len(classes), f"{root} has {len(classes):,} folders", "give a table")
     spelled: dict[str, str] = {}
     for name in classes:
-        if (other := spelled.setdefault(name.casefold(), name)) != name:
-            raise PetechiaError(f"{root} has folders that differ in case alone, {other!r} and {name!r}; rename one of them.")
+        if (other := spelled.setdefault(_spelling(name), name)) != name:
+            raise PetechiaError(
+                f"{root} has folders that differ in case, spaces or the coding of accents alone, {other!a} and "
+                f"{name!a}; rename one of them."
+            )
+    _refuse_parts(root, classes)
     if sum(bool(IN_PATH.match(f"{name}/")) for name in classes) > len(classes) / 2:
         raise PetechiaError(
             f"{root} has folders that look like patients, such as {printable(classes[0])!r}, not like classes; give a "
@@ -176,18 +243,42 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
     return tuple(classes)
 
 
+def _spelling(name: str) -> str:
+    """Reduce the name of a class to what people see as the same: "Pleural_Effusion " and "pleural effusion"."""
+    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", composed(name).replace("_", " ").strip().casefold())
+
+
+def _refuse_parts(root: Path, classes: Sequence[str]) -> None:
+    """Reject folders that are parts of a dataset.
+
+    Raises:
+        PetechiaError: all are folds, batches, images and masks and the like, or their names contain those of splits.
+    """
+    if len({SPLIT_NAMES[word] for name in classes for word in _words(name) if word in SPLIT_NAMES}) > 1:
+        raise PetechiaError(
+            f"{root} has folders that name splits where those of classes are expected, {listing(classes)}; move the images to "
+            f"SPLIT/CLASS/IMAGE, such as train/NORMAL/a.png."
+        )
+    plain = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in classes}
+    numbered = len(plain) == 1 and not PARTS.isdisjoint(min(plain).split()[-1:])
+    if numbered or (plain & PARTS and all(name in PARTS or MASK_FOLDER.fullmatch(name) for name in plain)):
+        raise PetechiaError(
+            f"{root} has the folders {listing(classes)}, which look like parts of a dataset, not like classes; give a folder "
+            f"with a folder of images for each class, {EXAMPLE}, or a table{_table_in(root)}."
+        )
+
+
 def _split(
-    ids: NDArray[np.str_], said: NDArray[np.str_], grouped: bool
+    ids: NDArray[np.str_], groups: NDArray[np.str_], said: NDArray[np.str_]
 ) -> tuple[NDArray[np.str_], NDArray[np.str_], tuple[str, ...]]:
     """Return patients and split, str [N], and notes.
 
     Args:
         ids: str [N], paths.
+        groups: str [N], ids of patients in the paths.
         said: str [N], split by the folders; empty without such folders.
-        grouped: whether ids of patients in the paths count.
     """
-    groups = in_paths(ids) if grouped else ids
-    used = (note_on_use(groups),) if is_grouping(groups) else ()
+    used = (note_on_use(groups),) if is_grouping(groups, in_path=True) else ()
     if not len(said) or set(said.tolist()) == {"train"}:
         return groups, split_by_patient(groups, TEST_SHARE), used
     several = in_several(groups, said)
