@@ -396,6 +396,12 @@ def test_a_deflated_file_is_refused_wherever_its_header_says_so() -> None:
         read_dicom(late, "x.dcm")
 
 
+def test_a_file_may_mention_the_deflated_syntax() -> None:
+    syntax = DeflatedExplicitVRLittleEndian
+    mentions = {"ImageComments": f"was {syntax}", "AvailableTransferSyntaxUID": syntax}
+    assert np.array_equal(read(RAMP, **mentions).values, RAMP)
+
+
 def test_a_syntax_without_decoder_is_named() -> None:
     dataset = made(RAMP, PixelData=encapsulate([bytes(100)]))
     dataset["PixelData"].VR = "OB"

@@ -58,6 +58,19 @@ def test_files_without_preamble_or_meta_header(syntax: str) -> None:
         assert np.array_equal(Decoding().decode(cut, "x"), read_dicom(content, "x").grey())
 
 
+@pytest.mark.parametrize("groups", [(0x0008,), (0x0010,), (0x0008, 0x0010, 0x0028)])
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_files_without_preamble_may_begin_with_the_length_of_a_group(syntax: str, groups: tuple[int, ...]) -> None:
+    order, vr = (">" if syntax == ExplicitVRBigEndian else "<"), b"" if syntax == ImplicitVRLittleEndian else b"UL"
+    content = without_meta(as_written(twelve(VALUES), syntax))
+    for group, first in ((0x0008, 0x0016), (0x0010, 0x0010), (0x0028, 0x0002)):
+        at = content.index(struct.pack(f"{order}HH", group, first))
+        length = struct.pack(f"{order}HH", group, 0) + vr + struct.pack(f"{order}{'HI' if vr else 'II'}", 4, 1000)
+        content = content[:at] + (length if group in groups else b"") + content[at:]
+    assert is_dicom(content)
+    assert np.array_equal(read_dicom(content, "x").values, VALUES)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_a_compressed_file_without_meta_header_is_recognised_by_its_pixels(syntax: str) -> None:
     dataset = twelve(VALUES)
@@ -100,6 +113,7 @@ def test_other_content_is_not_taken_for_dicom() -> None:
     rng = np.random.default_rng(0)
     others = [b"", b"\x08", b"\x08\0\x05\0", b"\x08\0\0\0\0\0\0\0" * 9, bytes(400), b"\x02\0" * 200, b"DIC", b"a,b\n1,2\n" * 40]
     others += [b"\x08\0" + rng.bytes(300) for _ in range(500)]
+    others += [b"\x08\0\0\0\4\0\0\0" + rng.bytes(300) for _ in range(500)]
     assert not any(is_dicom(content) for content in others)
 
 
