@@ -15,8 +15,8 @@ from petechia.data.formats.dicom_entries import (
     items,
     number,
     numbers,
+    places,
     table_of,
-    with_group,
     word,
 )
 from petechia.data.levels import CHUNK, Levels, histogram, shown_range
@@ -98,9 +98,9 @@ def _shown(dataset: pydicom.Dataset, words: _Words, index: int | None) -> _Shown
     values, step = _rescaled(dataset, stored)
     if index is None:
         return _Shown(values, *_whole_range(dataset, words, stored, values, step))
-    voi = with_group(dataset, "FrameVOILUTSequence", "WindowCenter")
-    tables = [one for one in items(dataset, "VOILUTSequence") if has_table(one)]
-    windows = _windows(voi)
+    candidates = places(dataset, "FrameVOILUTSequence")
+    voi = next((one for one in candidates if _tables(one) or any(width > 0 for _, width in _windows(one))), dataset)
+    tables, windows = _tables(voi), _windows(voi)
     there = len(tables) or len(windows)
     if index and index >= there:
         raise EntryError(f"has {there} windows, but number {index + 1} was requested; leave out window={index + 1}")
@@ -153,11 +153,21 @@ def _rescaled(dataset: pydicom.Dataset, stored: Values) -> tuple[Values, float]:
     tables = [one for one in items(dataset, "ModalityLUTSequence") if has_table(one)]
     if tables:
         return table_of(tables[0])(stored).astype(np.float64), 1
-    holder = with_group(dataset, "PixelValueTransformationSequence", "RescaleSlope")
-    slope, intercept = number(holder, "RescaleSlope"), number(holder, "RescaleIntercept")
-    if not slope:  # absent, or 0, which would leave no image
-        slope, intercept = 1, intercept if slope is None else 0
-    return stored * slope + (intercept or 0), abs(slope)
+    factors = (_factors(one) for one in places(dataset, "PixelValueTransformationSequence"))
+    slope, intercept = next((one for one in factors if one), (1, 0))
+    return stored * slope + intercept, abs(slope)
+
+
+def _factors(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Return slope and intercept; None if they are absent, or the slope is 0, which would leave no image."""
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept") or 0
+    if slope is None:
+        return (1, intercept) if intercept else None
+    return (slope, intercept) if slope else None
+
+
+def _tables(dataset: pydicom.Dataset) -> list[pydicom.Dataset]:
+    return [one for one in items(dataset, "VOILUTSequence") if has_table(one)]
 
 
 def _windows(dataset: pydicom.Dataset) -> list[tuple[float, float]]:
