@@ -95,7 +95,7 @@ def frame_of_jpeg2000(content: bytes) -> Frame:
 def has_colour_transform(content: bytes) -> bool:
     """Return whether a JPEG 2000 image was transformed from RGB, which a decoder reverses (ITU-T T.800, A.6.1)."""
     at = (_codestream(content) if content.startswith(JP2) else 0) + 2
-    while len(content) - at >= 2 and not content.startswith(START_OF_TILE, at):
+    while content.startswith(b"\xff", at) and not content.startswith(START_OF_TILE, at):
         if content.startswith(CODING_STYLE, at):
             return content[at + 8 : at + 9] == b"\1"
         at += 2 + int.from_bytes(content[at + 2 : at + 4])
