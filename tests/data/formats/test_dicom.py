@@ -104,7 +104,9 @@ def test_a_window_without_width_is_none(width: str) -> None:
 def test_exact_windows_may_be_narrower_than_1() -> None:
     window = {"WindowCenter": "100", "WindowWidth": "0.5"}
     assert read(RAMP, **window, VOILUTFunction="LINEAR_EXACT")[1:] == (99.75, 100.25)
-    assert read(RAMP, **window)[1:] == (0, RAMP.max())
+    assert read(RAMP, **window)[1:] == (0, RAMP.max())  # narrower than a step of the values
+    slope = {"RescaleSlope": "0.01", "RescaleIntercept": "0"}
+    assert read(RAMP, WindowCenter="10", WindowWidth="0.5", **slope)[1:] == (9.75, 10.25)
 
 
 def test_a_window_of_one_step_is_a_threshold() -> None:

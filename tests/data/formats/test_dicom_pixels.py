@@ -246,6 +246,34 @@ def test_colours_of_16_bits_that_use_12() -> None:
     assert np.array_equal(read_dicom_colour(written(made(colours)), "x"), colours >> 4)
 
 
+@pytest.mark.parametrize(("factor", "shift"), [(1, 0), (16, 4), (256, 8)])
+def test_palettes_of_fewer_bits_than_they_state(factor: int, shift: int) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    tables: dict[str, Any] = {}
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        tables[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tables[f"{name}PaletteColorLookupTableData"] = (np.roll(np.arange(256), k).astype(np.uint16) * factor + shift).tobytes()
+    found = read_dicom_colour(written(made(pixels, PhotometricInterpretation="PALETTE COLOR", **tables)), "x")
+    assert np.array_equal(found, np.stack([np.roll(np.arange(256), k).reshape(16, 16) for k in range(3)], axis=2))
+
+
+@pytest.mark.parametrize("stamp", [None, 255])
+def test_colours_of_6_bits_in_8(stamp: int | None) -> None:
+    colours = np.random.default_rng(0).integers(0, 64, (40, 40, 3)).astype(np.uint8)
+    colours[:2, :2] = colours[:2, :2] if stamp is None else stamp
+    found = read_dicom_colour(written(made(colours, BitsStored=6, HighBit=5)), "x").astype(int)
+    assert np.abs(found - (colours.clip(0, 63) * (255 / 63))).max() <= 1
+    misstated = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    assert np.array_equal(read_dicom_colour(written(made(misstated, BitsStored=6, HighBit=5)), "x"), misstated)
+
+
+@pytest.mark.parametrize("high", [11, 15])
+def test_colours_of_12_bits_in_the_high_or_low_bits(high: int) -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (40, 40, 3)).astype(np.uint16)
+    content = written(made(colours << (high - 11), BitsStored=12, HighBit=high))
+    assert np.array_equal(read_dicom_colour(content, "x"), colours >> 4)
+
+
 @pytest.mark.parametrize("end", range(140, 900, 29))
 def test_damaged_files_name_an_entry_and_no_exception(end: int, caplog: pytest.LogCaptureFixture) -> None:
     whole = written(made(RAMP, **WINDOW))

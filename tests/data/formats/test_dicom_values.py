@@ -276,7 +276,9 @@ def test_a_stamp_in_a_file_without_a_window_leaves_the_other_pixels_as_they_are(
 @pytest.mark.parametrize("value", [0, 255])
 def test_8_bits_without_a_window_are_shown_as_in_a_png(value: int) -> None:
     pixels = np.random.default_rng(0).integers(6, 188, (64, 64), dtype=np.uint8)
-    assert np.array_equal(grey(made(pixels)), pixels)
+    for entries in ({}, {"PixelPaddingValue": 0}, {"PixelPaddingValue": int(pixels[0, 0])}):
+        assert np.array_equal(grey(made(pixels, **entries)), pixels)
     pixels[3:6, 3:6] = value
-    assert np.array_equal(grey(made(pixels)), pixels)
+    for entries in ({}, {"PixelPaddingValue": value}):
+        assert np.array_equal(grey(made(pixels, **entries)), pixels)
     assert set(np.unique(grey(made((pixels > 90).astype(np.uint8))))) == {0, 255}  # a mask

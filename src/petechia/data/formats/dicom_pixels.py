@@ -33,7 +33,7 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.data.formats.codestreams import CODESTREAM, JP2, markers
 from petechia.data.formats.dicom_codecs import KIND, LOSSY, Packed, packed
 from petechia.data.formats.dicom_entries import BYTE, EntryError, entry, has_table, integer, table_of, word
-from petechia.data.levels import white_of
+from petechia.data.levels import OUTLIERS, white_of
 
 PIXELS = "PixelData"
 FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits
@@ -49,6 +49,7 @@ FAMILIES = LOSSY, (JPEGLossless, JPEGLosslessSV1), JPEGLSTransferSyntaxes, JPEG2
 CAPABILITIES = b"\xff\x50"  # marker of JPEG 2000 that is there in HTJ2K alone
 OPTIONS: dict[str, Any] = {"correct_unused_bits": False, "allow_excess_frames": False}  # of `pixel_array`
 GREY = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"
+DARK = 12  # bits of a palette that would be nearly black as one of 16
 OF_VIDEO = "YBR_PARTIAL_420"
 COLOURS = "RGB", "YBR_FULL", "YBR_FULL_422", OF_VIDEO, "YBR_ICT", "YBR_RCT"
 
@@ -256,8 +257,16 @@ def damaged(dataset: pydicom.Dataset, keyword: str = PIXELS) -> EntryError:
 
 
 def _in_8_bits(pixels: NDArray[Any], stored: int) -> NDArray[np.uint8]:
-    used = white_of(pixels).bit_length() if stored == 16 else stored
-    return np.asarray((pixels >> max(0, used - 8)).clip(0, 255), np.uint8)
+    """Turn colours into 8 bits: those that are stored, or that the colours use if these are more, as with a high bit of 15."""
+    allocated = BYTE * pixels.dtype.itemsize
+    stored = min(stored, allocated)
+    white = 2**stored - 1
+    if stored < BYTE and np.count_nonzero(pixels > white) <= OUTLIERS * pixels.size:
+        return np.asarray(pixels.clip(0, white).astype(np.uint16) * 255 // white, np.uint8)
+    if allocated > BYTE:
+        used = white_of(pixels).bit_length()
+        stored = used if stored == allocated else max(used, stored)
+    return np.asarray((pixels >> max(0, stored - BYTE)).clip(0, 255), np.uint8)
 
 
 def _in_palette(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -265,7 +274,8 @@ def _in_palette(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> NDArray[np.ui
     names = [(f"{one}PaletteColorLookupTableDescriptor", f"{one}PaletteColorLookupTableData") for one in CHANNELS]
     if all(has_table(dataset, *name) for name in names):
         tables = [table_of(dataset, *name) for name in names]
-        shift = 0 if all(table.bits == 8 for table in tables) else 8  # 8 or 16 bits (PS3.3, C.7.6.3.1.5)
+        used = max(table.bits for table in tables)
+        shift = used - BYTE if used <= DARK else BYTE  # 8 or 16 bits (PS3.3, C.7.6.3.1.5); some use 12
         stored = pixels & (2 ** int(dataset.BitsStored) - 1)
         return np.stack([(table(stored) >> shift).astype(np.uint8) for table in tables], axis=2)
     if not any("Segmented" in str(element.keyword) for element in dataset.group_dataset(0x0028)):

@@ -107,7 +107,8 @@ def _shown(dataset: pydicom.Dataset, words: _Words, index: int | None) -> _Shown
     if tables:
         table = table_of(tables[index])
         return _Shown(table(values).astype(np.float64), 0, 2**table.bits - 1)
-    if there and (shown := _through_window(values, *windows[index], _function(voi, index))):
+    narrowest = 0 if words.words.dtype.kind == "f" else step
+    if there and (shown := _through_window(values, *windows[index], _function(voi, index), narrowest)):
         return shown
     return _Shown(values, *_whole_range(dataset, words, stored, values, step))
 
@@ -183,11 +184,14 @@ def _function(dataset: pydicom.Dataset, index: int) -> str:
     return str(several[min(index, len(several) - 1)] or "LINEAR").strip().upper()
 
 
-def _through_window(values: Values, centre: float, width: float, function: str) -> _Shown | None:
-    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3); None if it is too narrow to show anything."""
+def _through_window(values: Values, centre: float, width: float, function: str, narrowest: float) -> _Shown | None:
+    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3); None if it is too narrow to show anything.
+
+    A linear window narrower than 1 is not defined. It is exact if it is wider than `narrowest`, as for values from 0 to 1.
+    """
     if function == "SIGMOID":
         return _Shown(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1) if width > 0 else None
-    if function == "LINEAR_EXACT":
+    if function == "LINEAR_EXACT" or narrowest < width < 1:
         return _Shown(values, centre - width / 2, centre + width / 2) if width > 0 else None
     return _Shown(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2) if width >= 1 else None
 
@@ -205,7 +209,7 @@ def _whole_range(dataset: pydicom.Dataset, words: _Words, stored: Values, values
         counts = np.where(padding, 0, words.counts)
         low, high = shown_range(values, counts if counts.any() else words.counts, step)
     bits = integer(dataset, "BitsStored", BYTE * words.words.dtype.itemsize)
-    if bits == BYTE and words.words.dtype.kind != "f" and not padding.any() and np.array_equal(stored, values):
+    if bits == BYTE and words.words.dtype.kind != "f" and np.array_equal(stored, values):
         least = -(2 ** (bits - 1)) if words.words.dtype.kind == "i" else 0
         if high - least >= 2**bits / 4:  # the image is not a mask, or far too dark
             return least, least + 2**bits - 1
