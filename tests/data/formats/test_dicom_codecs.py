@@ -16,6 +16,7 @@ from pydicom.encaps import encapsulate, generate_frames
 from pydicom.uid import (
     HTJ2K,
     JPEG2000,
+    UID,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
@@ -187,7 +188,7 @@ def test_frames_of_another_syntax_than_is_stated(stated: str) -> None:
     runs.compress(RLELossless)
     for frame in (frame_in("JPEG", grey, quality=100), frame_in("JPEG2000", grey, no_jp2=True), frame_of(runs)):
         dataset = made(grey)
-        dataset.file_meta.TransferSyntaxUID = stated
+        dataset.file_meta.TransferSyntaxUID = UID(stated)
         assert np.abs(read_dicom(with_frame(dataset, frame), "a").values - grey).max() <= 2
 
 
@@ -195,7 +196,7 @@ def test_frames_of_another_syntax_than_is_stated(stated: str) -> None:
 def test_8_bits_where_16_are_allocated(syntax: str) -> None:
     grey = COLOURS[..., 0]
     dataset = made(grey.astype(np.uint16), BitsStored=8, HighBit=7)
-    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
     frame = frame_in("JPEG2000" if syntax == JPEG2000 else "JPEG", grey)
     assert np.abs(read_dicom(with_frame(dataset, frame), "a").values - grey).max() <= 4
 
