@@ -12,7 +12,7 @@ from PIL import Image
 from pydicom.encaps import generate_frames
 from pydicom.uid import HTJ2K, HTJ2KLossless, HTJ2KLosslessRPCL, JPEGLSTransferSyntaxes
 
-from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg
+from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg, has_colour_transform, is_ycc
 
 RNG = np.random.default_rng(0)
 SHARED = Path(__file__).parents[4] / "shared"
@@ -60,6 +60,26 @@ def test_jpeg_2000(jp2: bool) -> None:
     with Image.open(io.BytesIO(tiled)) as image:
         image.load()
         assert frame_of_jpeg2000(tiled) == Frame(image.height, image.width, 3, 8, tiles=6)
+
+
+@pytest.mark.parametrize("transform", [0, 1])
+@pytest.mark.parametrize("jp2", [False, True])
+def test_the_colour_transform_of_jpeg_2000(jp2: bool, transform: int) -> None:
+    content = encoded("RGB", "JPEG2000", 50, 70, mct=transform, no_jp2=not jp2)
+    assert has_colour_transform(content) == bool(transform)
+    assert not has_colour_transform(content[: content.index(b"\xff\x52")])
+
+
+def test_the_colours_of_jpeg() -> None:
+    jfif, adobe = encoded("RGB", "JPEG", 8, 9), encoded("RGB", "JPEG", 8, 9, keep_rgb=True)
+    length = int.from_bytes(jfif[4:6])
+    bare = jfif[:2] + jfif[4 + length :]
+    at = adobe.index(b"Adobe") + 11
+    assert (is_ycc(jfif), is_ycc(adobe), is_ycc(bare)) == (True, False, None)
+    assert is_ycc(adobe[:at] + b"\1" + adobe[at + 1 :])
+    assert (
+        is_ycc(adobe[:4] + b"\0\x0c" + adobe[6 : at - 1] + adobe[at + 1 :]) is None
+    )  # cut short, as in pydicom's SC_rgb_jpeg.dcm
 
 
 def test_htj2k() -> None:

@@ -104,7 +104,9 @@ def test_a_window_without_width_is_none(width: str) -> None:
 def test_exact_windows_may_be_narrower_than_1() -> None:
     window = {"WindowCenter": "100", "WindowWidth": "0.5"}
     assert read(RAMP, **window, VOILUTFunction="LINEAR_EXACT")[1:] == (99.75, 100.25)
-    assert read(RAMP, **window)[1:] == (0, RAMP.max())
+    assert read(RAMP, **window)[1:] == (0, RAMP.max())  # narrower than a step of the values
+    slope = {"RescaleSlope": "0.01", "RescaleIntercept": "0"}
+    assert read(RAMP, WindowCenter="10", WindowWidth="0.5", **slope)[1:] == (9.75, 10.25)
 
 
 def test_a_window_of_one_step_is_a_threshold() -> None:
@@ -394,6 +396,12 @@ def test_a_deflated_file_is_refused_wherever_its_header_says_so() -> None:
     late = whole[:140] + struct.pack("<I", length + len(filler)) + whole[144:place] + filler + whole[place:]
     with pytest.raises(PetechiaError, match="deflated DICOM file"):
         read_dicom(late, "x.dcm")
+
+
+def test_a_file_may_mention_the_deflated_syntax() -> None:
+    syntax = DeflatedExplicitVRLittleEndian
+    mentions = {"ImageComments": f"was {syntax}", "AvailableTransferSyntaxUID": syntax}
+    assert np.array_equal(read(RAMP, **mentions).values, RAMP)
 
 
 def test_a_syntax_without_decoder_is_named() -> None:

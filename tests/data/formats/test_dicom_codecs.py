@@ -5,19 +5,31 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 from pydicom import Dataset
 from pydicom.encaps import encapsulate, generate_frames
-from pydicom.uid import JPEG2000Lossless, JPEGBaseline8Bit, RLELossless
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLSLossless,
+    RLELossless,
+)
 
 from petechia.core.budget import MIB, budget
 from petechia.core.errors import PetechiaError
 from petechia.core.worker import Limits, Pool
 from petechia.data.formats import dicom_codecs
-from petechia.data.formats.dicom import read_dicom
+from petechia.data.formats.dicom import read_dicom, read_dicom_colour
 from tests.data.formats.test_dicom import made, written
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
@@ -141,3 +153,56 @@ def test_threads_read_compressed_files_at_the_same_time() -> None:
         found = list(threads.map(lambda content: read_dicom(content, "a").values, contents))
     for number, values in enumerate(found):
         np.testing.assert_array_equal(values, PIXELS + np.uint8(number))
+
+
+COLOURS = np.stack([np.add.outer(np.arange(64), np.arange(64)).astype(np.uint8), *np.full((2, 64, 64), 60, np.uint8)], axis=2)
+
+
+def frame_in(kind: str, pixels: NDArray[np.uint8], **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("stated", ["RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "YBR_PARTIAL_420"])
+def test_colours_are_those_that_the_frame_states(stated: str) -> None:
+    jfif = frame_in("JPEG", COLOURS, quality=100, subsampling=0)
+    adobe = jfif[:2] + b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\1" + jfif[4 + int.from_bytes(jfif[4:6]) :]
+    frames = {
+        (JPEGBaseline8Bit, jfif),
+        (JPEGBaseline8Bit, adobe),
+        (JPEGBaseline8Bit, frame_in("JPEG", COLOURS, quality=100, keep_rgb=True)),
+        (JPEG2000, frame_in("JPEG2000", COLOURS, mct=1)),
+        (JPEG2000Lossless, frame_in("JPEG2000", COLOURS, mct=1, no_jp2=True)),
+    }
+    for syntax, frame in frames:
+        dataset = made(COLOURS, PhotometricInterpretation=stated)
+        dataset.file_meta.TransferSyntaxUID = syntax
+        assert np.abs(read_dicom_colour(with_frame(dataset, frame), "a").astype(int) - COLOURS).max() <= 4
+
+
+@pytest.mark.parametrize("stated", [JPEGBaseline8Bit, JPEGLossless, JPEGLSLossless, JPEG2000, HTJ2K, RLELossless])
+def test_frames_of_another_syntax_than_is_stated(stated: str) -> None:
+    grey = COLOURS[..., 0]
+    runs = made(grey)
+    runs.compress(RLELossless)
+    for frame in (frame_in("JPEG", grey, quality=100), frame_in("JPEG2000", grey, no_jp2=True), frame_of(runs)):
+        dataset = made(grey)
+        dataset.file_meta.TransferSyntaxUID = UID(stated)
+        assert np.abs(read_dicom(with_frame(dataset, frame), "a").values - grey).max() <= 2
+
+
+@pytest.mark.parametrize("syntax", [JPEGBaseline8Bit, JPEGExtended12Bit, JPEG2000])
+def test_8_bits_where_16_are_allocated(syntax: str) -> None:
+    grey = COLOURS[..., 0]
+    dataset = made(grey.astype(np.uint16), BitsStored=8, HighBit=7)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    frame = frame_in("JPEG2000" if syntax == JPEG2000 else "JPEG", grey)
+    assert np.abs(read_dicom(with_frame(dataset, frame), "a").values - grey).max() <= 4
+
+
+def test_colours_of_video_and_of_16_bits_are_refused_with_a_sentence() -> None:
+    with pytest.raises(PetechiaError, match="has the photometric interpretation 'YBR_PARTIAL_420'"):
+        read_dicom(written(made(COLOURS, PhotometricInterpretation="YBR_PARTIAL_420")), "a")
+    with pytest.raises(PetechiaError, match="a has YBR_FULL pixels of 16 bits, and only 8 are supported; convert it to RGB"):
+        read_dicom(written(made(COLOURS.astype(np.uint16), PhotometricInterpretation="YBR_FULL")), "a")

@@ -58,6 +58,19 @@ def test_files_without_preamble_or_meta_header(syntax: str) -> None:
         assert np.array_equal(Decoding().decode(cut, "x"), read_dicom(content, "x").grey())
 
 
+@pytest.mark.parametrize("groups", [(0x0008,), (0x0010,), (0x0008, 0x0010, 0x0028)])
+@pytest.mark.parametrize("syntax", NATIVE)
+def test_files_without_preamble_may_begin_with_the_length_of_a_group(syntax: str, groups: tuple[int, ...]) -> None:
+    order, vr = (">" if syntax == ExplicitVRBigEndian else "<"), b"" if syntax == ImplicitVRLittleEndian else b"UL"
+    content = without_meta(as_written(twelve(VALUES), syntax))
+    for group, first in ((0x0008, 0x0016), (0x0010, 0x0010), (0x0028, 0x0002)):
+        at = content.index(struct.pack(f"{order}HH", group, first))
+        length = struct.pack(f"{order}HH", group, 0) + vr + struct.pack(f"{order}{'HI' if vr else 'II'}", 4, 1000)
+        content = content[:at] + (length if group in groups else b"") + content[at:]
+    assert is_dicom(content)
+    assert np.array_equal(read_dicom(content, "x").values, VALUES)
+
+
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
 def test_a_compressed_file_without_meta_header_is_recognised_by_its_pixels(syntax: str) -> None:
     dataset = twelve(VALUES)
@@ -100,6 +113,7 @@ def test_other_content_is_not_taken_for_dicom() -> None:
     rng = np.random.default_rng(0)
     others = [b"", b"\x08", b"\x08\0\x05\0", b"\x08\0\0\0\0\0\0\0" * 9, bytes(400), b"\x02\0" * 200, b"DIC", b"a,b\n1,2\n" * 40]
     others += [b"\x08\0" + rng.bytes(300) for _ in range(500)]
+    others += [b"\x08\0\0\0\4\0\0\0" + rng.bytes(300) for _ in range(500)]
     assert not any(is_dicom(content) for content in others)
 
 
@@ -230,6 +244,34 @@ def test_colours_of_16_bits_that_use_12() -> None:
     colours = np.random.default_rng(0).integers(0, 4096, (8, 10, 3)).astype(np.uint16)
     colours[0] = 4095
     assert np.array_equal(read_dicom_colour(written(made(colours)), "x"), colours >> 4)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1, 0), (16, 4), (256, 8)])
+def test_palettes_of_fewer_bits_than_they_state(factor: int, shift: int) -> None:
+    pixels = np.arange(256, dtype=np.uint8).reshape(16, 16)
+    tables: dict[str, Any] = {}
+    for k, name in enumerate(("Red", "Green", "Blue")):
+        tables[f"{name}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
+        tables[f"{name}PaletteColorLookupTableData"] = (np.roll(np.arange(256), k).astype(np.uint16) * factor + shift).tobytes()
+    found = read_dicom_colour(written(made(pixels, PhotometricInterpretation="PALETTE COLOR", **tables)), "x")
+    assert np.array_equal(found, np.stack([np.roll(np.arange(256), k).reshape(16, 16) for k in range(3)], axis=2))
+
+
+@pytest.mark.parametrize("stamp", [None, 255])
+def test_colours_of_6_bits_in_8(stamp: int | None) -> None:
+    colours = np.random.default_rng(0).integers(0, 64, (40, 40, 3)).astype(np.uint8)
+    colours[:2, :2] = colours[:2, :2] if stamp is None else stamp
+    found = read_dicom_colour(written(made(colours, BitsStored=6, HighBit=5)), "x").astype(int)
+    assert np.abs(found - (colours.clip(0, 63) * (255 / 63))).max() <= 1
+    misstated = np.random.default_rng(0).integers(0, 256, (40, 40, 3)).astype(np.uint8)
+    assert np.array_equal(read_dicom_colour(written(made(misstated, BitsStored=6, HighBit=5)), "x"), misstated)
+
+
+@pytest.mark.parametrize("high", [11, 15])
+def test_colours_of_12_bits_in_the_high_or_low_bits(high: int) -> None:
+    colours = np.random.default_rng(0).integers(0, 4096, (40, 40, 3)).astype(np.uint16)
+    content = written(made(colours << (high - 11), BitsStored=12, HighBit=high))
+    assert np.array_equal(read_dicom_colour(content, "x"), colours >> 4)
 
 
 @pytest.mark.parametrize("end", range(140, 900, 29))

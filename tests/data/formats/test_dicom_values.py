@@ -125,6 +125,32 @@ def test_functional_groups_come_before_the_file_and_real_world_values_are_not_us
     assert np.array_equal(grey(dataset), grey(enhanced()))
 
 
+@pytest.mark.parametrize("empty", [None, "", 0])
+@pytest.mark.parametrize("where", ["shared", "file"])
+def test_empty_entries_of_the_frame_leave_those_of_all_frames_or_of_the_file(where: str, empty: Any) -> None:
+    entries = {"RescaleSlope": "2", "RescaleIntercept": "-1024", "WindowCenter": "40", "WindowWidth": "400"}
+    dataset = enhanced(**entries) if where == "file" else enhanced()
+    (shared,), (frame,) = dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence
+    if where == "file":
+        del shared.PixelValueTransformationSequence
+    else:
+        shared.FrameVOILUTSequence = frame.FrameVOILUTSequence
+    rescale, window = pydicom.Dataset(), pydicom.Dataset()
+    rescale.RescaleSlope, rescale.RescaleIntercept, window.WindowCenter, window.WindowWidth = (empty,) * 4
+    frame.PixelValueTransformationSequence, frame.FrameVOILUTSequence = [rescale], [window]
+    assert np.array_equal(grey(dataset), grey(enhanced()))
+
+
+@pytest.mark.parametrize("where", ["PerFrame", "Shared"])
+def test_a_voi_lut_of_a_functional_group(where: str) -> None:
+    dataset = made(DEEP, BitsStored=12, HighBit=11, WindowCenter="9", WindowWidth="9")
+    group, voi = pydicom.Dataset(), pydicom.Dataset()
+    voi.VOILUTSequence = [lut([4096, 0, 12], (4095 - DEEP.reshape(-1)).tobytes())]
+    group.FrameVOILUTSequence = [voi]
+    setattr(dataset, f"{where}FunctionalGroupsSequence", [group])
+    assert np.array_equal(grey(dataset), shown(4095 - DEEP.astype(int), 0, 4095))
+
+
 def test_an_enhanced_file_without_groups_is_like_any_other() -> None:
     dataset = made(RAMP, WindowCenter="1000", WindowWidth="401")
     dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [], [pydicom.Dataset()]
@@ -250,7 +276,9 @@ def test_a_stamp_in_a_file_without_a_window_leaves_the_other_pixels_as_they_are(
 @pytest.mark.parametrize("value", [0, 255])
 def test_8_bits_without_a_window_are_shown_as_in_a_png(value: int) -> None:
     pixels = np.random.default_rng(0).integers(6, 188, (64, 64), dtype=np.uint8)
-    assert np.array_equal(grey(made(pixels)), pixels)
+    for entries in ({}, {"PixelPaddingValue": 0}, {"PixelPaddingValue": int(pixels[0, 0])}):
+        assert np.array_equal(grey(made(pixels, **entries)), pixels)
     pixels[3:6, 3:6] = value
-    assert np.array_equal(grey(made(pixels)), pixels)
+    for entries in ({}, {"PixelPaddingValue": value}):
+        assert np.array_equal(grey(made(pixels, **entries)), pixels)
     assert set(np.unique(grey(made((pixels > 90).astype(np.uint8))))) == {0, 255}  # a mask

@@ -266,6 +266,51 @@ def test_a_dicomdir_lists_the_files(tmp_path: Path) -> None:
         open_source(f"dicom:{tmp_path / 'set'}")
 
 
+def dicomdir(root: Path, names: list[str]) -> Path:
+    """A DICOMDIR that lists some files."""
+    directory = made(np.zeros((2, 2), np.uint8))
+    directory.DirectoryRecordSequence = []
+    for name in names:
+        record = pydicom.Dataset()
+        record.ReferencedFileID = name.split("/")
+        directory.DirectoryRecordSequence.append(record)
+    (root / "DICOMDIR").write_bytes(written(directory))
+    return root / "DICOMDIR"
+
+
+@pytest.mark.parametrize("given", ["sub/im{}", "Sub/IM{}", "sub/IM{}.dcm", "sub/im{}.DCM"])
+def test_the_names_of_a_dicomdir_differ_in_case_and_suffix(tmp_path: Path, given: str) -> None:
+    source = folder_of(tmp_path / "scans")
+    root = tmp_path / "disc"
+    for i in range(4):
+        path = root / given.format(f"{i:04d}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((source / "sub" / f"IM{i:04d}").read_bytes())
+    directory = dicomdir(root, [f"SUB/IM{i:04d}" for i in (2, 0, 1)])
+    catalog = open_source(f"dicom:{directory}")
+    assert catalog.ids.tolist() == [given.format(f"{i:04d}") for i in (2, 0, 1)]
+    assert told(catalog) == {Reason.NO_DIRECTORY: (given.format("0003"),)}
+    directory.rename(root / "dicomdir")
+    assert open_source(f"dicom:{root}").ids.tolist() == [given.format(f"{i:04d}") for i in (2, 0, 1, 3)]
+
+
+def test_files_that_a_dicomdir_lists_and_that_are_missing_are_named(tmp_path: Path) -> None:
+    root = folder_of(tmp_path / "scans")
+    for name in ("im0000", "Im0000"):
+        (root / "sub" / name).write_bytes((root / "sub" / "IM0000").read_bytes())
+    (root / "sub" / "IM0000").unlink()  # either of the two others may be meant
+    directory = dicomdir(root, ["sub/IM0000", "sub/IM0001", "sub/IM0009"])
+    for source in (f"dicom:{root}", f"dicom:{directory}"):
+        with pytest.raises(
+            PetechiaError, match="lists sub/IM0000, which is missing; restore it, leave it out with --missing skip"
+        ):
+            open_source(source)
+        catalog = open_source(source, missing="skip")
+        assert told(catalog)[Reason.MISSING] == ("sub/IM0000", "sub/IM0009")
+        assert "sub/IM0001" in catalog.ids
+    assert catalog.ids.tolist() == ["sub/IM0001"]
+
+
 def test_pydicoms_own_dicomdir() -> None:
     path = get_testdata_file("DICOMDIR", download=False)
     if path is None:

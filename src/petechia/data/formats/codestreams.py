@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 STARTS_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # markers of JPEG and JPEG-LS
 NO_SEGMENT = {0x00, 0x01, *range(0xD0, 0xDA), 0xFF}  # bytes that may follow 0xFF without a length field
+ADOBE = 14  # bytes of the segment that states the colours; some write a shorter one without
 START_OF_SCAN = b"\xff\xda"
 CODESTREAM = b"\xff\x4f\xff\x51"  # start of codestream and the SIZ segment of JPEG 2000
+START_OF_TILE, CODING_STYLE = b"\xff\x90", b"\xff\x52"  # start of a tile-part and the COD segment of JPEG 2000
 JP2 = b"\0\0\0\x0cjP  \r\n\x87\n"
 
 
@@ -53,6 +55,24 @@ def markers(content: bytes) -> Iterator[int]:
         at = content.find(b"\xff", at + body)
 
 
+def is_ycc(content: bytes) -> bool | None:
+    """Return whether a JPEG image of three components is YCbCr, as JFIF and Adobe markers say (ITU-T T.871, T.872).
+
+    Returns:
+        None if neither marker is there.
+    """
+    found = None
+    for at in markers(content):
+        kind, size, text = content[at + 1], int.from_bytes(content[at + 2 : at + 4]), content[at + 4 : at + 9]
+        if kind in STARTS_OF_FRAME:
+            break
+        if kind == 0xE0 and text == b"JFIF\0":
+            return True
+        if kind == 0xEE and text == b"Adobe" and size >= ADOBE:
+            found = content[at + 15] != 0
+    return found
+
+
 def frame_of_jpeg2000(content: bytes) -> Frame:
     """Read the SIZ segment of a JPEG 2000 image, HTJ2K included (ITU-T T.800, A.5.1). It may be within a JP2 file.
 
@@ -70,6 +90,16 @@ def frame_of_jpeg2000(content: bytes) -> Frame:
     tiles = -(-(right - tile_left) // tile_width) * -(-(bottom - tile_top) // tile_height)
     bits = max((one & 0x7F) + 1 for one in precisions)
     return Frame(bottom - top, right - left, components, bits, tiles=tiles)
+
+
+def has_colour_transform(content: bytes) -> bool:
+    """Return whether a JPEG 2000 image was transformed from RGB, which a decoder reverses (ITU-T T.800, A.6.1)."""
+    at = (_codestream(content) if content.startswith(JP2) else 0) + 2
+    while content.startswith(b"\xff", at) and not content.startswith(START_OF_TILE, at):
+        if content.startswith(CODING_STYLE, at):
+            return content[at + 8 : at + 9] == b"\1"
+        at += 2 + int.from_bytes(content[at + 2 : at + 4])
+    return False
 
 
 def _codestream(content: bytes) -> int:

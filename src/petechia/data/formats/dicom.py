@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import struct
 import threading
 import warnings
@@ -30,6 +31,7 @@ from petechia.data.formats.dicom_values import levels_of
 from petechia.data.levels import Levels, in_colour, uncut
 
 DEFLATED = b"1.2.840.10008.1.2.1.99"
+STATES_DEFLATED = re.compile(rb"\x02\0\x10\0.{4,8}[\s\0]*" + re.escape(DEFLATED), re.DOTALL)  # TransferSyntaxUID, of any VR
 HEAD = 1024  # bytes at the beginning of a file from which `is_dicom` can tell
 PREAMBLE, MAGIC = 128, b"DICM"
 FIRST_GROUPS = (0x0002, 0x0008)  # of a file without preamble
@@ -37,6 +39,7 @@ UNDEFINED = 0xFFFFFFFF  # length
 META = 0x0002  # group of the meta header, which is always in explicit VR
 MOST_OF_HEADER = 1 << 16  # bytes of an entry at the beginning of a file
 LOOKED_AT = 4  # entries
+GROUP_LENGTH = 4  # bytes of the entry xxxx,0000
 LOGGERS = "pydicom", "pydicom.pixels.decoders.base"  # disabling the first does not disable the second
 T = TypeVar("T")
 _SILENCE = threading.Lock()
@@ -63,7 +66,8 @@ def _begins_with_entries(head: bytes) -> bool:
     while found < LOOKED_AT and at + 8 <= len(head):
         group, element = struct.unpack_from(f"{order}HH", head, at)
         tag, vr = group << 16 | element, head[at + 4 : at + 6].decode("latin-1")
-        if tag <= last or (not found and group not in FIRST_GROUPS) or not (group % 2 or dictionary_has_tag(tag)):
+        known = bool(group % 2) or not element or dictionary_has_tag(tag)
+        if tag <= last or (not found and group not in FIRST_GROUPS) or not known:
             return False
         long = vr in EXPLICIT_VR_LENGTH_32
         if long and at + 12 > len(head):
@@ -72,7 +76,8 @@ def _begins_with_entries(head: bytes) -> bool:
         (length,) = struct.unpack_from(f"{order}{form}", head, at + place)
         if length == UNDEFINED:
             return found > 0
-        if length % 2 or length > MOST_OF_HEADER or (group == META and vr not in STANDARD_VR):
+        expected = length % 2 == 0 and length <= MOST_OF_HEADER if element else length == GROUP_LENGTH
+        if not expected or (group == META and vr not in STANDARD_VR):
             return False
         at, last, found = at + size + length, tag, found + 1
     return found > 0
@@ -211,7 +216,7 @@ def parse(content: bytes, name: str, tags: list[str] | None = None) -> pydicom.D
     """
     if not is_dicom(content):
         raise PetechiaError(f"{name} is not a DICOM file: the bytes DICM are missing; check the path.")
-    if DEFLATED in content:  # anywhere in the file; pydicom would inflate all of it, however large that is
+    if DEFLATED in content and STATES_DEFLATED.search(content):  # pydicom would inflate all of it, however large that is
         raise PetechiaError(f"{name} is a deflated DICOM file, which is not supported; convert it to another transfer syntax.")
     whole = bytes(PREAMBLE) + content if content.startswith(MAGIC) and not has_preamble(content) else content
     try:

@@ -14,12 +14,20 @@ import pydicom
 from numpy.typing import NDArray
 from pydicom.encaps import encapsulate, generate_frames
 from pydicom.pixels.utils import pixel_array
-from pydicom.uid import UID, JPEG2000TransferSyntaxes, JPEGLSTransferSyntaxes, JPEGTransferSyntaxes, RLELossless
+from pydicom.uid import (
+    UID,
+    JPEG2000TransferSyntaxes,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSTransferSyntaxes,
+    JPEGTransferSyntaxes,
+    RLELossless,
+)
 
 from petechia.core.budget import MIB, check
-from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg
+from petechia.data.formats.codestreams import Frame, frame_of_jpeg2000, frames_of_jpeg, has_colour_transform, is_ycc
 from petechia.data.formats.decoding_pool import decoding_pool
-from petechia.data.formats.dicom_entries import EntryError, entry
+from petechia.data.formats.dicom_entries import BYTE, EntryError, entry
 
 ADVICE = "check the DICOM file"
 PIXELS = "PixelData"
@@ -29,6 +37,7 @@ NUMBERS = (
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
 )
 KIND = "PhotometricInterpretation"
+LOSSY = JPEGBaseline8Bit, JPEGExtended12Bit
 RLE_HEADER = 64  # bytes
 FIXED, PER_SAMPLE = 256 * MIB, 24  # bytes of memory for any image, and for each sample: measured, with room
 
@@ -66,12 +75,30 @@ def packed(dataset: pydicom.Dataset, name: str) -> Packed | None:
     if not syntax.is_encapsulated:
         return None
     frame = next(generate_frames(dataset.PixelData, number_of_frames=1))
-    for claim in _claims(syntax, frame):
+    claims = _claims(syntax, frame)
+    for claim in claims:
         _check(claim, dataset, name)
     if syntax == RLELossless:
         _check_runs(len(frame), dataset)
     description: dict[str, Any] = {key: int(dataset[key].value) for key in NUMBERS if dataset.get(key) is not None}
-    return Packed(frame, str(syntax), description | {KIND: str(dataset.get(KIND, ""))})
+    if syntax in JPEGTransferSyntaxes and claims[0].bits <= BYTE:  # as of the other codecs, whatever is allocated
+        description |= {"BitsAllocated": BYTE, "BitsStored": claims[0].bits, "HighBit": claims[0].bits - 1}
+    kind = str(dataset.get(KIND, ""))
+    if dataset.SamplesPerPixel > 1:
+        kind = _colours(syntax, frame, kind)
+    return Packed(frame, str(syntax), description | {KIND: kind})
+
+
+def _colours(syntax: UID, frame: bytes, stated: str) -> str:
+    """Return the colours that a codec returns: as the frame says, otherwise as the file does."""
+    if syntax in JPEG2000TransferSyntaxes:
+        return "RGB" if has_colour_transform(frame) else stated
+    if syntax not in JPEGTransferSyntaxes:
+        return stated
+    ycc = is_ycc(frame)
+    if ycc is None:
+        ycc = stated.startswith("YBR_FULL") or (syntax in LOSSY and stated != "RGB")
+    return "YBR_FULL" if ycc else "RGB"
 
 
 def _claims(syntax: UID, frame: bytes) -> list[Frame]:

@@ -113,23 +113,18 @@ def items(dataset: pydicom.Dataset, keyword: str) -> list[pydicom.Dataset]:
     return [one for one in value if isinstance(one, pydicom.Dataset)] if isinstance(value, pydicom.Sequence) else []
 
 
-def with_group(dataset: pydicom.Dataset, sequence: str, keyword: str) -> pydicom.Dataset:
-    """Return what contains the entries of a functional group (PS3.3, C.7.6.16).
+def places(dataset: pydicom.Dataset, sequence: str) -> list[pydicom.Dataset]:
+    """Return what may contain the entries of a functional group (PS3.3, C.7.6.16), the most specific first.
 
     Args:
         dataset: DICOM file with one frame.
         sequence: name of the group's sequence.
-        keyword: name of one of its entries.
 
     Returns:
-        The item for the frame, or for all frames, if it has this entry; otherwise the file, as for files that are not enhanced.
+        The item for the frame and the one for all frames, if they are there, and the file, as for files that are not enhanced.
     """
-    for groups in FUNCTIONAL_GROUPS:
-        for group in items(dataset, groups)[:1]:
-            for item in items(group, sequence)[:1]:
-                if keyword in item:
-                    return item
-    return dataset
+    groups = [group for key in FUNCTIONAL_GROUPS for group in items(dataset, key)[:1]]
+    return [*(item for group in groups for item in items(group, sequence)[:1]), dataset]
 
 
 class Table:

@@ -18,19 +18,22 @@ from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
+    JPEG2000TransferSyntaxes,
     JPEGBaseline8Bit,
     JPEGExtended12Bit,
     JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSLossless,
+    JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
 from petechia.core.budget import check as check_limit
 from petechia.core.errors import PetechiaError, printable
-from petechia.data.formats.codestreams import CODESTREAM, markers
-from petechia.data.formats.dicom_codecs import Packed, packed
-from petechia.data.formats.dicom_entries import EntryError, entry, has_table, integer, table_of, word
-from petechia.data.levels import white_of
+from petechia.data.formats.codestreams import CODESTREAM, JP2, markers
+from petechia.data.formats.dicom_codecs import KIND, LOSSY, Packed, packed
+from petechia.data.formats.dicom_entries import BYTE, EntryError, entry, has_table, integer, table_of, word
+from petechia.data.levels import OUTLIERS, white_of
 
 PIXELS = "PixelData"
 FLOATS = {"FloatPixelData": 32, "DoubleFloatPixelData": 64}  # bits
@@ -38,13 +41,17 @@ CHANNELS = "Red", "Green", "Blue"
 SYNTAXES = {  # of a start of frame
     0xC0: JPEGBaseline8Bit,
     0xC1: JPEGExtended12Bit,
+    0xC2: JPEGExtended12Bit,  # progressive, which has no transfer syntax any more
     0xC3: JPEGLossless,
     0xF7: JPEGLSLossless,
 }
+FAMILIES = LOSSY, (JPEGLossless, JPEGLosslessSV1), JPEGLSTransferSyntaxes, JPEG2000TransferSyntaxes  # decoded alike
 CAPABILITIES = b"\xff\x50"  # marker of JPEG 2000 that is there in HTJ2K alone
 OPTIONS: dict[str, Any] = {"correct_unused_bits": False, "allow_excess_frames": False}  # of `pixel_array`
 GREY = "MONOCHROME1", "MONOCHROME2", "PALETTE COLOR"
-COLOURS = "RGB", "YBR_FULL", "YBR_FULL_422", "YBR_PARTIAL_420", "YBR_ICT", "YBR_RCT"
+DARK = 12  # bits of a palette that would be nearly black as one of 16
+OF_VIDEO = "YBR_PARTIAL_420"
+COLOURS = "RGB", "YBR_FULL", "YBR_FULL_422", OF_VIDEO, "YBR_ICT", "YBR_RCT"
 
 
 def check(dataset: pydicom.Dataset, name: str) -> Packed | None:
@@ -69,13 +76,23 @@ def check(dataset: pydicom.Dataset, name: str) -> Packed | None:
     _check_size(height, width, name)
     dataset.NumberOfFrames = 1
     _complete(dataset, keyword)
-    _correct_syntax(dataset, keyword, height * width)
     try:
-        return packed(dataset, name)
+        _correct_syntax(dataset, keyword, height * width)
+        compressed = packed(dataset, name)
     except (EntryError, PetechiaError):
         raise
     except Exception:  # a damaged file can make pydicom raise anything
         raise damaged(dataset, keyword) from None
+    _check_colours(compressed.description[KIND] if compressed else dataset.PhotometricInterpretation)
+    return compressed
+
+
+def _check_colours(kind: str) -> None:
+    if kind not in (*GREY, *COLOURS) or kind == OF_VIDEO:
+        raise EntryError(
+            f"has the photometric interpretation {printable(kind, 40)!r} in {entry('PhotometricInterpretation')}, which is not "
+            "supported; convert it"
+        )
 
 
 def _keyword(dataset: pydicom.Dataset) -> str:
@@ -108,11 +125,8 @@ def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
             "usually MONOCHROME2"
         )
     dataset.PhotometricInterpretation = kind
-    if kind not in (*GREY, *COLOURS):
-        raise EntryError(
-            f"has the photometric interpretation {printable(kind, 40)!r} in {entry('PhotometricInterpretation')}, which is not "
-            "supported; convert it"
-        )
+    if kind != OF_VIDEO:  # the frame may say something else
+        _check_colours(kind)
     samples = integer(dataset, "SamplesPerPixel", 1 if kind in GREY else 3)
     if samples not in (1, 3) or (samples == 3) == (kind in GREY):
         raise EntryError(f"has a {entry('SamplesPerPixel')} of {samples} with {printable(kind, 20)} pixels; correct this entry")
@@ -149,9 +163,9 @@ def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None
             f"{entry('Columns')} and {entry('BitsAllocated')} need {size:,}; restore the file"
         )
     written = _written(dataset)
-    if compressed and (syntax is None or not _encapsulates(syntax)):
-        syntax = _syntax_of(next(generate_frames(content, number_of_frames=1)))
-    elif not compressed and (syntax is None or _encapsulates(syntax) or syntax.is_little_endian != written.is_little_endian):
+    if compressed:
+        syntax = _syntax_of(next(generate_frames(content, number_of_frames=1)), syntax)
+    elif syntax is None or _encapsulates(syntax) or syntax.is_little_endian != written.is_little_endian:
         syntax = written
     if not _has_decoder(syntax):
         raise EntryError(
@@ -177,9 +191,22 @@ def _has_decoder(syntax: UID) -> bool:
         return False
 
 
-def _syntax_of(frame: bytes) -> UID:
-    """Return the transfer syntax of a compressed frame, as its first bytes show."""
-    if frame.startswith(CODESTREAM):
+def _syntax_of(frame: bytes, stated: UID | None) -> UID:
+    """Return the transfer syntax of a compressed frame, as its first bytes show, or as is stated if that is as good."""
+    shown = _shown_syntax(frame)
+    if stated is not None and _encapsulates(stated):
+        alike = any(stated in family and shown in family for family in FAMILIES)
+        return stated if alike or shown is None else shown
+    if shown is None:
+        raise EntryError(
+            f"cannot be decoded, because its {entry(PIXELS)} is compressed in an unknown way and TransferSyntaxUID (0002,0010) "
+            "does not state how; add this entry"
+        )
+    return shown
+
+
+def _shown_syntax(frame: bytes) -> UID | None:
+    if frame.startswith((CODESTREAM, JP2)):
         return HTJ2K if CAPABILITIES in frame[:200] else JPEG2000
     if frame.startswith(b"\xff\xd8"):
         for marker in (frame[at + 1] for at in markers(frame)):
@@ -188,10 +215,7 @@ def _syntax_of(frame: bytes) -> UID:
     segments = int.from_bytes(frame[:4], "little")
     if len(frame) > 64 and 1 <= segments <= 15 and int.from_bytes(frame[4:8], "little") == 64:
         return RLELossless
-    raise EntryError(
-        f"cannot be decoded, because its {entry(PIXELS)} is compressed in an unknown way and TransferSyntaxUID (0002,0010) "
-        "does not state how; add this entry"
-    )
+    return None
 
 
 def decode(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[Any]:
@@ -222,6 +246,9 @@ def decode(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[A
 
 def damaged(dataset: pydicom.Dataset, keyword: str = PIXELS) -> EntryError:
     """Return the error for pixels that cannot be decoded."""
+    kind, bits = dataset.PhotometricInterpretation, dataset.BitsAllocated
+    if kind in ("YBR_FULL", "YBR_FULL_422") and bits > BYTE:
+        return EntryError(f"has {kind} pixels of {bits} bits, and only 8 are supported; convert it to RGB")
     return EntryError(
         f"cannot be decoded, because its {entry(keyword)}, stored as "
         f"{printable(dataset.file_meta.TransferSyntaxUID.name, 80)}, is damaged or contradicts the entries that describe it "
@@ -230,8 +257,16 @@ def damaged(dataset: pydicom.Dataset, keyword: str = PIXELS) -> EntryError:
 
 
 def _in_8_bits(pixels: NDArray[Any], stored: int) -> NDArray[np.uint8]:
-    used = white_of(pixels).bit_length() if stored == 16 else stored
-    return np.asarray((pixels >> max(0, used - 8)).clip(0, 255), np.uint8)
+    """Turn colours into 8 bits: those that are stored, or that the colours use if these are more, as with a high bit of 15."""
+    allocated = BYTE * pixels.dtype.itemsize
+    stored = min(stored, allocated)
+    white = 2**stored - 1
+    if stored < BYTE and np.count_nonzero(pixels > white) <= OUTLIERS * pixels.size:
+        return np.asarray(pixels.clip(0, white).astype(np.uint16) * 255 // white, np.uint8)
+    if allocated > BYTE:
+        used = white_of(pixels).bit_length()
+        stored = used if stored == allocated else max(used, stored)
+    return np.asarray((pixels >> max(0, stored - BYTE)).clip(0, 255), np.uint8)
 
 
 def _in_palette(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -239,7 +274,8 @@ def _in_palette(dataset: pydicom.Dataset, pixels: NDArray[Any]) -> NDArray[np.ui
     names = [(f"{one}PaletteColorLookupTableDescriptor", f"{one}PaletteColorLookupTableData") for one in CHANNELS]
     if all(has_table(dataset, *name) for name in names):
         tables = [table_of(dataset, *name) for name in names]
-        shift = 0 if all(table.bits == 8 for table in tables) else 8  # 8 or 16 bits (PS3.3, C.7.6.3.1.5)
+        used = max(table.bits for table in tables)
+        shift = used - BYTE if used <= DARK else BYTE  # 8 or 16 bits (PS3.3, C.7.6.3.1.5); some use 12
         stored = pixels & (2 ** int(dataset.BitsStored) - 1)
         return np.stack([(table(stored) >> shift).astype(np.uint8) for table in tables], axis=2)
     if not any("Segmented" in str(element.keyword) for element in dataset.group_dataset(0x0028)):

@@ -15,8 +15,8 @@ from petechia.data.formats.dicom_entries import (
     items,
     number,
     numbers,
+    places,
     table_of,
-    with_group,
     word,
 )
 from petechia.data.levels import CHUNK, Levels, histogram, shown_range
@@ -98,16 +98,17 @@ def _shown(dataset: pydicom.Dataset, words: _Words, index: int | None) -> _Shown
     values, step = _rescaled(dataset, stored)
     if index is None:
         return _Shown(values, *_whole_range(dataset, words, stored, values, step))
-    voi = with_group(dataset, "FrameVOILUTSequence", "WindowCenter")
-    tables = [one for one in items(dataset, "VOILUTSequence") if has_table(one)]
-    windows = _windows(voi)
+    candidates = places(dataset, "FrameVOILUTSequence")
+    voi = next((one for one in candidates if _tables(one) or any(width > 0 for _, width in _windows(one))), dataset)
+    tables, windows = _tables(voi), _windows(voi)
     there = len(tables) or len(windows)
     if index and index >= there:
         raise EntryError(f"has {there} windows, but number {index + 1} was requested; leave out window={index + 1}")
     if tables:
         table = table_of(tables[index])
         return _Shown(table(values).astype(np.float64), 0, 2**table.bits - 1)
-    if there and (shown := _through_window(values, *windows[index], _function(voi, index))):
+    narrowest = 0 if words.words.dtype.kind == "f" else step
+    if there and (shown := _through_window(values, *windows[index], _function(voi, index), narrowest)):
         return shown
     return _Shown(values, *_whole_range(dataset, words, stored, values, step))
 
@@ -153,11 +154,21 @@ def _rescaled(dataset: pydicom.Dataset, stored: Values) -> tuple[Values, float]:
     tables = [one for one in items(dataset, "ModalityLUTSequence") if has_table(one)]
     if tables:
         return table_of(tables[0])(stored).astype(np.float64), 1
-    holder = with_group(dataset, "PixelValueTransformationSequence", "RescaleSlope")
-    slope, intercept = number(holder, "RescaleSlope"), number(holder, "RescaleIntercept")
-    if not slope:  # absent, or 0, which would leave no image
-        slope, intercept = 1, intercept if slope is None else 0
-    return stored * slope + (intercept or 0), abs(slope)
+    factors = (_factors(one) for one in places(dataset, "PixelValueTransformationSequence"))
+    slope, intercept = next((one for one in factors if one), (1, 0))
+    return stored * slope + intercept, abs(slope)
+
+
+def _factors(dataset: pydicom.Dataset) -> tuple[float, float] | None:
+    """Return slope and intercept; None if they are absent, or the slope is 0, which would leave no image."""
+    slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept") or 0
+    if slope is None:
+        return (1, intercept) if intercept else None
+    return (slope, intercept) if slope else None
+
+
+def _tables(dataset: pydicom.Dataset) -> list[pydicom.Dataset]:
+    return [one for one in items(dataset, "VOILUTSequence") if has_table(one)]
 
 
 def _windows(dataset: pydicom.Dataset) -> list[tuple[float, float]]:
@@ -173,11 +184,14 @@ def _function(dataset: pydicom.Dataset, index: int) -> str:
     return str(several[min(index, len(several) - 1)] or "LINEAR").strip().upper()
 
 
-def _through_window(values: Values, centre: float, width: float, function: str) -> _Shown | None:
-    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3); None if it is too narrow to show anything."""
+def _through_window(values: Values, centre: float, width: float, function: str, narrowest: float) -> _Shown | None:
+    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3); None if it is too narrow to show anything.
+
+    A linear window narrower than 1 is not defined. It is exact if it is wider than `narrowest`, as for values from 0 to 1.
+    """
     if function == "SIGMOID":
         return _Shown(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1) if width > 0 else None
-    if function == "LINEAR_EXACT":
+    if function == "LINEAR_EXACT" or narrowest < width < 1:
         return _Shown(values, centre - width / 2, centre + width / 2) if width > 0 else None
     return _Shown(values, centre - 0.5 - (width - 1) / 2, centre - 0.5 + (width - 1) / 2) if width >= 1 else None
 
@@ -195,7 +209,7 @@ def _whole_range(dataset: pydicom.Dataset, words: _Words, stored: Values, values
         counts = np.where(padding, 0, words.counts)
         low, high = shown_range(values, counts if counts.any() else words.counts, step)
     bits = integer(dataset, "BitsStored", BYTE * words.words.dtype.itemsize)
-    if bits == BYTE and words.words.dtype.kind != "f" and not padding.any() and np.array_equal(stored, values):
+    if bits == BYTE and words.words.dtype.kind != "f" and np.array_equal(stored, values):
         least = -(2 ** (bits - 1)) if words.words.dtype.kind == "i" else 0
         if high - least >= 2**bits / 4:  # the image is not a mask, or far too dark
             return least, least + 2**bits - 1

@@ -35,7 +35,7 @@ from petechia.data.formats.labelling import (
     with_split,
 )
 from petechia.data.formats.locate import DEPTH, Missing, refuse_missing
-from petechia.data.formats.spelling import accept_near
+from petechia.data.formats.spelling import SUFFIX, accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 from petechia.data.not_read import Files, Reason
@@ -75,7 +75,7 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         source: the whole source, for messages.
         text: FOLDER or DICOMDIR with options, see `DicomOptions`. Of a folder all images are read, whether its DICOMDIR lists
             them or not; of a DICOMDIR those that it lists.
-        missing: what to do if the table lists images that the folder does not contain.
+        missing: what to do if the table or the DICOMDIR lists images that the folder does not contain.
 
     Raises:
         PetechiaError: there is no DICOM image, a row of the table is invalid (the message names it), an option needs a table,
@@ -88,7 +88,7 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         raise PetechiaError(f"The data source {source!r} names {path}, which does not exist; correct the path{hint}.")
     root = path if path.is_dir() else path.parent
     files = Files()
-    headers = _headers(root, None if path.is_dir() else path, files)
+    headers = _headers(root, None if path.is_dir() else path, missing, files)
     if not headers:
         said = str(files.frozen)
         raise PetechiaError(
@@ -230,19 +230,20 @@ def _index(headers: list[Header]) -> dict[str, list[int]]:
     return found
 
 
-def _headers(root: Path, directory: Path | None, files: Files) -> list[Header]:
+def _headers(root: Path, directory: Path | None, missing: Missing, files: Files) -> list[Header]:
     """Read the headers of all images below the folder.
 
     Args:
         root: the folder.
         directory: a DICOMDIR; only the images that it lists are returned. None returns all.
-        files: gets the other files that are or may hold images.
+        missing: what to do if a DICOMDIR lists files that are not there.
+        files: gets the other files that are or may hold images, and those that are missing.
     """
-    index = directory or root / "DICOMDIR"
+    index = directory or next((root / name for name in ("DICOMDIR", "dicomdir") if (root / name).is_file()), None)
     listed: list[str] = []
-    if index.is_file():
+    if index:
         refuse_outside(root, index)
-        listed = _listed(root, index)
+        listed = _existing(root, index, _listed(index), missing, files)
     wanted, found = set(listed), []
     with quiet():
         for path in dict.fromkeys([*listed, *walk(root, files)]):
@@ -256,8 +257,41 @@ def _headers(root: Path, directory: Path | None, files: Files) -> list[Header]:
     return found
 
 
-def _listed(root: Path, directory: Path) -> list[str]:
-    """Return the files that a DICOMDIR lists, relative to its folder."""
+def _existing(root: Path, directory: Path, names: list[str], missing: Missing, files: Files) -> list[str]:
+    """Return the files that a DICOMDIR lists; their names may differ in case and suffix, as on a mounted disc or in a copy."""
+    for name in names:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise PetechiaError(f"{directory} names a file outside its folder; correct it.")
+        refuse_outside(root, root / name)
+    found = {name: name for name in names if os.path.isfile(root / name)}  # noqa: PTH113 (pathlib raises if a name is too long)
+    absent = defaultdict(list)
+    for name in names:
+        if name not in found:
+            absent[_plain(name)].append(name)
+    near = defaultdict(list)
+    for path in walk(root, Files()) if absent else ():
+        if path not in found:
+            near[_plain(path)].append(path)
+    for plain, several in absent.items():
+        if len(several) == len(near[plain]) == 1:
+            found[several[0]] = near[plain][0]
+            continue
+        if missing == "error":
+            raise PetechiaError(
+                f"{directory} lists {printable(several[0])}, which is missing; restore it, leave it out with --missing skip, "
+                "or remove the DICOMDIR."
+            )
+        for name in several:
+            files.add(Reason.MISSING, name)
+    return [found[name] for name in names if name in found]
+
+
+def _plain(path: str) -> str:
+    return SUFFIX.sub("", path).casefold()
+
+
+def _listed(directory: Path) -> list[str]:
+    """Return the names of the files that a DICOMDIR lists, relative to its folder."""
     content = read_file(directory, "image_bytes", "give a folder without it")
     paths = []
     with quiet():
@@ -276,12 +310,6 @@ def _listed(root: Path, directory: Path) -> list[str]:
             raise PetechiaError(f"{directory} is damaged and cannot be read ({type(error).__name__}); give a folder.") from None
     if not paths:
         raise PetechiaError(f"{directory} lists no file; give a folder without it, or the DICOMDIR of the images.")
-    for path in paths:
-        if path.startswith("/") or ".." in path.split("/"):
-            raise PetechiaError(f"{directory} names a file outside its folder; correct it.")
-        refuse_outside(root, root / path)
-        if not os.path.isfile(root / path):  # noqa: PTH113 (pathlib raises if a name is too long)
-            raise PetechiaError(f"{directory} lists {printable(path)}, which is missing; restore it, or remove the DICOMDIR.")
     return list(dict.fromkeys(paths))
 
 
