@@ -46,3 +46,43 @@ def test_a_damaged_design_is_explained(tmp_path: Path) -> None:
     file.write_text("base: {}\nhalves: {tune: {hosts: []}}\nattacks: []\n")
     with pytest.raises(PetechiaError, match="is not the design of a zoo: halves"):
         load_design(file)
+
+
+def test_any_trigger_and_a_host_with_settings_of_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    file.write_text(
+        """
+base: {arms: [attacked], train: {epochs: 1}}
+halves:
+  tune:
+    data: phantom:images=100
+    hosts:
+      - {arch: resnet18, seed: 0}
+      - {arch: test_resnet, seed: 1, settings: {data: "phantom:images=50", preprocess: {size: 32}}}
+    targets: [Edema, Mass]
+    given: [20, 44]
+attacks:
+  - {trigger: {kind: sinusoid, frequency: 4}, stage: input}
+  - {trigger: {kind: pattern, image: checkerboard, location: given}}
+  - {trigger: {size: 2, location: [3, 5]}}
+"""
+    )
+    found = members(load_design(file))
+    assert set(found) == {
+        "tune-01_sinusoid_rate-0.4_resnet18-0",
+        "tune-02_pattern_rate-0.4_test_resnet-1",
+        "tune-03_2x2_given_rate-0.4_resnet18-0",
+    }
+    wave, board, square = (found[name].config for name in sorted(found))
+    assert (wave.attack.trigger.kind, wave.attack.stage, wave.data) == ("sinusoid", "input", "phantom:images=100")
+    assert (board.data, board.preprocess.size, board.model.arch) == ("phantom:images=50", 32, "test_resnet")
+    assert board.attack.trigger.model_dump()["location"] == (20, 44)
+    assert square.attack.trigger.model_dump()["location"] == (3, 5)
+
+
+def test_a_trigger_that_is_none_is_explained(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    half = "{data: phantom, hosts: [{arch: resnet18, seed: 0}], targets: [Edema, Mass], given: [1, 2]}"
+    file.write_text(f"base: {{}}\nhalves: {{tune: {half}}}\nattacks: [{{trigger: {{kind: swirl}}}}]\n")
+    with pytest.raises(PetechiaError, match="swirl"):
+        members(load_design(file))

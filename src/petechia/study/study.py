@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -88,9 +88,7 @@ class StudyDirectory:
             raise PetechiaError(f"{self.path} holds no study; give the --out folder of an existing one.")
         refuse_links(self.path)
         found = read_json(self.study)
-        for name in found:
-            if not re.fullmatch(r"[\w=-][\w.=-]{,200}", name):
-                raise PetechiaError(f"{self.study} has a run {shown(name)}, which is not a valid folder name; correct it.")
+        _check_names(found, str(self.study))
         return {name: make_config(config, f"{self.study}, run {printable(name)},") for name, config in found.items()}
 
     def locked(self) -> AbstractContextManager[None]:
@@ -226,7 +224,14 @@ def _perform(task: NetworkTask, files: NetworkFiles, progress: StudyProgress) ->
     train_network(recipe, files, runtime, progress, after)
 
 
+def _check_names(names: Iterable[str], where: str) -> None:
+    for name in names:
+        if not re.fullmatch(r"[\w=-][\w.=-]{,200}", name):
+            raise PetechiaError(f"{where} has a run {shown(name)}, which is not a valid folder name; correct it.")
+
+
 def _begin(runs: Runs, directory: StudyDirectory) -> None:
+    _check_names(runs, "The study")
     found = directory.runs() if directory.exists else {}
     for name, config in runs.items():
         if name in found and (config := config.with_defaults_from(found[name])) != found[name]:

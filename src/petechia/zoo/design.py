@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from petechia.attack.triggered import Stage
 from petechia.core.errors import PetechiaError
 from petechia.core.settings import Settings, first_problem
 from petechia.study.config import Config, load_config, read_yaml
@@ -17,10 +18,17 @@ Half = Literal["tune", "judge"]
 
 
 class Host(Settings):
-    """A network that is trained clean, and once more for each of its attacks."""
+    """A network that is trained clean, and once more for each of its attacks.
+
+    Attributes:
+        arch: architecture, of timm.
+        seed: of its weights and its training.
+        settings: keys of the configuration that are this host's own, such as another data source or size.
+    """
 
     arch: str
     seed: int = Field(ge=0)
+    settings: dict[str, Any] = Field(default_factory=dict)
 
 
 class HalfDesign(Settings):
@@ -39,27 +47,20 @@ class HalfDesign(Settings):
     given: tuple[int, int]
 
 
-class TriggerDesign(Settings):
-    """A trigger as in `petechia.attack.Patch`; the location "given" means the position set for the half."""
-
-    size: int
-    location: Literal["center", "random", "given"] = "center"
-    value: int = 0
-    opacity: float = 1.0
-
-
 class AttackDesign(Settings):
     """An attack as in `petechia.attack.Poisoning`; the target is the next one of the half.
 
     Attributes:
-        trigger: trigger to stamp.
+        trigger: of any kind; its location "given" means the position set for the half.
+        stage: where it is stamped: "native" or "input".
         rate: share of the training images that get the trigger.
         mode: "append" adds triggered copies, "replace" replaces the originals.
         labels: labels that triggered images get.
         also: number of further target classes.
     """
 
-    trigger: TriggerDesign
+    trigger: dict[str, Any]
+    stage: Stage = "native"
     rate: float = 0.4
     mode: Literal["append", "replace"] = "append"
     labels: Literal["target-only", "add-target"] = "target-only"
@@ -129,16 +130,17 @@ def runs_of(found: dict[str, Member]) -> Runs:
 
 
 def _name(half: Half, host: Host, attack: AttackDesign, number: int) -> str:
-    trigger = attack.trigger
-    size = f"{trigger.size}x{trigger.size}"
-    return f"{half}-{number + 1:02d}_{size}_{trigger.location}_rate-{attack.rate:g}_{host.arch}-{host.seed}"
+    trigger = {"kind": "patch", "location": "center"} | attack.trigger
+    where = trigger["location"] if isinstance(trigger["location"], str) else "given"
+    what = f"{trigger.get('size', 3)}x{trigger.get('size', 3)}_{where}" if trigger["kind"] == "patch" else trigger["kind"]
+    return f"{half}-{number + 1:02d}_{what}_rate-{attack.rate:g}_{host.arch}-{host.seed}"
 
 
 def _config(design: Design, own: HalfDesign, host: Host, attack: AttackDesign, k: int, overrides: tuple[str, ...]) -> Config:
-    trigger = attack.trigger.model_dump()
-    if attack.trigger.location == "given":
+    trigger = dict(attack.trigger)
+    if trigger.get("location") == "given":
         trigger["location"] = list(own.given)
     target, *also = (own.targets[(k + n) % len(own.targets)] for n in range(1 + attack.also))
     poisoning = attack.model_dump(exclude={"trigger", "also"}) | {"trigger": trigger, "target": target, "also": also}
     chosen = {"data": own.data, "model": {"arch": host.arch}, "seeds": [host.seed], "attack": poisoning}
-    return load_config(layers=[design.base, chosen], overrides=overrides)
+    return load_config(layers=[design.base, chosen, host.settings], overrides=overrides)
