@@ -1,0 +1,117 @@
+"""By how much a family of changes raises each class: fitted on one half of the clean images, judged on the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from petechia.core.progress import SILENT, Progress
+from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.transforms import Family
+from petechia.models.classifier import Classifier
+
+SHARES = (0.25, 0.5, 1.0)  # of a family's limit, tried in this order, each from the direction that the one before found
+STEPS = (20, 15, 15)  # of Adam at each
+RATE = 0.1
+AT_A_TIME = 4  # images per step
+GOALS_AT_A_TIME = 32
+
+
+class Rise(NamedTuple):
+    """What one family does to the classes.
+
+    Attributes:
+        family: its name.
+        rises: float32 [S, K, B], by how much each class's logit rises on each image that it was not fitted on, at each share.
+        directions: float32 [S, K, …], of the changes.
+    """
+
+    family: str
+    rises: NDArray[np.float32]
+    directions: Tensor
+
+
+def rise(
+    classifier: Classifier, fit: Hosts, judge: Hosts, family: Family, sign: int = 1, seed: int = 0, progress: Progress = SILENT
+) -> Rise:
+    """Fit the changes of a family for all classes side by side.
+
+    Args:
+        classifier: the model; its network is needed.
+        fit: clean images to fit on.
+        judge: others, to judge on.
+        family: of the changes.
+        sign: 1 to raise the classes, -1 to lower them.
+        seed: of the choice of images for each step.
+        progress: advanced by every image that the model answers.
+    """
+    for parameter in classifier.require_network().parameters():
+        parameter.requires_grad_(False)
+    labels = torch.arange(fit.logits.shape[1])
+    parts = [_fitted(classifier, fit, judge, family, some, sign, seed, progress) for some in labels.split(GOALS_AT_A_TIME)]
+    return Rise(
+        family.name,
+        np.concatenate([one[0] for one in parts], axis=1),
+        torch.cat([one[1] for one in parts], dim=1),
+    )
+
+
+def _fitted(
+    classifier: Classifier,
+    fit: Hosts,
+    judge: Hosts,
+    family: Family,
+    labels: Tensor,
+    sign: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[NDArray[np.float32], Tensor]:
+    device = fit.images.device
+    free = torch.zeros(len(labels), *family.shape(classifier, fit.images), device=device, requires_grad=True)
+    optimizer = torch.optim.Adam([free], lr=RATE, betas=(0.5, 0.9))
+    chance = np.random.default_rng(seed)
+    scale = fit.spread.clamp(min=1e-3).to(device)[labels]
+    clean = fit.logits.to(device)
+    found, directions = [], []
+    for share, steps in zip(SHARES, STEPS, strict=True):
+        for _ in range(steps):
+            rows = torch.from_numpy(chance.choice(len(fit), min(AT_A_TIME, len(fit)), replace=False))
+            logits = family.logits(classifier, fit.images[rows], free.tanh(), share * family.limit)
+            loss = -(sign * _own(logits, clean[rows], labels).mean(dim=1) / scale).sum()
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            progress.advance(len(labels) * len(rows))
+        direction = free.detach().tanh()
+        found.append(_judged(classifier, judge, family, direction, share * family.limit, labels))
+        directions.append(direction.cpu())
+    return np.stack(found), torch.stack(directions)
+
+
+def _own(logits: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+    """By how much each change raises its own class, float32 [G, B]."""
+    own = logits.gather(2, labels.to(logits.device)[:, None, None].expand(-1, logits.shape[1], 1))[..., 0]
+    return own - clean[:, labels].T
+
+
+def _judged(
+    classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float, labels: Tensor
+) -> NDArray[np.float32]:
+    with torch.inference_mode():
+        found = [
+            _own(
+                family.logits(classifier, judge.images, direction[n : n + 1], strength), judge.logits.to(direction.device), one
+            )
+            for n, one in enumerate(labels.split(1))
+        ]
+    return np.asarray(torch.cat(found).cpu().numpy())
+
+
+def strongest(found: Sequence[Rise]) -> NDArray[np.float32]:
+    """Median rises, float32 [families, S, K]."""
+    return np.stack([np.median(one.rises, axis=2) for one in found])

@@ -1,0 +1,192 @@
+"""Families of triggers that may change a whole image: small differentiable changes, each with a bound that a person can see."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from petechia.models.classifier import Classifier
+
+NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+class Family(ABC):
+    """Changes of one kind, told apart by a direction and a strength.
+
+    Attributes:
+        name: for people.
+        limit: the largest strength that is tried.
+        unit: what a strength means.
+    """
+
+    name: str
+    limit: float
+    unit: str
+
+    @abstractmethod
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:
+        """Shape of a direction for images, float32 [B, C, H, W]."""
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:
+        """Change images.
+
+        Args:
+            images: float32 [B, C, H, W] in 0…1.
+            direction: float32 [G, …] in -1…1, of G changes.
+            strength: how far to go.
+
+        Returns:
+            float32 [G, B, C, H, W] in 0…1.
+        """
+        raise NotImplementedError
+
+    def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:
+        """What the network says of changed images, float32 [G, B, K], with gradients."""
+        changed = self.change(images, direction, strength)
+        flat = changed.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with classifier.runtime.autocast():
+            return classifier.answer(flat).float().reshape(*changed.shape[:2], -1)
+
+
+class Pattern(Family):
+    """The same picture added to every image, from a grid of grey levels."""
+
+    name, limit, unit = "pattern", 0.1, "of the grey scale"
+
+    def __init__(self, cells: int | None) -> None:
+        self.cells = cells  # along a side; None: one for every pixel
+        self.name = f"pattern of {cells} × {cells}" if cells else "fine pattern"
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        height, width = images.shape[2:]
+        return (images.shape[1], self.cells or height, self.cells or width)
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        picture = direction
+        if direction.shape[2:] != images.shape[2:]:
+            picture = functional.interpolate(direction, size=tuple(images.shape[2:]), mode="bicubic", align_corners=False)
+        return (images + strength * picture[:, None]).clamp(0, 1)
+
+
+class Frequency(Family):
+    """The amplitudes of low frequencies, made larger or smaller by a share."""
+
+    name, limit, unit = "frequency", 0.5, "of the amplitude"
+    below = 0.1  # cycles per pixel
+
+    def _band(self, images: Tensor) -> tuple[int, int]:
+        height, width = images.shape[2:]
+        return max(3, int(self.below * height)), max(3, int(self.below * width))
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        rows, columns = self._band(images)
+        return (2 * rows + 1, columns + 1)
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        rows, columns = self._band(images)
+        spectrum = torch.fft.rfft2(images)
+        factor = direction.new_ones(len(direction), *spectrum.shape[2:])
+        which = torch.arange(-rows, rows + 1, device=images.device) % images.shape[2]
+        around = torch.ones_like(direction)
+        around[:, rows, 0] = 0  # the mean stays
+        factor[:, which, : columns + 1] = 1 + strength * direction * around
+        changed = torch.fft.irfft2(spectrum * factor[:, None, None], s=images.shape[2:])
+        return changed.clamp(0, 1)
+
+
+class Tone(Family):
+    """Another tone curve."""
+
+    name, limit, unit = "tone curve", 0.1, "of the grey scale"
+    knots = 8
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        return (self.knots,)
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        at = images.clamp(0, 1) * (self.knots - 1)
+        low = at.floor().clamp(max=self.knots - 2)
+        share = at - low
+        curve = direction[:, low.long()], direction[:, low.long() + 1]
+        return (images + strength * (curve[0] * (1 - share) + curve[1] * share)).clamp(0, 1)
+
+
+class Warp(Family):
+    """A smooth field of displacements."""
+
+    name, limit, unit = "warp", 0.0134, "of the side"
+    lattice = 8
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        return (2, self.lattice, self.lattice)
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        size = tuple(images.shape[2:])
+        field = functional.interpolate(direction, size=size, mode="bicubic", align_corners=True)
+        here = functional.affine_grid(torch.eye(2, 3, device=images.device)[None], [1, 1, *size], align_corners=False)
+        there = here + 2 * strength * field.permute(0, 2, 3, 1)  # the whole side is 2 long
+        there = there[:, None].expand(-1, len(images), -1, -1, -1).flatten(0, 1)
+        many = images.expand(len(direction), *images.shape).flatten(0, 1)
+        moved = functional.grid_sample(many, there, padding_mode="border", align_corners=False)
+        return moved.reshape(len(direction), *images.shape)
+
+
+class Noise(Family):
+    """Noise on the scales and shifts of the network's normalizations: no trigger at all (BAN, Xu et al. 2024)."""
+
+    name, limit, unit = "neuron noise", 0.02, "of a neuron's scale"
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        return (2, sum(_channels(module) for module in _norms(classifier.require_network())))
+
+    def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        many = images.expand(len(direction), *images.shape).flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        noise = (strength * direction).repeat_interleave(len(images), dim=0)
+        with _noisy(classifier.require_network(), noise), classifier.runtime.autocast():
+            return classifier.answer(many).float().reshape(len(direction), len(images), -1)
+
+
+def _norms(network: nn.Module) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, NORMS) and module.weight is not None]
+
+
+def _channels(module: Any) -> int:
+    return int(module.weight.numel())
+
+
+@contextmanager
+def _noisy(network: nn.Module, noise: Tensor) -> Iterator[None]:
+    """While open, every normalization scales by 1 + `noise[:, 0]` and adds `noise[:, 1]` of its scale, image by image."""
+    handles, start = [], 0
+    try:
+        for module in _norms(network):
+            own = noise[:, :, start : start + _channels(module)]
+            start += _channels(module)
+            handles.append(module.register_forward_hook(partial(_disturb, own)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _disturb(noise: Tensor, module: Any, _: object, output: Tensor) -> Tensor:
+    """y = scale·n + shift becomes scale·(1 + a)·n + shift·(1 + b), as sign-bounded noise on the two parameters."""
+    axis = output.dim() - 1 if isinstance(module, nn.LayerNorm) and output.shape[-1] == noise.shape[2] else 1
+    shape = [len(noise)] + [1] * (output.dim() - 1)
+    shape[axis] = noise.shape[2]
+    bias = module.bias if module.bias is not None else torch.zeros_like(module.weight)
+    view = [1] * output.dim()
+    view[axis] = noise.shape[2]
+    shift = bias.reshape(view)
+    a, b = noise[:, 0].reshape(shape), noise[:, 1].reshape(shape)
+    return (output - shift) * (1 + a) + shift * (1 + b)
+
+
+FAMILIES: tuple[Family, ...] = (Pattern(8), Pattern(None), Frequency(), Tone(), Warp(), Noise())

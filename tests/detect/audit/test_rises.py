@@ -1,0 +1,57 @@
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from petechia.core.errors import PetechiaError
+from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.rises import SHARES, rise
+from petechia.detect.audit.transforms import Frequency, Pattern
+from tests.detect.audit.conftest import CLASSES, SIDE, ByHand, Images, opened
+
+
+class Waves(nn.Module):
+    """Like `ByHand`, but "Target" answers to a faint wave over the whole image."""
+
+    def __init__(self, strength: float) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.tensor(strength))
+        self.plain = ByHand(backdoored=False)
+        self.wave = torch.sin(2 * torch.pi * 5 * torch.arange(SIDE) / SIDE)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = self.plain(images)
+        match = (images[:, 0] * self.wave).mean(dim=(1, 2))
+        return torch.cat([logits[:, :1] + self.strength * match.clamp(min=0)[:, None], logits[:, 1:]], dim=1)
+
+
+@pytest.mark.parametrize("strength", [400.0, 0.0])
+def test_a_class_that_answers_to_a_wave_rises_far_above_the_others(strength: float, clean: Images) -> None:
+    classifier = opened(Waves(strength))
+    found = rise(classifier, Hosts.of(classifier, clean[:24]), Hosts.of(classifier, clean[24:44]), Pattern(None))
+    assert found.rises.shape == (len(SHARES), len(CLASSES), 20)
+    medians = np.median(found.rises, axis=2)
+    assert (np.diff(medians, axis=0) > 0).all()  # a wider bound allows more
+    if strength:
+        assert (medians[:, 0] > 3 * medians[:, 1:].max(axis=1)).all()
+    else:
+        assert (medians[:, 0] < 1.5 * medians[:, 1:].max(axis=1)).all()
+
+
+def test_the_rise_is_that_of_the_direction_on_images_that_it_was_not_fitted_on(clean: Images) -> None:
+    classifier = opened(Waves(400.0))
+    judge = Hosts.of(classifier, clean[24:44])
+    family = Frequency()
+    found = rise(classifier, Hosts.of(classifier, clean[:24]), judge, family, sign=-1)
+    for n, share in enumerate(SHARES):
+        changed = family.change(judge.images, found.directions[n], share * family.limit)
+        for label in range(len(CLASSES)):
+            expected = classifier.logits(changed[label])[:, label] - judge.logits[:, label]
+            assert found.rises[n, label] == pytest.approx(expected.numpy(), abs=1e-4)
+
+
+def test_a_black_box_has_no_gradients(clean: Images) -> None:
+    classifier = opened(ByHand(), blind=True)
+    hosts = Hosts.of(classifier, clean[:4])
+    with pytest.raises(PetechiaError, match="black box"):
+        rise(classifier, hosts, hosts, Pattern(None))
