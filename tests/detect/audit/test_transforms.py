@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
-from petechia.detect.audit.transforms import FAMILIES, Family, Frequency, Noise, Pattern, Tone, Warp
+from petechia.detect.audit.transforms import FAMILIES, Family, Frequency, Noise, Pattern, Warp
 from petechia.models.classifier import Classifier
 from tests.detect.audit.conftest import ByHand, opened
 
@@ -58,14 +58,6 @@ def test_frequencies_above_the_band_and_the_mean_stay() -> None:
     assert 1.15 < ratio[..., inside].max() <= 1.3 + 1e-3
 
 
-def test_a_tone_curve_is_a_function_of_the_grey_level() -> None:
-    family = Tone()
-    direction = direction_of(family, goals=1)
-    changed = family.change(IMAGES, direction, 0.1)
-    curve = np.interp(IMAGES.numpy(), np.linspace(0, 1, family.knots), direction[0].numpy())
-    assert changed[0].numpy() == pytest.approx(IMAGES.numpy() + 0.1 * curve, abs=1e-5)
-
-
 def test_a_constant_warp_moves_the_image_by_a_share_of_its_side() -> None:
     square = torch.nn.functional.avg_pool2d(torch.rand(2, 1, 34, 34, generator=torch.Generator().manual_seed(0)), 3, 1)
     direction = torch.zeros(1, 2, 8, 8)
@@ -95,14 +87,14 @@ def test_noise_is_that_of_changed_weights() -> None:
     runtime = Compute(threads=1, precision="fp32", device="cpu").start()
     classifier = Classifier("n", tuple("abcde"), Preprocess(size=32), network, runtime, network)
     family, strength = Noise(), 0.2
-    direction = direction_of_noise = torch.rand(2, *family.shape(classifier, IMAGES)) * 2 - 1
+    direction = torch.rand(2, *family.shape(classifier, IMAGES)) * 2 - 1
     found = family.logits(classifier, IMAGES, direction, strength)
-    for one, noise in zip(found, direction_of_noise, strict=True):
+    for one, noise in zip(found, direction, strict=True):
         changed = copy.deepcopy(network)
-        for k, norm in enumerate((changed.batch, changed.layer)):
+        for k, other in enumerate((changed.batch, changed.layer)):
             own = strength * noise[:, 4 * k : 4 * k + 4]
-            norm.weight.data *= 1 + own[0]
-            norm.bias.data *= 1 + own[1]
+            other.weight.data *= 1 + own[0]
+            other.bias.data *= 1 + own[1]
         with torch.inference_mode():
             assert one.detach().numpy() == pytest.approx(changed(IMAGES).numpy(), abs=1e-5)
     with torch.inference_mode():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -53,7 +52,9 @@ def rise(
     for parameter in classifier.require_network().parameters():
         parameter.requires_grad_(False)
     labels = torch.arange(fit.logits.shape[1])
-    parts = [_fitted(classifier, fit, judge, family, some, sign, seed, progress) for some in labels.split(GOALS_AT_A_TIME)]
+    parts = [
+        _fitted(classifier, fit, judge, family, some, sign, seed, progress) for some in torch.split(labels, GOALS_AT_A_TIME)
+    ]
     return Rise(
         family.name,
         np.concatenate([one[0] for one in parts], axis=1),
@@ -107,11 +108,6 @@ def _judged(
             _own(
                 family.logits(classifier, judge.images, direction[n : n + 1], strength), judge.logits.to(direction.device), one
             )
-            for n, one in enumerate(labels.split(1))
+            for n, one in enumerate(torch.split(labels, 1))
         ]
     return np.asarray(torch.cat(found).cpu().numpy())
-
-
-def strongest(found: Sequence[Rise]) -> NDArray[np.float32]:
-    """Median rises, float32 [families, S, K]."""
-    return np.stack([np.median(one.rises, axis=2) for one in found])

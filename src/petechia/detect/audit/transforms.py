@@ -18,10 +18,10 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class Family(ABC):
-    """Changes of one kind, told apart by a direction and a strength.
+    """Changes of one kind. A direction and a strength say which.
 
     Attributes:
-        name: for people.
+        name: for display.
         limit: the largest strength that is tried.
         unit: what a strength means.
     """
@@ -97,25 +97,8 @@ class Frequency(Family):
         around = torch.ones_like(direction)
         around[:, rows, 0] = 0  # the mean stays
         factor[:, which, : columns + 1] = 1 + strength * direction * around
-        changed = torch.fft.irfft2(spectrum * factor[:, None, None], s=images.shape[2:])
+        changed: Tensor = torch.fft.irfft2(spectrum * factor[:, None, None], s=images.shape[2:])
         return changed.clamp(0, 1)
-
-
-class Tone(Family):
-    """Another tone curve."""
-
-    name, limit, unit = "tone curve", 0.1, "of the grey scale"
-    knots = 8
-
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
-        return (self.knots,)
-
-    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        at = images.clamp(0, 1) * (self.knots - 1)
-        low = at.floor().clamp(max=self.knots - 2)
-        share = at - low
-        curve = direction[:, low.long()], direction[:, low.long() + 1]
-        return (images + strength * (curve[0] * (1 - share) + curve[1] * share)).clamp(0, 1)
 
 
 class Warp(Family):
@@ -141,7 +124,7 @@ class Warp(Family):
 class Noise(Family):
     """Noise on the scales and shifts of the network's normalizations: no trigger at all (BAN, Xu et al. 2024)."""
 
-    name, limit, unit = "neuron noise", 0.02, "of a neuron's scale"
+    name, limit, unit = "neuron noise", 0.02, "of a scale and a shift"
 
     def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         return (2, sum(_channels(module) for module in _norms(classifier.require_network())))
@@ -163,7 +146,7 @@ def _channels(module: Any) -> int:
 
 @contextmanager
 def _noisy(network: nn.Module, noise: Tensor) -> Iterator[None]:
-    """While open, every normalization scales by 1 + `noise[:, 0]` and adds `noise[:, 1]` of its scale, image by image."""
+    """While open, multiply every scale by 1 + `noise[:, 0]` and every shift by 1 + `noise[:, 1]`, image by image."""
     handles, start = [], 0
     try:
         for module in _norms(network):
@@ -177,7 +160,7 @@ def _noisy(network: nn.Module, noise: Tensor) -> Iterator[None]:
 
 
 def _disturb(noise: Tensor, module: Any, _: object, output: Tensor) -> Tensor:
-    """y = scale·n + shift becomes scale·(1 + a)·n + shift·(1 + b), as sign-bounded noise on the two parameters."""
+    """Turn scale·n + shift into scale·(1 + a)·n + shift·(1 + b), as noise on the two parameters does."""
     axis = output.dim() - 1 if isinstance(module, nn.LayerNorm) and output.shape[-1] == noise.shape[2] else 1
     shape = [len(noise)] + [1] * (output.dim() - 1)
     shape[axis] = noise.shape[2]
@@ -189,4 +172,4 @@ def _disturb(noise: Tensor, module: Any, _: object, output: Tensor) -> Tensor:
     return (output - shift) * (1 + a) + shift * (1 + b)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(8), Pattern(None), Frequency(), Tone(), Warp(), Noise())
+FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), Frequency(), Warp(), Noise())
