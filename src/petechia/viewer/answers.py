@@ -21,7 +21,7 @@ from petechia.viewer.pacing import EXPLAINING
 from petechia.viewer.work import Abandoned, Turns
 
 MOST_ANSWERS = 256  # kept in memory
-MOST_TOGETHER = 16  # images in one pass; more take little less time each, and memory
+MOST_TOGETHER = 8  # images in one pass; more take little less time each, and memory
 
 
 class Answer(NamedTuple):

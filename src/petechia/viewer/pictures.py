@@ -18,7 +18,7 @@ from petechia.data.formats.images import Decoding, read_levels
 from petechia.data.levels import Levels, to_grey
 
 MOST_PICTURES = 256
-MOST_BYTES = 1024 * 1024 * 1024
+MOST_BYTES = 512 * 1024 * 1024
 MOST_EACH = 32  # pictures of one reader
 FORGOTTEN = 15 * 60.0  # seconds without use after which a picture makes room for any reader's
 AT_A_TIME = 1 << 20  # pixels that are converted at a time: bounds memory
