@@ -813,7 +813,7 @@ DOORS: tuple[Door, ...] = (
         plant_nih,
         read_nih,
         nih_traps,
-        fine={"too many fields", "a list is a device", "a million findings", "utf-16"},
+        fine={"line ends of old macs", "too many fields", "a list is a device", "a million findings", "utf-16"},
     ),
     Door(
         "a PNG or JPEG for training",

@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import TORTURE
 
-INPUTS, SEED = (400, int.from_bytes(os.urandom(3))) if TORTURE else (20, 0)
+INPUTS, SEED = (400, int.from_bytes(os.urandom(3))) if TORTURE else (10, 0)
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="memory is measured with Linux' /proc")
