@@ -70,3 +70,58 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
         open_zip(tmp_path / "a")
     with pytest.raises(FileNotFoundError):
         open_zip(tmp_path / "b")
+
+
+def with_two_lists(path: Path) -> bytes:
+    """An archive that `zipfile` reads as "good"; at the place that its end states, there is a list that has "evil"."""
+    (evil, at), (good, place) = ((content, content.index(b"PK\1\2")) for content in map(of_one, (path, path), ("evil", "good")))
+    end = good.index(b"PK\5\6")
+    listed = bytearray(good[place:end])
+    whole = evil[: evil.index(b"PK\5\6")]
+    moved = len(whole) + place - at  # how far the list before the end is behind the place that the end states
+    listed[42:46] = (
+        struct.pack("<i", len(whole) - moved) if len(whole) >= moved else struct.pack("<I", 2**32 + len(whole) - moved)
+    )
+    ending = bytearray(good[end:])
+    ending[16:20] = struct.pack("<I", at)
+    return whole + good[:place] + bytes(listed) + bytes(ending)
+
+
+def of_one(path: Path, name: str) -> bytes:
+    return archive(path.with_suffix(f".{name}"), name).read_bytes()
+
+
+def test_a_second_list_of_members_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    path.write_bytes(with_two_lists(path))
+    with zipfile.ZipFile(path) as file:
+        assert file.namelist() == ["good"]
+    with pytest.raises(PetechiaError, match="has its list of members in another place than it states; look"):
+        open_zip(path, "look")
+    path.write_bytes(b"before" + archive(path, "a").read_bytes())
+    with pytest.raises(PetechiaError, match="in another place than it states"):
+        open_zip(path)
+
+
+def test_archives_with_64_bit_numbers_and_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    path = archive(tmp_path / "a.zip", "a", "b")
+    content = path.read_bytes()
+    assert b"PK\6\6" in content
+    with zipfile.ZipFile(path, "a") as file:
+        file.comment = b"words PK " * 1000
+    for at in (None, 16):  # the start with 32 bits may be left to that with 64
+        if at:
+            content = bytearray(content)
+            end = content.rindex(b"PK\5\6")
+            content[end + at : end + at + 4] = b"\xff" * 4
+            path.write_bytes(content)
+        with open_zip(path) as opened:
+            assert opened.namelist() == ["a", "b"]
+    far, locator = content.rindex(b"PK\6\6"), content.rindex(b"PK\6\7")
+    for place in (far + 48, locator + 8):
+        other = bytearray(content)
+        other[place] += 1
+        path.write_bytes(other)
+        with pytest.raises((PetechiaError, zipfile.BadZipFile)):
+            open_zip(path)

@@ -204,3 +204,25 @@ def test_paths_and_suffixes_as_people_type_them(network: nn.Module, tmp_path: Pa
         (tmp_path / name).write_bytes(b"none")
         with pytest.raises(PetechiaError, match="not a valid|cannot|not a safetensors"):
             open_classifier(f"~/{name}", RUNTIME)
+
+
+@pytest.mark.parametrize("form", ["archive/data.pkl", "archive/DATA.PKL", ""], ids=["zip", "capitals", "old"])
+def test_a_pickle_that_asks_for_memory_is_refused_before_it_gets_it(tmp_path: Path, form: str) -> None:
+    asked = b"\x80\x02}X\x01\x00\x00\x00acbuiltins\nbytearray\n\x8a\x08" + (1 << 62).to_bytes(8, "little") + b"\x85Rs."
+    path = tmp_path / "weights.pth"
+    if form:
+        with zipfile.ZipFile(path, "w") as file:
+            for name, content in ((form, asked), ("archive/version", b"3\n")):
+                file.writestr(name, content)
+    else:
+        path.write_bytes(asked)
+    with pytest.raises(PetechiaError, match="more than weights|not a bare state dict"):
+        read_weights(path)
+
+
+def test_a_pickle_of_a_million_empty_things_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"\x80\x02]" + b"(" + b"}" * 17_000_000 + b"e.")
+    with pytest.raises(PetechiaError, match="describes its weights in 17,000,006 bytes"):
+        read_weights(path)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from petechia.core.archives import open_zip
+from petechia.core.archives import open_zip, refuse_second_list
 from petechia.core.budget import check, check_file
 from petechia.core.errors import PetechiaError, printable
 from petechia.models.openers.operations import NUMBERS
-from petechia.models.openers.weights import refuse_packed, refuse_shared
+from petechia.models.openers.weights import refuse_allocations, refuse_packed, refuse_shared
 
 MAJOR = 8  # supported major version of the program schema
 MODEL, WEIGHTS, CONSTANTS = "models/model.json", "data/weights/", "data/constants/"
@@ -91,8 +91,11 @@ class Archive:
         whole = f"{folder}model.pt"
         if whole in self._entries:
             content = io.BytesIO(self._zip.read(self._entries[whole]))
+            name = f"{whole} in {self.path}"
             with zipfile.ZipFile(content) as inner:
-                refuse_packed(inner, len(content.getbuffer()), f"{whole} in {self.path}")
+                refuse_second_list(inner, content, name, "export the model again")
+                refuse_packed(inner, len(content.getbuffer()), name)
+                refuse_allocations(inner, name)
             content.seek(0)
             found = torch.load(content, "cpu", weights_only=True)
             return {str(name): tensor.detach() for name, tensor in found.items()}

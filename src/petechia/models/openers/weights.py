@@ -7,6 +7,7 @@ without trusting it.
 
 from __future__ import annotations
 
+import mmap
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,6 +27,8 @@ from petechia.models.openers.card import is_state, refuse_pickle
 
 SLACK = 64 << 20  # bytes that weights may take beyond four times the file size, because tensors can share memory
 PARTS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net", "weights", "params")
+PICKLE = "data.pkl"  # of the archive of torch.save
+ALLOCATION = b"\nbytearray\n"  # as a pickle names a function; PyTorch's reader allows this one
 CONVERT = "write its state_dict with safetensors.torch.save_file"
 
 
@@ -140,10 +143,31 @@ def refuse_unsafe_zip(path: Path, size: int) -> None:
     try:
         with open_zip(path, "save the weights again") as file:
             refuse_packed(file, size, str(path))
+            refuse_allocations(file, str(path))
     except (OSError, ValueError, NotImplementedError, zipfile.BadZipFile):
         with path.open("rb") as opened:
             if opened.read(2) == b"PK":  # PyTorch's own reader of archives could read it, unchecked
                 raise _not_weights(path) from None
+            if size and ALLOCATION in mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ):
+                raise _not_weights(path) from None
+
+
+def refuse_allocations(file: zipfile.ZipFile, name: str) -> None:
+    """Refuse a pickle that takes memory that it does not fill.
+
+    PyTorch's reader of weights calls `bytearray` with any number, and makes an object of every byte.
+
+    Raises:
+        PetechiaError: the archive holds such a pickle, or a huge one.
+    """
+    for member in file.infolist():
+        if member.filename.lower().endswith(PICKLE):  # PyTorch ignores case
+            claim = f"{name} describes its weights in {member.file_size:,} bytes"
+            check("model_card", member.file_size, claim, "save only the state_dict of the network")
+            if ALLOCATION in file.read(member):
+                raise PetechiaError(
+                    f"{name} contains more than weights (a bytearray); save only the state_dict of the network."
+                )
 
 
 def refuse_packed(file: zipfile.ZipFile, size: int, name: str) -> None:
