@@ -79,9 +79,7 @@ def with_two_lists(path: Path) -> bytes:
     listed = bytearray(good[place:end])
     whole = evil[: evil.index(b"PK\5\6")]
     moved = len(whole) + place - at  # how far the list before the end is behind the place that the end states
-    listed[42:46] = (
-        struct.pack("<i", len(whole) - moved) if len(whole) >= moved else struct.pack("<I", 2**32 + len(whole) - moved)
-    )
+    listed[42:46] = struct.pack("<I", (len(whole) - moved) % 2**32)
     ending = bytearray(good[end:])
     ending[16:20] = struct.pack("<I", at)
     return whole + good[:place] + bytes(listed) + bytes(ending)
@@ -106,13 +104,12 @@ def test_a_second_list_of_members_is_refused(tmp_path: Path) -> None:
 def test_archives_with_64_bit_numbers_and_comments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
     path = archive(tmp_path / "a.zip", "a", "b")
-    content = path.read_bytes()
+    content = bytearray(path.read_bytes())
     assert b"PK\6\6" in content
     with zipfile.ZipFile(path, "a") as file:
         file.comment = b"words PK " * 1000
     for at in (None, 16):  # the start with 32 bits may be left to that with 64
         if at:
-            content = bytearray(content)
             end = content.rindex(b"PK\5\6")
             content[end + at : end + at + 4] = b"\xff" * 4
             path.write_bytes(content)
