@@ -23,9 +23,11 @@ from petechia.models.openers.card import Card, card_path, per_channel
 from petechia.models.openers.outputs import Graph, Output, choose
 
 LOGGER = logging.getLogger(__name__)
-Meaning = Literal["logits", "probabilities", "softmax"]  # softmax: outputs meant for a softmax
+# "shares": probabilities that add up to 1; "softmax": what a softmax would make such of, logarithms of shares included.
+Meaning = Literal["logits", "probabilities", "shares", "softmax"]
 LEAST_SIDE, MOST_SIDE = 8, 4096  # as in `Preprocess`
-CERTAIN = 1e-6  # probabilities are kept this far from 0 and 1, so that logits stay finite
+LEAST, CERTAIN = 1e-12, 1e-6  # probabilities are kept this far from 0, and from 1, so that logits stay finite
+SHARE, ROUNDED = 1e-2, 1e-3  # how far sums of shares may be from 1, and probabilities of quantised networks above 1
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,11 @@ class LogitAdapter(nn.Module):
         """Return logits for any number of images; grey images are repeated for a colour model."""
         scores = self.scores(images)
         if self.meaning == "probabilities":
-            return scores.logit(eps=CERTAIN)
+            return scores.clamp(min=LEAST).log() - (-scores.clamp(max=1 - CERTAIN)).log1p()
+        if (
+            self.meaning == "shares"
+        ):  # the others' shares are exact where 1 - p is rounded to 0, so a sure network keeps its gradient
+            return log_odds(scores.clamp(min=LEAST).log())
         return log_odds(scores) if self.meaning == "softmax" else scores
 
     def scores(self, images: Tensor) -> Tensor:
@@ -204,10 +210,7 @@ def classifier_of(
             f"{path} returns scores of {seen.ndim} dimensions; a classifier returns two dimensions, images and classes."
         )
     classes = card.names(seen.shape[1], path, beside)
-    if _are_probabilities(seen, card, path):
-        adapter.meaning = "probabilities"
-    elif card.task == "multi-class":
-        adapter.meaning = "softmax"
+    adapter.meaning = _meaning(seen, card, path)
     looked_into = adapter if isinstance(network, nn.Module) else None
     return Classifier(str(path), classes, geometry, adapter, runtime, looked_into, colour=input_spec.channels == 3)
 
@@ -219,16 +222,31 @@ def probes(size: int) -> Tensor:
     return torch.from_numpy(np.concatenate([even, noise]))
 
 
+def _meaning(seen: Tensor, card: Card, path: Path) -> Meaning:
+    """Return what scores for test images mean."""
+    several = seen.shape[1] > 1
+    if several and bool((seen <= 0).all()) and _add_up(seen.exp()):
+        LOGGER.warning("%s: the scores are logarithms of probabilities that add up to 1, and are read as such.", path)
+        return "softmax"
+    if _are_probabilities(seen, card, path):
+        return "shares" if several and _add_up(seen) else "probabilities"
+    return "softmax" if card.task == "multi-class" else "logits"
+
+
+def _add_up(seen: Tensor) -> bool:
+    return bool(((seen.sum(dim=1) - 1).abs() < SHARE).all())
+
+
 def _are_probabilities(seen: Tensor, card: Card, path: Path) -> bool:
     """Return whether scores for test images are probabilities. The card decides; the user is told if it looks wrong."""
-    between = bool(((seen >= 0) & (seen <= 1)).all())
+    between = bool(((seen >= 0) & (seen <= 1 + ROUNDED)).all())
     if card.outputs == "probabilities" and not between and bool(seen.isfinite().all()):
         low, high = float(seen.min()), float(seen.max())
         raise PetechiaError(
             f"{path} gives scores from {low:.3g} to {high:.3g}, but its JSON states probabilities; set outputs to logits."
         )
     if card.outputs == "logits" and between:
-        whole = seen.shape[1] > 1 and bool(((seen.sum(dim=1) - 1).abs() < 1e-2).all())
+        whole = seen.shape[1] > 1 and _add_up(seen)
         what = "add up to 1 for each test image, as after a softmax" if whole else "lie in 0 to 1 for all test images"
         LOGGER.warning(
             "%s: the scores %s, but %s says logits; set outputs to probabilities if they are.", path, what, card_path(path).name
