@@ -8,7 +8,9 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
+import petechia
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
@@ -163,3 +165,25 @@ def test_colours_by_hand() -> None:
     assert np.array_equal(overlay(image, 0 * heat), np.full((2, 2, 3), 100))
     bright = overlay(image, heat).astype(int).sum(axis=2)
     assert bright[1, 1] > bright[0, 0]
+
+
+def test_classes_whose_names_make_one_file_name_have_a_file_each(image: Path, tmp_path: Path) -> None:
+    class Regions(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.last = nn.Conv2d(1, 3, 3, padding=1), nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.last(self.body(images).relu()).abs().mean(dim=(2, 3))
+            return found
+
+    classes = ["A/B", "A B", "..", "x" * 300]
+    torch.manual_seed(0)
+    model = petechia.open_model(Regions().eval(), classes=classes, size=16, outputs="logits")
+    found = petechia.explain(model, [image], out=tmp_path / "out", targets=classes)
+    (one,) = found.images
+    layers = [layer for each in one.explained for layer in each.layers.values()]
+    assert len({layer.overlay for layer in layers}) == len(layers)
+    for each in one.explained:
+        for layer in each.layers.values():
+            assert np.load(tmp_path / "out" / layer.map).max() == pytest.approx(layer.hottest, rel=1e-3)

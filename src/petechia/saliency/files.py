@@ -31,6 +31,10 @@ from petechia.saliency.registry import METHODS, LayerMethod, score_methods
 from petechia.saliency.result import ExplainedClass, ExplainedImage, Explanations, LayerMap, Place
 
 INPUT = "input"  # the layer of methods for black boxes
+LONGEST = 60  # characters of a class, an image or a layer in the name of a file
+SURE = 1 - 1e-5  # score from which a sigmoid inside a network leaves no gradient
+NO_HEAT = "No heat: nothing at this layer speaks for the class."
+UNTOLD = "No heat: nothing at this layer speaks for the class, or a sigmoid in the network hides it: the score is almost 1."
 Content = Callable[[], bytes]  # gives the content of a file
 
 
@@ -145,7 +149,7 @@ def _unique(names: list[str]) -> list[str]:
 
 
 def _file_name(text: str) -> str:
-    return re.sub(r"[^\w.]+", "_", text).strip(".") or "_"
+    return re.sub(r"[^\w.]+", "_", text).strip(".")[:LONGEST] or "_"
 
 
 def _explain_one(
@@ -165,15 +169,16 @@ def _explain_one(
         raise PetechiaError(f"{classifier.name} answers {file} with NaN or infinity, so nothing can be explained.")
     explained = []
     kept = classifier.preprocess.kept(*image.shape[:2])
+    stems, layer_stems = _unique(list(classifier.classes)), dict(zip(maps, _unique(list(maps)), strict=True))
     for row, index in enumerate(classes):
         label = classifier.classes[index]
         layers = {}
         for layer, found in maps.items():
-            stem = f"{name}-{_file_name(label)}-{_file_name(layer)}"
+            stem = f"{name}-{stems[index]}-{layer_stems[layer]}"
             words = f"{request.method} of layer {layer} for class {label}, score {scores[index]:.3f}, by Petechia"
             for suffix, made in _files(image, kept, found[row], words, content, request.dicom).items():
                 keep(stem + suffix, made)
-            layers[layer] = _describe(stem, kept, found[row])
+            layers[layer] = _describe(stem, kept, found[row], float(scores[index]))
         explained.append(ExplainedClass(class_=label, score=float(scores[index]), layers=layers))
     named = dict(zip(classifier.classes, map(float, scores), strict=True))
     height, width = image.shape[:2]
@@ -228,7 +233,7 @@ def heat_on(image: NDArray[np.uint8], heat: NDArray[np.float32], kept: Box) -> N
     return picture
 
 
-def _describe(stem: str, kept: Box, heat: NDArray[np.float32]) -> LayerMap:
+def _describe(stem: str, kept: Box, heat: NDArray[np.float32], score: float) -> LayerMap:
     height, width = heat.shape
     row, column = peak(heat[None])[0]
     place = None
@@ -240,5 +245,5 @@ def _describe(stem: str, kept: Box, heat: NDArray[np.float32]) -> LayerMap:
         cells=(height, width),
         hottest=float(heat.max()),
         peak=place,
-        note="" if place else "No heat: nothing at this layer speaks for the class.",
+        note="" if place else NO_HEAT if score < SURE else UNTOLD,
     )

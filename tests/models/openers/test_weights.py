@@ -226,3 +226,28 @@ def test_a_pickle_of_a_million_empty_things_is_refused(tmp_path: Path) -> None:
         file.writestr("archive/data.pkl", b"\x80\x02]" + b"(" + b"}" * 17_000_000 + b"e.")
     with pytest.raises(PetechiaError, match="describes its weights in 17,000,006 bytes"):
         read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (torch.int8, "numbers of the kind torch.int8"),
+        (torch.uint8, "numbers of the kind torch.uint8"),
+        (torch.float8_e4m3fn, "numbers of the kind torch.float8_e4m3fn"),
+        (torch.complex64, "complex"),
+        ("meta", "no numbers"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_weights_of_unusual_kinds_are_told(tmp_path: Path, kind: Any, said: str, suffix: str) -> None:
+    path = tmp_path / f"weights.{suffix}"
+    tensor = torch.zeros(3, 4, device="meta") if kind == "meta" else torch.zeros(3, 4).to(kind)
+    if suffix == "pth":
+        torch.save({"fc.weight": tensor}, path)
+    elif kind == "meta":
+        pytest.skip("safetensors does not write these")
+    else:
+        save_file({"fc.weight": tensor}, path)
+    with pytest.raises(PetechiaError, match=said):
+        read_weights(path)

@@ -27,6 +27,15 @@ from petechia.models.openers.card import is_state, refuse_pickle
 
 SLACK = 64 << 20  # bytes that weights may take beyond four times the file size, because tensors can share memory
 PARTS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net", "weights", "params")
+KINDS = {
+    torch.float16,
+    torch.bfloat16,
+    torch.float32,
+    torch.float64,
+    torch.int32,
+    torch.int64,
+    torch.bool,
+}  # of weights, buffers
 PICKLE = "data.pkl"  # of the archive of torch.save
 ALLOCATION = b"\nbytearray\n"  # as a pickle names a function; PyTorch's reader allows this one
 CONVERT = "write its state_dict with safetensors.torch.save_file"
@@ -113,6 +122,10 @@ def _is_dict(found: Any) -> bool:
 
 
 def _bounded(tensors: dict[str, Tensor], size: int, path: Path) -> dict[str, Tensor]:
+    for name, one in tensors.items():
+        if one.dtype not in KINDS or one.is_meta or one.is_nested:
+            what = "no numbers" if one.is_meta else "nested numbers" if one.is_nested else f"numbers of the kind {one.dtype}"
+            raise PetechiaError(f"{path} has {what} in {shown(name)}; save it as 16- or 32-bit floating point.")
     elements = sum(one.numel() for one in tensors.values())
     refuse_shared(sum(one.numel() * one.element_size() for one in tensors.values()), size, str(path))
     check("model_elements", elements, f"{path} describes {elements:,} weights", "save the weights again")
