@@ -228,7 +228,7 @@ def folder_traps() -> dict[str, Plant]:
         "an executable": lambda: b"\x7fELF" + bytes(100),
     }
     packed: dict[str, Callable[[], bytes]] = {
-        "a gzip bomb": lambda: gzip.compress(HEADER.encode() + b"0" * (1 << 28), 1),
+        "a gzip bomb": lambda: gzip.compress(HEADER.encode(), 1) + 256 * gzip.compress(b"0" * (1 << 20), 1),
         "a gzip bomb of members": lambda: (
             gzip.compress(HEADER.encode()) + gzip.compress(b"a.png,1,train,PA,1,0\n" * (1 << 18), 1) * 60
         ),

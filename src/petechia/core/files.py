@@ -53,8 +53,8 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text as UTF-8 to a file, atomically; see `write_bytes`."""
-    write_bytes(path, text.encode())
+    """Write text as UTF-8 to a file, atomically; see `write_bytes`. Names of files that are not text get question marks."""
+    write_bytes(path, text.encode(errors="replace"))
 
 
 def link_file(source: Path, target: Path) -> None:

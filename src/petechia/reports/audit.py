@@ -25,7 +25,7 @@ def attach_report(result: AuditResult) -> None:
         PetechiaError: the result was read from a file, so there is nothing to make pictures from.
     """
     examination = _examined(result)
-    result.attach("report.html", lambda: render_audit(result).encode())
+    result.attach("report.html", lambda: render_audit(result).encode(errors="replace"))
     for one, (_, found) in zip(result.classes, examination.ranked, strict=True):
         if one.picture and found.recovered:
             result.attach(one.picture, partial(_close_png, examination.picture, found.recovered))

@@ -12,6 +12,7 @@ import polars as pl
 from numpy.typing import NDArray
 from pydantic import Field
 
+from petechia.core.errors import harmless
 from petechia.core.results import Number, Record, Result
 from petechia.core.spreadsheets import to_csv
 from petechia.data.formats.images import encode_png
@@ -203,7 +204,7 @@ def _csv(result: ScreenResult) -> bytes:
 
 def _row(one: ScreenedImage) -> dict[str, Any]:
     return {
-        "id": one.id,
+        "id": harmless(one.id),
         "suspicion": one.suspicion,
         "p_value": one.p_value,
         "flagged": one.flagged,
