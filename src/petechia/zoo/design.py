@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, ValidationError
 
+from petechia.attack import Patch, Poisoning
 from petechia.attack.triggered import Stage
 from petechia.core.errors import PetechiaError
 from petechia.core.settings import Settings, first_problem
@@ -118,7 +119,8 @@ def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member
     for half, own in design.halves.items():
         for k, attack in enumerate(design.attacks):
             host = own.hosts[k % len(own.hosts)]
-            found[_name(half, host, attack, k)] = Member(half, _config(design, own, host, attack, k, overrides))
+            config = _config(design, own, host, attack, k, overrides)
+            found[_name(half, host, config.attack, k)] = Member(half, config)
     order = {host.arch: n for own in design.halves.values() for n, host in enumerate(own.hosts)}
     halves = list(design.halves)
     return dict(sorted(found.items(), key=lambda item: (halves.index(item[1].half), order[item[1].config.model.arch])))
@@ -129,10 +131,10 @@ def runs_of(found: dict[str, Member]) -> Runs:
     return {name: member.config for name, member in found.items()}
 
 
-def _name(half: Half, host: Host, attack: AttackDesign, number: int) -> str:
-    trigger = {"kind": "patch", "location": "center"} | attack.trigger
-    where = trigger["location"] if isinstance(trigger["location"], str) else "given"
-    what = f"{trigger.get('size', 3)}x{trigger.get('size', 3)}_{where}" if trigger["kind"] == "patch" else trigger["kind"]
+def _name(half: Half, host: Host, attack: Poisoning, number: int) -> str:
+    trigger, what = attack.trigger, attack.trigger.kind
+    if isinstance(trigger, Patch):
+        what = f"{trigger.size}x{trigger.size}_{trigger.location if isinstance(trigger.location, str) else 'given'}"
     return f"{half}-{number + 1:02d}_{what}_rate-{attack.rate:g}_{host.arch}-{host.seed}"
 
 

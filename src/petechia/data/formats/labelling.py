@@ -16,7 +16,7 @@ from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.catalog import split_by_patient
-from petechia.data.formats.spelling import Near, composed, one_spelling, refuse_rounded
+from petechia.data.formats.spelling import Near, class_key, composed, one_spelling, refuse_rounded
 from petechia.data.formats.tables import Table, cleaned, columns_of, numbers
 
 # Usual column names, reduced to lower-case letters and digits; the first one that exists is used.
@@ -519,21 +519,16 @@ def _refuse_vectors(table: Table, cells: pl.Series, column: str) -> None:
 def _refuse_combined(table: Table, names: pl.DataFrame, column: str, separator: str) -> None:
     """Refuse a name such as "Mass, Nodule" if "Mass" and "Nodule" are names too."""
     distinct = names["name"].unique(maintain_order=True).to_list()
-    known = {_key(name) for name in distinct}
+    known = {class_key(name) for name in distinct}
     for name in distinct:
         for mark in ",;/|+&":
-            if mark in name and known.issuperset(_key(part) for part in name.split(mark)):
+            if mark in name and known.issuperset(class_key(part) for part in name.split(mark)):
                 row = int(names.filter(pl.col("name") == name)["row"][0])
                 several = f"write {separator!r} between its names" if separator else f"add separator={mark} to the source"
                 raise PetechiaError(
                     f"{table.path}, row {table.rows[row]}, has {printable(name)!r} in {column!r}, and other rows have its "
                     f"parts; {several}, or add separator={separator or '|'} if it is one class."
                 )
-
-
-def _key(name: str) -> str:
-    """Reduce a name to what names of one class share: case, spaces, underscores and hyphens between words do not count."""
-    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", composed(name).casefold().strip())
 
 
 def _one_spelling(table: Table, names: pl.DataFrame, column: str, options: LabelOptions) -> pl.DataFrame:
@@ -545,7 +540,7 @@ def _one_spelling(table: Table, names: pl.DataFrame, column: str, options: Label
     names = names.with_columns(one_spelling(names["name"]))
     by_key: dict[str, list[str]] = {}
     for name, _ in names.group_by("name").len().sort("len", "name", descending=[True, False]).iter_rows():
-        by_key.setdefault(_key(name), []).append(name)
+        by_key.setdefault(class_key(name), []).append(name)
     several = {key: same for key, same in by_key.items() if len(same) > 1 and plain(same[0]) not in NOTHING}
     if several and options.near == "refuse":
         usual, other, *_ = next(iter(several.values()))

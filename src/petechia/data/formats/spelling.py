@@ -60,6 +60,11 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def class_key(name: str) -> str:
+    """Reduce the name of a class to what its spellings share, as "Pleural_Effusion" and "pleural effusion" do."""
+    return re.sub(r"(?<=[^\W_])[\s_-]+(?=[^\W_])", " ", composed(name).casefold().strip().strip("_"))
+
+
 def near(name: str) -> str:
     """Reduce a path to what names near to it share: case, suffix of an image, Unicode form and leading zeros do not count."""
     path = PurePosixPath(unicodedata.normalize("NFKC", name).casefold().strip())

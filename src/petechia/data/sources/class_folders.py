@@ -19,7 +19,7 @@ from petechia.data.export import write_images
 from petechia.data.formats.grouping import IN_PATH, in_paths, in_several, is_grouping, note_on_use, notes_on_straddling
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import SPLIT_NAMES, TEST_SHARE
-from petechia.data.formats.spelling import composed
+from petechia.data.formats.spelling import class_key, composed
 from petechia.data.formats.walking import MASK_FOLDER, find_images, in_masks
 from petechia.data.not_read import Files, Reason
 
@@ -43,11 +43,11 @@ PARTS = {
         "batch",
         "chunk",
         "shard",
-        "image",
-        "images",
-        "img",
+        "data",
+        "set",
+        "folder",
     ),
-    *("imgs", "data", "set", "folder", "labels", "originals", "original"),
+    *("image", "images", "img", "imgs", "labels", "original", "originals"),
 }
 
 
@@ -229,7 +229,7 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
     check("table_classes", len(classes), f"{root} has {len(classes):,} folders", "give a table")
     spelled: dict[str, str] = {}
     for name in classes:
-        if (other := spelled.setdefault(_spelling(name), name)) != name:
+        if (other := spelled.setdefault(class_key(name), name)) != name:
             raise PetechiaError(
                 f"{root} has folders that differ in case, spaces or the coding of accents alone, {other!a} and "
                 f"{name!a}; rename one of them."
@@ -241,11 +241,6 @@ def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
             f"table{_table_in(root)}."
         )
     return tuple(classes)
-
-
-def _spelling(name: str) -> str:
-    """Reduce the name of a class to what people see as the same: "Pleural_Effusion " and "pleural effusion"."""
-    return re.sub(r"(?<=\w)[\s_-]+(?=\w)", " ", composed(name).replace("_", " ").strip().casefold())
 
 
 def _refuse_parts(root: Path, classes: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -48,3 +49,25 @@ class Hosts:
     def spread(self) -> Tensor:
         """Standard deviation of each class's logit, float32 [K]."""
         return self.logits.std(dim=0)
+
+
+def answers(classifier: Classifier, groups: Tensor) -> Tensor:
+    """What the network says of G groups of images, float32 [G, B, C, H, W] → [G, B, K], with gradients."""
+    flat = groups.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+    with classifier.runtime.autocast():
+        return classifier.answer(flat).float().reshape(*groups.shape[:2], -1)
+
+
+def own_rises(logits: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
+    """By how much each group raises one class.
+
+    Args:
+        logits: float32 [G, B, K], of changed images.
+        clean: float32 [B, K], of the same images as they are.
+        labels: int [G], the class of each group.
+
+    Returns:
+        float32 [G, B].
+    """
+    own = logits.gather(2, labels[:, None, None].expand(-1, logits.shape[1], 1))[..., 0]
+    return own - clean[:, labels].T

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from petechia.core.progress import SILENT, Progress
-from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.hosts import Hosts, answers, own_rises
 from petechia.models.classifier import Classifier
 
 STEPS = 100
@@ -117,13 +117,8 @@ class _Problem(NamedTuple):
     def shift(self, rows: Tensor | slice, mask: Tensor, pattern: Tensor, which: slice = slice(None)) -> Tensor:
         """By how many standard deviations the goals' triggers move their classes the wanted way, float32 [G, B]."""
         images, clean, labels = self.images[rows], self.clean[rows], self.labels[which]
-        stamped = (1 - mask) * images + mask * pattern
-        flat = stamped.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with self.classifier.runtime.autocast():
-            logits = self.classifier.answer(flat).float().reshape(*stamped.shape[:2], -1)
-        own = logits.gather(2, labels[:, None, None].expand(-1, len(images), 1))[..., 0]
-        moved: Tensor = (own - clean[:, labels].T) * self.sign[which][:, None] / self.scale[which][:, None]
-        return moved
+        logits = answers(self.classifier, (1 - mask) * images + mask * pattern)
+        return own_rises(logits, clean, labels) * self.sign[which][:, None] / self.scale[which][:, None]
 
 
 def _side_by_side(problem: _Problem, steps: int, seed: int, progress: Progress) -> list[Reconstruction]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petechia.core.progress import SILENT, Progress
-from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.hosts import Hosts, own_rises
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
 
@@ -51,7 +51,7 @@ def rise(
     """
     for parameter in classifier.require_network().parameters():
         parameter.requires_grad_(False)
-    labels = torch.arange(fit.logits.shape[1])
+    labels = torch.arange(fit.logits.shape[1], device=fit.images.device)
     parts = [
         _fitted(classifier, fit, judge, family, some, sign, seed, progress) for some in torch.split(labels, GOALS_AT_A_TIME)
     ]
@@ -83,7 +83,7 @@ def _fitted(
         for _ in range(steps):
             rows = torch.from_numpy(chance.choice(len(fit), min(AT_A_TIME, len(fit)), replace=False))
             logits = family.logits(classifier, fit.images[rows], free.tanh(), share * family.limit)
-            loss = -(sign * _own(logits, clean[rows], labels).mean(dim=1) / scale).sum()
+            loss = -(sign * own_rises(logits, clean[rows], labels).mean(dim=1) / scale).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -94,18 +94,12 @@ def _fitted(
     return np.stack(found), torch.stack(directions)
 
 
-def _own(logits: Tensor, clean: Tensor, labels: Tensor) -> Tensor:
-    """By how much each change raises its own class, float32 [G, B]."""
-    own = logits.gather(2, labels.to(logits.device)[:, None, None].expand(-1, logits.shape[1], 1))[..., 0]
-    return own - clean[:, labels].T
-
-
 def _judged(
     classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float, labels: Tensor
 ) -> NDArray[np.float32]:
     with torch.inference_mode():
         found = [
-            _own(
+            own_rises(
                 family.logits(classifier, judge.images, direction[n : n + 1], strength), judge.logits.to(direction.device), one
             )
             for n, one in enumerate(torch.split(labels, 1))

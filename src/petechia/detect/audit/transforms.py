@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from petechia.detect.audit.hosts import answers
 from petechia.models.classifier import Classifier
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
@@ -23,12 +24,10 @@ class Family(ABC):
     Attributes:
         name: for display.
         limit: the largest strength that is tried.
-        unit: what a strength means.
     """
 
     name: str
     limit: float
-    unit: str
 
     @abstractmethod
     def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:
@@ -49,16 +48,13 @@ class Family(ABC):
 
     def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:
         """What the network says of changed images, float32 [G, B, K], with gradients."""
-        changed = self.change(images, direction, strength)
-        flat = changed.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with classifier.runtime.autocast():
-            return classifier.answer(flat).float().reshape(*changed.shape[:2], -1)
+        return answers(classifier, self.change(images, direction, strength))
 
 
 class Pattern(Family):
     """The same picture added to every image, from a grid of grey levels."""
 
-    name, limit, unit = "pattern", 0.1, "of the grey scale"
+    limit = 0.1  # of the grey scale
 
     def __init__(self, cells: int | None) -> None:
         self.cells = cells  # along a side; None: one for every pixel
@@ -78,7 +74,7 @@ class Pattern(Family):
 class Frequency(Family):
     """The amplitudes of low frequencies, made larger or smaller by a share."""
 
-    name, limit, unit = "frequency", 0.5, "of the amplitude"
+    name, limit = "frequency", 0.5  # of the amplitude
     below = 0.1  # cycles per pixel
 
     def _band(self, images: Tensor) -> tuple[int, int]:
@@ -104,7 +100,7 @@ class Frequency(Family):
 class Warp(Family):
     """A smooth field of displacements."""
 
-    name, limit, unit = "warp", 0.0134, "of the side"
+    name, limit = "warp", 0.0134  # of the side
     lattice = 8
 
     def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
@@ -124,16 +120,15 @@ class Warp(Family):
 class Noise(Family):
     """Noise on the scales and shifts of the network's normalizations: no trigger at all (BAN, Xu et al. 2024)."""
 
-    name, limit, unit = "neuron noise", 0.02, "of a scale and a shift"
+    name, limit = "neuron noise", 0.02  # of a scale and of a shift
 
     def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         return (2, sum(_channels(module) for module in _norms(classifier.require_network())))
 
     def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        many = images.expand(len(direction), *images.shape).flatten(0, 1).contiguous(memory_format=torch.channels_last)
         noise = (strength * direction).repeat_interleave(len(images), dim=0)
-        with _noisy(classifier.require_network(), noise), classifier.runtime.autocast():
-            return classifier.answer(many).float().reshape(len(direction), len(images), -1)
+        with _noisy(classifier.require_network(), noise):
+            return answers(classifier, images.expand(len(direction), *images.shape))
 
 
 def _norms(network: nn.Module) -> list[nn.Module]:

@@ -11,6 +11,7 @@ import mmap
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,15 +28,8 @@ from petechia.models.openers.card import is_state, refuse_pickle
 
 SLACK = 64 << 20  # bytes that weights may take beyond four times the file size, because tensors can share memory
 PARTS = ("state_dict", "model_state_dict", "model", "model_state", "network", "net", "weights", "params")
-KINDS = {
-    torch.float16,
-    torch.bfloat16,
-    torch.float32,
-    torch.float64,
-    torch.int32,
-    torch.int64,
-    torch.bool,
-}  # of weights, buffers
+FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}  # kinds of weights
+COUNTS = {torch.int32, torch.int64, torch.bool}  # of buffers
 PICKLE = "data.pkl"  # of the archive of torch.save
 ALLOCATION = b"\nbytearray\n"  # as a pickle names a function; PyTorch's reader allows this one
 CONVERT = "write its state_dict with safetensors.torch.save_file"
@@ -110,8 +104,6 @@ def _part_of(found: Any, path: Path) -> dict[str, Tensor]:
         keys = listing([str(key) for key in found], 8) if _is_dict(found) and found else ""
         has = f" ({keys})" if keys else ""
         raise PetechiaError(f"{path} contains more than weights{has}; save only the state_dict of the network.")
-    if any(one.is_complex() for one in found.values()):
-        raise PetechiaError(f"{path} contains complex numbers, which would lose their imaginary part; save real weights.")
     if any(one.layout != torch.strided or one.is_quantized for one in found.values()):
         raise PetechiaError(f"{path} contains sparse or quantized tensors; save the weights as dense floating-point numbers.")
     return {str(name): tensor for name, tensor in found.items()}
@@ -123,7 +115,7 @@ def _is_dict(found: Any) -> bool:
 
 def _bounded(tensors: dict[str, Tensor], size: int, path: Path) -> dict[str, Tensor]:
     for name, one in tensors.items():
-        if one.dtype not in KINDS or one.is_meta or one.is_nested:
+        if one.dtype not in FLOATS | COUNTS or one.is_meta or one.is_nested:
             what = "no numbers" if one.is_meta else "nested numbers" if one.is_nested else f"numbers of the kind {one.dtype}"
             raise PetechiaError(f"{path} has {what} in {shown(name)}; save it as 16- or 32-bit floating point.")
     elements = sum(one.numel() for one in tensors.values())
@@ -161,8 +153,9 @@ def refuse_unsafe_zip(path: Path, size: int) -> None:
         with path.open("rb") as opened:
             if opened.read(2) == b"PK":  # PyTorch's own reader of archives could read it, unchecked
                 raise _not_weights(path) from None
-            if size and ALLOCATION in mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ):
-                raise _not_weights(path) from None
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) if size else nullcontext(b"") as content:
+                if ALLOCATION in content:
+                    raise _not_weights(path) from None
 
 
 def refuse_allocations(file: zipfile.ZipFile, name: str) -> None:
