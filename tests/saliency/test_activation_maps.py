@@ -332,6 +332,7 @@ def test_targets_must_fit_the_images(tiny: Model, targets: Any) -> None:
 
 def test_several_classes_take_one_pass(dense: Model) -> None:
     runs: list[str] = []
+    cam(dense, batch(2), 0)  # finds the layers
     handle = dense.network.get_submodule("features.norm5").register_forward_hook(lambda *_: runs.append("forward"))
     together = cam(dense, batch(2), [[2, 0, 1], [1, 1, 0]])
     handle.remove()

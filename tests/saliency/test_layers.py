@@ -202,7 +202,7 @@ class Shuffled(nn.Module):
 def test_tokens_in_an_unknown_order_are_refused() -> None:
     torch.manual_seed(0)
     shuffled = Shuffled(torch.randperm(64, generator=torch.Generator().manual_seed(0)))
-    with pytest.raises(PetechiaError, match=r"tokens of Shuffled are not in the order of the image.*occlusion or rise"):
+    with pytest.raises(PetechiaError, match=r"maps of Shuffled do not lie on the image.*another order.*occlusion or rise"):
         cam(shuffled, images(), 0)
     assert names_of(Shuffled(torch.arange(64)), images())["last"] == "norm"
 
@@ -321,7 +321,7 @@ def test_a_classifier_whose_weights_are_still_0_has_its_layers() -> None:
 )
 def test_shapes_are_read(shape: tuple[int, ...], reading: Reading | None) -> None:
     known = [(2, 12, 8, 8), (2, 65, 12)]
-    assert Reader((SIZE, SIZE)).read([*known, shape], 2)[-1] == reading
+    assert next(iter(Reader((SIZE, SIZE)).read([*known, shape], 2)[-1]), None) == reading
 
 
 def exported(network: nn.Module, folder: Path, batch: int | None = None, size: int = SIZE, bare: bool = False) -> nn.Module:

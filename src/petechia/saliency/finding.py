@@ -7,7 +7,7 @@ scores goes through it or, in a network of several branches, it is a part of the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from petechia.saliency.outline import DENSENET, Outline
-from petechia.saliency.readings import Reader, Reading
+from petechia.saliency.placing import TOKENS, Seen, decide, look
+from petechia.saliency.readings import Reader, Reading, Tokens
 from petechia.saliency.recording import Layer, recording
 from petechia.saliency.tracing import Passed, Place, Trace, Vertex, trace
 
@@ -23,9 +24,6 @@ from petechia.saliency.tracing import Passed, Place, Trace, Vertex, trace
 OF_DENSENET = {"middle": "features.transition3.norm", "last": "features.norm5"}
 SOME = 6  # maps whose gradients are looked at together, from the end
 LATE = 0.5  # a map that all paths go through is the last if no more than this share of the network follows
-ALIKE = 0.5  # mean difference of the logarithms of changes under which tokens depend on all of the image alike
-HALF = 0.3  # share of the changes in the right half of the image that shows that tokens are in its order
-TINY = 1e-30
 FEW = 4  # maps of one size: too few for one halfway
 
 
@@ -60,14 +58,14 @@ class Found:
         maps: name of a module → which of the tensors that it gives is a map, and how.
         parts: name of a part of an exported network → name of the module that gives what it gives.
         slopes: whether the scores have a gradient at the images.
-        ordered: whether the last map is in the order of the image.
+        placed: whether the last map lies on the image.
     """
 
     named: dict[str, str]
     maps: dict[str, tuple[Place, Reading]]
     parts: dict[str, str]
     slopes: bool = True
-    ordered: bool = True
+    placed: bool = True
 
 
 def find(model: nn.Module, network: nn.Module, images: Tensor) -> Found:
@@ -99,27 +97,42 @@ class Finder:
         self._model, self._probe, self._outline, self._trace = model, probe, outline, traced
         self._modules = dict(network.named_modules())
         core = self._modules.get(outline.core.removesuffix("."), network)
-        reader = Reader.of(core, (probe.shape[2], probe.shape[3]))
-        read = reader.read([one.shape for one in traced.passed], len(probe))
-        self._readings = _ordered(core, {one: way for one, way in zip(traced.passed, read, strict=True) if way})
+        self._readings = _ordered(core, self._read(Reader.of(core, (probe.shape[2], probe.shape[3]))))
         self._order = {one: number for number, one in enumerate(traced.passed)}
         self._trunk = {outline.parts[part] for part in outline.trunk}
         self._sequences = {outline.parts[part] for part in outline.sequences}
         self._maps = list(self._all_maps())
 
+    def _read(self, reader: Reader) -> dict[Passed, Reading]:
+        """How each tensor is a map; where it could be in several ways, as changes of the image show."""
+        passed = self._trace.passed
+        possible = dict(zip(passed, reader.read([one.shape for one in passed], len(self._probe)), strict=True))
+        if reader.prefix is None:
+            seen = self._look({one: () for one in passed if len(one.shape) == TOKENS and one.shape[0] == len(self._probe)})
+            tokens = [Tokens(one.shape, possible[one], seen[one].still) for one in passed if one in seen]
+            possible |= zip([one for one in passed if one in seen], reader.with_still(tokens), strict=True)
+        possible = {one: ways for one, ways in possible.items() if ways}
+        known = reader.prefix is not None
+        doubtful = {one: ways for one, ways in possible.items() if len(ways) > 1 or (len(one.shape) == TOKENS and not known)}
+        return decide(possible, self._look(doubtful))
+
+    def _look(self, possible: Mapping[Passed, Sequence[Reading]]) -> dict[Passed, Seen]:
+        wanted = {one: (Layer(self._modules[one.name], one.place), ways) for one, ways in possible.items()}
+        return look(self._model, self._probe[:1], wanted) if wanted else {}
+
     def found(self) -> Found:
         """Return the layers."""
         chosen = self._of_densenet() or self._of_blocks() or self._of_maps()
-        placed = {layer: one for layer, one in chosen.items() if self._in_place(one)}
-        ordered = "last" in placed or not chosen
-        chosen = placed if ordered else {}
+        placed = self._in_place(chosen)
+        lies = "last" in placed or not chosen
+        chosen = placed if lies else {}
         maps: dict[str, tuple[Place, Reading]] = {}
         for one, reading in self._readings.items():  # of several that a module gives the finest
             if one.name not in maps or reading.grid > maps[one.name][1].grid:
                 maps[one.name] = (one.place, reading)
         maps |= {one.passed.name: (one.passed.place, one.reading) for one in chosen.values()}
         named = {layer: one.passed.name for layer, one in chosen.items()}
-        return Found(named, maps, dict(self._outline.parts), ordered=ordered)
+        return Found(named, maps, dict(self._outline.parts), placed=lies)
 
     def _all_maps(self) -> Iterator[Map]:
         """Every map that may be a layer, once, in the order in which they are made."""
@@ -177,36 +190,10 @@ class Finder:
         middle = self._higher(last) or self._halfway(last)
         return {"last": self._after_norm(last)} | ({"middle": middle} if middle else {})
 
-    def _in_place(self, one: Map) -> bool:
-        """Whether tokens are in the order of the image: when a half of it changes, they change most in the same half.
-
-        Where a token depends on all of the image alike, nothing can be said, and they are taken to be.
-        """
-        if one.reading.kind in ("BCHW", "BHWC"):
-            return True
-        seen: list[Tensor] = []
-        layer, image = self._layer(one), self._probe[:1]
-        other, (height, width) = image.flip(1, 2, 3), image.shape[2:]
-        halves = torch.zeros(5, 1, height, width, dtype=torch.bool, device=image.device)
-        halves[1, :, : height // 2], halves[2, :, (height + 1) // 2 :] = True, True
-        halves[3, :, :, : width // 2], halves[4, :, :, (width + 1) // 2 :] = True, True
-
-        def keep(_module: nn.Module, _given: object, output: object) -> None:
-            mapped = None if (found := layer.of(output)) is None else one.reading.as_map(found)
-            if mapped is not None and mapped.device == image.device:  # a program runs once without data first
-                seen.append(mapped.double())
-
-        handle = layer.module.register_forward_hook(keep)
-        try:
-            with torch.no_grad():
-                self._model(torch.where(halves, other, image))
-        finally:
-            handle.remove()
-        maps = torch.cat(seen)[:5]
-        change = ((maps[1:] - maps[:1]) ** 2).mean(dim=1).clamp(min=TINY).log()
-        down = torch.linspace(1, -1, change.shape[1], dtype=change.dtype, device=change.device).sign()[:, None]
-        across = torch.linspace(1, -1, change.shape[2], dtype=change.dtype, device=change.device).sign()[None]
-        return all(_agrees(first - second, side) for first, second, side in ((*change[:2], down), (*change[2:], across)))
+    def _in_place(self, chosen: Mapping[str, Map]) -> dict[str, Map]:
+        """Those of the layers that lie on the image."""
+        seen = self._look({one.passed: [one.reading] for one in chosen.values()})
+        return {name: one for name, one in chosen.items() if seen[one.passed].lies[0].lies(one.reading.kind in ("BTC", "BCT"))}
 
     def _last(self) -> Map | None:
         """The last map that the scores depend on."""
@@ -297,13 +284,6 @@ class Finder:
         maps = self._maps[: self._maps.index(last)]
         parts = [one for one in maps if one.trunk and (one.cut or one.passed.name in self._sequences)]
         return parts if self._trunk else maps
-
-
-def _agrees(change: Tensor, side: Tensor) -> bool:
-    """Whether changes [h, w] have the sign of their side, or are all alike; one row or column has no sides."""
-    centred = change - change.mean()
-    size = float(centred.abs().mean())
-    return size < ALIKE or side.numel() < 2 or float((centred * side).mean()) > HALF * size
 
 
 def _ordered(network: nn.Module, readings: dict[Passed, Reading]) -> dict[Passed, Reading]:

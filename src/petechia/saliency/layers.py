@@ -84,6 +84,8 @@ def _layer(model: nn.Module, layer: str, found: Found, modules: dict[str, nn.Mod
     if not name or name not in modules:
         near = difflib.get_close_matches(layer, [*NAMED, *found.parts], 5)
         raise PetechiaError(f"{name_of(model)} has no layer {layer!r}; near names: {', '.join(near or NAMED)}.")
+    if isinstance(modules[name], torch.jit.ScriptModule):
+        raise PetechiaError(_scripted(model))
     # A module that hands the images on gives no tensor of its own.
     as_image = Reading("BCHW", (images.shape[2], images.shape[3]), channels=images.shape[1])
     place, reading = found.maps.get(name, ((), as_image))
@@ -91,14 +93,26 @@ def _layer(model: nn.Module, layer: str, found: Found, modules: dict[str, nn.Mod
 
 
 def _why_not(model: nn.Module, layer: str, found: Found, images: Tensor) -> str:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in network_of(model).modules()):
+        return _scripted(model)
     name, pixels = name_of(model), f"{images.shape[2]} x {images.shape[3]} pixels"
     if not found.slopes:
         return f"The scores of {name} have no gradient at the image, so no layer can be explained; {BLACK_BOX}."
     if "last" in found.named:
         return f"No map of {name} is twice as high as its last one, so there is no 'middle'; name a module."
-    if not found.ordered:
-        return f"The tokens of {name} are not in the order of the image, so its layers give no map; {BLACK_BOX}."
+    if not found.placed:
+        return (
+            f"The maps of {name} do not lie on the image: it crops, turns or mirrors the image first, or its tokens have "
+            f"another order. So no layer can be explained; {BLACK_BOX}."
+        )
     return (
         f"{name} has no map larger than 1x1 to explain images of {pixels} with; take larger images, or a method for models "
         f"without layers."
+    )
+
+
+def _scripted(model: nn.Module) -> str:
+    return (
+        f"{name_of(model)} is or contains a ScriptModule, whose layers cannot be read; give the module that it was made of, "
+        f"export that with torch.export, or {BLACK_BOX}."
     )

@@ -33,9 +33,13 @@ class Layer:
 
     def of(self, output: object) -> Tensor | None:
         """Return the tensor in what the module gave; None if that is no map of several cells."""
-        found = dict(tensors(output)).get(self.place)
+        found = self.tensor(output)
         fits = found is not None and self.reading is not None and self.reading.as_map(found) is not None
         return found if fits else None
+
+    def tensor(self, output: object) -> Tensor | None:
+        """Return the tensor in what the module gave, whatever it is."""
+        return dict(tensors(output)).get(self.place)
 
 
 @contextmanager

@@ -73,7 +73,7 @@ def trace(model: nn.Module, network: nn.Module, images: Tensor) -> Trace | None:
     images = images.detach().clone().requires_grad_()
     with ExitStack() as hooks:
         for name, module in network.named_modules():
-            if name:
+            if name and not isinstance(module, torch.jit.ScriptModule):  # which takes no hooks
                 hooks.enter_context(module.register_forward_hook(partial(keep, name)))
         # Only the shape of the graph is wanted, so nothing is kept for a backward pass, and memory stays that of inference.
         hooks.enter_context(saved_tensors_hooks(_nothing, _nothing))

@@ -69,6 +69,11 @@ def mixed(state: State) -> State:
         mixed,
         lambda state: under("model.")(state) | {"criterion.pos_weight": torch.ones(3)},
         lambda state: under("module.")(state) | {"n_averaged": torch.tensor(7)},  # torch.optim.swa_utils
+        lambda state: state | {"criterion.weight": torch.ones(3)},
+        lambda state: {name.replace("layer1.", "layer1._orig_mod."): one for name, one in state.items()},
+        lambda state: under("model.")({name.replace("layer1.", "layer1.module."): one for name, one in state.items()}),
+        lambda state: {name.replace("layer1.0.", "layer1.0._checkpoint_wrapped_module."): one for name, one in state.items()},
+        lambda state: {name: one for name, one in state.items() if not name.endswith("num_batches_tracked")},
     ],
 )  # fmt: skip
 def test_names_of_wrappers(network: nn.Module, tmp_path: Path, change: Callable[[State], State]) -> None:

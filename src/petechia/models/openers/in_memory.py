@@ -117,7 +117,8 @@ def _with_scores(network: nn.Module, image: Tensor) -> nn.Module:
 def _copied(network: nn.Module) -> nn.Module:
     """Return a copy, because an audit changes modes and gradients; the network itself if it cannot be copied."""
     try:
-        return copy.deepcopy(network)
+        with torch.no_grad():  # the parameters of a copied ScriptModule would hang on those of the original
+            return copy.deepcopy(network)
     except RuntimeError:  # it contains tensors that are not leaves of the autograd graph
         return network
 

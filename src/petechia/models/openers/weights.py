@@ -195,6 +195,10 @@ def refuse_packed(file: zipfile.ZipFile, size: int, name: str) -> None:
         raise PetechiaError(f"{name} has members that share bytes, which no program writes; save the weights again.")
 
 
+WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch's are called
+LOSSES = ("criterion", "loss", "loss_fn", "loss_function")  # what training programs call the loss beside the network
+
+
 class Matched(NamedTuple):
     """Weights under the names that a network has.
 
@@ -211,7 +215,8 @@ def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path
     """Strip what wrappers put before the names of weights: "module.", "_orig_mod.", "model.backbone." and so on, or mixtures.
 
     A name of the file belongs to the longest name of the network in which it ends. Where several do, those under the most
-    frequent prefix are taken: it is that of the network.
+    frequent prefix are taken: it is that of the network. What wrappers put inside names is stripped, too, and the counters of
+    batches, which older programs do not write, may lack: nothing reads them.
 
     Args:
         tensors: name in the file → tensor.
@@ -225,15 +230,17 @@ def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path
         PetechiaError: the file contains the network twice.
     """
     names = set(wanted)
+    counters = {name for name in names if name.endswith(".num_batches_tracked")}
+    tensors = _without_wrappers(tensors, names)
     found: dict[str, dict[str, str]] = {}  # name of the network → prefix → name in the file
     for own in tensors:
         if (name := _ending(own, names)) is not None:
             found.setdefault(name, {})[own[: len(own) - len(name)]] = own
-    often = Counter(prefix for sources in found.values() for prefix in sources)
-    if not names <= found.keys():
+    often = Counter(prefix for name, sources in found.items() if name not in counters for prefix in sources)
+    if not names - counters <= found.keys():
         return Matched(_without_prefix(tensors, often), ())
     main = max(often, key=lambda prefix: (often[prefix], -len(prefix)))
-    whole = sorted(prefix for prefix, count in often.items() if count == len(names))
+    whole = sorted(prefix for prefix, count in often.items() if count == len(names - counters))
     if len(whole) > 1:
         raise PetechiaError(
             f"{path} contains the weights of the network {len(whole)} times, under {listing([shown(one) for one in whole])}; "
@@ -241,9 +248,20 @@ def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path
         )
     chosen = {name: _source(sources, main, often) for name, sources in found.items()}
     left = tuple(own for own in tensors if own not in set(chosen.values()))
-    if any(own.startswith(main) for own in left):  # the network has further layers
+    if any(own.startswith(main) and own.partition(".")[0] not in LOSSES for own in left):  # the network has further layers
         return Matched({own.removeprefix(main): tensor for own, tensor in tensors.items()}, ())
-    return Matched({name: tensors[own] for name, own in chosen.items()}, left)
+    none = {name: torch.zeros((), dtype=torch.int64) for name in counters - chosen.keys()}
+    return Matched({name: tensors[own] for name, own in chosen.items()} | none, left)
+
+
+def _without_wrappers(tensors: Mapping[str, Tensor], names: set[str]) -> dict[str, Tensor]:
+    """Strip what wrappers of parts of a network put inside names, where more of the name is the network's without it."""
+    found: dict[str, Tensor] = {}
+    for own, tensor in tensors.items():
+        bare = ".".join(part for part in own.split(".") if part not in WRAPPERS)
+        more = len(_ending(bare, names) or "") > len(_ending(own, names) or "") and bare not in tensors
+        found[bare if more else own] = tensor
+    return found
 
 
 def _ending(own: str, names: set[str]) -> str | None:
