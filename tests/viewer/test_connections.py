@@ -83,6 +83,21 @@ def test_a_body_that_does_not_end_is_answered_and_cut_off(hurried: Served, path:
     assert time.perf_counter() - began < SOON
 
 
+def test_an_upload_that_drips_gives_its_place_back_soon(hurried: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uploads, "MOST_SECONDS", 60.0)
+    monkeypatch.setattr(uploads, "STALLED", 0.3)
+    began = time.perf_counter()
+    with connected(hurried) as connection:
+        connection.sendall(head(hurried, "POST /api/images", "Content-Length: 1000000"))
+        connection.settimeout(0.1)
+        said = b""
+        while not said and time.perf_counter() - began < SOON:
+            connection.sendall(b"x")
+            with suppress(TimeoutError):
+                said = connection.recv(1 << 16)
+    assert said.startswith(b"HTTP/1.1 408 ")
+
+
 def test_a_body_that_nobody_reads_is_cut_off(hurried: Served) -> None:
     began = time.perf_counter()
     said = asked(hurried, head(hurried, "GET /read", "Content-Length: 1000000") + b"x")

@@ -55,7 +55,7 @@ class Budget:
     archive_members: int = _limit(100_000, "members of a zip archive")
     model_bytes: int = _limit(16 * GIB, "bytes of a model file")
     model_elements: int = _limit(1 << 32, "elements of all tensors of a model together")
-    model_card: int = _limit(16_000_000, "bytes of the description beside a model")
+    model_card: int = _limit(16_000_000, "bytes of the description of a model, in its file or beside")
     model_steps: int = _limit(200_000, "operations of a model")
     model_value: int = _limit(2 * GIB, "bytes of a value that a program of torch.export computes for one image")
     model_batch: int = _limit(1 << 28, "elements of one batch that a model is given")

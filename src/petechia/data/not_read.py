@@ -33,6 +33,7 @@ class Reason(StrEnum):
     HIDDEN = "hidden file"
     LINK = "link that leads out of the folder or nowhere"
     NAME = "name that is not valid UTF-8"
+    PIPE = "pipe or device"
     UNREADABLE = "file or folder that may not be opened"
     NO_PIXELS = "DICOM file without an image, such as a report"
 

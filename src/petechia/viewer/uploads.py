@@ -17,6 +17,8 @@ MOST_UPLOAD = 64 * 1024 * 1024  # bytes
 MOST_UPLOADS = 8  # at once; each takes the memory of its file
 MOST_UPLOADS_EACH = 4  # at once, of one reader
 MOST_SECONDS = 60.0  # for one upload
+STALLED = 5.0  # seconds behind the slowest rate; who sends less holds the place of others
+SLOWEST = 256 * 1024  # bytes in a second
 MOST_SIDE = 32_767  # pixels; browsers draw no larger image
 AGAIN = 3  # seconds after which to try again
 
@@ -77,12 +79,12 @@ async def read_body(request: Request, most: int, seconds: float) -> bytes:
         seconds: for all of it.
 
     Raises:
-        HTTPException: 413, it is too large; 408, it takes too long.
+        HTTPException: 413, it is too large; 408, it takes too long, or falls behind the slowest rate.
     """
     try:
         return await asyncio.wait_for(_read(request, most), seconds)
     except TimeoutError:
-        sentence = f"The request took longer than {seconds:.0f} seconds to arrive; try again."
+        sentence = f"The request took longer than {seconds:.0f} seconds to arrive, or stalled; try again."
         raise HTTPException(408, sentence, {"Connection": "close"}) from None
 
 
@@ -92,9 +94,13 @@ async def _read(request: Request, most: int) -> bytes:
     length = request.headers.get("content-length", "")
     if length.isdecimal() and (len(length) > 18 or int(length) > most):
         raise too_large
-    content = bytearray()
-    async for part in request.stream():
-        content += part
+    content, parts, start = bytearray(), request.stream(), asyncio.get_running_loop().time()
+    while True:
+        try:
+            async with asyncio.timeout_at(start + STALLED + len(content) / SLOWEST):
+                content += await anext(parts)
+        except StopAsyncIteration:
+            break
         if len(content) > most:
             raise too_large
     return bytes(content)

@@ -146,7 +146,7 @@ def test_pipes_and_devices_are_not_opened(tmp_path: Path) -> None:
     put(tmp_path, "a.png", encoded("PNG"))
     os.mkfifo(tmp_path / "pipe")
     os.mkfifo(tmp_path / "pipe.png")
-    assert found_in(tmp_path) == (["a.png"], {})
+    assert found_in(tmp_path) == (["a.png"], {Reason.PIPE: ("pipe.png",)})
 
 
 def test_masks_are_known_by_the_image_that_they_belong_to() -> None:

@@ -54,6 +54,7 @@ def chosen(given: Mapping[str, tuple[Any, str]], made: Mapping[str, tuple[Kind, 
         {"last_hidden_state": (FEATURES, "p"), "logits": (LOGITS, "l")},
         {"pooler_output": (FEATURES, "f"), "class_scores": (LOGITS[:, :, None, None], "l")},
         {"embedding": (FEATURES, "f"), "fc": (LOGITS[:, None], "l")},
+        {"pred": (np.eye(3, dtype=np.float32)[LOGITS.argmax(axis=1)], "a"), "out": (LOGITS, "l")},  # the decision is no score
         {"label": (None, "a"), "probabilities": (probabilities(LOGITS), "l")},
         {"seg_logits": (OTHERS, "s"), "y": (LOGITS, "l")},
     ],
@@ -65,7 +66,7 @@ def test_shape_name_and_graph_agree(outputs: dict[str, tuple[Any, str]], first: 
 
 def test_logits_beside_their_own_activation() -> None:
     made: dict[str, tuple[Kind, tuple[str, ...]]] = {"s": ("activation", ("l",)), **HEAD}
-    for activated in (probabilities(LOGITS), np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True)):
+    for activated in (probabilities(LOGITS), np.exp(LOGITS) / np.exp(LOGITS).sum(1, keepdims=True), -np.logaddexp(0, -LOGITS)):
         both = {"probs": (activated.astype(np.float32), "s"), "out": (LOGITS, "l")}
         assert chosen(both, made) == "out"
         assert chosen(both, made, outputs="probabilities") == "probs"

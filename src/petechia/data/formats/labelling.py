@@ -46,7 +46,7 @@ METADATA = (
         "difficultnegativecase",
     ),
 )
-EMPTY = ("nan", "na", "n/a", "#n/a", "<na>", "null")  # texts that mean an empty cell
+EMPTY = ("nan", "na", "n/a", "#n/a", "<na>", "null", "?")  # texts that mean an empty cell
 # Texts in the column of one class, also as spreadsheets of other languages write them; numbers are parsed separately.
 TEXTS = {
     **dict.fromkeys(("true", "t", "yes", "y", "present", "positive", "pos", "100%"), 1),
@@ -55,7 +55,7 @@ TEXTS = {
     **dict.fromkeys(("falsch", "faux", "falso", "onwaar", "nein", "nee", "non", "não"), 0),
     **dict.fromkeys((*EMPTY, "unknown", "uncertain"), -1),
 }
-NO_ID = (*EMPTY, "none", "unknown", "unk", "missing", "-", "?")  # texts that stand for a missing id
+NO_ID = (*EMPTY, "none", "unknown", "unk", "missing", "-")  # texts that stand for a missing id
 LETTERS = {"t", "f", "y", "n"}  # texts that are labels beside their opposites; F alone may be a sex
 SOME = 0.15  # share of the cells in a column of labels that may be mistakes
 # Columns of 0 and 1 that say the split, such as is_test.

@@ -13,7 +13,7 @@ from pydicom.charset import convert_encodings
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, printable
 from petechia.core.version import __version__
 from petechia.data.formats.dicom import parse, quiet
 
@@ -83,7 +83,7 @@ def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset
     made.Modality = str(original.get("Modality") or "OT")
     made.SeriesDescription = "Petechia"
     made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
-    made.DerivationDescription = description[:1024]
+    made.DerivationDescription = printable(description, 1024)
     made.Manufacturer = made.ManufacturerModelName = "Petechia"
     made.SoftwareVersions = __version__
     made.InstanceCreationDate = made.ContentDate = f"{now:%Y%m%d}"

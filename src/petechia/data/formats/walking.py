@@ -138,6 +138,8 @@ def walk(root: Path, files: Files | None = None, outside: bool = False) -> Itera
                     _hidden(root, path, files)
                 else:
                     yield path
+            elif Path(entry.name).suffix.lower() in SUFFIXES:
+                files.add(Reason.PIPE, path)
         waiting += reversed(within)
 
 

@@ -105,5 +105,5 @@ class Archive:
     def _json(self, name: str) -> dict[str, Any]:
         entry = self._entries[name]
         claim = f"{self.path} describes itself in {entry.file_size:,} bytes of text"
-        check("result_bytes", entry.file_size, claim, "export the model again")
+        check("model_card", entry.file_size, claim, "export the model again")
         return dict(json.loads(self._zip.read(entry)))

@@ -47,19 +47,19 @@ OPERATIONS = frozenset(
     _native_batch_norm_legit_no_training abs adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d add addcmul addmm
     alias all amax amin any arange argmax argmin argsort avg_pool2d baddbmm batch_norm bilinear bitwise_and bitwise_not
     bitwise_or bmm broadcast_tensors cat celu chunk clamp clamp_max clamp_min clone concat concatenate constant_pad_nd
-    contiguous conv1d conv2d conv3d conv_transpose2d convolution copy cos cumsum detach diff div dropout einsum elu eq erf exp
-    expand expand_as expm1 eye feature_dropout fill flatten flip floor floor_divide fmod frobenius_norm full full_like gather
-    ge gelu glu grid_sampler grid_sampler_2d group_norm gt hardsigmoid hardswish hardtanh im2col index index_select
+    contiguous conv1d conv2d conv3d conv_transpose2d convolution copy cos cumsum detach diff div dropout einsum elu eq erf
+    exp expand expand_as expm1 eye feature_dropout fill flatten flip floor floor_divide fmod frobenius_norm full full_like
+    gather ge gelu glu grid_sampler grid_sampler_2d group_norm gt hardsigmoid hardswish hardtanh im2col index index_select
     instance_norm layer_norm le leaky_relu lift_fresh_copy linear linalg_norm linalg_vector_norm linspace log log1p log2
-    log_sigmoid log_softmax logical_and logical_not logical_or logsumexp lt masked_fill matmul max max_pool2d
+    log_sigmoid log_softmax logical_and logical_not logical_or logsumexp lt mH mT masked_fill matmul max max_pool2d
     max_pool2d_with_indices maximum mean meshgrid min minimum mish mm movedim moveaxis mul mv narrow native_batch_norm
     native_dropout native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm ones ones_like pad permute
     pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad2d relu relu6 remainder repeat repeat_interleave
-    replication_pad2d reshape reshape_as rms_norm roll round rsqrt rsub scalar_tensor scaled_dot_product_attention scatter
-    select selu sigmoid sign silu sin slice softmax softplus sort split split_with_sizes sqrt square squeeze stack std
-    std_mean sub sum sym_numel sym_size t tan tanh tensor_split threshold tile to topk transpose tril triu type_as unbind
-    unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean view view_as where zeros
-    zeros_like _to_copy _unsafe_view
+    replication_pad2d reshape reshape_as rms_norm roll rot90 round rsqrt rsub scalar_tensor scaled_dot_product_attention
+    scatter select selu sigmoid sign silu sin slice softmax softplus sort split split_with_sizes sqrt square squeeze stack
+    std swapaxes swapdims std_mean sub sum sym_numel sym_size t tan tanh tensor_split threshold tile to topk transpose tril
+    triu type_as unbind unflatten unfold unsqueeze upsample_bicubic2d upsample_bilinear2d upsample_nearest2d var var_mean
+    view view_as where zeros zeros_like _to_copy _unsafe_view
     """.split()  # noqa: SIM905 (a list of one a line would take pages)
 )
 WORDS = {  # what an argument of the given name may say

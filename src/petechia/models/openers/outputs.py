@@ -190,6 +190,7 @@ def _clear(outputs: Sequence[Output], usable: list[int], images: int, graph: Gra
     if card.classes and any(scores[k].shape[1] == len(card.classes) for k in left):
         left = [k for k in left if scores[k].shape[1] == len(card.classes)]
     left = [k for k in left if named[k] >= 0]
+    left = [k for k in left if not _decides(scores[k])] or left
     speaking = [k for k, one in enumerate(outputs) if tone(one.name) >= 0]
     left = [k for k in left if not any(_is_layer_before(graph, outputs, k, other) for other in speaking if other != k)]
     twins = {k: other for k in left for other in left if k != other and _activates(scores[k], scores[other])}
@@ -223,15 +224,20 @@ def _contradicted(
     )
 
 
+def _decides(values: NDArray[np.float32]) -> bool:
+    """Return whether an output is the decision itself, 0 or 1 for each class, and not its scores."""
+    return bool(np.isin(values, (0, 1)).all())
+
+
 def _activates(first: NDArray[np.float32], second: NDArray[np.float32]) -> bool:
-    """Return whether the second output is the sigmoid, the softmax or the log-softmax of the first."""
+    """Return whether the second output is the sigmoid or the softmax of the first, or the logarithm of one."""
     if first.shape != second.shape or not (np.isfinite(first).all() and np.isfinite(second).all()):
         return False
     given = first.astype(np.float64)
     raised = np.exp(given - given.max(axis=1, keepdims=True))
     softmax = raised / raised.sum(axis=1, keepdims=True)
     with np.errstate(over="ignore", divide="ignore"):
-        made = (1 / (1 + np.exp(-given)), softmax, np.log(softmax))
+        made = (1 / (1 + np.exp(-given)), softmax, np.log(softmax), -np.logaddexp(0, -given))
     return any(np.abs(one - second).max() < SAME for one in made) and bool(np.abs(first - second).max() > SAME)
 
 
