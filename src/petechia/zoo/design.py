@@ -74,7 +74,7 @@ class Design(Settings):
     Attributes:
         base: configuration shared by all runs, as a nested mapping.
         halves: settings of each half; detectors are tuned on the models of one half and evaluated on those of the other.
-        attacks: attacks, which are assigned to the hosts of each half in turn.
+        attacks: attacks, which are assigned to the hosts of each half in turn; from the first again if there are more hosts.
     """
 
     base: dict[str, Any]
@@ -117,8 +117,8 @@ def members(design: Design, overrides: tuple[str, ...] = ()) -> dict[str, Member
     """
     found: dict[str, Member] = {}
     for half, own in design.halves.items():
-        for k, attack in enumerate(design.attacks):
-            host = own.hosts[k % len(own.hosts)]
+        for k in range(max(len(design.attacks), len(own.hosts))):
+            attack, host = design.attacks[k % len(design.attacks)], own.hosts[k % len(own.hosts)]
             config = _config(design, own, host, attack, k, overrides)
             found[_name(half, host, config.attack, k)] = Member(half, config)
     order = {host.arch: n for own in design.halves.values() for n, host in enumerate(own.hosts)}
