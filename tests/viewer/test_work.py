@@ -142,11 +142,13 @@ def test_a_closed_desk_ends_its_work() -> None:
             time.sleep(0.01)
 
     async def story() -> None:
-        desk = Desk("tests")
+        desk = Desk("closing")
         running = await asked(desk, "a", long)
         await asyncio.to_thread(began.wait, 10)
         waiting = await asked(desk, "a", long)
         desk.close()
+        await asyncio.to_thread(desk.join)
+        until(lambda: not [thread for thread in threading.enumerate() if thread.name == "viewer: closing"])
         for task, error in ((running, Abandoned), (waiting, asyncio.CancelledError)):
             with pytest.raises(error):
                 await asyncio.wait_for(task, 5)

@@ -47,9 +47,11 @@ class Desks:
         self.fits = Desk("screens that are prepared", most=16, most_each=2)
 
     def close(self) -> None:
-        """Drop all work."""
+        """Drop all work, and wait until nothing is computed any more."""
         for desk in vars(self).values():
             desk.close()
+        for desk in vars(self).values():
+            desk.join()
 
 
 def make_app(subject: Subject, hosts: set[str], access: Access) -> FastAPI:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 BACKLOG = 128
-KEEP_ALIVE = 5  # seconds that a connection without a request stays open
+KEEP_ALIVE = 8  # seconds that a connection without a request stays open: longer than clients use one again
 PATIENCE = 3  # seconds to finish open requests after Ctrl-C
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # options of glibc's mallopt
 OWN_PAGES, ARENAS = 2 << 20, 2  # with its defaults, the viewer of 20 readers kept 2 GB that it had freed

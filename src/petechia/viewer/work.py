@@ -17,6 +17,7 @@ from petechia.core.errors import PetechiaError
 T = TypeVar("T")
 
 IDLE = 60.0  # seconds without work after which a thread ends
+ENDING = 10.0  # seconds that the end of the server waits for what is being computed
 LONGEST_ADVICE = 60  # seconds; no reader is told to wait longer before trying again
 PATIENCE = 1.5  # seconds that less urgent work waits for its next piece while more urgent work keeps coming
 
@@ -118,6 +119,11 @@ class Desk:
             self._waiting.clear()
             self._changed.notify_all()
 
+    def join(self) -> None:
+        """Wait for what runs after `close`: a thread that is inside torch when Python ends aborts the process."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._alive, ENDING)
+
     def _accept(self, job: Job[Any]) -> None:
         with self._changed:
             own = self._waiting.get(job.reader, ())
@@ -169,6 +175,7 @@ class Desk:
             self._idle -= 1
             if not found or not self._waiting:
                 self._alive -= 1
+                self._changed.notify_all()
                 return None
             reader, jobs = self._waiting.popitem(last=False)
             job = jobs.popleft()
