@@ -83,6 +83,19 @@ def test_a_body_that_does_not_end_is_answered_and_cut_off(hurried: Served, path:
     assert time.perf_counter() - began < SOON
 
 
+def test_a_connection_of_short_requests_is_not_cut_off(hurried: Served) -> None:
+    with connected(hurried) as connection:
+        for _ in range(20):  # longer than the viewer's patience
+            connection.sendall(head(hurried, "GET /static/read.js"))
+            said = connection.recv(1 << 16)
+            length = int(said.partition(b"content-length: ")[2].partition(b"\r\n")[0])
+            while len(said.partition(b"\r\n\r\n")[2]) < length:
+                assert (more := connection.recv(1 << 16))
+                said += more
+            assert said.startswith(b"HTTP/1.1 200 ")
+            time.sleep(0.1)
+
+
 def test_an_upload_that_drips_gives_its_place_back_soon(hurried: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uploads, "MOST_SECONDS", 60.0)
     monkeypatch.setattr(uploads, "STALLED", 0.3)

@@ -62,6 +62,11 @@ class Connection(H11Protocol):
             return
         self.loop.call_later(TICK, self._watch)
 
+    def on_response_complete(self) -> None:
+        """Note that a request was answered: short ones may all lie between two looks."""
+        self._good = self.loop.time()
+        super().on_response_complete()
+
     def resume_writing(self) -> None:
         """Note that the other side has taken something."""
         self._good = self.loop.time()
