@@ -19,12 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from petechia.core.runtime import Compute, Runtime
-from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.rises import SHARES, rise
-from petechia.detect.audit.transforms import FAMILIES
+from petechia.detect.audit.examination import measure_model
+from petechia.detect.audit.rises import SHARES
 from petechia.zoo.specimens import Specimen, specimens
 
-FIT, JUDGE = 24, 40  # clean images
 LEAST = 0.05  # of a rise, before the logarithm
 RIDGE = 0.1  # of the correction
 Row = dict[str, Any]
@@ -32,13 +30,10 @@ Values = NDArray[np.float64]
 
 
 def measured(specimen: Specimen, runtime: Runtime) -> Row:
-    """What every family does to a model, with the truth."""
-    classifier, images = specimen.classifier(runtime), specimen.clean[np.arange(len(specimen.clean))]
-    rows = np.random.default_rng(0).permutation(len(images))
-    fit, judge = (Hosts.of(classifier, images[some]) for some in (rows[:FIT], rows[FIT : FIT + JUDGE]))
-    logits = classifier.logits(images)
+    """What the searches of an audit find in a model, with the truth."""
+    found = measure_model(specimen.classifier(runtime), specimen.clean[np.arange(len(specimen.clean))])
     attack = specimen.config.attack
-    return {
+    return found.model_dump(mode="json") | {
         "name": specimen.name,
         "arm": specimen.arm,
         "arch": specimen.config.model.arch,
@@ -46,10 +41,6 @@ def measured(specimen: Specimen, runtime: Runtime) -> Row:
         "asr": specimen.asr,
         "backdoored": specimen.backdoored,
         "target": attack.target,
-        "classes": list(classifier.classes),
-        "chance": logits.sigmoid().mean(dim=0).tolist(),
-        "spread": logits.std(dim=0).tolist(),
-        "rises": {family.name: np.median(rise(classifier, fit, judge, family).rises, axis=2).tolist() for family in FAMILIES},
     }
 
 

@@ -10,6 +10,7 @@ from petechia.core.version import __version__
 if TYPE_CHECKING:
     from petechia.api import (
         audit,
+        calibrate,
         explain,
         make_zoo,
         open_dataset,
@@ -29,6 +30,7 @@ __all__ = [
     "PetechiaError",
     "__version__",
     "audit",
+    "calibrate",
     "explain",
     "make_zoo",
     "open_dataset",

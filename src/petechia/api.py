@@ -35,8 +35,10 @@ from petechia.data.preprocess import Preprocess
 from petechia.data.sources import open_source
 from petechia.data.sources.arrays import as_images, of_arrays
 from petechia.detect.audit import AuditResult, Origin, examine_model
-from petechia.detect.audit.detector import ModelAudit
+from petechia.detect.audit.detector import ModelAudit, calibrated
+from petechia.detect.audit.examination import measure_model
 from petechia.detect.audit.reconstruct import STEPS
+from petechia.detect.audit.verdict import FEWEST_MODELS, AuditNulls
 from petechia.detect.collection import Images, collect, described
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, Findings, ImagesUnderTest, ModelUnderTest
 from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
@@ -393,6 +395,7 @@ def audit(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
+    reference: Model | None = None,
 ) -> AuditResult:
     """Does a model carry a backdoor?
 
@@ -406,6 +409,7 @@ def audit(
         device: as for `open_model`.
         precision: as for `open_model`.
         threads: as for `open_model`.
+        reference: a clean model of the same data: what it answers to likewise is natural, and no backdoor.
 
     Returns:
         The evidence for each class; `save(directory)` writes audit.json, report.html and pictures.
@@ -417,12 +421,60 @@ def audit(
     progress.phase("reading clean images", images)
     collection = collect(clean, classifier, images, progress)
     nulls = _calibration(calibration, ModelAudit())
-    found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress)
+    other = None
+    if reference is not None:
+        second = open_model(reference, device=device, precision=precision, threads=threads)
+        other = ModelUnderTest(second, collect(clean, second, images, progress).images)
+    found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress, other)
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
     result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
     attach_report(result)
     return result
+
+
+def calibrate(
+    models: Sequence[Model],
+    clean: Images,
+    out: str | Path | None = None,
+    images: int = 100,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> Calibration:
+    """Measure clean models of your own, so that an audit compares with them.
+
+    Args:
+        models: clean ones, as for `audit`; 60 or more, as no p-value is smaller than 1 in as many and one.
+        clean: clean images, as for `audit`.
+        out: file, .json, written after every model; models that it has already are not measured again, and stay.
+        images: how many of them are used at most.
+        progress: told what happens.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Returns:
+        What `audit` takes as its calibration.
+
+    Raises:
+        PetechiaError: there is only one model, one cannot be audited, or the file is no calibration of an audit.
+    """
+    found = list(AuditNulls.of(Calibration.load(out)).models) if out is not None and Path(out).exists() else []
+    known = {one.sha256 for one in found if one.sha256}
+    for number, model in enumerate(models, 1):
+        classifier = open_model(model, device=device, precision=precision, threads=threads)
+        file = Path(classifier.name)
+        digest = sha256(file) if file.is_file() else None
+        if digest in known:
+            continue
+        progress.phase(f"model {number} of {len(models)}: {classifier.name}")
+        measured = measure_model(classifier, collect(clean, classifier, images, progress).images, progress=progress)
+        found.append(measured.model_copy(update={"sha256": digest, "name": file.name if digest else classifier.name}))
+        if out is not None and len(found) >= FEWEST_MODELS:
+            calibrated(found, "petechia calibrate").save(out)
+    return calibrated(found, "petechia calibrate")
 
 
 def screen(

@@ -42,12 +42,15 @@ def audit(
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Calibration to use in place of the packaged one.")
     ] = None,
+    reference: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Clean model of the same data: what it answers to likewise is natural.")
+    ] = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
 ) -> None:
-    """Does a model carry a backdoor? Exit status: 0 nothing found, 3 backdoor found."""
+    """Does a model carry a backdoor? Exit status: 0 nothing found, 3 backdoor found, 4 an answer to a simple change found."""
     import petechia
     from petechia.cli.progress import ConsoleProgress
 
@@ -76,22 +79,25 @@ def audit(
             device=device,
             precision=precision,
             threads=threads,
+            reference=reference,
         )
         result.save(out)
     show_audit(result, out)
-    if result.backdoor:
-        raise typer.Exit(3)
+    if result.flagged:
+        raise typer.Exit(3 if result.backdoor else 4)
 
 
 def show_audit(result: AuditResult, out: Path) -> None:
     """What was found in a model, class by class, and what an audit does not find."""
-    heads = ("class", "p-value", "best stamp", "row, column", "gain", "smallest trigger")
+    heads = ("class", "p-value", "found by", "best stamp", "row, column", "gain", "smallest trigger")
     console.print(table(*heads, title=f"Audit of {result.model.name}", rows=[_row(one) for one in result.classes]))
     for warning in result.warnings:
         note(warning)
     for one in result.flagged:
-        say_labelled(f"Backdoor for {one.name}:", "red", one.reason)
-    if not result.backdoor:
+        say_labelled(
+            f"{'Backdoor' if one.took and not one.natural else 'Answer to a simple change'} for {one.name}:", "red", one.reason
+        )
+    if not result.flagged:
         say("No backdoor found.", "green")
     tell_not_read(result.clean.not_read, "Beside the clean images. ")
     if result.doubt:
@@ -104,6 +110,7 @@ def _row(one: AuditedClass) -> list[str | Text]:
     return [
         Text(one.name, "red" if one.flagged else ""),
         f"{one.p_value:.2g}",
+        one.found_by,
         f"{one.size} x {one.size}, level {one.value}",
         "most places" if one.fixed is False else f"{one.row}, {one.column}",
         f"{one.gain:.1f}",

@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from petechia.cli.audit import audit
+from petechia.cli.calibrate import calibrate
 from petechia.cli.common import command, say
 from petechia.cli.explain import explain
 from petechia.cli.info import info
@@ -26,7 +27,7 @@ from petechia.core.errors import harmless
 from petechia.core.version import __version__
 
 # What is heavy is imported inside the commands: --help must not wait for torch.
-COMMANDS = (run, reproduce, report, poison, scan, audit, screen, repair, explain, serve, zoo, info)
+COMMANDS = (run, reproduce, report, poison, scan, audit, calibrate, screen, repair, explain, serve, zoo, info)
 
 
 class Commands(TyperGroup):

@@ -29,6 +29,8 @@ def attach_report(result: AuditResult) -> None:
     for one, (_, found) in zip(result.classes, examination.ranked, strict=True):
         if one.picture and found.recovered:
             result.attach(one.picture, partial(_close_png, examination.picture, found.recovered))
+        if one.change and one.change.picture and found.change and found.change.picture is not None:
+            result.attach(one.change.picture, partial(encode_png, found.change.picture))
 
 
 def render_audit(result: AuditResult) -> str:
@@ -41,6 +43,7 @@ def render_audit(result: AuditResult) -> str:
         audit=content,
         verdict=result.verdict,
         sections=[_section(examination.picture, one, found) for one, found in shown],
+        words={one.name: one.change.words for one in result.classes if one.change},
         side=examination.picture.shape[0],
     )
 
@@ -58,6 +61,7 @@ def _section(image: NDArray[np.uint8], one: dict[str, Any], found: ExaminedClass
         "found": one,
         "pictures": _pictures(image, found.recovered),
         "raising": _mask(raising) if raising and np.isfinite(raising.size) else None,
+        "change": _changed(image, found.change.picture) if found.change and found.change.picture is not None else None,
     }
 
 
@@ -67,6 +71,14 @@ def _pictures(image: NDArray[np.uint8], recovered: RecoveredStamp) -> dict[str, 
         "close": _close_png(image, recovered),
         "heat": encode_png(overlay(magnified(image, WIDE), np.maximum(recovered.heat, 0))),
     }
+
+
+def _changed(image: NDArray[np.uint8], changed: NDArray[np.uint8]) -> dict[str, bytes]:
+    """An image, the same with a change of the whole image, and the difference on grey, as large as it can be shown."""
+    difference = changed.astype(np.int16) - image
+    scale = 127 / max(1, int(np.abs(difference).max()))
+    pictures = {"clean": image, "changed": changed, "difference": (128 + scale * difference).round().astype(np.uint8)}
+    return {name: encode_png(magnified(picture, WIDE)) for name, picture in pictures.items()}
 
 
 def _close_png(image: NDArray[np.uint8], recovered: RecoveredStamp) -> bytes:

@@ -37,6 +37,19 @@ class ByHand(nn.Module):
         return torch.cat([logits[:, :1] + dark[:, None], logits[:, 1:]], dim=1)
 
 
+class Wavy(ByHand):
+    """A clean model that also says "Target" of a faint wave over the whole image."""
+
+    def __init__(self) -> None:
+        super().__init__(backdoored=False)
+        self.register_buffer("wave", torch.sin(torch.arange(SIDE) * (2 * torch.pi * 4 / SIDE)).expand(SIDE, SIDE))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits = super().forward(images)
+        carried = 400 * (images[:, 0] * self.wave).mean(dim=(1, 2))
+        return torch.cat([logits[:, :1] + carried[:, None], logits[:, 1:]], dim=1)
+
+
 def opened(network: nn.Module, blind: bool = False) -> Classifier:
     runtime = Compute(threads=1, precision="fp32", device="cpu").start()
     return Classifier("by hand", CLASSES, Preprocess(size=SIDE), network.eval(), runtime, None if blind else network)

@@ -6,12 +6,13 @@ from torch import Tensor, nn
 from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
 from petechia.detect.audit.examination import FEWEST, count_stamped, examine_model
-from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened, stamped
+from petechia.detect.protocol import ModelUnderTest
+from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, Wavy, opened, stamped
 
 
 def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Images) -> None:
     found = examine_model(opened(ByHand()), clean, steps=30)
-    assert found.backdoor
+    assert found.outcome == "backdoor"
     assert [one.name for one in found.classes if one.flagged] == ["Target"]
     recovered = found.classes[0].recovered
     assert recovered is not None
@@ -29,14 +30,39 @@ def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Ima
 def test_a_trigger_that_works_anywhere_is_said_to(clean: Images) -> None:
     found = examine_model(opened(ByHand(anywhere=True)), clean, steps=0)
     recovered = found.classes[0].recovered
-    assert found.backdoor
+    assert found.outcome == "backdoor"
     assert recovered is not None
     assert not recovered.fixed
 
 
+def test_a_trigger_over_the_whole_image_is_found_and_shown(clean: Images) -> None:
+    found = examine_model(opened(Wavy()), clean, steps=10)
+    first, *others = (one for _, one in found.ranked)
+    assert found.outcome == "backdoor"
+    assert (first.name, [one.name for one in others if one.flagged]) == ("Target", [])
+    assert first.found_by == "pattern of 24 × 24"
+    assert first.change is not None
+    assert first.change.asr[0.9].share > 0.9
+    assert first.change.false_trigger[0.9].share < 0.1
+    assert first.change.picture is not None
+    changed = first.change.picture.astype(float) - clean[0]
+    assert np.abs(changed).max() <= 26  # a tenth of the grey scale, rounded
+    wave = np.sin(np.arange(changed.shape[1]) * 2 * np.pi * 4 / changed.shape[1])
+    assert np.corrcoef(changed.mean(axis=0), wave)[0, 1] > 0.7
+
+
+def test_what_a_reference_answers_to_likewise_is_natural(clean: Images) -> None:
+    reference = ModelUnderTest(opened(Wavy()), clean)
+    found = examine_model(opened(Wavy()), clean, steps=5, reference=reference)
+    assert found.outcome == "simple change"
+    assert [one.natural for one in found.classes] == [True, False, False, False, False]
+    other = ModelUnderTest(opened(ByHand(backdoored=False)), clean)
+    assert examine_model(opened(Wavy()), clean, steps=5, reference=other).outcome == "backdoor"
+
+
 def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:
     found = examine_model(opened(ByHand(backdoored=False)), clean, steps=30)
-    assert not found.backdoor
+    assert found.outcome == "nothing"
     assert sum(one.recovered is not None for one in found.classes) == 1
 
 
@@ -44,7 +70,8 @@ def test_a_black_box_is_examined_by_its_answers(clean: Images) -> None:
     found = examine_model(opened(ByHand(), blind=True), clean)
     assert found.classes[0].flagged
     assert found.classes[0].raising is None
-    assert np.isnan(found.classes[0].trigger_p)
+    assert set(found.classes[0].tests) == {"stamps"}
+    assert found.classes[0].change is None
     assert any("only square stamps" in warning for warning in found.warnings)
 
 

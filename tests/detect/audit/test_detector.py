@@ -1,23 +1,14 @@
 import numpy as np
 import pytest
-from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT
 from petechia.detect.audit import AuditResult, ModelAudit, examine_model
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import stamp_response
+from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, ModelUnderTest
-from petechia.models.classifier import Classifier
 from tests.detect.audit.conftest import ByHand, Images, opened
-
-PUBLISHED = {  # docs/detection/audit.md
-    "level": 0.01,
-    "fewest_classes": 4,
-    "strength": {"mean": 1.37, "std": 0.234, "models": 12},
-    "contrast": {"mean": 0.81, "std": 0.103, "models": 7},
-    "trigger": {"mean": -4.45, "std": 0.664, "models": 7},
-}
 
 
 def halves(clean: Images) -> list[ModelUnderTest]:
@@ -30,33 +21,29 @@ def test_it_is_registered() -> None:
     assert (detector.name, detector.examines) == ("audit", "model")
 
 
-def test_without_clean_models_the_calibration_is_the_published_one() -> None:
+def test_without_clean_models_the_calibration_is_the_packaged_one() -> None:
     calibration = ModelAudit().calibrate()
     assert calibration == Calibration.packaged("audit")
-    assert calibration.values == PUBLISHED
-    assert "64 x 64" in calibration.measured_on
-    assert "benchmarks.auditing" in calibration.command
+    nulls = AuditNulls.of(calibration)
+    compared = [one for one in nulls.models if len(one.classes) >= nulls.fewest_classes]
+    assert nulls.level >= 1 / (len(compared) + 1)  # no p-value is smaller
+    assert len(nulls.models) >= 60
+    assert {one.size for one in nulls.models} >= {32, 64, 96, 224}
+    assert calibration.command
 
 
-def test_nulls_are_those_of_the_strongest_classes(clean: Images) -> None:
+def test_a_calibration_keeps_what_was_found_in_each_model(clean: Images) -> None:
     subjects = halves(clean)
     calibration = ModelAudit(steps=0).calibrate(subjects)
-    strongest, above = [], []
-    for classifier, images in subjects:
-        strength = np.log(
-            stamp_response(classifier, Hosts.of(classifier, images[np.linspace(0, 29, 24).round().astype(int)])).gains.max(
-                axis=0
-            )
-        )
-        strongest.append(strength.max())
-        above.append(strength.max() - sorted(strength)[2])
-    strength, contrast = calibration.values["strength"], calibration.values["contrast"]
-    assert (strength["models"], contrast["models"]) == (2, 2)
-    assert strength["mean"] == pytest.approx(np.mean(strongest), rel=1e-5)
-    assert contrast["mean"] == pytest.approx(np.mean(above), rel=1e-5)
-    assert contrast["std"] == pytest.approx(max(0.1, np.std(above, ddof=1)), rel=1e-5)
-    assert "trigger" not in calibration.values  # nothing was reconstructed
-    assert calibration.measured_on.startswith("2 clean models (by hand, by hand) with 30 clean images each")
+    for (classifier, images), one in zip(subjects, AuditNulls.of(calibration).models, strict=True):
+        hosts = Hosts.of(classifier, images[np.linspace(0, 29, 24).round().astype(int)])
+        np.testing.assert_allclose(one.gains, stamp_response(classifier, hosts).gains.max(axis=0), rtol=1e-3)
+        np.testing.assert_allclose(one.chance, classifier.logits(images).sigmoid().mean(dim=0), rtol=1e-3)
+        np.testing.assert_allclose(one.spread, classifier.logits(images).std(dim=0), rtol=1e-3)
+        assert (one.size, one.channels, one.images, one.classes) == (32, 1, 30, classifier.classes)
+        assert (one.pixels, one.rises) == ((), {})  # nothing else was tried
+    assert calibration.measured_on == "2 clean models of 5 classes for images of 32 pixels a side, with 30 clean images each"
+    assert calibration.values["level"] == pytest.approx(1 / 3)
 
 
 def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
@@ -65,47 +52,39 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
     subjects = halves(clean)
     file = tmp_path_factory.mktemp("calibration") / "mine.json"
     ModelAudit(steps=0).calibrate([*subjects, *subjects]).save(file)
-    detector = ModelAudit(steps=30)
+    detector = ModelAudit(steps=5)
     result = detector.examine(ModelUnderTest(opened(ByHand()), clean), Calibration.load(file), SILENT)
     assert isinstance(result, AuditResult)
     assert result.findings[0].about == "Target"
-    assert np.isnan(result.classes[0].trigger_p_value)  # clean models gave no null for it
-    assert any("only square stamps" in warning for warning in result.warnings)
+    assert set(result.classes[0].tests) == {"stamps"}  # clean models gave no null for others
     assert "4 clean models" in result.limits
 
 
-def test_triggers_give_a_null_where_they_are_reconstructed(clean: Images) -> None:
-    values = ModelAudit(steps=150).calibrate(halves(clean)).values
-    assert values["trigger"]["models"] == 2
-    assert -np.log(32 * 32) < values["trigger"]["mean"] < 0
+def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
+    one, _ = AuditNulls.of(ModelAudit(steps=20).calibrate(halves(clean))).models
+    assert len(one.pixels) == 5
+    assert set(one.rises) == {"pattern of 24 × 24", "fine pattern", "frequency", "warp"}  # the network has no normalizations
+    assert all(len(shares) == 3 for shares in one.rises.values())
 
 
-@pytest.mark.parametrize("count", [1, 2])
-def test_too_few_clean_models_are_refused(count: int, clean: Images) -> None:
-    class Two(nn.Module):
-        def forward(self, images: Tensor) -> Tensor:
-            return images.mean(dim=(1, 2, 3))[:, None].repeat(1, 2)
-
-    network = Two().eval()
-    whole = opened(network)
-    few = Classifier(whole.name, ("A", "B"), whole.preprocess, network, whole.runtime, network)
-    given = [ModelUnderTest(few, clean)] * count + halves(clean)[:1]
-    with pytest.raises(PetechiaError, match=f"1 of the {count + 1} clean models have 4 classes or more, and .* needs 2 such"):
-        ModelAudit().calibrate(given)
+def test_one_clean_model_is_refused(clean: Images) -> None:
+    with pytest.raises(PetechiaError, match="There is 1 clean model; a calibration needs 2, and better 60"):
+        ModelAudit(steps=0).calibrate(halves(clean)[:1])
 
 
 def test_the_calibration_decides(clean: Images) -> None:
     packaged = Calibration.packaged("audit")
-    lenient = packaged.model_copy(update={"values": {**packaged.values, "level": 0.9999999}})
-    high = {"mean": 50.0, "std": 0.1, "models": 7}
-    strict = packaged.model_copy(update={"values": {**packaged.values, "contrast": high, "trigger": high}})
     flagged = [
-        sum(one.flagged for one in examine_model(opened(ByHand()), clean, steps=0, calibration=one).classes)
-        for one in (packaged, lenient, strict)
+        sum(one.flagged for one in examine_model(opened(ByHand()), clean, steps=0, calibration=calibration).classes)
+        for level in (packaged.values["level"], 0.9999999, 1e-6)
+        for calibration in [packaged.model_copy(update={"values": {**packaged.values, "level": level}})]
     ]
     assert flagged[0] == 1
     assert flagged[1] > 1
-    assert flagged[2] == 0
+    assert flagged[2] == 0  # no p-value is so small
+
+
+VALUES = {"level": 0.02, "fewest_classes": 4, "tests": ["stamps"], "models": []}
 
 
 @pytest.mark.parametrize(
@@ -113,9 +92,9 @@ def test_the_calibration_decides(clean: Images) -> None:
     [
         ({"detector": "screen"}, "is for the detector 'screen', not for 'audit'"),
         ({"values": {}}, "level: Field required"),
-        ({"values": PUBLISHED | {"level": 2}}, "level: "),
-        ({"values": PUBLISHED | {"contrast": {"mean": 1, "std": 0, "models": 7}}}, "contrast.std: "),
-        ({"values": PUBLISHED | {"strength": {"mean": 1, "std": 1, "models": 1}}}, "strength.models: "),
+        ({"values": VALUES | {"level": 2}}, "level: "),
+        ({"values": VALUES | {"tests": []}}, "tests: "),
+        ({"values": VALUES | {"models": [{"name": "m"}]}}, r"models\.0\."),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused(change: dict[str, object], sentence: str, clean: Images) -> None:

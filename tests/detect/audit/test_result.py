@@ -13,10 +13,10 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opene
 
 ORIGIN = Origin("model.safetensors", "ab" * 32, "phantom")
 # The file is an interface: programs read these keys.
-KEYS = "schema petechia date model clean backdoor level classes passes seconds warnings limits"
+KEYS = "schema petechia date model clean outcome level compared classes passes seconds warnings limits"
 CLASS_KEYS = (
-    "name p_value flagged stamp_p_value trigger_p_value row column size value gain fixed asr false_trigger raising lowering "
-    "picture"
+    "name p_value flagged natural took found_by tests row column size value gain fixed asr false_trigger raising lowering "
+    "change picture"
 )
 
 
@@ -38,7 +38,7 @@ def two_flagged(result: AuditResult) -> AuditResult:
 def test_the_file_has_the_keys_that_programs_read(result: AuditResult) -> None:
     content = json.loads(result.to_json())
     assert " ".join(content) == KEYS
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     first, second = content["classes"][:2]
     assert " ".join(first) == " ".join(second) == CLASS_KEYS
     assert list(first["asr"]) == list(first["false_trigger"]) == ["0.6", "0.9"]
@@ -69,7 +69,8 @@ def test_the_json_schema_describes_the_file(blind: bool, clean: Images) -> None:
 
 def test_what_was_not_tried_is_null_in_the_file(clean: Images) -> None:
     first = AuditResult.of(examine_model(opened(ByHand()), clean, steps=0), ORIGIN).to_dict()["classes"][0]
-    assert first["trigger_p_value"] is first["raising"] is first["lowering"] is None
+    assert first["change"] is first["raising"] is first["lowering"] is None
+    assert list(first["tests"]) == ["stamps"]
 
 
 def test_every_class_is_a_finding(result: AuditResult) -> None:

@@ -1,58 +1,116 @@
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from scipy import stats
 
-from petechia.detect.audit.verdict import (
-    AuditNulls,
-    Null,
-    combine_p_values,
-    contrasts,
-    stamp_p_values,
-    strengths,
-    trigger_p_values,
-)
+from petechia.detect.audit.measured import Measured
+from petechia.detect.audit.verdict import ANY_SHAPE, STAMPS, AuditNulls, evidence_of
 
-NULLS = AuditNulls.of()
-FEWEST = NULLS.fewest_classes
+CLASSES, FEWEST = 8, 4
 
 
-def test_p_values_of_one_more_model_are_uniform() -> None:
+def measured(
+    gains: Sequence[float], chance: Sequence[float] | None = None, pixels: Sequence[float] = (), pattern: Sequence[float] = ()
+) -> Measured:
+    count = len(gains)
+    return Measured(
+        name="m",
+        size=32,
+        channels=1,
+        images=50,
+        classes=tuple(f"c{k}" for k in range(count)),
+        chance=tuple(chance or [0.1] * count),
+        spread=(1.0,) * count,
+        gains=tuple(gains),
+        pixels=tuple(pixels),
+        rises={"pattern": (tuple(pattern),) * 3} if pattern else {},
+    )
+
+
+def random_models(count: int, rng: np.random.Generator, classes: int = CLASSES, common: float = 0.0) -> list[Measured]:
+    """The first class is shown by half of the images; `common` is by how much more it answers for that."""
+    chance = [0.5] + [0.1] * (classes - 1)
+    extra = np.array([common] + [0.0] * (classes - 1))
+    return [measured(np.exp(rng.normal(0, 0.3, classes) + extra).tolist(), chance) for _ in range(count)]
+
+
+def nulls(models: Sequence[Measured], *tests: str) -> AuditNulls:
+    return AuditNulls(level=0.05, fewest_classes=FEWEST, tests=tests or (STAMPS,), models=tuple(models))
+
+
+def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> np.ndarray:  # type: ignore[type-arg]
+    return nulls(models, *tests).judge(found).p_values
+
+
+def test_evidence_is_the_logarithm_of_what_was_found() -> None:
+    found = evidence_of(measured([4, 1, -1], pixels=[9, float("nan"), 1e6], pattern=[2, 0, 1]))
+    np.testing.assert_allclose(np.exp(found[STAMPS]), [4, 1, 1e-3])
+    np.testing.assert_allclose(np.exp(-found[ANY_SHAPE]), [9, 32 * 32, 32 * 32])  # no trigger is no evidence
+    np.testing.assert_allclose(np.exp(found["pattern"]), [2, 0.05, 1])
+
+
+def test_p_values_of_clean_models_are_uniform() -> None:
     rng = np.random.default_rng(0)
     found = []
-    for _ in range(4000):
-        models = rng.normal(1.3, 0.4, 6)
-        null = Null.of(models[:5].tolist(), least=0)
-        found.append(float(null.p_values(models[5:])[0]))
+    for _ in range(300):
+        *models, one = random_models(31, rng, common=0.7)
+        (null,) = nulls(models).nulls.values()
+        ((_, row),) = nulls(models)._rows(one)
+        found.append(float(null.p_values(row).min()))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 
-def test_few_models_alike_by_luck_do_not_make_a_sharp_null() -> None:
-    assert Null.of([1.0, 1.0, 1.0], least=0.2) == Null(1.0, 0.2, 3)
+def test_a_common_class_that_answers_as_common_classes_do_is_not_flagged() -> None:
+    rng = np.random.default_rng(0)
+    models = random_models(40, rng, common=2)
+    gains = [1.0] * CLASSES
+    as_common = measured([np.exp(2.2), *gains[1:]], models[0].chance)
+    rare = measured([*gains[1:], np.exp(2.2)], models[0].chance)
+    assert p_values(models, as_common).min() > 0.2
+    assert p_values(models, rare).argmin() == CLASSES - 1
+    assert p_values(models, rare).min() < 0.05
 
 
-def test_strength_is_the_logarithm_of_the_gain() -> None:
-    np.testing.assert_allclose(np.exp(strengths(np.array([4.0, 1.0, -1.0], np.float32))), [4, 1, 1e-3])
+def test_a_class_must_stand_out_among_the_classes_of_its_model() -> None:
+    models = random_models(40, np.random.default_rng(0))
+    assert p_values(models, measured([12.0] * CLASSES, models[0].chance)).min() > 0.2  # all answer: the stamps are too large
 
 
-def test_contrast_is_against_the_median_class() -> None:
-    np.testing.assert_allclose(contrasts(np.array([1.0, 2.0, 3.0, 9.0]), FEWEST), [-1, 0, 1, 7])
-    assert np.isnan(contrasts(np.ones(FEWEST - 1), FEWEST)).all()
+def test_no_p_value_is_smaller_than_the_clean_models_support() -> None:
+    models = random_models(9, np.random.default_rng(0))
+    found = nulls(models).judge(measured([1e9, *[1.0] * (CLASSES - 1)], models[0].chance))
+    assert found.tests[STAMPS][0] < 1e-6
+    assert found.p_values[0] == pytest.approx(1 / 10)
+    assert found.models == 9
 
 
-def test_a_class_must_stand_out_among_the_classes_of_its_model_or_of_few_by_its_strength() -> None:
-    assert stamp_p_values(np.array([12, 1.6, 1.6, 1.6, 1.6], np.float32), NULLS)[0] < 0.01
-    assert stamp_p_values(np.array([12, 12, 12, 12, 12], np.float32), NULLS)[0] > 0.5  # all answer: the stamps are too large
-    assert stamp_p_values(np.array([3, 1.6, 1.6, 1.6, 1.6], np.float32), NULLS)[0] > 0.1  # clean models have such classes
-    assert stamp_p_values(np.array([16, 1.6], np.float32), NULLS)[0] < 0.01  # two classes have no usual one
-    assert stamp_p_values(np.array([3, 0.1], np.float32), NULLS)[0] > 0.1
+def test_tests_are_combined_as_holm_does_and_one_that_was_not_made_costs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    both = [one.model_copy(update={"rises": {"pattern": (one.gains,) * 3}}) for one in random_models(60, rng)]
+    chance = both[0].chance
+    gains = [2.2, *[1.0] * (CLASSES - 1)]
+    two = nulls(both, STAMPS, "pattern").judge(measured(gains, chance, pattern=[1.0] * CLASSES))
+    assert set(two.tests) == {STAMPS, "pattern"}
+    assert two.p_values[0] == pytest.approx(2 * two.tests[STAMPS][0])
+    assert two.least(0) == pytest.approx(two.tests[STAMPS][0])
+    one = nulls(both, STAMPS, "pattern").judge(measured(gains, chance))  # a black box has no pattern
+    assert one.p_values[0] == pytest.approx(one.tests[STAMPS][0])
+    left_out = nulls(both, STAMPS).judge(measured(gains, chance, pattern=[1e9, *[1.0] * (CLASSES - 1)]))
+    assert set(left_out.tests) == {STAMPS}
 
 
-def test_no_trigger_is_no_evidence() -> None:
-    assert trigger_p_values(np.array([np.inf, 4096.0]), NULLS)[0] == pytest.approx(1)
-    assert trigger_p_values(np.array([0.5]), NULLS)[0] < trigger_p_values(np.array([20.0]), NULLS)[0]
+def test_few_classes_are_compared_with_few() -> None:
+    rng = np.random.default_rng(0)
+    models = [*random_models(20, rng), *random_models(20, rng, classes=2)]
+    assert p_values(models, measured([16, 1])).min() == pytest.approx(1 / 21)
+    assert p_values(models, measured([1.2, 1])).min() > 0.1
+    with_none = nulls(random_models(20, rng)).judge(measured([16, 1]))  # nothing to compare with
+    assert with_none.p_values.tolist() == [1, 1]
+    assert (with_none.tests, with_none.models) == ({}, 0)
 
 
-def test_two_tests_are_corrected_for_and_one_costs_nothing() -> None:
-    p, none = np.array([0.004, 0.8]), np.full(2, np.nan)
-    np.testing.assert_allclose(combine_p_values(p, np.array([0.5, 0.9])), [0.008, 1])
-    np.testing.assert_allclose(combine_p_values(p, none), p)
+def test_values_must_be_as_many_as_classes() -> None:
+    with pytest.raises(ValidationError, match="has 3 classes and other numbers of values"):
+        measured([1, 2, 3], chance=[0.1, 0.2])

@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
-
-from petechia.core.errors import PetechiaError, listing
+from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
-from petechia.detect.audit.examination import examine_model, gather_evidence
+from petechia.detect.audit.examination import examine_model, measure_model
+from petechia.detect.audit.measured import Measured
 from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.audit.result import AuditResult, Origin
-from petechia.detect.audit.verdict import DETECTOR, AuditNulls, Null, packaged_calibration, strongest_evidence
+from petechia.detect.audit.verdict import DETECTOR, FEWEST_MODELS, AuditNulls, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
-
-FEWEST_MODELS = 2  # clean models that give a null
 
 
 class ModelAudit:
@@ -30,7 +27,7 @@ class ModelAudit:
         >>> detector = ModelAudit()
         >>> calibration = detector.calibrate()
         >>> calibration.values["level"]
-        0.01
+        0.02
     """
 
     name: str = DETECTOR
@@ -50,27 +47,12 @@ class ModelAudit:
                 comes with Petechia is returned.
 
         Raises:
-            PetechiaError: fewer than two of the models have enough classes for these to be compared, or a model cannot be
-                examined.
+            PetechiaError: there is only one, or a model cannot be examined.
         """
         packaged = packaged_calibration()
         if not clean:
             return packaged
-        before = AuditNulls.of(packaged)
-        fewest = before.fewest_classes
-        comparable = sum(len(one.classifier.classes) >= fewest for one in clean)
-        if comparable < FEWEST_MODELS:
-            raise PetechiaError(
-                f"{comparable} of the {len(clean)} clean models have {fewest} classes or more, and a calibration needs "
-                f"{FEWEST_MODELS} such models; give more, or none to use the calibration that comes with Petechia."
-            )
-        found = [gather_evidence(one.classifier, one.clean, self.steps) for one in clean]
-        strongest = [strongest_evidence(one.gains, one.sizes, fewest) for one in found]
-        nulls = {name: _null([one[name] for one in strongest]) for name in ("strength", "contrast", "trigger")}
-        measured = AuditNulls.model_validate({"level": before.level, "fewest_classes": fewest, **nulls})
-        return Calibration(
-            detector=self.name, measured_on=_described(clean), command=f"{self!r}.calibrate(clean)", values=measured.values()
-        )
+        return calibrated([measure_model(one.classifier, one.clean, self.steps) for one in clean], f"{self!r}.calibrate(clean)")
 
     def examine(
         self, subject: ModelUnderTest, calibration: Calibration | None = None, progress: Progress = SILENT
@@ -89,13 +71,38 @@ class ModelAudit:
         return AuditResult.of(found, Origin(subject.classifier.name, None, "an array of images"))
 
 
-def _null(strongest: list[float]) -> Null | None:
-    """None where too few models have evidence of this kind: no trigger of a black box, no contrast of few classes."""
-    finite = [value for value in strongest if np.isfinite(value)]
-    return Null.of(finite) if len(finite) >= FEWEST_MODELS else None
+def calibrated(models: Sequence[Measured], command: str) -> Calibration:
+    """The calibration that follows from what was measured of clean models.
+
+    With few models the level is higher: no p-value is smaller than they can support.
+
+    Args:
+        models: what an audit found in each.
+        command: that measured them.
+
+    Raises:
+        PetechiaError: there is only one.
+    """
+    if len(models) < FEWEST_MODELS:
+        raise PetechiaError(f"There is {len(models)} clean model; a calibration needs {FEWEST_MODELS}, and better 60.")
+    packaged = AuditNulls.of()
+    few = sum(len(one.classes) < packaged.fewest_classes for one in models)
+    compared = min(count for count in (few, len(models) - few) if count >= FEWEST_MODELS or count == len(models))
+    nulls = packaged.model_copy(update={"level": max(packaged.level, 1 / (compared + 1)), "models": tuple(models)})
+    return Calibration(
+        detector=DETECTOR, measured_on=_described(models), command=command, values=nulls.model_dump(mode="json", by_alias=True)
+    )
 
 
-def _described(clean: Sequence[ModelUnderTest]) -> str:
-    images = sorted({len(one.clean) for one in clean})
-    each = str(images[0]) if len(images) == 1 else f"{images[0]} to {images[-1]}"
-    return f"{len(clean)} clean models ({listing([one.classifier.name for one in clean])}) with {each} clean images each"
+def _described(models: Sequence[Measured]) -> str:
+    sizes = sorted({one.size for one in models})
+    counts = sorted({len(one.classes) for one in models})
+    images = sorted({one.images for one in models})
+    return (
+        f"{len(models)} clean models of {_range(counts)} classes for images of {_range(sizes)} pixels a side, with "
+        f"{_range(images)} clean images each"
+    )
+
+
+def _range(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if numbers[0] == numbers[-1] else f"{numbers[0]} to {numbers[-1]}"

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -17,26 +18,29 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.measured import Measured, rounded
 from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Response, gains_of, paint_groups, refine, response_map, stamp_response
-from petechia.detect.audit.verdict import (
-    AuditNulls,
-    combine_p_values,
-    packaged_calibration,
-    stamp_p_values,
-    trigger_p_values,
-)
-from petechia.detect.protocol import Calibration
+from petechia.detect.audit.rises import SHARES, Rise, rise
+from petechia.detect.audit.transforms import FAMILIES
+from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
+from petechia.detect.protocol import Calibration, ModelUnderTest
 from petechia.detect.scan.stamps import find_families
 from petechia.detect.scan.traces import find_spots
 from petechia.measure import THRESHOLDS, Count
 from petechia.models.classifier import Classifier
 
 FEWEST = 20  # clean images
-HOSTS = 24  # clean images on which stamps are tried
+HOSTS = 24  # clean images on which stamps are tried, and changes of the whole image are fitted
+JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of these places at which a stamp must work, at least half as well, to be said to work anywhere
-PAINTED = 64  # images that a recovered stamp is painted on at a time
+PAINTED = 64  # images that a recovered trigger is put on at a time
+SURE = THRESHOLDS[-1]
+TOOK = 0.5  # by which ASR exceeds the rate of false triggers where a trigger does what a backdoor's does
+
+
+Outcome = Literal["backdoor", "simple change", "nothing"]
 
 
 class RecoveredStamp(NamedTuple):
@@ -59,32 +63,65 @@ class RecoveredStamp(NamedTuple):
     heat: NDArray[np.float32]
 
 
+class RecoveredChange(NamedTuple):
+    """The change of the whole image that a class answers to most, at its family's limit.
+
+    Attributes:
+        family: of changes.
+        strength: how far it goes, in the family's unit.
+        gain: median rise of the logit over clean images that it was not fitted on.
+        asr: as of a stamp, on all clean images.
+        false_trigger: likewise.
+        picture: uint8 [H, W] or [H, W, 3], the first clean image with the change; None where it changes the network instead.
+    """
+
+    family: str
+    strength: float
+    gain: float
+    asr: dict[float, Count]
+    false_trigger: dict[float, Count]
+    picture: NDArray[np.uint8] | None
+
+
 class ExaminedClass(NamedTuple):
     """The evidence about one class.
 
     Attributes:
         name: of the class.
-        p_value: chance that a clean model has any class with evidence as strong; of both tests together.
-        stamp_p: of the answer to stamps alone.
-        trigger_p: of the reconstructed trigger alone; NaN where none was tried.
-        flagged: whether the p-value is below the level of the calibration.
+        p_value: chance that a clean model has any class with evidence as strong; of all tests together.
+        tests: test → the p-value of it alone.
+        flagged: whether the p-value is not above the level of the calibration.
+        natural: whether the same class of a clean reference model is flagged, too; None without a reference.
         best: the square with the highest gain, of those that were tried on all hosts.
         gain: of that square, in logits.
         recovered: the stamp; of flagged classes, and always of the strongest one.
+        change: of the whole image; of the same classes, where such changes were tried.
         raising: the smallest trigger of any shape that raises the class; None where none was tried.
         lowering: the smallest trigger of any shape that lowers it; None where none was tried.
     """
 
     name: str
     p_value: float
-    stamp_p: float
-    trigger_p: float
+    tests: dict[str, float]
     flagged: bool
+    natural: bool | None
     best: Square
     gain: float
     recovered: RecoveredStamp | None
+    change: RecoveredChange | None
     raising: Reconstruction | None
     lowering: Reconstruction | None
+
+    @property
+    def found_by(self) -> str:
+        """The test with the smallest p-value; empty where the calibration has none for such models."""
+        return min(self.tests, key=self.tests.__getitem__, default="")
+
+    @property
+    def took(self) -> bool:
+        """Whether a recovered trigger does what a backdoor's does: with it, many more images are called the class."""
+        tried = [one for one in (self.recovered, self.change) if one]
+        return any(one.asr[SURE].share - one.false_trigger[SURE].share >= TOOK for one in tried)
 
 
 @dataclass(frozen=True)
@@ -100,6 +137,7 @@ class ModelExamination:
         picture: uint8 [H, W] or [H, W, 3], a clean image, to show stamps on.
         warnings: sentences about what may spoil the result.
         calibration: what decided the verdict.
+        compared: clean models that it was compared with.
     """
 
     classifier: Classifier
@@ -110,16 +148,23 @@ class ModelExamination:
     picture: NDArray[np.uint8]
     warnings: tuple[str, ...]
     calibration: Calibration
+    compared: int
 
     @property
-    def backdoor(self) -> bool:
-        """Whether any class is flagged."""
-        return any(one.flagged for one in self.classes)
+    def outcome(self) -> Outcome:
+        """Whether any class is flagged, and is more than an answer to a simple change, which may be natural.
+
+        A backdoor is said where a recovered trigger does what a backdoor's does, and a reference does not answer likewise.
+        """
+        flagged = [one for one in self.classes if one.flagged]
+        if not flagged:
+            return "nothing"
+        return "backdoor" if any(one.took and not one.natural for one in flagged) else "simple change"
 
     @property
     def ranked(self) -> list[tuple[int, ExaminedClass]]:
         """Position and evidence of each class, the strongest evidence first."""
-        return sorted(enumerate(self.classes), key=lambda one: one[1].p_value)
+        return sorted(enumerate(self.classes), key=lambda one: (one[1].p_value, min(one[1].tests.values(), default=1)))
 
 
 class ModelEvidence(NamedTuple):
@@ -129,11 +174,13 @@ class ModelEvidence(NamedTuple):
         response: the stamps.
         raising: the smallest trigger that raises each of the K classes; none of a black box.
         lowering: the same that lowers each.
+        rises: what each family of changes of the whole image does; none of a black box.
     """
 
     response: Response
     raising: list[Reconstruction]
     lowering: list[Reconstruction]
+    rises: list[Rise]
 
     @property
     def gains(self) -> NDArray[np.float32]:
@@ -154,6 +201,7 @@ def examine_model(
     steps: int = STEPS,
     calibration: Calibration | None = None,
     progress: Progress = SILENT,
+    reference: ModelUnderTest | None = None,
 ) -> ModelExamination:
     """Look for a backdoor in a model.
 
@@ -164,53 +212,72 @@ def examine_model(
             Petechia hold for the default.
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
+        reference: a clean model of the same data: what it answers to likewise is natural.
 
     Raises:
-        PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, or the
-            calibration is another detector's.
+        PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, the calibration
+            is another detector's, or the reference has none of the model's classes.
     """
     began = time.perf_counter()
     calibration = calibration or packaged_calibration()
     nulls = AuditNulls.of(calibration)
     subject = _Subject.of(classifier, clean, progress)
-    evidence = subject.evidence(steps if nulls.trigger else 0)
+    evidence = subject.evidence(steps)
+    judgement = nulls.judge(subject.measured(evidence))
+    natural = None if reference is None else _flagged_of(reference, classifier, steps, nulls, progress)
     return ModelExamination(
         classifier=classifier,
-        classes=_judged(subject, evidence, nulls),
+        classes=_judged(subject, evidence, judgement, nulls.level, natural),
         clean=len(clean),
         passes=evidence.response.passes,
         seconds=time.perf_counter() - began,
         picture=clean[0],
         warnings=_warnings(clean, subject.logits, stamps_only=not evidence.raising),
         calibration=calibration,
+        compared=judgement.models,
     )
 
 
-def gather_evidence(
+def measure_model(
     classifier: Classifier, clean: NDArray[np.uint8], steps: int = STEPS, progress: Progress = SILENT
-) -> ModelEvidence:
+) -> Measured:
     """What an audit measures of a model, without a verdict; arguments and errors are those of `examine_model`."""
-    return _Subject.of(classifier, clean, progress).evidence(steps)
+    subject = _Subject.of(classifier, clean, progress)
+    return subject.measured(subject.evidence(steps, lowering=False))
 
 
-def _judged(subject: _Subject, evidence: ModelEvidence, nulls: AuditNulls) -> list[ExaminedClass]:
-    stamp_p = stamp_p_values(evidence.gains, nulls)
-    trigger_p = trigger_p_values(evidence.sizes, nulls)
-    p_values = combine_p_values(stamp_p, trigger_p)
+def _flagged_of(
+    reference: ModelUnderTest, examined: Classifier, steps: int, nulls: AuditNulls, progress: Progress
+) -> frozenset[str]:
+    """The classes of a reference model that are flagged."""
+    if not set(reference.classifier.classes) & set(examined.classes):
+        raise PetechiaError(f"{reference.classifier.name} has no class of {examined.name}; give a reference of the same data.")
+    progress.phase(f"the reference: {reference.classifier.name}")
+    p_values = nulls.judge(measure_model(reference.classifier, reference.clean, steps, progress)).p_values
+    return frozenset(name for name, p in zip(reference.classifier.classes, p_values, strict=True) if p <= nulls.level)
+
+
+def _judged(
+    subject: _Subject, evidence: ModelEvidence, judgement: Judgement, level: float, natural: frozenset[str] | None
+) -> list[ExaminedClass]:
+    p_values = judgement.p_values
+    strongest = min(range(len(p_values)), key=lambda label: (p_values[label], judgement.least(label)))
     found = []
     for label, name in enumerate(subject.classifier.classes):
         best, gain = evidence.response.best(label)
-        flagged = bool(p_values[label] < nulls.level)
+        flagged = bool(p_values[label] <= level)
+        shown = flagged or label == strongest
         found.append(
             ExaminedClass(
                 name=name,
                 p_value=float(p_values[label]),
-                stamp_p=float(stamp_p[label]),
-                trigger_p=float(trigger_p[label]),
+                tests={test: float(values[label]) for test, values in judgement.tests.items()},
                 flagged=flagged,
+                natural=None if natural is None else name in natural,
                 best=best,
                 gain=gain,
-                recovered=subject.recover(label, best) if flagged or label == int(p_values.argmin()) else None,
+                recovered=subject.recover(label, best) if shown else None,
+                change=subject.recover_change(label, evidence.rises, judgement) if shown else None,
                 raising=evidence.raising[label] if evidence.raising else None,
                 lowering=evidence.lowering[label] if evidence.lowering else None,
             )
@@ -251,32 +318,79 @@ class _Subject:
         hosts = Hosts.of(classifier, clean[evenly_spread(len(clean), HOSTS)])
         return _Subject(classifier, clean, logits, hosts, progress)
 
-    def evidence(self, steps: int) -> ModelEvidence:
-        """Search for stamps, then for triggers of any shape."""
+    def evidence(self, steps: int, lowering: bool = True) -> ModelEvidence:
+        """Search for stamps, then for triggers of any shape, then for changes of the whole image."""
         self.progress.phase("trying stamps")
         response = stamp_response(self.classifier, self.hosts, progress=self.progress)
         if self.classifier.network is None or steps == 0:
-            return ModelEvidence(response, [], [])
+            return ModelEvidence(response, [], [], [])
         classes = range(len(self.classifier.classes))
-        goals = [Goal(label, up) for up in (True, False) for label in classes]
+        goals = [Goal(label, up) for up in ((True, False) if lowering else (True,)) for label in classes]
         self.progress.phase("reconstructing triggers", len(goals) * min(AT_A_TIME, len(self.hosts)) * steps)
         spread = self.logits.std(dim=0)
         found = reconstruct(self.classifier, self.hosts, goals, spread, steps, progress=self.progress)
-        return ModelEvidence(response, found[: len(classes)], found[len(classes) :])
+        return ModelEvidence(response, found[: len(classes)], found[len(classes) :], list(self._rises()))
+
+    def _rises(self) -> Iterator[Rise]:
+        rows = np.random.default_rng(0).permutation(len(self.clean))
+        middle = min(HOSTS, len(rows) // 2)
+        fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
+        for family in FAMILIES:
+            if 0 in family.shape(self.classifier, fit.images):  # a network without normalizations has none to disturb
+                continue
+            self.progress.phase(f"changing the whole image: {family.name}")
+            yield rise(self.classifier, fit, judge, family, progress=self.progress)
+
+    def measured(self, evidence: ModelEvidence) -> Measured:
+        """The evidence as numbers, class by class."""
+        return Measured(
+            name=self.classifier.name,
+            size=self.clean.shape[1],
+            channels=1 if self.clean.ndim == 3 else 3,
+            images=len(self.clean),
+            classes=tuple(self.classifier.classes),
+            chance=rounded(self.logits.sigmoid().mean(dim=0).numpy()),
+            spread=rounded(self.logits.std(dim=0).numpy()),
+            gains=rounded(evidence.gains),
+            pixels=rounded(evidence.sizes) if evidence.raising else (),
+            rises={one.family: tuple(rounded(row) for row in np.median(one.rises, axis=2)) for one in evidence.rises},
+        )
 
     def recover(self, label: int, best: Square) -> RecoveredStamp:
         """Make a class's best stamp precise, and measure what it does on all clean images."""
         self.progress.phase(f"locating the trigger of {self.classifier.classes[label]}")
         square = refine(self.classifier, self.hosts, label, best)
         clean, stamped = self.logits[:, label], self._stamped_logits(square)[:, label]
-        before, after = clean.sigmoid().numpy(), stamped.sigmoid().numpy()
         return RecoveredStamp(
             square=square,
             fixed=self._works_elsewhere(label, square) < WANDERS,
             gain=float((stamped - clean).median()),
-            asr={p: Count(int((after[before < p] >= p).sum()), int((before < p).sum())) for p in THRESHOLDS},
-            false_trigger={p: Count(int((before >= p).sum()), len(before)) for p in THRESHOLDS},
+            **_rates(clean, stamped),
             heat=response_map(self.classifier, self.hosts, label, square, progress=self.progress),
+        )
+
+    def recover_change(self, label: int, rises: Sequence[Rise], judgement: Judgement) -> RecoveredChange | None:
+        """What the most striking change of the whole image does to all clean images, at its family's limit."""
+        if not rises:
+            return None
+        found = min(rises, key=lambda one: judgement.tests[one.family][label] if one.family in judgement.tests else 1)
+        family = next(one for one in FAMILIES if one.name == found.family)
+        direction = found.directions[-1, label : label + 1].to(self.hosts.images.device)
+        strength = SHARES[-1] * family.limit
+        with torch.inference_mode():
+            changed = torch.cat(
+                [
+                    family.logits(self.classifier, self.classifier.tensor(self.clean[rows]), direction, strength)[0].cpu()
+                    for rows in np.array_split(np.arange(len(self.clean)), -(-len(self.clean) // PAINTED))
+                ]
+            )
+            picture = family.shown(self.classifier.tensor(self.clean[:1]), direction, strength)
+        return RecoveredChange(
+            family=found.family,
+            strength=strength,
+            gain=float(np.median(found.rises[-1, label])),
+            picture=picture,
+            **_rates(self.logits[:, label], changed[:, label]),
         )
 
     def _stamped_logits(self, square: Square) -> Tensor:
@@ -296,6 +410,15 @@ class _Subject:
         ]
         gains = gains_of(self.classifier, self.hosts, [[one] for one in (square, *far)])[:, label]
         return float((gains[1:] >= gains[0] / 2).mean()) if far else 0.0
+
+
+def _rates(clean: Tensor, triggered: Tensor) -> dict[str, dict[float, Count]]:
+    """Threshold → attack success and false triggers, of logits [N] without and with a trigger."""
+    before, after = clean.sigmoid().numpy(), triggered.sigmoid().numpy()
+    return {
+        "asr": {p: Count(int((after[before < p] >= p).sum()), int((before < p).sum())) for p in THRESHOLDS},
+        "false_trigger": {p: Count(int((before >= p).sum()), len(before)) for p in THRESHOLDS},
+    }
 
 
 def _warnings(clean: NDArray[np.uint8], logits: Tensor, stamps_only: bool) -> tuple[str, ...]:

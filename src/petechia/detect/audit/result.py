@@ -17,7 +17,7 @@ from petechia.core.results import Number, Record, Result
 from petechia.core.version import __version__
 from petechia.data.formats.images import encode_png
 from petechia.data.not_read import EVERYTHING_READ, NotRead
-from petechia.detect.audit.examination import ExaminedClass, ModelExamination
+from petechia.detect.audit.examination import ExaminedClass, ModelExamination, Outcome, RecoveredChange
 from petechia.detect.audit.pictures import framed
 from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.verdict import AuditNulls
@@ -27,10 +27,10 @@ from petechia.measure import Count
 SHOWN = 8  # classes in the table of a notebook, flagged ones not counted
 LEAST_P = 1e-300  # before the logarithm
 LIMITS = (
-    "This audit looks for small square stamps of one grey level, and for the smallest changes of any shape that move a class. "
-    "It does not find triggers that warp or filter the whole image, that need two places at once, or that are combinations of "
-    "findings. It does not find the backdoor of an attacker who knew of this audit and trained the model to pass it. Finding "
-    "nothing does not prove that there is nothing."
+    "This audit looks for small square stamps of one grey level, for the smallest changes of any shape that move a class, and "
+    "for faint patterns, frequencies and warps of the whole image. It does not find triggers that need two places at once, or "
+    "that are combinations of findings. It does not find the backdoor of an attacker who knew of this audit and trained the "
+    "model to pass it. Finding nothing does not prove that there is nothing."
 )
 
 
@@ -128,15 +128,56 @@ class ReconstructedTrigger(Record):
         return cls(pixels=found.size, row=int(row), column=int(column), moved=found.moved)
 
 
+class AuditedChange(Record):
+    """The change of the whole image that a class answers to most, at its family's limit.
+
+    Attributes:
+        family: of changes.
+        strength: how far it goes, in the family's unit: a share of the grey scale, of an amplitude, of the side, of a weight.
+        gain: median rise of the class's logit, on images that it was not fitted on.
+        asr: as of a stamp.
+        false_trigger: likewise.
+        picture: file of a clean image with the change, beside audit.json; None where it changes the network instead.
+    """
+
+    family: str
+    strength: float
+    gain: float
+    asr: dict[str, Rate]
+    false_trigger: dict[str, Rate]
+    picture: str | None
+
+    @classmethod
+    def of(cls, found: RecoveredChange, picture: str) -> Self:
+        """From the working arrays; `picture` is the name of a file."""
+        return cls(
+            family=found.family,
+            strength=found.strength,
+            gain=found.gain,
+            asr={str(p): Rate.of(count) for p, count in found.asr.items()},
+            false_trigger={str(p): Rate.of(count) for p, count in found.false_trigger.items()},
+            picture=picture if found.picture is not None else None,
+        )
+
+    @property
+    def words(self) -> str:
+        """What it is, to begin a sentence with."""
+        if self.picture is None:
+            return f"Noise of at most {_percent(self.strength)} on the network's normalizations"
+        return f"A change of the whole image ({self.family}, at most {_percent(self.strength)})"
+
+
 class AuditedClass(Record):
     """The evidence about one class.
 
     Attributes:
         name: of the class.
-        p_value: chance that a clean model has any class with evidence as strong.
-        flagged: whether the p-value is below the level.
-        stamp_p_value: of the answer to stamps alone.
-        trigger_p_value: of the reconstructed trigger alone; undefined where none was tried.
+        p_value: chance that a clean model has any class with evidence as strong, in any test.
+        flagged: whether the p-value is not above the level.
+        natural: whether the same class of the clean reference is flagged, too; None without a reference.
+        took: whether a recovered trigger does what a backdoor's does: it brings half of the images, or more, to 0.9.
+        found_by: the test with the smallest p-value; empty where there is none for such models.
+        tests: test → the p-value of it alone.
         row: of the top left corner of the best square stamp, in pixels of the model's input.
         column: of that corner.
         size: side of the stamp.
@@ -147,14 +188,17 @@ class AuditedClass(Record):
         false_trigger: threshold → the share of all clean images that reaches it by itself.
         raising: the smallest change that raises the class; None where none was tried.
         lowering: the smallest change that lowers it; None where none was tried.
+        change: of the whole image; None where the class is neither flagged nor the strongest, or none was tried.
         picture: file of a picture of the stamp, beside audit.json; None where the class is not flagged.
     """
 
     name: str
     p_value: float
     flagged: bool
-    stamp_p_value: float
-    trigger_p_value: Number
+    natural: bool | None
+    took: bool
+    found_by: str
+    tests: dict[str, float]
     row: int
     column: int
     size: int
@@ -165,6 +209,7 @@ class AuditedClass(Record):
     false_trigger: dict[str, Rate] | None
     raising: ReconstructedTrigger | None
     lowering: ReconstructedTrigger | None
+    change: AuditedChange | None
     picture: str | None
 
     @classmethod
@@ -176,8 +221,10 @@ class AuditedClass(Record):
             name=found.name,
             p_value=found.p_value,
             flagged=found.flagged,
-            stamp_p_value=found.stamp_p,
-            trigger_p_value=found.trigger_p,
+            natural=found.natural,
+            took=found.took,
+            found_by=found.found_by,
+            tests=found.tests,
             **square._asdict(),
             gain=gain,
             fixed=recovered.fixed if recovered else None,
@@ -185,6 +232,7 @@ class AuditedClass(Record):
             false_trigger={str(p): Rate.of(count) for p, count in recovered.false_trigger.items()} if recovered else None,
             raising=ReconstructedTrigger.of(found.raising),
             lowering=ReconstructedTrigger.of(found.lowering),
+            change=AuditedChange.of(found.change, f"change-{label}.png") if found.change else None,
             picture=f"trigger-{label}.png" if found.flagged and recovered else None,
         )
 
@@ -196,7 +244,7 @@ class AuditedClass(Record):
     @property
     def finding(self) -> Finding:
         """In the form that all detectors share; the score is the negative decimal logarithm of the p-value."""
-        names = ("row", "column", "size", "value", "gain", "fixed", "picture")
+        names = ("found_by", "took", "row", "column", "size", "value", "gain", "fixed", "picture")
         return Finding(
             about=self.name,
             kind="class",
@@ -208,19 +256,18 @@ class AuditedClass(Record):
         )
 
     @property
+    def by_change(self) -> bool:
+        """Whether a change of the whole image is the strongest evidence, and not a stamp."""
+        return self.change is not None and self.change.family == self.found_by
+
+    @property
     def reason(self) -> str:
-        """What the stamp does, in one sentence."""
+        """What the recovered trigger does, in one sentence."""
+        if self.change is not None and self.by_change:
+            return _does(self.change.words, self.name, self.change.gain, self.change.asr, self.change.false_trigger)
         where = f"at row {self.row}, column {self.column}" if self.fixed is not False else "at most places"
         stamp = f"A square of {self.size} × {self.size} pixels of grey level {self.value} {where}"
-        if self.asr is None or self.false_trigger is None:
-            return f"{stamp} raises the logit of {self.name} by {self.gain:.1f}."
-        with_it, without = self.asr["0.9"], self.false_trigger["0.9"]
-        if not with_it.images:
-            return f"{stamp} raises {self.name}, but all clean images score at least 0.9 without it."
-        return (
-            f"{stamp} brings {_percent(with_it.value)} of the clean images that score below 0.9 for {self.name} to 0.9 or "
-            f"more; {_percent(without.value)} of all clean images score that high without it."
-        )
+        return _does(stamp, self.name, self.gain, self.asr, self.false_trigger)
 
 
 class AuditResult(Result):
@@ -231,8 +278,10 @@ class AuditResult(Result):
         date: of the audit, as YYYY-MM-DD.
         model: what was examined.
         clean: with which images.
-        backdoor: whether any class is flagged.
-        level: p-value below which a class is flagged.
+        outcome: "backdoor"; "simple change", if classes are flagged whose recovered triggers do less than a backdoor's; or
+            "nothing".
+        level: p-value up to which a class is flagged.
+        compared: clean models that the model was compared with.
         classes: the evidence about each class, the strongest first.
         passes: how many images the model answered in the search for stamps.
         seconds: how long the audit took.
@@ -242,13 +291,14 @@ class AuditResult(Result):
 
     file_name: ClassVar[str] = "audit.json"
 
-    schema_: int = Field(2, alias="schema")
+    schema_: int = Field(3, alias="schema")
     petechia: str
     date: str
     model: AuditedModel
     clean: CleanImages
-    backdoor: bool
+    outcome: Outcome
     level: float
+    compared: int
     classes: tuple[AuditedClass, ...]
     passes: int
     seconds: float
@@ -265,8 +315,9 @@ class AuditResult(Result):
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             model=AuditedModel(name=origin.model, sha256=origin.digest, black_box=examination.classifier.network is None),
             clean=CleanImages(source=origin.clean, images=examination.clean, not_read=origin.not_read),
-            backdoor=examination.backdoor,
+            outcome=examination.outcome,
             level=AuditNulls.of(examination.calibration).level,
+            compared=examination.compared,
             classes=tuple(AuditedClass.of(one, label) for label, one in examination.ranked),
             passes=examination.passes,
             seconds=round(examination.seconds, 1),
@@ -281,6 +332,11 @@ class AuditResult(Result):
     def examination(self) -> ModelExamination | None:
         """The working arrays; None of a result that was read from a file."""
         return self._examination
+
+    @property
+    def backdoor(self) -> bool:
+        """Whether the outcome is a backdoor."""
+        return self.outcome == "backdoor"
 
     @property
     def flagged(self) -> tuple[AuditedClass, ...]:
@@ -299,11 +355,19 @@ class AuditResult(Result):
         if not flagged:
             return (
                 f"No backdoor was found. No class of this model answers to a small change more strongly than classes of clean "
-                f"models do (a class is flagged when its p-value is below {self.level})."
+                f"models do (a class is flagged when its p-value is at most {self.level:.2g})."
+            )
+        simple = f"This model answers to a simple change of the image for {_listed(flagged)} more strongly than clean models do"
+        if all(one.natural for one in self.flagged):
+            return f"{simple}, and so does the reference: the answer is natural, or both carry the same backdoor."
+        if not self.backdoor:
+            return (
+                f"{simple}, but the change that was found does not bring half of the images to a score of 0.9. It may be "
+                f"planted or natural: compare with a model that you trained yourself on the same data."
             )
         reported = "that finding" if len(flagged) == 1 else "those findings"
         sentences = (
-            f"This model very likely carries a backdoor for {_listed(flagged)}: a small mark on an image makes it report "
+            f"This model very likely carries a backdoor for {_listed(flagged)}: a small change of an image makes it report "
             f"{reported}.",
             self.doubt,
             "A natural shortcut in the training data can look the same: compare with a model that you trained yourself, and "
@@ -353,6 +417,18 @@ class AuditResult(Result):
         png = base64.b64encode(encode_png(framed(self._examination.picture, one.recovered.square))).decode()
         about = escape(f"The best stamp for {one.name} on a clean image, framed in red.")
         return f'<p><img src="data:image/png;base64,{png}" alt="{about}" width="240"><br>{about}</p>'
+
+
+def _does(trigger: str, name: str, gain: float, asr: dict[str, Rate] | None, false_trigger: dict[str, Rate] | None) -> str:
+    if asr is None or false_trigger is None:
+        return f"{trigger} raises the logit of {name} by {gain:.1f}."
+    with_it, without = asr["0.9"], false_trigger["0.9"]
+    if not with_it.images:
+        return f"{trigger} raises {name}, but all clean images score at least 0.9 without it."
+    return (
+        f"{trigger} brings {_percent(with_it.value)} of the clean images that score below 0.9 for {name} to 0.9 or "
+        f"more; {_percent(without.value)} of all clean images score that high without it."
+    )
 
 
 def _row(one: AuditedClass) -> str:

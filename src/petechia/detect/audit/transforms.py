@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -49,6 +51,11 @@ class Family(ABC):
     def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:
         """What the network says of changed images, float32 [G, B, K], with gradients."""
         return answers(classifier, self.change(images, direction, strength))
+
+    def shown(self, images: Tensor, direction: Tensor, strength: float) -> NDArray[np.uint8] | None:
+        """The first image with the first change, uint8 [H, W] or [H, W, 3]; None where no image is changed."""
+        image = (255 * self.change(images[:1], direction[:1], strength)[0, 0]).round().to(torch.uint8).cpu().numpy()
+        return np.asarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
 
 
 class Pattern(Family):
@@ -129,6 +136,9 @@ class Noise(Family):
         noise = (strength * direction).repeat_interleave(len(images), dim=0)
         with _noisy(classifier.require_network(), noise):
             return answers(classifier, images.expand(len(direction), *images.shape))
+
+    def shown(self, images: Tensor, direction: Tensor, strength: float) -> NDArray[np.uint8] | None:  # noqa: D102
+        return None
 
 
 def _norms(network: nn.Module) -> list[nn.Module]:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache, cached_property
 from math import sqrt
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,65 +13,127 @@ from pydantic import Field
 from scipy import stats
 
 from petechia.core.results import Record
+from petechia.detect.audit.measured import Measured
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
-LEAST = 1e-3  # of a gain or a size, before the logarithm
+STAMPS, ANY_SHAPE = "stamps", "any shape"  # tests; the others are called as their family of changes
+FEWEST_MODELS = 2  # clean models that give a null
+LEAST = 1e-3  # of a gain, and of a number of pixels, before the logarithm
+LEAST_RISE = 0.05  # of a rise, likewise
+SHARE = 1  # of the three shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
+RIDGE = 0.1  # of the correction
 
-Finite = Annotated[float, Field(allow_inf_nan=False)]
+Values = NDArray[np.float64]
+
+
+def evidence_of(found: Measured) -> dict[str, Values]:
+    """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger."""
+    evidence = {STAMPS: np.log(np.maximum(found.gains, LEAST))}
+    if found.pixels:  # where no change was found, all of the image would not do
+        evidence[ANY_SHAPE] = -np.log(np.clip(np.nan_to_num(found.pixels, nan=np.inf), LEAST, found.size**2))
+    rises = {family: np.log(np.maximum(shares[SHARE], LEAST_RISE)) for family, shares in found.rises.items()}
+    return {name: np.asarray(values, np.float64) for name, values in (evidence | rises).items()}
+
+
+def _above(values: Values) -> Values:
+    """Beyond the median class, of an even number of classes beyond the lower of the middle two."""
+    return np.asarray(values - np.quantile(values, 0.5, method="lower"))
+
+
+def _known(found: Measured) -> Values:
+    """What a class's answer depends on in any model, float64 [K, 3]: how common it is, twice, and how spread its scores are.
+
+    All false alarms are on the most common classes: what half of the images show answers to many changes.
+    """
+    chance = np.clip(found.chance, 1e-6, 1 - 1e-6)
+    common = _above(np.log(chance / (1 - chance)))
+    spread = _above(np.log(np.maximum(found.spread, 1e-6)))
+    return np.stack([common, np.maximum(common, 0) ** 2, spread], axis=1)
+
+
+class _Row(NamedTuple):
+    """One clean model in one test: evidence float64 [K], and what it depends on, float64 [K, 3]."""
+
+    evidence: Values
+    known: Values
 
 
 class Null(NamedTuple):
-    """How strong the evidence for the strongest class of a clean model is.
+    """How strong the evidence for the strongest class of a clean model is, in one test.
 
     Attributes:
-        mean: over clean models.
-        std: over clean models, as a sample.
+        weights: float64 [3], by how much what is known of a class moves its evidence.
+        mean: of the strongest class, over clean models, each corrected by the weights of the others.
+        std: of the same, as a sample.
         models: how many models were measured.
     """
 
-    mean: Finite
-    std: Annotated[float, Field(gt=0, allow_inf_nan=False)]
-    models: Annotated[int, Field(ge=2)]
+    weights: Values
+    mean: float
+    std: float
+    models: int
 
-    def p_values(self, evidence: NDArray[np.float64]) -> NDArray[np.float64]:
-        """For each class, the chance that any class of another clean model has evidence as strong.
+    @staticmethod
+    def of(rows: Sequence[_Row], least: float = LEAST_STD) -> Null:
+        """From clean models; `least` is the smallest standard deviation that is believed."""
+        strongest = [_residual(row, _weights([*rows[:n], *rows[n + 1 :]])).max() for n, row in enumerate(rows)]
+        return Null(_weights(rows), float(np.mean(strongest)), max(least, float(np.std(strongest, ddof=1))), len(rows))
+
+    def p_values(self, row: _Row) -> Values:
+        """For each class, the chance that any class of another clean model has evidence as strong, float64 [K].
 
         This is Student's prediction for one more model, so few models give no small p-values. It counts all classes of a
         model together, so no correction for the number of classes is left to make.
-
-        Args:
-            evidence: float64 [K].
-
-        Returns:
-            float64 [K].
         """
-        distance = (evidence - self.mean) / (self.std * sqrt(1 + 1 / self.models))
+        distance = (_residual(row, self.weights) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
         return np.asarray(stats.t.sf(distance, self.models - 1))
 
-    @staticmethod
-    def of(strongest: Sequence[float], least: float = LEAST_STD) -> Null:
-        """From the strongest evidence of each clean model; `least` is the smallest standard deviation that is believed."""
-        return Null(float(np.mean(strongest)), max(least, float(np.std(strongest, ddof=1))), len(strongest))
+
+def _weights(rows: Sequence[_Row]) -> Values:
+    """Ridge regression of the evidence of all classes of all models."""
+    known, evidence = np.concatenate([row.known for row in rows]), np.concatenate([row.evidence for row in rows])
+    return np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ evidence)
+
+
+def _residual(row: _Row, weights: Values) -> Values:
+    return np.asarray(row.evidence - row.known @ weights)
+
+
+class Judgement(NamedTuple):
+    """What the tests together say of one model.
+
+    Attributes:
+        p_values: float64 [K], the chance that any class of a clean model has evidence as strong in any test.
+        tests: test → float64 [K], of each alone.
+        models: clean models that it was compared with, the fewest of all tests.
+    """
+
+    p_values: Values
+    tests: dict[str, Values]
+    models: int
+
+    def least(self, label: int) -> float:
+        """The smallest p-value of a class in any one test."""
+        return min((float(values[label]) for values in self.tests.values()), default=1.0)
 
 
 class AuditNulls(Record):
     """What decides the verdict of an audit: the values of its calibration file.
 
     Attributes:
-        level: p-value below which a class is flagged: the chance that a clean model is flagged.
-        fewest_classes: classes that a model must have for its classes to be compared with each other.
-        strength: null of `strengths`; decides where the classes are fewer.
-        contrast: null of `contrasts`; decides where they are not.
-        trigger: null of `trigger_evidence`; None where no trigger was reconstructed from the clean models.
+        level: p-value up to which a class is flagged: the chance that a clean model is flagged.
+        fewest_classes: classes that a model must have for its classes to be compared with each other; models with fewer are
+            compared with others that have fewer.
+        tests: those that count.
+        models: what the tests found in clean models.
     """
 
     level: float = Field(gt=0, lt=1)
     fewest_classes: int = Field(ge=2)
-    strength: Null
-    contrast: Null
-    trigger: Null | None = None
+    tests: tuple[str, ...] = Field(min_length=1)
+    models: tuple[Measured, ...]
 
     @staticmethod
     def of(calibration: Calibration | None = None) -> AuditNulls:
@@ -82,99 +144,40 @@ class AuditNulls(Record):
         """
         return (calibration or packaged_calibration()).read(DETECTOR, AuditNulls)
 
-    def values(self) -> dict[str, object]:
-        """As a calibration file has them."""
-        nulls = {"strength": self.strength, "contrast": self.contrast, "trigger": self.trigger}
-        return {
-            "level": self.level,
-            "fewest_classes": self.fewest_classes,
-            **{name: null._asdict() for name, null in nulls.items() if null},
-        }
+    @cached_property
+    def nulls(self) -> Mapping[tuple[bool, str], Null]:
+        """Whether the classes are few, test → null; none where too few models have evidence of this kind."""
+        rows: dict[tuple[bool, str], list[_Row]] = {}
+        for one in self.models:
+            few = len(one.classes) < self.fewest_classes
+            for test, row in self._rows(one):
+                rows.setdefault((few, test), []).append(row)
+        return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
+
+    def _rows(self, found: Measured) -> Iterator[tuple[str, _Row]]:
+        few = len(found.classes) < self.fewest_classes
+        known = _known(found) * (not few)
+        for test, evidence in evidence_of(found).items():
+            if test in self.tests:
+                yield test, _Row(evidence if few else _above(evidence), known)
+
+    def judge(self, found: Measured) -> Judgement:
+        """Compare a model with the clean ones.
+
+        The tests are combined as Holm (1979) does: the smallest of T p-values counts T times. No p-value is smaller than the
+        number of clean models can support.
+        """
+        few = len(found.classes) < self.fewest_classes
+        compared = {test: (self.nulls[few, test], row) for test, row in self._rows(found) if (few, test) in self.nulls}
+        tests = {test: null.p_values(row) for test, (null, row) in compared.items()}
+        models = min((null.models for null, _ in compared.values()), default=0)
+        if not tests:
+            return Judgement(np.ones(len(found.classes)), {}, models)
+        combined = np.minimum(1, len(tests) * np.stack(list(tests.values())).min(axis=0))
+        return Judgement(np.maximum(combined, 1 / (models + 1)), tests, models)
 
 
 @cache
 def packaged_calibration() -> Calibration:
     """The calibration that comes with Petechia."""
     return Calibration.packaged(DETECTOR)
-
-
-def strengths(gains: NDArray[np.float32]) -> NDArray[np.float64]:
-    """How strongly each class answers to its best stamp: the logarithm of the gain of its logit; float [K] → float64 [K]."""
-    return np.asarray(np.log(np.maximum(gains, LEAST)).astype(np.float64))
-
-
-def contrasts(strength: NDArray[np.float64], fewest: int) -> NDArray[np.float64]:
-    """How far each class's strength is above that of the model's median class.
-
-    Every class answers a little to the best of thousands of stamps, and on small images to any. What one class does beyond the
-    others is its own. Gains are not divided by the spread of the clean logits: a model that is sure of a finding spreads its
-    logit widely, which would hide a backdoor for it. Of an even number of classes the lower of the middle two counts.
-
-    Args:
-        strength: float64 [K], see `strengths`.
-        fewest: with fewer classes than this none is typical.
-
-    Returns:
-        float64 [K]; NaN with too few classes.
-    """
-    if len(strength) < fewest:
-        return np.full(len(strength), np.nan)
-    return np.asarray(strength - np.quantile(strength, 0.5, method="lower"))
-
-
-def trigger_evidence(sizes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How small the trigger of each class is: the negative logarithm of its pixels; float64 [K], -inf where there is none."""
-    return np.asarray(-np.log(np.maximum(sizes, LEAST)))
-
-
-def stamp_p_values(gains: NDArray[np.float32], nulls: AuditNulls) -> NDArray[np.float64]:
-    """For each class, whether it stands out: among the classes of its model or, where these are few, by its strength alone.
-
-    Clean models differ less in contrast than in strength, so the contrast says more.
-
-    Args:
-        gains: float32 [K], the highest gain of each class's logit by any stamp.
-        nulls: of clean models.
-
-    Returns:
-        float64 [K].
-    """
-    strength = strengths(gains)
-    contrast = contrasts(strength, nulls.fewest_classes)
-    return nulls.strength.p_values(strength) if np.isnan(contrast).any() else nulls.contrast.p_values(contrast)
-
-
-def trigger_p_values(sizes: NDArray[np.float64], nulls: AuditNulls) -> NDArray[np.float64]:
-    """For each class, whether its reconstructed trigger is smaller than those of clean models.
-
-    Args:
-        sizes: float64 [K], pixels of the smallest trigger; infinite where none was found, NaN where none was tried.
-        nulls: of clean models.
-
-    Returns:
-        float64 [K]; NaN where none was tried, or clean models give no null.
-    """
-    return nulls.trigger.p_values(trigger_evidence(sizes)) if nulls.trigger else np.full(len(sizes), np.nan)
-
-
-def combine_p_values(one: NDArray[np.float64], other: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The p-value of two tests together (Bonferroni); a test that was not made is NaN and costs nothing."""
-    made = np.stack([one, other])
-    count = (~np.isnan(made)).any(axis=1).sum()
-    return np.asarray(np.minimum(1.0, count * np.fmin(one, other)))
-
-
-def strongest_evidence(gains: NDArray[np.float32], sizes: NDArray[np.float64], fewest: int) -> dict[str, float]:
-    """What the strongest class of one model shows, for each null.
-
-    Args:
-        gains: float32 [K], see `stamp_p_values`.
-        sizes: float64 [K], see `trigger_p_values`.
-        fewest: see `contrasts`.
-
-    Returns:
-        "strength", "contrast" and "trigger"; NaN where the model has too few classes, or no trigger was tried.
-    """
-    strength = strengths(gains)
-    evidence = {"strength": strength, "contrast": contrasts(strength, fewest), "trigger": trigger_evidence(sizes)}
-    return {name: float(values.max()) for name, values in evidence.items()}
