@@ -10,11 +10,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, first_line
 from petechia.core.runtime import Runtime
 from petechia.data.levels import in_colour, to_grey
 from petechia.data.preprocess import Preprocess
 from petechia.models.model import BATCH, Model
+
+SCORES = 2  # dimensions of logits
+FEW = 8  # images that a model is asked about twice
+RANDOM = 0.05  # share of the spread of the logits by which a steady model's answers may differ
+TINY = 1e-3  # logits, likewise
 
 Answer = Callable[[Tensor], Tensor]  # images, float32 [B, C, H, W] in 0…1 → logits, float32 [B, K]
 
@@ -60,6 +65,39 @@ class Classifier:
             return batch
         return batch.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
+    def ask(self, images: Tensor) -> Tensor:
+        """Return the logits of one batch, float32 [B, C, H, W] in 0…1 → [B, K], with gradients if the network has them.
+
+        Raises:
+            PetechiaError: the network's own code fails, or does not give scores for every image.
+        """
+        try:
+            found = self.answer(images)
+        except (RuntimeError, TypeError, ValueError, IndexError) as error:
+            raise PetechiaError(
+                f"{self.name} cannot be called with float32 {list(images.shape)} ({first_line(error)}); check the model, or "
+                f"export it again."
+            ) from error
+        if found.ndim != SCORES or len(found) != len(images):
+            raise PetechiaError(
+                f"{self.name} gives {list(found.shape)} for {len(images)} images, not [{len(images)}, classes]; keep the "
+                f"dimension of the images, even of one."
+            )
+        return found
+
+    def require_steady(self, images: NDArray[np.uint8]) -> None:
+        """Make sure that the model gives the same scores when it is asked again.
+
+        Raises:
+            PetechiaError: it does not.
+        """
+        first, again = (self.logits(images[:FEW]) for _ in range(2))
+        if float((first - again).abs().max()) > RANDOM * float(first.std(dim=0).max()) + TINY:
+            raise PetechiaError(
+                f"{self.name} gives other scores for the same images when it is asked again; turn off dropout and whatever "
+                f"else is random in it (network.eval()), and export it again."
+            )
+
     def logits(self, images: Tensor | NDArray[np.uint8], batch: int = BATCH) -> Tensor:
         """Return the logits of images, without gradients.
 
@@ -71,11 +109,11 @@ class Classifier:
             float32 [N, K], on the CPU.
 
         Raises:
-            PetechiaError: an output is not finite, or the number of scores is not the number of classes.
+            PetechiaError: an output is not finite, the number of scores is not the number of classes, or as `ask`.
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode(), self.runtime.autocast():
-            parts = [self.answer(some).float().cpu() for some in torch.split(given, batch) if len(some)]
+            parts = [self.ask(some).float().cpu() for some in torch.split(given, batch) if len(some)]
         found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(

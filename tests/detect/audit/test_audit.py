@@ -94,6 +94,26 @@ def test_a_model_that_answers_nan_is_refused(clean: Images) -> None:
         examine_model(opened(Broken()), clean)
 
 
+def test_a_model_that_answers_at_random_is_refused(clean: Images) -> None:
+    class Drops(ByHand):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(nn.functional.dropout(images, 0.3))
+
+    with pytest.raises(PetechiaError, match="other scores for the same images"):
+        examine_model(opened(Drops()), clean)
+
+
+def test_a_class_that_never_changes_is_no_evidence(clean: Images) -> None:
+    class Dead(ByHand):
+        def forward(self, images: Tensor) -> Tensor:
+            logits = super().forward(images)
+            return torch.cat([logits[:, :-1], torch.full_like(logits[:, :1], -3)], dim=1)
+
+    found = examine_model(opened(Dead()), clean, steps=5)
+    assert [one.name for one in found.classes if one.flagged] == ["Target"]
+    assert found.classes[-1].p_value > 0.5
+
+
 def test_clean_images_that_are_triggered_are_noticed(clean: Images) -> None:
     tampered = clean.copy()
     tampered[::3] = stamped(tampered[::3])

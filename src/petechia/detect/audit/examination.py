@@ -215,8 +215,8 @@ def examine_model(
         reference: a clean model of the same data: what it answers to likewise is natural.
 
     Raises:
-        PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, the calibration
-            is another detector's, or the reference has none of the model's classes.
+        PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, at random or not
+            at all, the calibration is another detector's, or the reference has none of the model's classes.
     """
     began = time.perf_counter()
     calibration = calibration or packaged_calibration()
@@ -313,6 +313,7 @@ class _Subject:
         if len(clean) < FEWEST:
             raise PetechiaError(f"There are {len(clean)} clean images; an audit needs at least {FEWEST}.")
         logits = classifier.logits(clean)
+        classifier.require_steady(clean)
         if float(logits.std(dim=0).max()) == 0:
             raise PetechiaError(f"{classifier.name} gives all {len(clean)} clean images the same scores; give other images.")
         hosts = Hosts.of(classifier, clean[evenly_spread(len(clean), HOSTS)])

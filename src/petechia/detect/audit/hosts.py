@@ -55,7 +55,7 @@ def answers(classifier: Classifier, groups: Tensor) -> Tensor:
     """What the network says of G groups of images, float32 [G, B, C, H, W] → [G, B, K], with gradients."""
     flat = groups.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     with classifier.runtime.autocast():
-        return classifier.answer(flat).float().reshape(*groups.shape[:2], -1)
+        return classifier.ask(flat).float().reshape(*groups.shape[:2], -1)
 
 
 def own_rises(logits: Tensor, clean: Tensor, labels: Tensor) -> Tensor:

@@ -132,13 +132,14 @@ class Screen:
 
         Raises:
             PetechiaError: there are too few clean images for the rate, they are all the same, there is no such class or part,
-                or the model answers with NaN.
+                or the model answers with NaN, or at random.
         """
         check_count(len(clean), fpr)
         names = _known(parts, classifier)
         if target is not None and target not in classifier.classes:
             raise PetechiaError(f"{target!r} is not a class of {classifier.name}: {', '.join(classifier.classes)}.")
         index = None if target is None else classifier.classes.index(target)
+        classifier.require_steady(clean)
         reference = Reference.of(classifier, clean)
         unfitted = Screen(classifier, reference, None, ConformalThreshold(fpr, {}, {}, np.zeros(0)), names, index)
         found = unfitted._examine(reference.images, own=True, progress=progress)
