@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 import petechia
-from petechia import PetechiaError
+from petechia import PetechiaError, api
 from petechia.data import Preprocess
+from petechia.detect.protocol import Calibration
 from petechia.models.model import Architecture, create
 
 
@@ -172,6 +174,29 @@ def test_images_in_memory_are_explained(tmp_path: Path) -> None:
     }  # fmt: skip
     again = type(found).load(tmp_path / "out")
     assert again == found
+
+
+def test_a_calibration_grows_and_is_what_an_audit_compares_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images = np.clip(rng.normal(120, 30, (30, 1, 1)) + rng.normal(0, 10, (30, 32, 32)), 0, 255).astype(np.uint8)
+    files = [tmp_path / f"{seed}.safetensors" for seed in range(3)]
+    for seed, file in enumerate(files):
+        create(Architecture(arch="test_resnet"), tuple("ABCDE"), Preprocess(size=32), seed).save(file)
+    asked: list[str] = []
+    measure = api.measure_model
+    monkeypatch.setattr(api, "measure_model", lambda model, *given: asked.append(model.name) or measure(model, *given))  # type: ignore[func-returns-value]
+    out = tmp_path / "null.json"
+    settings: dict[str, Any] = {"out": out, "stamps_only": True, "device": "cpu", "threads": 1}
+    petechia.calibrate(files[:2], images, **settings)
+    grown = petechia.calibrate(files, images, **settings)
+    assert asked == [str(file) for file in files]  # none twice
+    assert Calibration.load(out) == grown
+    assert [one["name"] for one in grown.values["models"]] == ["0.safetensors", "1.safetensors", "2.safetensors"]
+    audit = petechia.audit(files[0], images, stamps_only=True, calibration=out, device="cpu", threads=1)
+    assert (audit.compared, audit.level) == (3, pytest.approx(1 / 4))
+    assert "3 clean models of 5 classes for images of 32 pixels a side" in audit.limits
+    with pytest.raises(PetechiaError, match="There is 1 clean model"):
+        petechia.calibrate(files[:1], images, stamps_only=True, device="cpu", threads=1)
 
 
 def test_scan_audit_and_screen_take_what_is_in_memory(tmp_path: Path) -> None:

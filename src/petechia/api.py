@@ -438,6 +438,7 @@ def calibrate(
     clean: Images,
     out: str | Path | None = None,
     images: int = 100,
+    stamps_only: bool = False,
     progress: Progress = SILENT,
     device: str = "auto",
     precision: Precision = "auto",
@@ -450,6 +451,7 @@ def calibrate(
         clean: clean images, as for `audit`.
         out: file, .json, written after every model; models that it has already are not measured again, and stay.
         images: how many of them are used at most.
+        stamps_only: for audits of stamps only.
         progress: told what happens.
         device: as for `open_model`.
         precision: as for `open_model`.
@@ -470,7 +472,8 @@ def calibrate(
         if digest in known:
             continue
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
-        measured = measure_model(classifier, collect(clean, classifier, images, progress).images, progress=progress)
+        given = collect(clean, classifier, images, progress).images
+        measured = measure_model(classifier, given, 0 if stamps_only else STEPS, progress)
         found.append(measured.model_copy(update={"sha256": digest, "name": file.name if digest else classifier.name}))
         if out is not None and len(found) >= FEWEST_MODELS:
             calibrated(found, "petechia calibrate").save(out)

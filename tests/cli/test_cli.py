@@ -160,7 +160,9 @@ def test_choices_are_choices(arguments: list[str], tmp_path: Path, monkeypatch: 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", ["run", "reproduce", "audit", "screen", "repair", "explain", "serve", "zoo", "info"])
+@pytest.mark.parametrize(
+    "command", ["run", "reproduce", "audit", "calibrate", "screen", "repair", "explain", "serve", "zoo", "info"]
+)
 def test_every_command_that_computes_takes_device_precision_and_threads(command: str) -> None:
     (function,) = [one.callback for one in app.registered_commands if getattr(one.callback, "__name__", "") == command]
     assert function is not None

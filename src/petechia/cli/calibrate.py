@@ -17,6 +17,7 @@ def calibrate(
     ],
     out: Annotated[Path, typer.Option(metavar="FILE.json", help="Calibration to write; if it exists, models are added to it.")],
     images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 100,
+    stamps_only: Annotated[bool, typer.Option("--stamps-only", help="For audits with --stamps-only.")] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
@@ -27,7 +28,15 @@ def calibrate(
 
     with ConsoleProgress().live() as progress:
         found = petechia.calibrate(
-            models, clean, out, images=images, progress=progress, device=device, precision=precision, threads=threads
+            models,
+            clean,
+            out,
+            images=images,
+            stamps_only=stamps_only,
+            progress=progress,
+            device=device,
+            precision=precision,
+            threads=threads,
         )
     say(f"Measured on {found.measured_on}. A class is flagged when its p-value is at most {found.values['level']:.2g}.")
     say(f"Calibration: {out}")
