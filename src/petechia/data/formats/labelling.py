@@ -159,7 +159,7 @@ def with_split(table: Table, options: Options) -> Options:
 
 def bare_splits(cells: pl.Series) -> pl.Series:
     """Return the cells of a column of splits in lower case, without what is said beside the name."""
-    return cleaned(cells).str.to_lowercase().str.replace(BESIDE_SPLIT, "").str.replace_all("-", "").str.replace_all("_", "")
+    return cleaned(cells).str.to_lowercase().str.replace(BESIDE_SPLIT, "").str.replace_all("[-_]", "")
 
 
 def _holds_splits(table: Table, column: str) -> bool:

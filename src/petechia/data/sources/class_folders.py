@@ -57,7 +57,8 @@ PARTS = {
         "set",
         "folder",
     ),
-    *("image", "images", "img", "imgs", "labels", "original", "originals"),
+    *IMAGES,
+    *("labels", "original", "originals"),
 }
 
 
@@ -234,18 +235,28 @@ def _layout_of(root: Path, paths: list[str]) -> _Layout:
         above.extend(folders)
 
 
+def _within(paths: list[str], depth: int) -> dict[str, set[str]]:
+    """Folder at a depth → the folders in it; folders that hold images only have none."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        if len(parts) > depth + 1:
+            found.setdefault(parts[depth], set()).update(parts[depth + 1 : -1][:1])
+    return found
+
+
+def _unnumbered(name: str) -> str:
+    """The words of a folder's name, without numbers."""
+    return re.sub(r"[\W\d_]+", " ", name).strip().casefold()
+
+
 def _refuse_copies(here: Path, paths: list[str], depth: int, folders: set[str]) -> None:
     """Reject a folder that holds folders named as those beside it, as a copy of the dataset does.
 
     Raises:
         PetechiaError: there is one.
     """
-    within: dict[str, set[str]] = {}
-    for path in paths:
-        parts = path.split("/")
-        if len(parts) > depth + 2:
-            within.setdefault(parts[depth], set()).add(parts[depth + 1])
-    for name, found in sorted(within.items()):
+    for name, found in sorted(_within(paths, depth).items()):
         same = sorted(found & (folders - {name}))
         if len(same) > 1:
             raise PetechiaError(
@@ -260,14 +271,11 @@ def _notes_on_same_folders(root: Path, paths: list[str], depth: int) -> tuple[st
     Raises:
         PetechiaError: those that count as the classes are many, and numbered.
     """
-    within: dict[str, set[str]] = {}
-    for path in paths:
-        parts = path.split("/")
-        within.setdefault(parts[depth], set()).update(parts[depth + 1 : -1][:1])
+    within = _within(paths, depth)
     inner = sorted(set().union(*within.values()))
-    names = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in inner}
+    names = set(map(_unnumbered, inner))
     shared = [name for name in inner if sum(name in one for one in within.values()) > 1]
-    if min(len(inner), len(within)) < SEVERAL or names <= PARTS | IMAGES or len(shared) < len(inner):
+    if min(len(inner), len(within)) < SEVERAL or names <= PARTS or len(shared) < len(inner):
         return ()
     if len(within) >= MANY and all(any(map(str.isdigit, name)) for name in within):
         raise PetechiaError(
@@ -316,7 +324,7 @@ def _refuse_parts(root: Path, classes: Sequence[str]) -> None:
             f"{root} has folders that name splits where those of classes are expected, {listing(classes)}; move the images to "
             f"SPLIT/CLASS/IMAGE, such as train/NORMAL/a.png."
         )
-    plain = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in classes}
+    plain = set(map(_unnumbered, classes))
     numbered = len(plain) == 1 and not PARTS.isdisjoint(min(plain).split()[-1:])
     if numbered or (plain & PARTS and all(name in PARTS or MASK_FOLDER.fullmatch(name) for name in plain)):
         raise PetechiaError(
