@@ -133,3 +133,12 @@ def test_values_far_outside_are_bounded() -> None:
     found = uncut(shown(values, 0, 255), Levels(values, 0, 255))
     assert found.dtype == np.int16
     assert (found.min(), found.max()) == (-4000, 4255)
+
+
+@pytest.mark.parametrize("scale", [1.0, 16.0, 257.0, 1 / 255])
+def test_values_of_8_bits_that_were_made_larger_keep_their_range(scale: float) -> None:
+    rng = np.random.default_rng(0)
+    grey = np.concatenate([rng.normal(110, 25, 60_000).clip(41, 190).round(), np.arange(256).repeat(5)])
+    values = (grey * scale).astype(np.float32) if scale < 1 else (grey * scale).astype(np.uint16)
+    low, high = shown_range(values)
+    assert (low / scale, high / scale) == pytest.approx((0, 255), rel=1e-5)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from petechia.core.errors import PetechiaError
 from petechia.models.openers.program import opened
 from petechia.saliency import cam
+from petechia.saliency.layers import names_of
 
 SIZE, PATCH, SIDE, CLASSES = 32, 4, 8, 8  # pixels; of a patch; patches in a row
 
@@ -150,14 +151,37 @@ class Changed(nn.Module):
         lambda image: image.mT,
         lambda image: image.rot90(1, (2, 3)),
         lambda image: image.roll((SIZE // 2, SIZE // 2), (2, 3)),
+        lambda image: image.roll(SIZE // 4, 2),
+        lambda image: image[:, :, SIZE // 3 :, SIZE // 3 :],
+        lambda image: nn.functional.pad(image, (SIZE // 2, 0, SIZE // 2, 0)),
+        lambda image: nn.functional.interpolate(image[:, :, :, : SIZE // 2], (SIZE, SIZE)),
     ],
-    ids=["cropped", "mirrored", "upside down", "transposed", "turned", "rolled"],
+    ids=["cropped", "mirrored", "upside down", "transposed", "turned", "rolled", "shifted", "off centre", "padded", "half"],
 )
 def test_maps_that_do_not_lie_on_the_image_are_refused(change: Callable[[Tensor], Tensor]) -> None:
     torch.manual_seed(0)
     with pytest.raises(PetechiaError, match=r"maps of Changed do not lie on the image.*crops, turns or mirrors.*occlusion"):
         cam(Changed(change).eval(), one_image(), 0)
     assert cam(Changed(lambda image: image).eval(), one_image(), 0)["last"].shape == (1, SIDE, SIDE)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("kind", ["large strided kernels", "dilated", "dead on noise"])
+def test_cells_that_see_most_of_the_image_are_no_reason_to_refuse(kind: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    layers: list[nn.Module] = []
+    for number in range(4):
+        convolution = (
+            nn.Conv2d(8 if number else 1, 8, 3, padding=2**number, dilation=2**number)
+            if kind == "dilated"
+            else nn.Conv2d(8 if number else 1, 8, 5, 2, 2)
+        )
+        layers += [convolution, nn.BatchNorm2d(8), nn.ReLU()]
+    network = Changed(lambda image: image)
+    network.features = nn.Sequential(*layers)
+    if kind == "dead on noise":
+        layers[-2].bias.data.fill_(-20)  # type: ignore[operator]
+    assert set(names_of(network.eval(), one_image())) >= {"last"}
 
 
 def test_rows_of_a_program_of_one_dimension_are_no_tokens(tmp_path: Path) -> None:

@@ -90,7 +90,8 @@ def test_a_connection_of_short_requests_is_not_cut_off(hurried: Served) -> None:
             said = connection.recv(1 << 16)
             length = int(said.partition(b"content-length: ")[2].partition(b"\r\n")[0])
             while len(said.partition(b"\r\n\r\n")[2]) < length:
-                assert (more := connection.recv(1 << 16))
+                more = connection.recv(1 << 16)
+                assert more
                 said += more
             assert said.startswith(b"HTTP/1.1 200 ")
             time.sleep(0.1)

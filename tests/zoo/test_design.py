@@ -37,7 +37,7 @@ def test_overrides_reach_every_member() -> None:
 )
 def test_the_designs_of_the_benchmarks_are_sound_and_their_halves_share_no_images(file: Path) -> None:
     design = load_design(file)
-    assert len(members(design)) == len(design.halves) * len(design.attacks)
+    assert len(members(design)) == sum(max(len(design.attacks), len(half.hosts)) for half in design.halves.values())
     assert len({half.data for half in design.halves.values()}) == len(design.halves)
 
 
@@ -46,6 +46,14 @@ def test_a_damaged_design_is_explained(tmp_path: Path) -> None:
     file.write_text("base: {}\nhalves: {tune: {hosts: []}}\nattacks: []\n")
     with pytest.raises(PetechiaError, match="is not the design of a zoo: halves"):
         load_design(file)
+
+
+def test_every_host_is_trained_if_there_are_fewer_attacks(tmp_path: Path) -> None:
+    file = tmp_path / "zoo.yaml"
+    hosts = ", ".join(f"{{arch: test_resnet, seed: {seed}}}" for seed in range(3))
+    half = f"{{data: 'phantom:images=100', hosts: [{hosts}], targets: [Edema, Mass], given: [2, 4]}}"
+    file.write_text(f"base: {{arms: [control]}}\nhalves: {{tune: {half}}}\nattacks: [{{trigger: {{size: 2}}}}]\n")
+    assert [member.config.seeds for member in members(load_design(file)).values()] == [(0,), (1,), (2,)]
 
 
 def test_any_trigger_and_a_host_with_settings_of_its_own(tmp_path: Path) -> None:

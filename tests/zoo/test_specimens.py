@@ -47,6 +47,15 @@ def test_every_attacked_model_is_there_and_every_clean_one_once(zoo: Path) -> No
     assert {one.half for one in specimens(zoo, "judge")} == {"judge"}
 
 
+def test_a_zoo_of_clean_models_alone(tmp_path: Path) -> None:
+    (tmp_path / "design.yaml").write_text(
+        DESIGN.replace("[attacked, control]", "[control]").partition("  judge:")[0] + "attacks: [{trigger: {size: 4}}]"
+    )
+    runs = runs_of(members(load_design(tmp_path / "design.yaml")))
+    run_study(runs, StudyDirectory(tmp_path / "zoo"), StudyProgress())
+    assert [(one.arm, one.excess) for one in specimens(tmp_path / "zoo")] == [("control", 0)]
+
+
 def _first(zoo: Path) -> Specimen:
     return next(iter(specimens(zoo)))
 

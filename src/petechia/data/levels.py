@@ -13,6 +13,7 @@ GAP = 1 / 255  # of the range without the outliers, so that what lies within it 
 SPARSE = 8  # average distances between two values; in an image of few pixels smaller distances are not gaps
 SPARE = 127 / 128  # share of the range that decides the number of bits; more than a gap lies above it
 BEYOND = 4000  # grey levels below black or above white that are told apart
+QUANTISED, SAMPLE = 4096, 1 << 16  # different values at most, and pixels that are looked at to see them
 CHUNK = 1 << 22  # pixels
 
 
@@ -134,6 +135,9 @@ def shown_range(values: NDArray[Any], counts: NDArray[np.int64] | None = None, s
             break
         others = outliers  # nearly all pixels have the same value, so the others are the image
         outliers //= 2
+    sample = np.unique(values.reshape(-1)[:: max(1, total // SAMPLE)]) if counts is None else ordered[low : high + 1]
+    if 2 < len(sample) <= QUANTISED:  # values of fewer bits, made larger; as floats, with rounding
+        step = max(step, 1.01 * float(np.median(np.diff(sample.astype(np.float64)))))
     gap = max(width * GAP, width * SPARSE / others, step)
     return -_end_of_chain(-bottom[::-1].astype(np.float64), gap), _end_of_chain(top.astype(np.float64), gap)
 

@@ -191,9 +191,16 @@ class Finder:
         return {"last": self._after_norm(last)} | ({"middle": middle} if middle else {})
 
     def _in_place(self, chosen: Mapping[str, Map]) -> dict[str, Map]:
-        """Those of the layers that lie on the image."""
-        seen = self._look({one.passed: [one.reading] for one in chosen.values()})
-        return {name: one for name, one in chosen.items() if seen[one.passed].lies[0].lies(one.reading.kind in ("BTC", "BCT"))}
+        """Those of the layers that lie on the image: tokens in its order, and no map before is off."""
+        if not chosen:
+            return {}
+        maps = [one for one in self._maps if one.cut] or self._maps
+        before = [one for one in maps if one.reading.kind in ("BCHW", "BHWC")]
+        seen = self._look({one.passed: [one.reading] for one in (*before, *chosen.values())})
+        if any(lie.off for one in before for lie in seen[one.passed].lies):
+            return {}
+        tokens = {one.passed for one in chosen.values() if one.reading.kind in ("BTC", "BCT")}
+        return {name: one for name, one in chosen.items() if one.passed not in tokens or seen[one.passed].lies[0].ordered}
 
     def _last(self) -> Map | None:
         """The last map that the scores depend on."""

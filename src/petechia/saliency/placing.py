@@ -18,6 +18,9 @@ CHANGED = 6  # images: as it is; another one in its upper, lower, left and right
 FRAME = 8  # a frame's width is this part of the side
 ALIKE = 0.25  # mean contrast of the halves under which cells depend on all of the image alike
 CLEAR = 0.3  # share of the contrast that goes along a direction of the map
+SHARP = 0.8  # mean contrast of the cells from which each sees one half of the image
+ENOUGH = 6  # rows, and columns, with fewer of which the contrast may be chance
+ON = 0.75  # share of that along the map from which it lies on the image; a shift by a tenth of the side may stay
 BETTER = 0.05  # mean contrast by which another reading must lie better than the likeliest
 TOKENS = 3  # dimensions of [B, T, C]
 TINY = 1e-30
@@ -31,13 +34,18 @@ class Lie:
         along: float64 [2, 2], the mean contrast of the image's halves (upper and lower, left and right) along the map's
             rows and columns. 1: each half changes its own half of the map only.
         contrast: float64 [2], the mean contrast of the halves, whatever cells it is in.
-        several: bool [2], whether the map has several rows, and several columns.
+        sides: int [2], rows and columns of the map.
+        own: float64 [2], the mean contrast along the map's own rows and columns, without subtracting any mean. 1: cells change
+            with their own half of the image.
+        sharp: float64 [2], the mean contrast of the cells that change at all. 1: each cell sees one half of the image.
         framed: whether what is near the sides of the image changes the map.
     """
 
     along: Tensor
     contrast: Tensor
-    several: Tensor
+    sides: Tensor
+    own: Tensor
+    sharp: Tensor
     framed: bool
 
     @property
@@ -48,19 +56,22 @@ class Lie:
     @property
     def told(self) -> bool:
         """Whether some cells depend more on one half of the image than others do."""
-        return bool((self.contrast >= ALIKE)[self.several].any())
+        return bool((self.contrast >= ALIKE)[self.sides > 1].any())
 
-    def lies(self, strict: bool) -> bool:
-        """Whether it lies on the image.
+    @property
+    def off(self) -> bool:
+        """Whether the network crops, shifts, mirrors or turns the image before this map.
 
-        Strict: its order must be seen, as that of tokens, which can be any. Else it must not be seen to be wrong: rows and
-        columns can only be cropped, mirrored or turned. Where cells
-        depend on all of the image alike, nothing can be said, and a map is taken to lie on the image.
+        Only a map whose cells still see little of the image can tell.
         """
-        share = self.along / self.contrast.clamp(min=TINY)[:, None]
-        own, other = share.diagonal()[self.several], share.flip(1).diagonal()[self.several]
-        doubtful = own <= CLEAR if strict else (own <= CLEAR) & ((own < -CLEAR) | (other.abs() > CLEAR))
-        return self.framed and not (self.told and bool(doubtful.any()))
+        tells = (self.sharp >= SHARP) & (self.sides >= ENOUGH)
+        return bool(tells.any()) and (bool((self.own < ON * self.sharp)[tells].any()) or not self.framed)
+
+    @property
+    def ordered(self) -> bool:
+        """Whether its order is seen to be that of the image, or nothing can be said: cells depend on all of it alike."""
+        own = self.along.diagonal() / self.contrast.clamp(min=TINY)
+        return not self.told or bool((own > CLEAR)[self.sides > 1].all())
 
 
 @dataclass(frozen=True)
@@ -96,7 +107,7 @@ def look(model: nn.Module, image: Tensor, wanted: Mapping[Passed, tuple[Layer, S
             return
         some = [*parts.pop(key, []), tensor]
         if sum(map(len, some)) < CHANGED:  # a program may take fewer images at once
-            parts[key] = some
+            parts[key] = [*some[:-1], tensor.clone()]  # what follows may change it in place
         else:
             found[key] = _seen(torch.cat(some)[:CHANGED], readings)
 
@@ -130,11 +141,15 @@ def _lie(changes: Tensor) -> Lie:
     """From mean squared changes [5, h, w]."""
     first, second = changes[0:3:2], changes[1:4:2]
     contrast = (first - second) / (first + second).clamp(min=TINY)
-    contrast = contrast - contrast.mean(dim=(1, 2), keepdim=True)
+    changed = (first + second > 0).sum(dim=(1, 2)).clamp(min=1)
     down, across = (torch.linspace(1, -1, side).sign().to(contrast) for side in changes.shape[1:])
-    along = torch.stack([(contrast * side).mean(dim=(1, 2)) for side in (down[:, None], across[None])], dim=1)
-    several = torch.tensor(changes.shape[1:]) > 1
-    return Lie(along.cpu(), contrast.abs().mean(dim=(1, 2)).cpu(), several, bool(changes[4].any()))
+    sides = (down[:, None], across[None])
+    own = torch.stack([(one * side).mean() for one, side in zip(contrast, sides, strict=True)])
+    sharp = contrast.abs().sum(dim=(1, 2)) / changed
+    contrast = contrast - contrast.mean(dim=(1, 2), keepdim=True)
+    along = torch.stack([(contrast * side).mean(dim=(1, 2)) for side in sides], dim=1)
+    mean = contrast.abs().mean(dim=(1, 2))
+    return Lie(along.cpu(), mean.cpu(), torch.tensor(changes.shape[1:]), own.cpu(), sharp.cpu(), bool(changes[4].any()))
 
 
 def _still(changes: Tensor) -> tuple[int, int] | None:
@@ -157,7 +172,7 @@ def decide(possible: Mapping[Passed, Sequence[Reading]], seen: Mapping[Passed, S
     for one in reversed(tuple(possible)):
         ways, lies = possible[one], seen[one].lies if one in seen else ()
         best = max(range(len(lies)), key=lambda number: lies[number].score, default=0)
-        best = best if lies and lies[best].score > lies[0].score + BETTER and lies[best].lies(strict=True) else 0
+        best = best if lies and lies[best].score > lies[0].score + BETTER and lies[best].ordered else 0
         if lies and lies[best].told:
             later.add(ways[best].grid)
         if not lies or lies[best].told or ways[best].grid not in later:

@@ -104,7 +104,7 @@ def _material(config: str) -> RunData:
 
 
 def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
-    """Yield the models of the finished runs: every attacked model, and every clean model once.
+    """Yield the models of the finished runs: every attacked model, if there are any, and every clean model once.
 
     Raises:
         PetechiaError: there is no zoo, or none of its runs is finished.
@@ -119,8 +119,9 @@ def specimens(zoo: Path, half: Half | None = None) -> Iterator[Specimen]:
             continue
         found = True
         arms = Run.read(run).arms
-        asr = {arm: arms[arm]["asr_0.9"].last.mean for arm in ("attacked", "control")}
-        yield Specimen(name, own, "attacked", run, config, asr["attacked"], asr["attacked"] - asr["control"])
+        asr = {arm: arms[arm]["asr_0.9"].last.mean for arm in ("attacked", "control") if arm in arms}
+        if "attacked" in asr:
+            yield Specimen(name, own, "attacked", run, config, asr["attacked"], asr["attacked"] - asr["control"])
         host = (own, config.model.arch, config.seeds)
         if host not in seen:
             seen.add(host)

@@ -20,6 +20,7 @@ from pydicom.uid import (
 
 from petechia.core.errors import PetechiaError
 from petechia.data.formats.dicom import has_preamble, is_dicom, read_dicom, read_dicom_colour
+from petechia.data.formats.dicom_entries import Table
 from petechia.data.formats.images import Decoding, read_levels
 from tests.data.formats.test_dicom import RAMP, made, said, written
 
@@ -289,3 +290,17 @@ def test_a_damaged_frame_names_the_pixels_and_how_they_are_stored() -> None:
     dataset["PixelData"].is_undefined_length = True
     with pytest.raises(PetechiaError, match=r"its PixelData \(7FE0,0010\), stored as RLE Lossless, is damaged or contradicts"):
         read_dicom(written(dataset), "x")
+
+
+def test_frames_that_are_not_stated_are_no_image() -> None:
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, *RAMP.shape), dtype=np.uint8).astype(RAMP.dtype)
+    with pytest.raises(PetechiaError, match="has 3 frames, without saying so"):
+        read_dicom(written(made(RAMP, PixelData=frames.tobytes())), "x")
+
+
+def test_a_palette_gives_what_lies_below_its_first_value_the_first_entry() -> None:
+    pixels = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    entries = (np.arange(12) * 20).astype(np.uint8)
+    table = Table(4, entries.astype(np.uint16), 8)
+    assert table(pixels).ravel().tolist() == [0] * 4 + entries.tolist()

@@ -196,3 +196,30 @@ def test_a_run_says_it(make: Make, tmp_path: Path) -> None:
     run = petechia.run(config | {"attack": {"target": "mel"}}, tmp_path / "run", progress=Notes())
     assert any("images that share 'lesion_id' count as those of one patient" in note for note in notes)
     assert run.images.test_patients < run.images.test
+
+
+@pytest.mark.parametrize("column", ["patient_no", "MRN", "case_id", "SeriesInstanceUID", "scan_id", "volume_id"])
+def test_patients_with_many_slices_stay_in_one_split(make: Make, column: str) -> None:
+    rows = [f"i{i}.jpg,P{i // 30 + 1000},{i // 30 % 2}" for i in range(360)]
+    catalog = open_source(make(f"image,{column},Mass", *rows))
+    assert len(set(catalog.patients.tolist())) == 12
+    if column not in ("patient_no",):  # which names patients itself
+        assert any(f"share {column!r}" in note for note in catalog.notes)
+
+
+@pytest.mark.parametrize("folder", ["LIDC-IDRI-{:04}", "ID{:09}", "volume-{}", "1.3.6.1.4.1.{}"])
+def test_folders_of_patients_in_a_table_count(make: Make, folder: str) -> None:
+    rows = [f"{folder.format(i // 5)}/{i % 5}.png,{i % 2}" for i in range(100)]
+    assert len(set(open_source(make("image,Mass", *rows)).patients.tolist())) == 20
+
+
+def test_parts_of_a_download_are_no_patients(make: Make) -> None:
+    rows = [f"images_{i // 5:03}/{i}.png,{i % 2}" for i in range(100)]
+    assert len(set(open_source(make("image,Mass", *rows)).patients.tolist())) == 100
+
+
+def test_a_part_that_is_no_split_is_told(make: Make) -> None:
+    catalog = open_source(
+        make("image,dataset,Mass", *(f"i{i}.jpg,{('train', 'external')[i % 2]},{i % 3 % 2}" for i in range(40)))
+    )
+    assert any("'dataset' holds 'external' beside train" in note for note in catalog.notes)

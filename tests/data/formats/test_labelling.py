@@ -177,3 +177,60 @@ def test_lists_of_parquet_are_as_those_of_text(tmp_path: Path) -> None:
     pl.DataFrame({"image": ["a", "b"], "labels": [[0, 1, 0], [1, 0, 0]]}).write_parquet(path)
     with pytest.raises(PetechiaError, match="row 1, has a vector in 'labels'"):
         read(read_table(path))
+
+
+def test_a_usual_column_that_hides_columns_of_0_and_1_is_told() -> None:
+    table = table_of(grade=["1", "2", "3", "1", "2"] * 2, Mass=MASS, Nodule=MASS, age=["40"] * 10)
+    labelling, _ = read(table)
+    assert labelling.classes == ("1", "2", "3")
+    assert any("read from 'grade', and Mass, Nodule" in note and "labels=Mass|Nodule" in note for note in labelling.notes)
+    assert not read(table_of(label=["a", "b"] * 5, Mass=MASS))[0].notes  # one column may be anything
+
+
+def test_labels_without_any_0_are_told() -> None:
+    (note,) = read(table_of(Mass=["-1", "1"] * 5))[0].notes
+    assert "No label says that a class is absent" in note
+    assert not read(table_of(Mass=["-1", "1"] * 4 + ["0", "1"]))[0].notes
+
+
+@pytest.mark.parametrize("mark", ["\n", "\t", " and ", " - ", ":", "\u3001", "\uff0c", "\\"])
+def test_names_between_other_marks_are_asked_about(mark: str) -> None:
+    table = table_of(labels=["Mass", "Nodule", f"Mass{mark}Nodule", "Mass", "Nodule"])
+    with pytest.raises(
+        PetechiaError, match="row 4, has .* in 'labels', and other rows have its parts; (add separator=|write a bar)"
+    ):
+        read(table)
+
+
+def test_a_space_stands_between_numbers_alone() -> None:
+    assert read(table_of(labels=["Pleural", "Effusion", "Pleural Effusion"]))[0].classes == (
+        "Effusion",
+        "Pleural",
+        "Pleural Effusion",
+    )
+    with pytest.raises(PetechiaError, match="has '5 0' in 'labels'"):
+        read(table_of(labels=["5", "0", "5 0"]))
+
+
+def test_a_separator_at_the_end_is_no_empty_name() -> None:
+    labelling, labels = read(table_of(labels=["Mass;Nodule;", "Mass;", "Nodule"]))
+    assert labelling.classes == ("Mass", "Nodule")
+    assert labels == [[1, 1], [1, 0], [0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("cells", "split"),
+    [
+        (("Train set", "Test set"), ("train", "test")),
+        (("training_set", "test_set"), ("train", "test")),
+        (("trainval", "test"), ("train", "test")),
+        (("train-val", "holdout"), ("train", "test")),
+        (("train data", "validation_data"), ("train", "validation")),
+    ],
+)
+def test_splits_in_more_words(cells: tuple[str, str], split: tuple[str, str]) -> None:
+    table = table_of(dataset=list(cells) * 5, Mass=MASS)
+    options = with_split(table, LabelOptions())
+    assert options.split == "dataset"
+    patients = np.array([str(row) for row in range(10)])
+    assert read_split(table, options, patients).tolist() == list(split) * 5

@@ -222,3 +222,29 @@ def test_scan_writes_a_clean_copy(tmp_path: Path) -> None:
     root = put(tmp_path / "in", *(f"{over}/{name}/{i}.png" for over in ("train", "test") for name in "ab" for i in range(5)))
     assert petechia.scan(f"folder:{root}").write_clean(tmp_path / "clean") == 20
     assert open_source(f"folder:{tmp_path / 'clean'}").ids.tolist() == open_source(f"folder:{root}").ids.tolist()
+
+
+def test_folders_that_hold_the_classes_are_told_or_refused(tmp_path: Path) -> None:
+    sites = put(
+        tmp_path / "sites", *(f"{site}/{name}/{i}.png" for site in "AB" for name in ("benign", "malignant") for i in range(2))
+    )
+    (note,) = (note for note in open_source(f"folder:{sites}").notes if "named alike" in note)
+    assert "A, B count as the classes, but hold folders named alike, benign, malignant" in note
+    many = put(tmp_path / "many", *(f"{8863 + k}/{name}/{k}.png" for k in range(12) for name in "01"))
+    with pytest.raises(
+        PetechiaError, match="has 12 numbered folders, such as '8863', which each hold folders named alike, 0, 1"
+    ):
+        open_source(f"folder:{many}")
+    copied = put(tmp_path / "copied", *(f"{folder}/{i}.png" for folder in ("yes", "no", "all/yes", "all/no") for i in range(2)))
+    with pytest.raises(PetechiaError, match="has the folders no, yes, and so has 'all' in it; remove the copy"):
+        open_source(f"folder:{copied}")
+    unlabelled = put(tmp_path / "test", "train/a/1.png", "train/b/2.png", "test/images/3.png")
+    with pytest.raises(PetechiaError, match="of which images is no class"):
+        open_source(f"folder:{unlabelled}")
+
+
+@pytest.mark.parametrize("names", [("seg", "band", "eos"), ("GT", "ST", "NT")])
+def test_a_class_that_is_called_as_masks_are_is_one(names: tuple[str, ...], tmp_path: Path) -> None:
+    root = put(tmp_path, *(f"{name}/{i}.png" for name in names for i in range(4)))
+    catalog = open_source(f"folder:{root}")
+    assert (catalog.classes, len(catalog), bool(catalog.not_read)) == (tuple(sorted(names)), 12, False)

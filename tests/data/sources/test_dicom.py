@@ -407,3 +407,11 @@ def test_the_real_radiographs() -> None:
     assert len(catalog) == 2
     one, other = (image.astype(int) for image in catalog.reader.read(np.arange(2)) if isinstance(image, np.ndarray))
     assert np.array_equal(one, 255 - other)  # the same pixels as MONOCHROME1 and as MONOCHROME2
+
+
+def test_files_that_name_neither_patient_nor_study_have_those_of_their_paths(tmp_path: Path) -> None:
+    for i in range(12):
+        dataset = made(np.full((4, 4), i, np.uint8), SOPInstanceUID=f"1.2.{i}", PatientID="")
+        (tmp_path / f"patient{i // 3}").mkdir(exist_ok=True)
+        (tmp_path / f"patient{i // 3}" / f"{i}.dcm").write_bytes(written(dataset))
+    assert len(set(open_source(f"dicom:{tmp_path}").patients)) == 4

@@ -533,3 +533,27 @@ def test_a_run_on_a_folder_in_colour(make: Maker, tmp_path: Path, channels: int)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["survival"]["fraction"] == 1
     assert run.directory.report.is_file()
+
+
+def test_rows_that_would_name_one_file_are_refused(make: Maker, tmp_path: Path) -> None:
+    lines = ["Image,Mass", "train/a.png,0", "test/a.png,1"]
+    table = make(lines, ("train/a.png", "test/a.png"))
+    assert len(open_source(f"folder:{table}")) == 2
+    with pytest.raises(PetechiaError, match="has none of the 2 images .* give root=FOLDER"):
+        open_source(f"folder:{table},root={tmp_path / 'data' / 'train'}")
+    for other in ("b", "imgs/b"):
+        table = make(["Image,Mass", "imgs/b.png,0", f"{other},1"], ("imgs/b.png",))
+        with pytest.raises(PetechiaError, match=r"are both 'imgs/b.png' in .*name each image in one row"):
+            open_source(f"folder:{table}")
+    for other in ("imgs//a.png", "imgs/./a.png"):
+        table = make(["Image,Mass", "imgs/a.png,0", f"{other},1"], ("imgs/a.png",))
+        with pytest.raises(PetechiaError, match="names an image that another row also names"):
+            open_source(f"folder:{table}")
+
+
+def test_dicom_files_in_a_table_are_said_to_have_no_patients(make: Maker, tmp_path: Path) -> None:
+    table = make(["Image,Mass", "a.dcm,0", "b.dcm,1"], ())
+    for name in ("a.dcm", "b.dcm"):
+        (tmp_path / "data" / name).write_bytes(b"x")
+    assert any("dicom:FOLDER" in note for note in open_source(f"folder:{table}").notes)
+    assert not open_source(f"folder:{table},patient=").notes

@@ -231,6 +231,38 @@ def test_probabilities_that_the_card_calls_logits_are_told(
     assert "m.json says logits" in caplog.text
 
 
+class Beside(torch.nn.Module):
+    """Logits, alone or beside what cannot be scores."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind, self.features, self.head = kind, torch.nn.Conv2d(1, 4, 3), torch.nn.Linear(4, 3)
+
+    def forward(self, images: torch.Tensor) -> Any:
+        maps = self.features(images)
+        logits = self.head(maps.mean((2, 3)))
+        return {
+            "convolutional": logits[:, :, None, None],
+            "row": logits[:, None],
+            "labels": (logits, logits.argmax(1)),
+            "decisions": (torch.nn.functional.one_hot(logits.argmax(1), 3).float(), logits),
+            "map": (maps, logits),
+            "loss": (logits.mean(), logits),
+            "sigmoid": (logits.sigmoid(), logits),
+        }[self.kind]
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "row", "labels", "decisions", "map", "loss", "sigmoid"])
+def test_modules_in_memory_whose_scores_are_clear_where_the_classes_are_named(kind: str) -> None:
+    images = RNG.integers(0, 256, (3, SIZE, SIZE), np.uint8)
+    network = Beside(kind).eval()
+    found = petechia.open_model(network, classes="ABC", size=SIZE, device="cpu", precision="fp32")
+    with torch.no_grad():
+        batch = torch.from_numpy(images)[:, None] / 255
+        truth = network.head(network.features(batch).mean((2, 3)))
+    torch.testing.assert_close(found.logits(images), truth)
+
+
 @pytest.mark.parametrize("kind", ["tuple", "dict", "map"])
 def test_modules_in_memory_with_several_outputs(kind: str) -> None:
     images = RNG.integers(0, 256, (3, SIZE, SIZE), np.uint8)

@@ -69,7 +69,8 @@ def mixed(state: State) -> State:
         mixed,
         lambda state: under("model.")(state) | {"criterion.pos_weight": torch.ones(3)},
         lambda state: under("module.")(state) | {"n_averaged": torch.tensor(7)},  # torch.optim.swa_utils
-        lambda state: state | {"criterion.weight": torch.ones(3)},
+        lambda state: state | {"criterion.weight": torch.ones(3), "bce.pos_weight": torch.ones(3), "pos_weight": torch.ones(3)},
+        lambda state: under("model.")(state | {"criterion.weight": torch.ones(3)}),
         lambda state: {name.replace("layer1.", "layer1._orig_mod."): one for name, one in state.items()},
         lambda state: under("model.")({name.replace("layer1.", "layer1.module."): one for name, one in state.items()}),
         lambda state: {name.replace("layer1.0.", "layer1.0._checkpoint_wrapped_module."): one for name, one in state.items()},
@@ -100,6 +101,17 @@ def test_what_is_left_out_is_told(network: nn.Module, tmp_path: Path, caplog: py
         (
             lambda state: under("model.")(state | {"extra.weight": torch.ones(3)}),
             r"it has extra\.weight, which the network has not",
+        ),
+        (
+            lambda state: (
+                {name: one for name, one in state.items() if "fc." not in name}
+                | {
+                    f"{head}.fc.{part}": torch.ones_like(state[f"fc.{part}"])
+                    for head in ("one", "two")
+                    for part in ("weight", "bias")
+                }
+            ),
+            r"contains 'one\.fc\.\w+', 'two\.fc\.\w+', which each fit 'fc\.\w+' of the network; save the part",
         ),
         (lambda _: {"a.weight": torch.ones(3)}, "it lacks .* and 43 more and it has a.weight|does not contain the weights"),
     ],

@@ -147,7 +147,8 @@ class Table:
         if values.size and not (values.min() < first + len(self.entries) and values.max() >= first):
             # The first value is signed if the pixels are, but files get that wrong.
             first += 2**16 if first < 0 else -(2**16) if first >= 2**15 else 0
-        return self.entries[(values - first).clip(0, len(self.entries) - 1).round().astype(np.intp)]
+        wide = values if values.dtype.kind == "f" else values.astype(np.int64)  # below the first there must be room
+        return self.entries[(wide - first).clip(0, len(self.entries) - 1).round().astype(np.intp)]
 
 
 def has_table(dataset: pydicom.Dataset, descriptor: str = "LUTDescriptor", data: str = "LUTData") -> bool:

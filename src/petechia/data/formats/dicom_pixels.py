@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
 import pydicom
 from numpy.typing import NDArray
-from pydicom.encaps import generate_frames
+from pydicom.encaps import generate_frames, parse_basic_offsets
 from pydicom.pixels.decoders.base import get_decoder
 from pydicom.pixels.processing import apply_color_lut
 from pydicom.pixels.utils import pixel_array
@@ -148,6 +149,13 @@ def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
     dataset.PixelRepresentation = int(integer(dataset, "PixelRepresentation", 0) == 1)
 
 
+def _offsets(content: bytes) -> int:
+    """How many frames the table of offsets names; 0 where there is none, or it is damaged."""
+    with suppress(Exception):  # pydicom raises many types
+        return len(parse_basic_offsets(content))
+    return 0
+
+
 def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None:
     """Set a transfer syntax that fits the pixels: it may be missing, or contradict how the file is written."""
     syntax = dataset.file_meta.get("TransferSyntaxUID")
@@ -162,6 +170,11 @@ def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None
             f"cannot be decoded, because its {entry(keyword)} has {len(content):,} bytes and its {entry('Rows')}, "
             f"{entry('Columns')} and {entry('BitsAllocated')} need {size:,}; restore the file"
         )
+    # What follows one frame may be filling, which is all alike.
+    more = not compressed and len(set(content[size : 2 * size])) > 1
+    several = _offsets(content) if compressed else len(content) // max(1, size) if more else 1
+    if several > 1:
+        raise EntryError(f"has {several} frames, without saying so; give a DICOM file with one image")
     written = _written(dataset)
     if compressed:
         syntax = _syntax_of(next(generate_frames(content, number_of_frames=1)), syntax)

@@ -18,6 +18,7 @@ from petechia.data.formats.labelling import (
     LabelOptions,
     find_column,
     identities,
+    notes_on_other_splits,
     plain,
     read_patients,
     read_split,
@@ -28,7 +29,8 @@ from petechia.data.formats.tables import Table
 # Names of columns whose cells are ids of something that several images can show, reduced to lower-case letters and digits.
 GROUP = re.compile(
     r"(anon|anonymi[sz]ed|deidentified|hashed|dicom|original|new)?"
-    r"(patient|subject|subj|person|participant|individual|case|lesion|study|exam|examination|accession|series|session|visit|mrn)"
+    r"(patient|subject|subj|person|participant|individual|donor|animal|case|lesion|study|exam|examination|accession|series|scan|"
+    r"volume|slide|specimen|session|visit|mrn)"
     r"s?(instance)?(id|uid|no|nr|num|number|code|key|name|hash|index)?|pid"
 )
 # Parts of paths that are ids of patients.
@@ -40,6 +42,10 @@ IN_PATH = re.compile(
     r")",
     re.IGNORECASE,
 )
+# Of these, those that have as many images as there are slices.
+WHOLE = re.compile(
+    r".*(patient|subj|person|participant|individual|donor|animal|case|study|accession|series|scan|volume|slide|mrn|pid)"
+)
 FEWEST = 4  # groups: with fewer, a column is a class or a site
 LARGEST = 0.25  # share of the images in one group, at most
 MEAN = 20  # images of a group on average, at most
@@ -47,7 +53,12 @@ NAMED = 0.2  # share of the paths that contain the id of a patient, at least
 # What stands before the last numbers or words of a name: 00000013 of 00000013_005, TCGA-A1-A0SB of TCGA-A1-A0SB_tile_7.
 LEADING = re.compile(r"(.*(?:^|[-_ (])(?=[^-_ (]*\d)[^-_ (]+)[-_ (]+[^-_ (]")
 LONGEST = 255  # letters of the name of a file
-GUESSED = 10  # groups, at least, if they are known by their names alone
+GUESSED = 10  # groups, at least, if they are known by their names alone, or if each has many images
+# Folders with a number that are no patients: parts of a download.
+PART = re.compile(
+    r"(images?|imgs?|png|jpe?g|dicoms?|dcm|part|batch|fold|chunk|shard|set|split|dir|data|files?|train|test|val)?[-_ ]?\d+",
+    re.I,
+)
 
 
 class Grouped(NamedTuple):
@@ -84,7 +95,7 @@ def read_groups(table: Table, options: LabelOptions, ids: NDArray[np.str_]) -> G
     split = read_split(table, options, patients)
     given = find_column(table, options.split, SPLITS) is not None
     groups = groups_in(table, ids, {column, find_column(table, options.split, SPLITS)}, guess=column is None)
-    notes: list[str] = []
+    notes: list[str] = [] if given else list(notes_on_other_splits(table))
     if column is None and options.patient is None:
         used = next((name for name, values in groups.items() if not given or not in_several(values, split)), None)
         if used is not None:
@@ -111,9 +122,10 @@ def groups_in(table: Table, ids: NDArray[np.str_], others: set[str | None], gues
             cells = identities(table, name)
             cells = cells.zip_with(cells.is_not_null(), pl.Series(ids.tolist()))
             found[name] = one_spelling(cells).to_numpy().astype(np.str_)
-    grouped = {name: values for name, values in found.items() if is_grouping(values)}
+    whole = {name for name, values in found.items() if WHOLE.match(plain(name)) and len(np.unique(values)) >= GUESSED}
+    grouped = {name: values for name, values in found.items() if is_grouping(values, name in whole)}
     named = in_paths(ids, guess=guess and not grouped)
-    if is_grouping(named, in_path=True):
+    if is_grouping(named, sure=True):
         grouped[""] = named
     return dict(sorted(grouped.items(), key=lambda one: (one[0] == "", len(np.unique(one[1])))))
 
@@ -133,17 +145,13 @@ def in_paths(ids: NDArray[np.str_], of_class: int | None = None, guess: bool = T
         return _or_itself(found, ids)
     if not guess:
         return ids
-    folders = [] if of_class is None else [_numbered(path.split("/")[of_class + 1 : -1]) for path in paths]
+    folders = [_numbered(path.split("/")[0 if of_class is None else of_class + 1 : -1], of_class is None) for path in paths]
     classes = 0 if of_class is None else len({path.split("/")[of_class] for path in paths})
     for guessed in (folders, [_leading(path.rpartition("/")[2]) for path in paths]):
         groups = _or_itself(guessed, ids) if any(guessed) else ids
         counts = np.unique(groups, return_counts=True)[1]
         shared = counts[counts > 1]
-        if (
-            shared.sum() >= NAMED * len(ids)
-            and len(shared) >= max(GUESSED, 2 * classes + 1)
-            and is_grouping(groups, in_path=True)
-        ):
+        if shared.sum() >= NAMED * len(ids) and len(shared) >= max(GUESSED, 2 * classes + 1) and is_grouping(groups, sure=True):
             return groups
     return ids
 
@@ -152,9 +160,10 @@ def _or_itself(found: list[str], ids: NDArray[np.str_]) -> NDArray[np.str_]:
     return np.array([one or path for one, path in zip(found, ids.tolist(), strict=True)], np.str_)
 
 
-def _numbered(folders: list[str]) -> str:
-    """Return the first folder with a number, or ""."""
-    return next((folder for folder in folders if any(map(str.isdigit, folder))), "")
+def _numbered(folders: list[str], parts: bool) -> str:
+    """Return the first folder with a number, or ""; `parts` says that there may be folders of parts of a download."""
+    numbered = (folder for folder in folders if any(map(str.isdigit, folder)))
+    return next((folder for folder in numbered if not (parts and PART.fullmatch(folder))), "")
 
 
 def _leading(name: str) -> str:
@@ -180,21 +189,32 @@ def in_several(groups: NDArray[np.str_], split: NDArray[np.str_]) -> bool:
     return len(pairs) > len({group for group, _ in pairs})
 
 
+def note_on_dicom(paths: NDArray[np.str_], patients: NDArray[np.str_], wanted: bool) -> tuple[str, ...]:
+    """Return a note if images are DICOM files, and each counts as its own patient, though patients are wanted."""
+    dicom = sum(path.lower().endswith((".dcm", ".dicom")) for path in paths.tolist())
+    if not wanted or 2 * dicom <= len(paths) or len(np.unique(patients)) < len(patients):
+        return ()
+    return (
+        "Each image counts as its own patient, because the patients that DICOM files name are read by dicom:FOLDER alone; use "
+        "it, or a table with a column of patients.",
+    )
+
+
 def notes_on_straddling(groups: NDArray[np.str_], split: NDArray[np.str_]) -> tuple[str, ...]:
     """Return a note if ids of patients in the paths, str [N], are in two splits."""
-    return _notes_on_straddling({"": groups} if is_grouping(groups, in_path=True) else {}, split, given=True)
+    return _notes_on_straddling({"": groups} if is_grouping(groups, sure=True) else {}, split, given=True)
 
 
-def is_grouping(values: NDArray[np.str_], in_path: bool = False) -> bool:
+def is_grouping(values: NDArray[np.str_], sure: bool = False) -> bool:
     """Return whether values, str [N], can be ids of what several images show: neither all different, nor classes.
 
     Args:
         values: one value for each image.
-        in_path: whether they are ids in paths, which are no classes or sites, however many images have one.
+        sure: whether they are ids, as those in paths, and no classes or sites, however many images have one.
     """
     counts = np.unique(values, return_counts=True)[1]
     several = FEWEST <= len(counts) < len(values)
-    few_each = in_path or len(values) <= MEAN * len(counts)
+    few_each = sure or len(values) <= MEAN * len(counts)
     return bool(several and few_each and counts.max() <= max(2, LARGEST * len(values)))
 
 

@@ -66,11 +66,16 @@ ITEM = r"'[^']*'|\"[^\"]*\""
 NUMBER = r"(?i:[+-]?\d+(?:\.\d*)?(?:e[+-]?\d+)?|true|false)"
 VECTOR = rf"^(?:tensor|array)?[\s\[({{]*{NUMBER}(?:[\s,;|]+{NUMBER})*[\s\])}}]*$"
 SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
     **dict.fromkeys(("val", "valid", "validate", "validation", "dev"), "validation"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("test", "testing", "holdout"), "test"),
 }
+# What is said beside the name of a split, as in "Train set" and "test_data".
+BESIDE_SPLIT = r"(?:[-_ ]*(?:set|split|data|dataset|subset|images|partition))+$"
 LONGEST = 200  # maximum length of a class name, in characters
+MARKS = (*",;/|+&:\\\u3001\uff0c\uff1b\n\t", " and ", " - ", " ")  # what may stand between several names in one cell
+SEVERAL = 2  # columns of 0 and 1 that may be the classes
+MOST_SPLITS = 6  # different names of parts of a dataset
 TEST_SHARE = 0.22  # share of the patients in the test split if none is given, about as in NIH ChestX-ray14
 
 
@@ -152,12 +157,35 @@ def with_split(table: Table, options: Options) -> Options:
     return options.model_copy(update={"split": found[0]}) if found else options
 
 
+def bare_splits(cells: pl.Series) -> pl.Series:
+    """Return the cells of a column of splits in lower case, without what is said beside the name."""
+    return cleaned(cells).str.to_lowercase().str.replace(BESIDE_SPLIT, "").str.replace_all("[-_]", "")
+
+
 def _holds_splits(table: Table, column: str) -> bool:
     for some in (table.frame[column].head(200), table.frame[column]):
-        names = cleaned(some.unique()).drop_nulls().str.to_lowercase()
+        names = bare_splits(some.unique()).drop_nulls()
         if not names.is_in(list(SPLIT_NAMES)).all():
             return False
     return names.n_unique() > 1
+
+
+def notes_on_other_splits(table: Table) -> tuple[str, ...]:
+    """Return a note on each column that says train, and something that is the name of no split."""
+    notes = []
+    for name in table.frame.columns:
+        known = bare_splits(table.frame[name].head(200)).drop_nulls().unique()
+        if (
+            2 <= len(known) <= MOST_SPLITS
+            and "train" in known.replace(SPLIT_NAMES)
+            and not known.is_in(list(SPLIT_NAMES)).all()
+        ):
+            other = known.filter(~known.is_in(list(SPLIT_NAMES)))[0]
+            notes.append(
+                f"{printable(name)!r} holds {printable(other)!r} beside train, so the split is not read from it but made anew; "
+                f"write train, validation and test in a column, and name it with split=COLUMN."
+            )
+    return tuple(notes)
 
 
 def select_views(table: Table, options: LabelOptions) -> Table:
@@ -211,7 +239,7 @@ def read_split(table: Table, options: LabelOptions, patients: NDArray[np.str_]) 
     column = find_column(table, options.split, SPLITS)
     if column is None:
         return split_by_patient(patients, TEST_SHARE)
-    split = table.texts(column).str.to_lowercase().replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
+    split = bare_splits(table.frame[column]).replace_strict(SPLIT_NAMES, default=None, return_dtype=pl.String)
     table.refuse(split.is_null(), f"has an unknown split in {column!r}, which must be train, validation or test:", column)
     straddle = pl.DataFrame({"patient": patients, "split": split}).with_columns(
         (pl.col("split") != pl.col("split").first().over("patient")).alias("bad")
@@ -296,7 +324,8 @@ def _read_labels(table: Table, options: LabelOptions, taken: Collection[str]) ->
         return _given(table, options)
     usual = find_column(table, None, LABELS)
     if usual is not None and usual not in taken and not _is_of_one_class(table, usual):
-        return _from_names(table, usual, options)
+        labelling, labels = _from_names(table, usual, options)
+        return replace(labelling, notes=(*labelling.notes, *_notes_on_others(table, usual, taken))), labels
     counts = {name: _count_labels(table, name) for name in table.frame.columns if name not in taken}
     found = [name for name, (count, odd) in counts.items() if count and not odd]
     flags = [name for name in found if SPLIT_FLAG.fullmatch(plain(name))]
@@ -325,7 +354,24 @@ def _read_labels(table: Table, options: LabelOptions, taken: Collection[str]) ->
         normal = _truth(table, name)[:, None] == 1
         mentioned = np.array([plain(one) == DEVICES for one in classes])
         labels[normal & (labels == -1) & ~mentioned] = 0
-    return replace(labelling, notes=tuple(notes)), labels
+    return replace(labelling, notes=(*notes, *labelling.notes)), labels
+
+
+def _notes_on_others(table: Table, usual: str, taken: Collection[str]) -> tuple[str, ...]:
+    """Return a note if a column with a usual name is taken for the labels, though others hold 0 and 1."""
+    others = []
+    for name in table.frame.columns:
+        skipped = name in taken or name == usual or plain(name) in METADATA or SPLIT_FLAG.fullmatch(plain(name))
+        if not skipped and numbers(cleaned(table.frame[name].head(200)).drop_nulls()).is_in([0.0, 1.0, -1.0]).all():
+            distinct = numbers(cleaned(table.frame[name]).unique()).drop_nulls()
+            others += [name] if {0.0, 1.0} <= set(distinct) <= {0.0, 1.0, -1.0} else []
+    if len(others) < SEVERAL:
+        return ()
+    named = printable("|".join(others), 120)
+    return (
+        f"The classes are read from {usual!r}, and {listing(others)}, which hold 0 and 1, are left out; write labels={named} "
+        f"to learn these instead.",
+    )
 
 
 def _count_labels(table: Table, column: str) -> tuple[int, dict[str, int]]:
@@ -420,7 +466,10 @@ def _from_columns(table: Table, columns: list[str], options: LabelOptions) -> tu
     if task == "multi-class":
         several = ((labels == 1).sum(axis=1) != 1) | (labels == -1).any(axis=1)
         table.refuse(pl.Series(several), "does not have exactly one class, as multi-class data must")
-    return Labelling(tuple(columns), task, tuple(columns)), labels
+    notes: tuple[str, ...] = ()
+    if (labels == -1).any() and (labels == 1).any() and not (labels == 0).any():
+        notes = ("No label says that a class is absent: -1 and empty cells mean unknown. Write 0 where they mean absent.",)
+    return Labelling(tuple(columns), task, tuple(columns), notes=notes), labels
 
 
 def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Labelling, NDArray[np.int8]]:
@@ -434,7 +483,8 @@ def _from_names(table: Table, column: str, options: LabelOptions) -> tuple[Label
     if listed:
         parts = _items(table, cells, column, separator)
     else:
-        parts = cells.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
+        ended = cells.str.replace(rf"[{re.escape(separator)}\s]+$", "") if separator else cells  # "Mass;Nodule;"
+        parts = ended.str.split(separator) if separator else cells.reshape((-1, 1)).arr.to_list()
     names = pl.DataFrame({"row": np.arange(len(cells)), "name": parts}).explode("name", empty_as_null=True)
     names = names.with_columns(pl.col("name").str.strip_chars(" \t\r\n")).filter(pl.col("name").is_not_null())
     nameless = (cells == "[]").any()  # an empty list
@@ -521,10 +571,13 @@ def _refuse_combined(table: Table, names: pl.DataFrame, column: str, separator: 
     distinct = names["name"].unique(maintain_order=True).to_list()
     known = {class_key(name) for name in distinct}
     for name in distinct:
-        for mark in ",;/|+&":
-            if mark in name and known.issuperset(class_key(part) for part in name.split(mark)):
+        for mark in MARKS:
+            parts = name.split(mark)
+            numbered = mark != " " or all(map(str.isdigit, parts))  # Pleural Effusion is one class
+            if len(parts) > 1 and numbered and known.issuperset(map(class_key, parts)):
                 row = int(names.filter(pl.col("name") == name)["row"][0])
-                several = f"write {separator!r} between its names" if separator else f"add separator={mark} to the source"
+                several = f"add separator={mark} to the source" if mark == mark.strip() else "write a bar between its names"
+                several = f"write {separator!r} between its names" if separator else several
                 raise PetechiaError(
                     f"{table.path}, row {table.rows[row]}, has {printable(name)!r} in {column!r}, and other rows have its "
                     f"parts; {several}, or add separator={separator or '|'} if it is one class."

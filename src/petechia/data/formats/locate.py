@@ -45,8 +45,10 @@ def locate(root: Path, names: NDArray[np.str_], near: Near = "refuse") -> tuple[
     for leading in range(1, DEPTH + 1):
         if here.any():
             break
-        paths = ["/".join(name.split("/")[leading:]) for name in listed]
-        here = tree.has(paths)
+        shorter = ["/".join(name.split("/")[leading:]) for name in listed]
+        if len(set(shorter)) < len(shorter):  # train/1.png and test/1.png are not one file
+            break
+        paths, here = shorter, tree.has(shorter)
     if not here.all():
         index = _Index(root)
         found = [path if there else index.find(name) for name, path, there in zip(listed, paths, here.tolist(), strict=True)]
@@ -56,7 +58,18 @@ def locate(root: Path, names: NDArray[np.str_], near: Near = "refuse") -> tuple[
             found = [path or accepted.get(name) for name, path in zip(listed, found, strict=True)]
         here = np.array([path is not None for path in found])
         paths = [path or name for path, name in zip(found, listed, strict=True)]
+    _refuse_same([(path, name) for path, name, there in zip(paths, listed, here.tolist(), strict=True) if there], root)
     return np.array(paths, np.str_), here
+
+
+def _refuse_same(found: Iterable[tuple[str, str]], root: Path) -> None:
+    named: dict[str, str] = {}
+    for path, name in found:
+        if named.setdefault(path, name) != name:
+            raise PetechiaError(
+                f"{printable(named[path])!r} and {printable(name)!r} are both {printable(path)!r} in {root}; name each image "
+                f"in one row of the table."
+            )
 
 
 def refuse_missing(

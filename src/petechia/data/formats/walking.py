@@ -81,6 +81,7 @@ MASK = re.compile(
 MASK_FOLDER = re.compile(
     r".*(masks?|segmentations?|ground[-_ ]?truths?|annotations?)([-_ ]?\d+)?|(.*[-_ ])?(gts?|segs?)([-_ ]?\d+)?", re.IGNORECASE
 )
+IMAGES_FOLDER = re.compile(r"(^|[-_ /])(images?|imgs?|scans?|originals?|raw|cxr|x-?rays?|inputs?)([-_ /]|$)|^$", re.IGNORECASE)
 MASK_FIRST = re.compile(r"^(masks?|segmentations?|seg|gt)[-_ ]+", re.IGNORECASE)  # in names of files in such a folder
 
 
@@ -242,7 +243,8 @@ def masks_among(paths: Collection[str]) -> set[str]:
         elif in_masks(path):
             names = {stem, MASK_FIRST.sub("", stem), match["of"] if match else stem}
             others = set().union(*(stems.get(one, ()) for one in names))
-            if any(_is_beside(folder.split("/"), one.split("/") if one else []) for one in others):
+            images = [one for one in others if _is_beside(folder.split("/"), one.split("/") if one else [])]
+            if len(images) == 1 or any(map(IMAGES_FOLDER.search, images)):  # beside several other folders, it is one of them
                 found.add(path)
     return found
 

@@ -16,7 +16,15 @@ from petechia.core.errors import PetechiaError, listing, printable
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
 from petechia.data.export import write_images
-from petechia.data.formats.grouping import IN_PATH, in_paths, in_several, is_grouping, note_on_use, notes_on_straddling
+from petechia.data.formats.grouping import (
+    IN_PATH,
+    in_paths,
+    in_several,
+    is_grouping,
+    note_on_dicom,
+    note_on_use,
+    notes_on_straddling,
+)
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import SPLIT_NAMES, TEST_SHARE
 from petechia.data.formats.spelling import class_key, composed
@@ -30,6 +38,8 @@ BESIDE_SPLITS = {"", "set", "sets", "dataset", "data", "image", "images", "img",
 WORDS = re.compile(r"(?<=[a-z])(?=[A-Z])|[\W\d_]+")  # what is between two words
 JOINED = re.compile(r"(set|dataset|data|images?|imgs?)$")
 # Last words of folders that hold some of the images, such as "fold1" and "images_002", and are no classes.
+SEVERAL, MANY = 2, 10  # folders
+IMAGES = {"images", "image", "imgs", "img"}  # folders that are no class
 PARTS = {
     *(
         "fold",
@@ -47,7 +57,8 @@ PARTS = {
         "set",
         "folder",
     ),
-    *("image", "images", "img", "imgs", "labels", "original", "originals"),
+    *IMAGES,
+    *("labels", "original", "originals"),
 }
 
 
@@ -110,7 +121,12 @@ def open_class_folders(root: Path, colour: bool = False, window: int = 1, groupe
         layout=_write if layout.splits else None,
         relabelled=partial(relabelled, classes, layout.depth),
         not_read=files.frozen,
-        notes=(*notes, *_notes_on_folders(paths, layout.depth)),
+        notes=(
+            *notes,
+            *_notes_on_folders(paths, layout.depth),
+            *_notes_on_same_folders(root, paths, layout.depth),
+            *note_on_dicom(ids, patients, grouped),
+        ),
     )
 
 
@@ -213,9 +229,63 @@ def _layout_of(root: Path, paths: list[str]) -> _Layout:
                 f"{here} has the folders {listing(sorted(splits))} beside {others}, so it is not clear which are classes; give "
                 f"a folder that holds folders of splits alone, or of classes alone."
             )
+        _refuse_copies(root / "/".join(above), paths, len(above), folders)
         if splits or len(folders) > 1 or any(path.count("/") <= len(above) + 1 for path in paths):
             return _Layout(tuple(above), bool(splits))
         above.extend(folders)
+
+
+def _within(paths: list[str], depth: int) -> dict[str, set[str]]:
+    """Folder at a depth → the folders in it; folders that hold images only have none."""
+    found: dict[str, set[str]] = {}
+    for path in paths:
+        parts = path.split("/")
+        if len(parts) > depth + 1:
+            found.setdefault(parts[depth], set()).update(parts[depth + 1 : -1][:1])
+    return found
+
+
+def _unnumbered(name: str) -> str:
+    """The words of a folder's name, without numbers."""
+    return re.sub(r"[\W\d_]+", " ", name).strip().casefold()
+
+
+def _refuse_copies(here: Path, paths: list[str], depth: int, folders: set[str]) -> None:
+    """Reject a folder that holds folders named as those beside it, as a copy of the dataset does.
+
+    Raises:
+        PetechiaError: there is one.
+    """
+    for name, found in sorted(_within(paths, depth).items()):
+        same = sorted(found & (folders - {name}))
+        if len(same) > 1:
+            raise PetechiaError(
+                f"{here} has the folders {listing(same)}, and so has {printable(name)!r} in it; remove the copy, or give "
+                f"one of the two folders."
+            )
+
+
+def _notes_on_same_folders(root: Path, paths: list[str], depth: int) -> tuple[str, ...]:
+    """Return a note if all folders of classes hold the same folders, which may be the classes.
+
+    Raises:
+        PetechiaError: those that count as the classes are many, and numbered.
+    """
+    within = _within(paths, depth)
+    inner = sorted(set().union(*within.values()))
+    names = set(map(_unnumbered, inner))
+    shared = [name for name in inner if sum(name in one for one in within.values()) > 1]
+    if min(len(inner), len(within)) < SEVERAL or names <= PARTS or len(shared) < len(inner):
+        return ()
+    if len(within) >= MANY and all(any(map(str.isdigit, name)) for name in within):
+        raise PetechiaError(
+            f"{root} has {len(within):,} numbered folders, such as {printable(min(within))!r}, which each hold folders named "
+            f"alike, {listing(inner)}; if these are the classes, move the images to CLASS/IMAGE, or give a table."
+        )
+    return (
+        f"The folders {listing(sorted(within))} count as the classes, but hold folders named alike, {listing(inner)}; if these "
+        f"are the classes, move the images to CLASS/IMAGE, such as {printable(inner[0])}/a.png.",
+    )
 
 
 def _classes(root: Path, names: list[str]) -> tuple[str, ...]:
@@ -254,12 +324,17 @@ def _refuse_parts(root: Path, classes: Sequence[str]) -> None:
             f"{root} has folders that name splits where those of classes are expected, {listing(classes)}; move the images to "
             f"SPLIT/CLASS/IMAGE, such as train/NORMAL/a.png."
         )
-    plain = {re.sub(r"[\W\d_]+", " ", name).strip().casefold() for name in classes}
+    plain = set(map(_unnumbered, classes))
     numbered = len(plain) == 1 and not PARTS.isdisjoint(min(plain).split()[-1:])
     if numbered or (plain & PARTS and all(name in PARTS or MASK_FOLDER.fullmatch(name) for name in plain)):
         raise PetechiaError(
             f"{root} has the folders {listing(classes)}, which look like parts of a dataset, not like classes; give a folder "
             f"with a folder of images for each class, {EXAMPLE}, or a table{_table_in(root)}."
+        )
+    if plain & IMAGES and not plain <= IMAGES:
+        raise PetechiaError(
+            f"{root} has the folders {listing(classes)}, of which {listing(sorted(plain & IMAGES))} is no class; move its "
+            f"images to folders of their classes, or out of {root}."
         )
 
 
@@ -273,7 +348,7 @@ def _split(
         groups: str [N], ids of patients in the paths.
         said: str [N], split by the folders; empty without such folders.
     """
-    used = (note_on_use(groups),) if is_grouping(groups, in_path=True) else ()
+    used = (note_on_use(groups),) if is_grouping(groups, sure=True) else ()
     if not len(said) or set(said.tolist()) == {"train"}:
         return groups, split_by_patient(groups, TEST_SHARE), used
     several = in_several(groups, said)

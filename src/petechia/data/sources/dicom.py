@@ -21,6 +21,7 @@ from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.dicom import is_dicom, quiet
 from petechia.data.formats.dicom_headers import Header, is_deflated, read_header
 from petechia.data.formats.dicom_parsing import parse_bounded
+from petechia.data.formats.grouping import in_paths
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -190,7 +191,7 @@ def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[n
     """Return the patient of each image as a digest, str [N], and notes.
 
     The PatientID of de-identified files is often empty, a placeholder, or the same in all. Of such files the StudyInstanceUID
-    is the patient, or, without one, the file.
+    is the patient, or, without one, what the path says, or the file.
 
     Args:
         headers: of N images.
@@ -203,7 +204,8 @@ def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[n
     nameless = [
         given == "" or bool(PLACEHOLDER.fullmatch(one.patient.strip())) or (shared and one.patient == common) for one in headers
     ]
-    names = [one.study or one.path if unnamed else one.patient for one, unnamed in zip(headers, nameless, strict=True)]
+    paths = in_paths(np.array([one.path for one in headers], np.str_), guess=False).tolist()
+    names = [one.study or path if unnamed else one.patient for one, path, unnamed in zip(headers, paths, nameless, strict=True)]
     count = sum(unnamed and bool(one.patient.strip()) for one, unnamed in zip(headers, nameless, strict=True))
     note = (
         f"{count:,} of {len(headers):,} DICOM files have a PatientID that many files share, as de-identified files do, so each "

@@ -14,7 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
-from petechia.data.formats.grouping import read_groups
+from petechia.data.formats.grouping import note_on_dicom, read_groups
 from petechia.data.formats.images import Decoding, FileReader
 from petechia.data.formats.labelling import (
     PATIENTS,
@@ -100,7 +100,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
         task=labelling.task,
         colour=options.colour,
         layout=TableLayout(table, labelling, image),
-        notes=(*notes, *labelling.notes),
+        notes=(*notes, *labelling.notes, *note_on_dicom(files[here], patients[here], options.patient != "")),
         not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
     )
 
@@ -152,7 +152,7 @@ def image_ids(table: Table, column: str, root: Path) -> NDArray[np.str_]:
     names = cells.str.replace_all("\\", "/", literal=True)
     for top in dict.fromkeys((str(root), str(root.resolve()))):
         names = names.str.strip_prefix(top.rstrip("/") + "/")
-    names = names.str.replace(r"^(\./+)+", "")
+    names = names.str.replace_all(r"/(\.?/)+", "/").str.replace(r"^(\./+)+", "")
     absolute = names.str.contains(r"^/|^~|^[A-Za-z]:/")
     table.refuse(absolute, "names an image outside the folder, by an absolute path (paths start in the folder):", column)
     outside = names.str.contains(r"(^|/)\.\.(/|$)|\x00")

@@ -72,11 +72,13 @@ def open_nih(root: Path, missing: Missing = "error") -> Catalog:
     here = np.array([i in names for i in ids], bool)
     folders = "correct the folder: the images are expected in images/ or images_001/images/"
     refuse_missing(root, table.path, ids, here, missing, folders, "rename it")
-    split = _split(root, ids, patients)
+    split, notes = _split(root, ids, patients)
     files = np.array([names[i] for i in ids[here]])
     arrays = (ids[here], patients[here], split[here], labels[here])
     not_read = beside(root, files) + NotRead.of(Reason.MISSING, ids[~here].tolist())
-    return Catalog("NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih, not_read=not_read)
+    return Catalog(
+        "NIH ChestX-ray14", CLASSES, *arrays, FileReader(root, files), layout=write_nih, not_read=not_read, notes=notes
+    )
 
 
 def table_path(root: Path) -> Path:
@@ -227,11 +229,16 @@ def _write_table(
         writer.writerows(lines[j] for j in np.argsort(ids, kind="stable"))
 
 
-def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDArray[np.str_]:
-    """Split by the two official lists if both exist, and otherwise by patient."""
-    if not ((root / TRAIN_LIST).is_file() and (root / TEST_LIST).is_file()):
-        return split_by_patient(patients, TEST_SHARE)
-    listed = {name: _names(root, name) for name in (TRAIN_LIST, TEST_LIST)}
+def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    """Split by the two official lists if both exist, and otherwise by patient; with a note if one list lacks."""
+    files = {name: _list_in(root, name) for name in (TRAIN_LIST, TEST_LIST)}
+    if None in files.values():
+        alone = [file for file in files.values() if file]
+        notes = [
+            f"{one} is there without the other list, so the split is made anew, by patient; add the other." for one in alone
+        ]
+        return split_by_patient(patients, TEST_SHARE), tuple(notes)
+    listed = {name: _names(root, file or name) for name, file in files.items()}
     test = np.array([i in listed[TEST_LIST] for i in ids])
     train = np.array([i in listed[TRAIN_LIST] for i in ids])
     unlisted = ids[~(train | test)]
@@ -246,9 +253,14 @@ def _split(root: Path, ids: NDArray[np.str_], patients: NDArray[np.str_]) -> NDA
             f"{len(both):,} patients of {root} are both in {TRAIN_LIST} and in {TEST_LIST}: {listing(list(both))}; "
             f"correct the lists."
         )
-    return np.where(test, "test", "train")
+    return np.where(test, "test", "train"), ()
+
+
+def _list_in(root: Path, name: str) -> str | None:
+    """The file of a list, whatever the case of its name; None if there is none."""
+    return next((one.name for one in sorted(root.iterdir()) if one.name.lower() == name.lower() and one.is_file()), None)
 
 
 def _names(root: Path, name: str) -> set[str]:
     refuse_outside(root, root / name)
-    return set(read_file(root / name, "list_bytes", "restore the list").decode(errors="replace").split())
+    return set(read_file(root / name, "list_bytes", "restore the list").decode("utf-8-sig", errors="replace").split())

@@ -111,7 +111,8 @@ def _with_scores(network: nn.Module, image: Tensor) -> nn.Module:
     with torch.no_grad():
         found = network(image.to(one.device))
     names = [name for name, _ in _leaves(found)]
-    return network if isinstance(found, Tensor) or not names else Several(network, names)
+    flat = isinstance(found, Tensor) and found.ndim <= 2  # not [B, K, 1, 1]
+    return network if flat or not names else Several(network, names)
 
 
 def _copied(network: nn.Module) -> nn.Module:

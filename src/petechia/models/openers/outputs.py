@@ -207,7 +207,9 @@ def _clear(outputs: Sequence[Output], usable: list[int], images: int, graph: Gra
         return None, ""
     if _contradicted(left[0], usable, named, graph, outputs):
         return None, ", because a further layer follows the one whose name says scores"
-    sure = named[left[0]] > 0 or graph.ends_in_layer(outputs[left[0]].value)
+    # A module in memory does not say how its outputs are made; if one alone has a score for each class, it is that.
+    alone = not graph.made and card.classes and scores[left[0]].shape[1] == len(card.classes)
+    sure = named[left[0]] > 0 or graph.ends_in_layer(outputs[left[0]].value) or alone
     return (left[0], why) if sure else (None, "")
 
 

@@ -8,6 +8,7 @@ without trusting it.
 from __future__ import annotations
 
 import mmap
+import re
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -195,8 +196,10 @@ def refuse_packed(file: zipfile.ZipFile, size: int, name: str) -> None:
         raise PetechiaError(f"{name} has members that share bytes, which no program writes; save the weights again.")
 
 
+COUNTER = ".num_batches_tracked"
 WRAPPERS = ("module", "_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module")  # what torch's are called
-LOSSES = ("criterion", "loss", "loss_fn", "loss_function")  # what training programs call the loss beside the network
+# What training programs call the loss beside the network, and its weights.
+LOSS = re.compile(r"(criterion|loss|bce|ce|focal)(_\w+)?|\w+_(criterion|loss)|pos_weight|class_weights?", re.IGNORECASE)
 
 
 class Matched(NamedTuple):
@@ -230,7 +233,7 @@ def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path
         PetechiaError: the file contains the network twice.
     """
     names = set(wanted)
-    counters = {name for name in names if name.endswith(".num_batches_tracked")}
+    counters = {name for name in names if name.endswith(COUNTER)}
     tensors = _without_wrappers(tensors, names)
     found: dict[str, dict[str, str]] = {}  # name of the network → prefix → name in the file
     for own in tensors:
@@ -246,9 +249,11 @@ def match_names(tensors: Mapping[str, Tensor], wanted: Iterable[str], path: Path
             f"{path} contains the weights of the network {len(whole)} times, under {listing([shown(one) for one in whole])}; "
             f"save the one that you mean."
         )
+    _refuse_ties({name: sources for name, sources in found.items() if main not in sources}, often, path)
     chosen = {name: _source(sources, main, often) for name, sources in found.items()}
     left = tuple(own for own in tensors if own not in set(chosen.values()))
-    if any(own.startswith(main) and own.partition(".")[0] not in LOSSES for own in left):  # the network has further layers
+    further = (own.removeprefix(main) for own in left if own.startswith(main))
+    if not all(any(map(LOSS.fullmatch, own.split("."))) for own in further):  # the network has further layers
         return Matched({own.removeprefix(main): tensor for own, tensor in tensors.items()}, ())
     none = {name: torch.zeros((), dtype=torch.int64) for name in counters - chosen.keys()}
     return Matched({name: tensors[own] for name, own in chosen.items()} | none, left)
@@ -280,6 +285,21 @@ def _source(sources: Mapping[str, str], main: str, often: Counter[str]) -> str:
     return sources[max(sources, key=lambda prefix: (often[prefix], -len(prefix)))]
 
 
+def _refuse_ties(found: Mapping[str, Mapping[str, str]], often: Counter[str], path: Path) -> None:
+    """Refuse a file with several parts that fit one place of the network equally well, as of two heads.
+
+    Raises:
+        PetechiaError: there is such a part.
+    """
+    for name, sources in found.items():
+        first, *others = sorted(sources, key=lambda prefix: -often[prefix])
+        if others and often[others[0]] == often[first]:
+            raise PetechiaError(
+                f"{path} contains {listing([shown(sources[one]) for one in (first, *others)])}, which each fit {name!r} of the "
+                f"network; save the part that you mean."
+            )
+
+
 def _without_prefix(tensors: Mapping[str, Tensor], often: Counter[str]) -> dict[str, Tensor]:
     """Strip the most frequent prefix, so that a message about what is missing speaks of the names of the network."""
     main = often.most_common(1)[0][0] if often else ""
@@ -289,7 +309,8 @@ def _without_prefix(tensors: Mapping[str, Tensor], often: Counter[str]) -> dict[
 def unmatched(tensors: Mapping[str, Tensor], wanted: Iterable[str]) -> str:
     """Return which names do not fit, in words, or an empty string if all do."""
     names = set(wanted)
-    missing, more = sorted(names - tensors.keys()), sorted(tensors.keys() - names)
+    lacking = {name for name in names - tensors.keys() if not name.endswith(COUNTER)}  # counters of batches may lack
+    missing, more = sorted(lacking), sorted(tensors.keys() - names)
     told = [f"it lacks {listing(missing, 3)}"] if missing else []
     told += [f"it has {listing(more, 3)}, which the network has not"] if more else []
     return printable(" and ".join(told), 600)
