@@ -1,4 +1,4 @@
-"""Filled squares and rectangles, and the function that paints them on images."""
+"""Squares and rectangles, filled or as a checkerboard, and the function that paints them on images."""
 
 from __future__ import annotations
 
@@ -15,23 +15,32 @@ Change = Callable[[NDArray[np.uint8], slice], NDArray[np.generic]]
 
 
 class Square(NamedTuple):
-    """A filled square on an image.
+    """A square on an image, filled or as a checkerboard of single pixels.
 
     Attributes:
         row: row of the top left corner, in pixels of the image.
         column: column of the top left corner, in pixels of the image.
         size: side, in pixels.
         value: grey level, 0 to 255.
+        other: grey level of every other pixel, beginning with the second of the first row; None of a filled square.
 
     Example:
         >>> Square(1, 0, 2, 9).on(np.zeros((1, 3, 3), np.uint8))[0].tolist()
         [[0, 0, 0], [9, 9, 0], [9, 9, 0]]
+        >>> Square(1, 0, 2, 9, 5).on(np.zeros((1, 3, 3), np.uint8))[0].tolist()
+        [[0, 0, 0], [9, 5, 0], [5, 9, 0]]
     """
 
     row: int
     column: int
     size: int
     value: int
+    other: int | None = None
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Its grey levels, uint8 [size, size]."""
+        return checkerboard(self.size, self.size, self.value, self.value if self.other is None else self.other)
 
     @property
     def area(self) -> tuple[slice, slice]:
@@ -46,10 +55,26 @@ class Square(NamedTuple):
             opacity: weight of the grey level in the result, one number or [N]; see `paint`.
         """
         positions = np.tile(np.array([self.row, self.column], np.intp), (len(images), 1))
-        return paint(images, positions, self.size, self.size, self.value, opacity)
+        level = self.value if self.other is None else self.pixels
+        return paint(images, positions, self.size, self.size, level, opacity)
+
+    @property
+    def levels(self) -> str:
+        """Its grey levels in words."""
+        return grey_words(self.value, self.other)
 
     def __str__(self) -> str:
-        return f"{self.size} × {self.size} pixels of grey level {self.value} at row {self.row}, column {self.column}"
+        return f"{self.size} × {self.size} pixels of {self.levels} at row {self.row}, column {self.column}"
+
+
+def grey_words(value: int, other: int | None) -> str:
+    """The grey levels of a square in words."""
+    return f"grey level {value}" if other is None else f"grey levels {value} and {other} in turn"
+
+
+def checkerboard(height: int, width: int, value: int, other: int) -> NDArray[np.uint8]:
+    """Pixels of two grey levels in turn, along rows and columns: uint8 [height, width]."""
+    return np.where(np.indices((height, width)).sum(axis=0) % 2, other, value).astype(np.uint8)
 
 
 def paint(
@@ -57,22 +82,23 @@ def paint(
     positions: NDArray[np.intp],
     height: int,
     width: int,
-    value: int,
+    value: int | NDArray[np.uint8],
     opacity: float | NDArray[np.float64] = 1.0,
 ) -> NDArray[np.uint8]:
-    """Return copies of images with a filled rectangle on each, opaque or blended in (Blended, Chen et al. 2017).
+    """Return copies of images with a rectangle on each, opaque or blended in (Blended, Chen et al. 2017).
 
     Args:
         images: uint8 [N, H, W] or [N, H, W, C]; not changed.
         positions: int [N, 2], row and column of the top left corners; the rectangles must lie within the images.
         height: height of the rectangle, in pixels.
         width: width of the rectangle, in pixels.
-        value: grey level of the rectangle, 0 to 255.
+        value: grey level of the rectangle, 0 to 255, or those of its pixels, [height, width].
         opacity: weight of that level in the result, the rest being the image: one number, or [N], one per image.
     """
     share = np.asarray(opacity, np.float64)
-    if share.ndim:
-        return changed_at(images, positions, height, width, lambda part, rows: _blend(value, _spread(share[rows], part), part))
+    if share.ndim or isinstance(value, np.ndarray):
+        each = np.broadcast_to(share, len(images))
+        return changed_at(images, positions, height, width, lambda part, rows: _blend(value, _spread(each[rows], part), part))
     became = _blend(value, share, np.arange(256)).astype(np.uint8)
     level = became[0]  # level of an opaque rectangle, which does not depend on the image
     return changed_at(
@@ -80,7 +106,7 @@ def paint(
     )
 
 
-def _blend(value: int, share: NDArray[np.float64], below: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
+def _blend(value: int | NDArray[np.uint8], share: NDArray[np.float64], below: NDArray[np.integer[Any]]) -> NDArray[np.float64]:
     return np.asarray(np.rint(share * value + (1 - share) * below))
 
 

@@ -4,8 +4,8 @@ import torch
 from petechia.attack.square import Square
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import (
+    LEVELS,
     SIZES,
-    VALUES,
     _groups,
     all_squares,
     gains_of,
@@ -21,18 +21,19 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIDE, SIZE, ByHand, Images,
 
 def test_stamps_are_put_as_a_loop_puts_them(clean: Images) -> None:
     hosts = opened(ByHand()).tensor(clean[:3])
-    groups = [[Square(0, 0, 2, 255), Square(20, 5, 3, 128)], [Square(29, 29, 3, 0)]]
+    groups = [[Square(0, 0, 2, 255), Square(20, 5, 3, 128)], [Square(29, 29, 3, 0), Square(9, 4, 3, 255, 0)]]
     slow = torch.stack([hosts.clone() for _ in groups])
     for number, group in enumerate(groups):
-        for row, column, size, value in group:
+        for row, column, size, value, other in group:
             for r in range(row, row + size):
                 for c in range(column, column + size):
-                    slow[number, :, :, r, c] = value / 255
+                    second = other is not None and (r - row + c - column) % 2
+                    slow[number, :, :, r, c] = (other if second else value) / 255
     assert torch.equal(paint_groups(hosts, groups), slow)
 
 
 def test_every_stamp_is_in_one_group_far_from_the_others() -> None:
-    groups = list(_groups(64, SIZES, VALUES))
+    groups = list(_groups(64, SIZES, LEVELS))
     members = [stamp for group in groups for stamp in group]
     assert len(members) == len(set(members))
     assert set(members) == set(all_squares(64))
@@ -60,7 +61,7 @@ def test_group_testing_finds_what_the_naive_search_finds_with_a_tenth_of_the_wor
     classifier = opened(ByHand())
     hosts = Hosts.of(classifier, clean[:24])
     told = Steps()
-    kinds = (1, 3), (0, 255)
+    kinds = (1, 3), ((0, None), (255, None))
     quick = stamp_response(classifier, hosts, *kinds, progress=told)
     naive = naive_response(classifier, hosts, *kinds)
     assert quick.best(0)[1] == naive.best(0)[1]

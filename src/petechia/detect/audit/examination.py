@@ -32,6 +32,7 @@ from petechia.models.classifier import Classifier
 
 FEWEST = 20  # clean images
 HOSTS = 24  # clean images on which stamps are tried, and changes of the whole image are fitted
+LARGEST_RECONSTRUCTED = 128  # pixels a side up to which triggers of any shape are reconstructed: beyond, p is near 1 for all
 JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of these places at which a stamp must work, at least half as well, to be said to work anywhere
@@ -232,7 +233,7 @@ def examine_model(
         passes=evidence.response.passes,
         seconds=time.perf_counter() - began,
         picture=clean[0],
-        warnings=_warnings(clean, subject.logits, stamps_only=not evidence.raising),
+        warnings=_warnings(clean, subject.logits, evidence),
         calibration=calibration,
         compared=judgement.models,
     )
@@ -320,17 +321,20 @@ class _Subject:
         return _Subject(classifier, clean, logits, hosts, progress)
 
     def evidence(self, steps: int, lowering: bool = True) -> ModelEvidence:
-        """Search for stamps, then for triggers of any shape, then for changes of the whole image."""
+        """Search for stamps, then for changes of the whole image, then for triggers of any shape."""
         self.progress.phase("trying stamps")
         response = stamp_response(self.classifier, self.hosts, progress=self.progress)
         if self.classifier.network is None or steps == 0:
             return ModelEvidence(response, [], [], [])
+        rises = list(self._rises())
+        if self.hosts.images.shape[-1] > LARGEST_RECONSTRUCTED:
+            return ModelEvidence(response, [], [], rises)
         classes = range(len(self.classifier.classes))
         goals = [Goal(label, up) for up in ((True, False) if lowering else (True,)) for label in classes]
         self.progress.phase("reconstructing triggers", len(goals) * min(AT_A_TIME, len(self.hosts)) * steps)
         spread = self.logits.std(dim=0)
         found = reconstruct(self.classifier, self.hosts, goals, spread, steps, progress=self.progress)
-        return ModelEvidence(response, found[: len(classes)], found[len(classes) :], list(self._rises()))
+        return ModelEvidence(response, found[: len(classes)], found[len(classes) :], rises)
 
     def _rises(self) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
@@ -422,13 +426,18 @@ def _rates(clean: Tensor, triggered: Tensor) -> dict[str, dict[float, Count]]:
     }
 
 
-def _warnings(clean: NDArray[np.uint8], logits: Tensor, stamps_only: bool) -> tuple[str, ...]:
+def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence) -> tuple[str, ...]:
     """What may spoil the result."""
     found = []
     if len(clean) < HOSTS:
         found.append(f"There are only {len(clean)} clean images; give 50 or more for a stable result.")
-    if stamps_only:
-        found.append("Triggers of other shapes were not reconstructed, so only square stamps were looked for.")
+    if not evidence.rises:
+        found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
+    elif not evidence.raising:
+        found.append(
+            f"Triggers of other shapes were not reconstructed: on images of more than {LARGEST_RECONSTRUCTED} pixels a side this "
+            f"tells no backdoor from a clean model."
+        )
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:
         found.append(

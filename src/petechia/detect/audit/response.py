@@ -1,4 +1,4 @@
-"""How a model answers to small stamps: filled squares of every size and grey level, at every place."""
+"""How a model answers to small stamps: filled squares and checkerboards of every size, at every place."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the squares, in pixels of the model's input
-VALUES = (0, 128, 255)  # their grey levels
+LEVELS = ((0, None), (128, None), (255, None), (0, 255), (255, 0))  # their grey levels; two: a checkerboard of single pixels
 SPACING = 16  # pixels from one square of a group to the next, in an image of 64
 SCOUTS = 4  # hosts on which groups, and the members of those that answer, are tried
 ANSWERING = 64  # groups whose members are tried alone, in addition to the best of every class
@@ -28,6 +28,8 @@ REFINED = 3  # squares of each size that are compared on all hosts when a place 
 MAP = 32  # places along each side of a map of responses
 NEARLY = 0.8  # share of the highest gain from which a smaller square is taken for the trigger itself
 CLEAR = -1.0  # level of a pixel that no square covers
+
+Levels = Sequence[tuple[int, int | None]]
 
 
 class Response(NamedTuple):
@@ -49,13 +51,17 @@ class Response(NamedTuple):
         return self.squares[first], float(self.gains[first, label])
 
 
-def all_squares(side: int, sizes: Sequence[int] = SIZES, values: Sequence[int] = VALUES) -> Iterator[Square]:
+def all_squares(side: int, sizes: Sequence[int] = SIZES, levels: Levels = LEVELS) -> Iterator[Square]:
     """Every square that fits on an image, at every place."""
-    for size in sizes:
-        for value in values:
-            for row in range(side - size + 1):
-                for column in range(side - size + 1):
-                    yield Square(row, column, size, value)
+    for size, (value, other) in _kinds(sizes, levels):
+        for row in range(side - size + 1):
+            for column in range(side - size + 1):
+                yield Square(row, column, size, value, other)
+
+
+def _kinds(sizes: Sequence[int], levels: Levels) -> Iterator[tuple[int, tuple[int, int | None]]]:
+    """Sizes with levels; one pixel makes no checkerboard."""
+    return ((size, level) for size in sizes for level in levels if size > 1 or level[1] is None)
 
 
 def paint_groups(images: Tensor, groups: Sequence[Sequence[Square]]) -> Tensor:
@@ -71,7 +77,7 @@ def paint_groups(images: Tensor, groups: Sequence[Sequence[Square]]) -> Tensor:
     levels = np.full((len(groups), *images.shape[2:]), CLEAR, np.float32)
     for level, group in zip(levels, groups, strict=True):
         for square in group:
-            level[square.area] = square.value / 255
+            level[square.area] = square.pixels / 255
     painted = torch.from_numpy(levels).to(images.device)[:, None, None]
     return torch.where(painted >= 0, painted, images)
 
@@ -104,11 +110,11 @@ def naive_response(
     classifier: Classifier,
     hosts: Hosts,
     sizes: Sequence[int] = SIZES,
-    values: Sequence[int] = VALUES,
+    levels: Levels = LEVELS,
     progress: Progress = SILENT,
 ) -> Response:
     """Try every square alone on all hosts: the reference for `stamp_response`, and its cost."""
-    squares = list(all_squares(hosts.images.shape[-1], sizes, values))
+    squares = list(all_squares(hosts.images.shape[-1], sizes, levels))
     gains = gains_of(classifier, hosts, [[one] for one in squares], progress)
     return Response(squares, gains, len(squares) * len(hosts))
 
@@ -117,7 +123,7 @@ def stamp_response(
     classifier: Classifier,
     hosts: Hosts,
     sizes: Sequence[int] = SIZES,
-    values: Sequence[int] = VALUES,
+    levels: Levels = LEVELS,
     progress: Progress = SILENT,
 ) -> Response:
     """Find the squares that a model answers to, by group testing (Dorfman 1943): many squares, far apart, in one image.
@@ -129,7 +135,7 @@ def stamp_response(
         classifier: the model that is audited.
         hosts: clean images with their logits.
         sizes: sides of the squares, in pixels.
-        values: their grey levels.
+        levels: their grey levels.
         progress: advanced by every image that the model answers.
 
     Returns:
@@ -139,7 +145,7 @@ def stamp_response(
     count.advance(len(hosts))  # the clean images have been answered too
     scouts = hosts.take(evenly_spread(len(hosts), SCOUTS, nearest=False))
     spread = hosts.spread.clamp(min=1e-3).numpy()  # puts the logits of all classes on one scale
-    groups = list(_groups(hosts.images.shape[-1], sizes, values))
+    groups = list(_groups(hosts.images.shape[-1], sizes, levels))
     members = _answering(gains_of(classifier, scouts, groups, count) / spread, groups)
     gains = gains_of(classifier, scouts, [[one] for one in members], count)
     finalists = [members[row] for row in np.unique(np.argsort(-gains, axis=0, kind="stable")[:FINALISTS])]
@@ -157,25 +163,24 @@ class _Counted(NoProgress):
         self.progress.advance(count)
 
 
-def _groups(side: int, sizes: Sequence[int], values: Sequence[int]) -> Iterator[list[Square]]:
+def _groups(side: int, sizes: Sequence[int], levels: Levels) -> Iterator[list[Square]]:
     spacing = max(SPACING, side // 8)
-    for size in sizes:
-        for value in values:
-            for top in range(min(spacing, side - size + 1)):
-                for left in range(min(spacing, side - size + 1)):
-                    yield [
-                        Square(row, column, size, value)
-                        for row in range(top, side - size + 1, spacing)
-                        for column in range(left, side - size + 1, spacing)
-                    ]
+    for size, (value, other) in _kinds(sizes, levels):
+        for top in range(min(spacing, side - size + 1)):
+            for left in range(min(spacing, side - size + 1)):
+                yield [
+                    Square(row, column, size, value, other)
+                    for row in range(top, side - size + 1, spacing)
+                    for column in range(left, side - size + 1, spacing)
+                ]
 
 
 def _answering(gains: NDArray[np.float32], groups: list[list[Square]]) -> list[Square]:
     """The members of the groups that raise some class most, by themselves and compared with groups of the same kind."""
-    kinds = np.array([(group[0].size, group[0].value) for group in groups])
+    kinds = [group[0]._replace(row=0, column=0) for group in groups]
     above = gains.copy()
-    for kind in np.unique(kinds, axis=0):
-        same = (kinds == kind).all(axis=1)
+    for kind in set(kinds):
+        same = np.array([one == kind for one in kinds])
         above[same] -= np.median(gains[same], axis=0)
     best = np.argsort(-np.maximum(gains, above).max(axis=1), kind="stable")[:ANSWERING]
     each = np.argsort(-np.concatenate([gains, above], axis=1), axis=0, kind="stable")[:EACH]
@@ -185,13 +190,13 @@ def _answering(gains: NDArray[np.float32], groups: list[list[Square]]) -> list[S
 def response_map(
     classifier: Classifier, hosts: Hosts, label: int, square: Square, cells: int = MAP, progress: Progress = SILENT
 ) -> NDArray[np.float32]:
-    """By how much a square of one size and grey level raises a class, place by place.
+    """By how much a square of one size and look raises a class, place by place.
 
     Args:
         classifier: the model that is audited.
         hosts: clean images with their logits; the first few are used.
         label: position of the class.
-        square: gives the size and the grey level; its own place is one of those that are tried.
+        square: gives the size and the grey levels; its own place is one of those that are tried.
         cells: places along each side, at most.
         progress: advanced by every image that the model answers.
 
@@ -206,7 +211,7 @@ def response_map(
     return gains.reshape(len(rows), len(columns))
 
 
-def refine(classifier: Classifier, hosts: Hosts, label: int, found: Square, values: Sequence[int] = VALUES) -> Square:
+def refine(classifier: Classifier, hosts: Hosts, label: int, found: Square, levels: Levels = LEVELS) -> Square:
     """The smallest square near a found one that raises a class nearly as much.
 
     A large square that covers a trigger, or sticks out of it, works as the trigger does, and would be a pixel or two off.
@@ -216,25 +221,24 @@ def refine(classifier: Classifier, hosts: Hosts, label: int, found: Square, valu
         hosts: clean images with their logits.
         label: position of the class.
         found: the square to start from.
-        values: grey levels to try.
+        levels: grey levels to try.
     """
-    near = _near(found, hosts.images.shape[-1], values)
+    near = _near(found, hosts.images.shape[-1], levels)
     quick = gains_of(classifier, hosts.take(slice(SCOUTS)), [[one] for one in near])[:, label]
     order = np.argsort(-quick, kind="stable")
     best = {size: [near[row] for row in order if near[row].size == size][:REFINED] for size in range(1, found.size + 2)}
     tried = [found, *(one for some in best.values() for one in some)]
     gains = gains_of(classifier, hosts, [[one] for one in tried])[:, label]
     good = [(-one.size, float(gain), one) for one, gain in zip(tried, gains, strict=True) if gain >= NEARLY * gains.max()]
-    smallest: Square = max(good)[2]
+    smallest: Square = max(good, key=lambda one: one[:2])[2]
     return smallest
 
 
-def _near(found: Square, side: int, values: Sequence[int]) -> list[Square]:
+def _near(found: Square, side: int, levels: Levels) -> list[Square]:
     """Squares within one pixel of a found one, up to one pixel larger."""
     return [
-        Square(row, column, size, value)
-        for value in values
-        for size in range(1, found.size + 2)
+        Square(row, column, size, value, other)
+        for size, (value, other) in _kinds(range(1, found.size + 2), levels)
         for row in range(max(0, found.row - 1), min(found.row + found.size + 1, side) - size + 1)
         for column in range(max(0, found.column - 1), min(found.column + found.size + 1, side) - size + 1)
     ]

@@ -104,6 +104,22 @@ class Frequency(Family):
         return changed.clamp(0, 1)
 
 
+class Tone(Family):
+    """Every grey level moved along a curve, the same at all places and in all channels."""
+
+    name, limit = "tone curve", 0.1  # of the grey scale
+    knots = 9
+
+    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        return (self.knots,)
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        place = images * (self.knots - 1)
+        left = place.floor().clamp(max=self.knots - 2).long()
+        curve = torch.lerp(direction[:, left], direction[:, left + 1], place - left)
+        return (images + strength * curve).clamp(0, 1)
+
+
 class Warp(Family):
     """A smooth field of displacements."""
 
@@ -177,4 +193,4 @@ def _disturb(noise: Tensor, module: Any, _: object, output: Tensor) -> Tensor:
     return (output - shift) * (1 + a) + shift * (1 + b)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), Frequency(), Warp(), Noise())
+FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), Frequency(), Tone(), Warp())
