@@ -41,7 +41,7 @@ from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.audit.verdict import FEWEST_MODELS, AuditNulls
 from petechia.detect.collection import Images, collect, described
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, Findings, ImagesUnderTest, ModelUnderTest
-from petechia.detect.repair import KnownTrigger, Repairing, RepairResult, read_triggers, triggers_of
+from petechia.detect.repair import Known, Repairing, RepairResult, read_triggers, triggers_of
 from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
 from petechia.detect.scan import DatasetScan, ScanResult
@@ -527,7 +527,7 @@ def repair(
     model: Model,
     clean: Dataset,
     method: RepairMethod = "unlearn",
-    triggers: AuditResult | str | Path | Sequence[KnownTrigger] = (),
+    triggers: AuditResult | str | Path | Sequence[Known] = (),
     images: int = 1000,
     epochs: int | None = None,
     lr: float | None = None,
@@ -749,7 +749,7 @@ def _calibration(given: str | Path | Calibration | None, detector: Detector[Any]
     return detector.calibrate([]) if given is None else Calibration.load(given)
 
 
-def _triggers(given: AuditResult | str | Path | Sequence[KnownTrigger]) -> tuple[KnownTrigger, ...]:
+def _triggers(given: AuditResult | str | Path | Sequence[Known]) -> tuple[Known, ...]:
     if isinstance(given, AuditResult):
         return triggers_of(given)
     return read_triggers(Path(given)) if isinstance(given, str | Path) else tuple(given)

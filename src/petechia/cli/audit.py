@@ -111,7 +111,7 @@ def _row(one: AuditedClass) -> list[str | Text]:
         Text(one.name, "red" if one.flagged else ""),
         f"{one.p_value:.2g}",
         one.found_by,
-        f"{one.size} x {one.size}, level {one.value}",
+        f"{one.size} x {one.size}, {one.square.levels}",
         "most places" if one.fixed is False else f"{one.row}, {one.column}",
         f"{one.gain:.1f}",
         _smallest(one),

@@ -29,7 +29,7 @@ def attach_report(result: AuditResult) -> None:
     for one, (_, found) in zip(result.classes, examination.ranked, strict=True):
         if one.picture and found.recovered:
             result.attach(one.picture, partial(_close_png, examination.picture, found.recovered))
-        if one.change and one.change.picture and found.change and found.change.picture is not None:
+        if one.change and found.change:
             result.attach(one.change.picture, partial(encode_png, found.change.picture))
 
 
@@ -43,6 +43,7 @@ def render_audit(result: AuditResult) -> str:
         audit=content,
         verdict=result.verdict,
         sections=[_section(examination.picture, one, found) for one, found in shown],
+        squares={one.name: one.square for one in result.classes},
         words={one.name: one.change.words for one in result.classes if one.change},
         side=examination.picture.shape[0],
     )
@@ -61,7 +62,7 @@ def _section(image: NDArray[np.uint8], one: dict[str, Any], found: ExaminedClass
         "found": one,
         "pictures": _pictures(image, found.recovered),
         "raising": _mask(raising) if raising and np.isfinite(raising.size) else None,
-        "change": _changed(image, found.change.picture) if found.change and found.change.picture is not None else None,
+        "change": _changed(image, found.change.picture) if found.change else None,
     }
 
 

@@ -1,27 +1,21 @@
-import copy
-
 import numpy as np
 import pytest
 import scipy.ndimage
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from petechia.core.runtime import Compute
-from petechia.data import Preprocess
-from petechia.detect.audit.transforms import FAMILIES, Family, Frequency, Noise, Pattern, Warp
-from petechia.models.classifier import Classifier
-from tests.detect.audit.conftest import ByHand, opened
+from petechia.core.errors import PetechiaError
+from petechia.detect.audit.transforms import FAMILIES, Family, Frequency, Pattern, Tone, Warp, family_named, packed, unpacked
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).uniform(0.15, 0.85, (3, 1, 32, 40)).astype(np.float32))
-CHANGES = [family for family in FAMILIES if not isinstance(family, Noise)]
 
 
 def direction_of(family: Family, images: Tensor = IMAGES, goals: int = 2) -> Tensor:
-    shape = (goals, *family.shape(opened(ByHand()), images))
+    shape = (goals, *family.shape(images))
     return torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32))
 
 
-@pytest.mark.parametrize("family", CHANGES, ids=lambda one: one.name)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
 def test_no_strength_changes_nothing_and_more_changes_more(family: Family) -> None:
     direction = direction_of(family)
     none, some, more = ((family.change(IMAGES, direction, share * family.limit) - IMAGES).abs() for share in (0, 0.5, 1))
@@ -30,7 +24,7 @@ def test_no_strength_changes_nothing_and_more_changes_more(family: Family) -> No
     assert 1e-4 < some.mean() < more.mean() < 0.1
 
 
-@pytest.mark.parametrize("family", CHANGES, ids=lambda one: one.name)
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
 def test_gradients_reach_every_part_of_a_direction(family: Family) -> None:
     direction = direction_of(family).requires_grad_(True)
     weights = torch.from_numpy(np.random.default_rng(2).normal(size=(3, 1, 32, 40)).astype(np.float32))
@@ -67,36 +61,28 @@ def test_a_constant_warp_moves_the_image_by_a_share_of_its_side() -> None:
     assert moved == pytest.approx(expected, abs=1e-5)
 
 
-class Normal(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.batch = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
-        self.flat, self.layer, self.last = nn.Flatten(), nn.LayerNorm(4), nn.Linear(4, 5)
+def test_a_tone_curve_moves_grey_levels_as_it_says_at_its_knots_and_between() -> None:
+    direction = direction_of(Tone())
+    expected = IMAGES.numpy() + 0.1 * np.stack([np.interp(IMAGES, np.linspace(0, 1, 9), one) for one in direction.numpy()])
+    assert Tone().change(IMAGES, direction, 0.1).numpy() == pytest.approx(expected.clip(0, 1), abs=1e-6)
+    ends = torch.tensor([0.0, 1.0]).reshape(1, 1, 1, 2)
+    assert Tone().change(ends, -direction.abs().sign() * torch.tensor([-1.0] + [1.0] * 8), 0.1).flatten().tolist() == [
+        pytest.approx(value) for value in (0.1, 0.9) * 2
+    ]
 
-    def forward(self, images: Tensor) -> Tensor:
-        found: Tensor = self.last(self.layer(self.batch(self.first(images)).relu().mean(dim=(2, 3))))
-        return found
+
+@pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
+def test_a_family_is_found_by_its_name_and_a_direction_comes_back_from_its_text(family: Family) -> None:
+    direction = direction_of(family, goals=1)
+    assert family_named(family.name) is family
+    back = unpacked(packed(direction), direction.shape[1:])
+    assert back.shape == direction.shape
+    assert back.numpy() == pytest.approx(direction.numpy(), abs=5e-4)
 
 
-def test_noise_is_that_of_changed_weights() -> None:
-    torch.manual_seed(0)
-    network = Normal().eval()
-    for norm in (network.batch, network.layer):
-        nn.init.normal_(norm.weight, 1, 0.3)
-        nn.init.normal_(norm.bias, 0, 0.3)
-    runtime = Compute(threads=1, precision="fp32", device="cpu").start()
-    classifier = Classifier("n", tuple("abcde"), Preprocess(size=32), network, runtime, network)
-    family, strength = Noise(), 0.2
-    direction = torch.rand(2, *family.shape(classifier, IMAGES)) * 2 - 1
-    found = family.logits(classifier, IMAGES, direction, strength)
-    for one, noise in zip(found, direction, strict=True):
-        changed = copy.deepcopy(network)
-        for k, other in enumerate((changed.batch, changed.layer)):
-            own = strength * noise[:, 4 * k : 4 * k + 4]
-            other.weight.data *= 1 + own[0]
-            other.bias.data *= 1 + own[1]
-        with torch.inference_mode():
-            assert one.detach().numpy() == pytest.approx(changed(IMAGES).numpy(), abs=1e-5)
-    with torch.inference_mode():
-        before = network(IMAGES)
-        assert torch.equal(network(IMAGES), before)  # nothing is left behind
+def test_what_is_no_family_and_no_direction() -> None:
+    with pytest.raises(PetechiaError, match="no family of changes called 'wave'; there are pattern of 24 × 24"):
+        family_named("wave")
+    for text in ("", "A", "AAAA", "ÄÄÄÄ", packed(torch.zeros(1, 4))):
+        with pytest.raises(ValueError, match=r"."):
+            unpacked(text, (3,))

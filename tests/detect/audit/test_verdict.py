@@ -56,8 +56,8 @@ def test_p_values_of_clean_models_are_uniform() -> None:
     found = []
     for _ in range(300):
         *models, one = random_models(31, rng, common=0.7)
-        (null,) = nulls(models).nulls.values()
-        ((_, row),) = nulls(models)._rows(one)
+        null = nulls(models).nulls[False, STAMPS]
+        ((_, row),) = nulls(models)._rows(one, few=False)
         found.append(float(null.p_values(row).min()))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
@@ -101,14 +101,29 @@ def test_tests_are_combined_as_holm_does_and_one_that_was_not_made_costs_nothing
     assert set(left_out.tests) == {STAMPS}
 
 
-def test_few_classes_are_compared_with_few() -> None:
+def test_few_classes_are_compared_with_the_strongest_of_every_model() -> None:
     rng = np.random.default_rng(0)
     models = [*random_models(20, rng), *random_models(20, rng, classes=2)]
-    assert p_values(models, measured([16, 1])).min() == pytest.approx(1 / 21)
+    strong = nulls(models).judge(measured([16, 1]))
+    assert strong.p_values.min() == pytest.approx(1 / 41)
+    assert strong.models == 40
     assert p_values(models, measured([1.2, 1])).min() > 0.1
-    with_none = nulls(random_models(20, rng)).judge(measured([16, 1]))  # nothing to compare with
+    assert p_values(models, measured([16, 16])).max() == pytest.approx(1 / 41)  # not with each other
+    with_none = nulls(models[:1]).judge(measured([16, 1]))  # nothing to compare with
     assert with_none.p_values.tolist() == [1, 1]
-    assert (with_none.tests, with_none.models) == ({}, 0)
+    assert (with_none.tests, with_none.models, with_none.likeness) == ({}, 0, 0)
+
+
+def test_a_model_like_the_clean_ones_is_near_and_one_of_another_kind_is_not() -> None:
+    rng = np.random.default_rng(0)
+    models, others = random_models(40, rng), random_models(40, rng)
+    found = [nulls(models).likeness(one) for one in others]
+    assert 0.3 < np.mean(found) < 0.7  # as near to the clean ones as these are to each other
+    backdoored = others[0].model_copy(update={"gains": (1e3, *others[0].gains[1:])})
+    assert nulls(models).likeness(backdoored) == pytest.approx(found[0], abs=0.1)  # the strongest class does not count
+    for changed in ({"size": 512}, {"chance": (0.999,) * CLASSES}, {"gains": (40.0,) * CLASSES}, {"channels": 3}):
+        assert nulls(models).likeness(others[0].model_copy(update=changed)) == 0, changed
+    assert nulls(models).likeness(others[0].model_copy(update={"pixels": (9.0,) * CLASSES})) == 0  # measured by other tests
 
 
 def test_values_must_be_as_many_as_classes() -> None:

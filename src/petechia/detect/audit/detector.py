@@ -86,8 +86,8 @@ def calibrated(models: Sequence[Measured], command: str) -> Calibration:
     if len(models) < FEWEST_MODELS:
         raise PetechiaError(f"There is {len(models)} clean model; a calibration needs {FEWEST_MODELS}, and better 60.")
     packaged = AuditNulls.of()
-    few = sum(len(one.classes) < packaged.fewest_classes for one in models)
-    compared = min(count for count in (few, len(models) - few) if count >= FEWEST_MODELS or count == len(models))
+    many = sum(len(one.classes) >= packaged.fewest_classes for one in models)
+    compared = many if many >= FEWEST_MODELS else len(models)
     nulls = packaged.model_copy(update={"level": max(packaged.level, 1 / (compared + 1)), "models": tuple(models)})
     return Calibration(
         detector=DETECTOR, measured_on=_described(models), command=command, values=nulls.model_dump(mode="json", by_alias=True)

@@ -22,7 +22,7 @@ from petechia.detect.audit.measured import Measured, rounded
 from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Goal, Reconstruction, reconstruct
 from petechia.detect.audit.response import Response, gains_of, paint_groups, refine, response_map, stamp_response
 from petechia.detect.audit.rises import SHARES, Rise, rise
-from petechia.detect.audit.transforms import FAMILIES
+from petechia.detect.audit.transforms import FAMILIES, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
 from petechia.detect.scan.stamps import find_families
@@ -73,7 +73,8 @@ class RecoveredChange(NamedTuple):
         gain: median rise of the logit over clean images that it was not fitted on.
         asr: as of a stamp, on all clean images.
         false_trigger: likewise.
-        picture: uint8 [H, W] or [H, W, 3], the first clean image with the change; None where it changes the network instead.
+        picture: uint8 [H, W] or [H, W, 3], the first clean image with the change.
+        direction: float32 [1, …], of the change.
     """
 
     family: str
@@ -81,7 +82,8 @@ class RecoveredChange(NamedTuple):
     gain: float
     asr: dict[float, Count]
     false_trigger: dict[float, Count]
-    picture: NDArray[np.uint8] | None
+    picture: NDArray[np.uint8]
+    direction: Tensor
 
 
 class ExaminedClass(NamedTuple):
@@ -139,6 +141,7 @@ class ModelExamination:
         warnings: sentences about what may spoil the result.
         calibration: what decided the verdict.
         compared: clean models that it was compared with.
+        likeness: how near it is to them: see `petechia.detect.audit.verdict.Judgement`.
     """
 
     classifier: Classifier
@@ -150,6 +153,7 @@ class ModelExamination:
     warnings: tuple[str, ...]
     calibration: Calibration
     compared: int
+    likeness: float
 
     @property
     def outcome(self) -> Outcome:
@@ -236,6 +240,7 @@ def examine_model(
         warnings=_warnings(clean, subject.logits, evidence),
         calibration=calibration,
         compared=judgement.models,
+        likeness=judgement.likeness,
     )
 
 
@@ -341,8 +346,6 @@ class _Subject:
         middle = min(HOSTS, len(rows) // 2)
         fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
         for family in FAMILIES:
-            if 0 in family.shape(self.classifier, fit.images):  # a network without normalizations has none to disturb
-                continue
             self.progress.phase(f"changing the whole image: {family.name}")
             yield rise(self.classifier, fit, judge, family, progress=self.progress)
 
@@ -379,7 +382,7 @@ class _Subject:
         if not rises:
             return None
         found = min(rises, key=lambda one: judgement.tests[one.family][label] if one.family in judgement.tests else 1)
-        family = next(one for one in FAMILIES if one.name == found.family)
+        family = family_named(found.family)
         direction = found.directions[-1, label : label + 1].to(self.hosts.images.device)
         strength = SHARES[-1] * family.limit
         with torch.inference_mode():
@@ -395,6 +398,7 @@ class _Subject:
             strength=strength,
             gain=float(np.median(found.rises[-1, label])),
             picture=picture,
+            direction=direction.cpu(),
             **_rates(self.logits[:, label], changed[:, label]),
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import datetime
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import ClassVar, NamedTuple, Self
 
@@ -20,11 +20,13 @@ from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.audit.examination import ExaminedClass, ModelExamination, Outcome, RecoveredChange
 from petechia.detect.audit.pictures import framed
 from petechia.detect.audit.reconstruct import Reconstruction
+from petechia.detect.audit.transforms import packed
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import Finding
 from petechia.measure import Count
 
 SHOWN = 8  # classes in the table of a notebook, flagged ones not counted
+UNLIKE = 0.05  # likeness below which a warning says so
 LEAST_P = 1e-300  # before the logarithm
 LIMITS = (
     "This audit looks for small square stamps of one grey level, for the smallest changes of any shape that move a class, and "
@@ -137,7 +139,9 @@ class AuditedChange(Record):
         gain: median rise of the class's logit, on images that it was not fitted on.
         asr: as of a stamp.
         false_trigger: likewise.
-        picture: file of a clean image with the change, beside audit.json; None where it changes the network instead.
+        picture: file of a clean image with the change, beside audit.json.
+        shape: of the change's direction.
+        direction: its numbers, as in `petechia.detect.audit.transforms.packed`.
     """
 
     family: str
@@ -145,7 +149,9 @@ class AuditedChange(Record):
     gain: float
     asr: dict[str, Rate]
     false_trigger: dict[str, Rate]
-    picture: str | None
+    picture: str
+    shape: tuple[int, ...]
+    direction: str
 
     @classmethod
     def of(cls, found: RecoveredChange, picture: str) -> Self:
@@ -156,14 +162,14 @@ class AuditedChange(Record):
             gain=found.gain,
             asr={str(p): Rate.of(count) for p, count in found.asr.items()},
             false_trigger={str(p): Rate.of(count) for p, count in found.false_trigger.items()},
-            picture=picture if found.picture is not None else None,
+            picture=picture,
+            shape=tuple(found.direction.shape[1:]),
+            direction=packed(found.direction),
         )
 
     @property
     def words(self) -> str:
         """What it is, to begin a sentence with."""
-        if self.picture is None:
-            return f"Noise of at most {_percent(self.strength)} on the network's normalizations"
         return f"A change of the whole image ({self.family}, at most {_percent(self.strength)})"
 
 
@@ -182,6 +188,7 @@ class AuditedClass(Record):
         column: of that corner.
         size: side of the stamp.
         value: its grey level.
+        other: grey level of every other pixel, where the stamp is a checkerboard.
         gain: median rise of the class's logit.
         fixed: whether the stamp works in that place only; None where it was not made precise.
         asr: threshold → of the clean images that score below it by themselves, the share that reaches it with the stamp.
@@ -203,6 +210,7 @@ class AuditedClass(Record):
     column: int
     size: int
     value: int
+    other: int | None
     gain: float
     fixed: bool | None
     asr: dict[str, Rate] | None
@@ -239,12 +247,12 @@ class AuditedClass(Record):
     @property
     def square(self) -> Square:
         """The best stamp."""
-        return Square(self.row, self.column, self.size, self.value)
+        return Square(self.row, self.column, self.size, self.value, self.other)
 
     @property
     def finding(self) -> Finding:
         """In the form that all detectors share; the score is the negative decimal logarithm of the p-value."""
-        names = ("found_by", "took", "row", "column", "size", "value", "gain", "fixed", "picture")
+        names = ("found_by", "took", "row", "column", "size", "value", "other", "gain", "fixed", "picture")
         return Finding(
             about=self.name,
             kind="class",
@@ -266,8 +274,17 @@ class AuditedClass(Record):
         if self.change is not None and self.by_change:
             return _does(self.change.words, self.name, self.change.gain, self.change.asr, self.change.false_trigger)
         where = f"at row {self.row}, column {self.column}" if self.fixed is not False else "at most places"
-        stamp = f"A square of {self.size} × {self.size} pixels of grey level {self.value} {where}"
+        stamp = f"A square of {self.size} × {self.size} pixels of {self.square.levels} {where}"
         return _does(stamp, self.name, self.gain, self.asr, self.false_trigger)
+
+
+def _unlike(examination: ModelExamination) -> Iterator[str]:
+    if examination.likeness < UNLIKE:
+        yield (
+            f"This model is unlike the {examination.compared} clean models that it was compared with (in size, channels, classes, "
+            f"how common these are, or how strongly it answers to any change), so its p-values are a guide only; calibrate "
+            f"with clean models of your own (petechia calibrate)."
+        )
 
 
 class AuditResult(Result):
@@ -282,6 +299,7 @@ class AuditResult(Result):
             "nothing".
         level: p-value up to which a class is flagged.
         compared: clean models that the model was compared with.
+        likeness: share of these that are as far from the one next to them as this model is, or farther.
         classes: the evidence about each class, the strongest first.
         passes: how many images the model answered in the search for stamps.
         seconds: how long the audit took.
@@ -299,6 +317,7 @@ class AuditResult(Result):
     outcome: Outcome
     level: float
     compared: int
+    likeness: float
     classes: tuple[AuditedClass, ...]
     passes: int
     seconds: float
@@ -318,12 +337,13 @@ class AuditResult(Result):
             outcome=examination.outcome,
             level=AuditNulls.of(examination.calibration).level,
             compared=examination.compared,
+            likeness=round(examination.likeness, 3),
             classes=tuple(AuditedClass.of(one, label) for label, one in examination.ranked),
             passes=examination.passes,
             seconds=round(examination.seconds, 1),
-            warnings=(*examination.warnings, *origin.notes),
-            limits=f"{LIMITS} For other models and images the p-values are a guide; they were measured on "
-            f"{examination.calibration.measured_on}.",
+            warnings=(*examination.warnings, *_unlike(examination), *origin.notes),
+            limits=f"{LIMITS} The p-values were measured on {examination.calibration.measured_on}; for models unlike these they "
+            f"are a guide.",
         )
         result._examination = examination
         return result
@@ -434,7 +454,7 @@ def _does(trigger: str, name: str, gain: float, asr: dict[str, Rate] | None, fal
 def _row(one: AuditedClass) -> str:
     name = f"<strong>{escape(one.name)} (flagged)</strong>" if one.flagged else escape(one.name)
     place = "most places" if one.fixed is False else f"{one.row}, {one.column}"
-    cells = (name, f"{one.p_value:.2g}", f"{one.size} × {one.size}, level {one.value}", place, f"{one.gain:.1f}")
+    cells = (name, f"{one.p_value:.2g}", f"{one.size} × {one.size}, {one.square.levels}", place, f"{one.gain:.1f}")
     return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
 
 

@@ -73,7 +73,7 @@ def _fitted(
     progress: Progress,
 ) -> tuple[NDArray[np.float32], Tensor]:
     device = fit.images.device
-    free = torch.zeros(len(labels), *family.shape(classifier, fit.images), device=device, requires_grad=True)
+    free = torch.zeros(len(labels), *family.shape(fit.images), device=device, requires_grad=True)
     optimizer = torch.optim.Adam([free], lr=RATE, betas=(0.5, 0.9))
     chance = np.random.default_rng(seed)
     scale = fit.spread.clamp(min=1e-3).to(device)[labels]

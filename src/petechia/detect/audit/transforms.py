@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import partial
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
+from petechia.core.errors import PetechiaError
 from petechia.detect.audit.hosts import answers
 from petechia.models.classifier import Classifier
-
-NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
 
 
 class Family(ABC):
@@ -32,9 +29,10 @@ class Family(ABC):
     limit: float
 
     @abstractmethod
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:
+    def shape(self, images: Tensor) -> tuple[int, ...]:
         """Shape of a direction for images, float32 [B, C, H, W]."""
 
+    @abstractmethod
     def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:
         """Change images.
 
@@ -46,14 +44,13 @@ class Family(ABC):
         Returns:
             float32 [G, B, C, H, W] in 0…1.
         """
-        raise NotImplementedError
 
     def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:
         """What the network says of changed images, float32 [G, B, K], with gradients."""
         return answers(classifier, self.change(images, direction, strength))
 
-    def shown(self, images: Tensor, direction: Tensor, strength: float) -> NDArray[np.uint8] | None:
-        """The first image with the first change, uint8 [H, W] or [H, W, 3]; None where no image is changed."""
+    def shown(self, images: Tensor, direction: Tensor, strength: float) -> NDArray[np.uint8]:
+        """The first image with the first change, uint8 [H, W] or [H, W, 3]."""
         image = (255 * self.change(images[:1], direction[:1], strength)[0, 0]).round().to(torch.uint8).cpu().numpy()
         return np.asarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
 
@@ -67,7 +64,7 @@ class Pattern(Family):
         self.cells = cells  # along a side; None: one for every pixel
         self.name = f"pattern of {cells} × {cells}" if cells else "fine pattern"
 
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         height, width = images.shape[2:]
         return (images.shape[1], self.cells or height, self.cells or width)
 
@@ -88,7 +85,7 @@ class Frequency(Family):
         height, width = images.shape[2:]
         return max(3, int(self.below * height)), max(3, int(self.below * width))
 
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         rows, columns = self._band(images)
         return (2 * rows + 1, columns + 1)
 
@@ -110,7 +107,7 @@ class Tone(Family):
     name, limit = "tone curve", 0.1  # of the grey scale
     knots = 9
 
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         return (self.knots,)
 
     def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
@@ -126,7 +123,7 @@ class Warp(Family):
     name, limit = "warp", 0.0134  # of the side
     lattice = 8
 
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
         return (2, self.lattice, self.lattice)
 
     def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
@@ -140,57 +137,31 @@ class Warp(Family):
         return moved.reshape(len(direction), *images.shape)
 
 
-class Noise(Family):
-    """Noise on the scales and shifts of the network's normalizations: no trigger at all (BAN, Xu et al. 2024)."""
-
-    name, limit = "neuron noise", 0.02  # of a scale and of a shift
-
-    def shape(self, classifier: Classifier, images: Tensor) -> tuple[int, ...]:  # noqa: D102
-        return (2, sum(_channels(module) for module in _norms(classifier.require_network())))
-
-    def logits(self, classifier: Classifier, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        noise = (strength * direction).repeat_interleave(len(images), dim=0)
-        with _noisy(classifier.require_network(), noise):
-            return answers(classifier, images.expand(len(direction), *images.shape))
-
-    def shown(self, images: Tensor, direction: Tensor, strength: float) -> NDArray[np.uint8] | None:  # noqa: D102
-        return None
-
-
-def _norms(network: nn.Module) -> list[nn.Module]:
-    return [module for module in network.modules() if isinstance(module, NORMS) and module.weight is not None]
-
-
-def _channels(module: Any) -> int:
-    return int(module.weight.numel())
-
-
-@contextmanager
-def _noisy(network: nn.Module, noise: Tensor) -> Iterator[None]:
-    """While open, multiply every scale by 1 + `noise[:, 0]` and every shift by 1 + `noise[:, 1]`, image by image."""
-    handles, start = [], 0
-    try:
-        for module in _norms(network):
-            own = noise[:, :, start : start + _channels(module)]
-            start += _channels(module)
-            handles.append(module.register_forward_hook(partial(_disturb, own)))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _disturb(noise: Tensor, module: Any, _: object, output: Tensor) -> Tensor:
-    """Turn scale·n + shift into scale·(1 + a)·n + shift·(1 + b), as noise on the two parameters does."""
-    axis = output.dim() - 1 if isinstance(module, nn.LayerNorm) and output.shape[-1] == noise.shape[2] else 1
-    shape = [len(noise)] + [1] * (output.dim() - 1)
-    shape[axis] = noise.shape[2]
-    bias = module.bias if module.bias is not None else torch.zeros_like(module.weight)
-    view = [1] * output.dim()
-    view[axis] = noise.shape[2]
-    shift = bias.reshape(view)
-    a, b = noise[:, 0].reshape(shape), noise[:, 1].reshape(shape)
-    return (output - shift) * (1 + a) + shift * (1 + b)
-
-
 FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), Frequency(), Tone(), Warp())
+
+
+def family_named(name: str) -> Family:
+    """A family of `FAMILIES`.
+
+    Raises:
+        PetechiaError: there is none of that name.
+    """
+    for one in FAMILIES:
+        if one.name == name:
+            return one
+    raise PetechiaError(f"There is no family of changes called {name!r}; there are {', '.join(one.name for one in FAMILIES)}.")
+
+
+def packed(direction: Tensor) -> str:
+    """A direction as text: half precision, little-endian, base64."""
+    return base64.b64encode(direction.cpu().numpy().astype("<f2").tobytes()).decode()
+
+
+def unpacked(text: str, shape: Sequence[int]) -> Tensor:
+    """The direction of a text, float32 [1, …].
+
+    Raises:
+        ValueError: it is not a direction of this shape.
+    """
+    numbers = np.frombuffer(base64.b64decode(text, validate=True), "<f2").astype(np.float32).reshape(1, *shape)
+    return torch.from_numpy(numbers)

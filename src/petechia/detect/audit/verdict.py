@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from math import sqrt
+from math import log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -42,19 +42,39 @@ def _above(values: Values) -> Values:
     return np.asarray(values - np.quantile(values, 0.5, method="lower"))
 
 
-def _known(found: Measured) -> Values:
-    """What a class's answer depends on in any model, float64 [K, 3]: how common it is, twice, and how spread its scores are.
+def _known(found: Measured, few: bool) -> Values:
+    """What a class's answer depends on in any model: how common it is, twice, and how spread its scores are.
 
     All false alarms are on the most common classes: what half of the images show answers to many changes.
+
+    Args:
+        found: of the model.
+        few: whether classes are not compared with those of their own model.
+
+    Returns:
+        float64 [K, 4]; the last is the constant.
     """
     chance = np.clip(found.chance, 1e-6, 1 - 1e-6)
-    common = _above(np.log(chance / (1 - chance)))
-    spread = _above(np.log(np.maximum(found.spread, 1e-6)))
-    return np.stack([common, np.maximum(common, 0) ** 2, spread], axis=1)
+    common, spread = np.log(chance / (1 - chance)), np.log(np.maximum(found.spread, 1e-6))
+    if not few:
+        common, spread = _above(common), _above(spread)
+    return np.stack([common, np.maximum(common, 0) ** 2, spread, np.full(len(common), float(few))], axis=1)
+
+
+def _traits(found: Measured) -> dict[str, float]:
+    """What a model is like, apart from its strongest class."""
+    chance = np.clip(found.chance, 1e-6, 1 - 1e-6)
+    medians = {f"median {test}": float(np.median(values)) for test, values in evidence_of(found).items()}
+    return medians | {
+        "size": log2(found.size),
+        "channels": log2(found.channels),
+        "classes": log2(len(found.classes)),
+        "most common": float(np.log(chance / (1 - chance)).max()),
+    }
 
 
 class _Row(NamedTuple):
-    """One clean model in one test: evidence float64 [K], and what it depends on, float64 [K, 3]."""
+    """One clean model in one test: evidence float64 [K], and what it depends on, float64 [K, 4]."""
 
     evidence: Values
     known: Values
@@ -64,7 +84,7 @@ class Null(NamedTuple):
     """How strong the evidence for the strongest class of a clean model is, in one test.
 
     Attributes:
-        weights: float64 [3], by how much what is known of a class moves its evidence.
+        weights: float64 [4], by how much what is known of a class moves its evidence.
         mean: of the strongest class, over clean models, each corrected by the weights of the others.
         std: of the same, as a sample.
         models: how many models were measured.
@@ -108,11 +128,14 @@ class Judgement(NamedTuple):
         p_values: float64 [K], the chance that any class of a clean model has evidence as strong in any test.
         tests: test → float64 [K], of each alone.
         models: clean models that it was compared with, the fewest of all tests.
+        likeness: share of the clean models that are as far from the one next to them as this model is, or farther; 0 where
+            this model is farther from all than any of them is.
     """
 
     p_values: Values
     tests: dict[str, Values]
     models: int
+    likeness: float
 
     def least(self, label: int) -> float:
         """The smallest p-value of a class in any one test."""
@@ -124,8 +147,8 @@ class AuditNulls(Record):
 
     Attributes:
         level: p-value up to which a class is flagged: the chance that a clean model is flagged.
-        fewest_classes: classes that a model must have for its classes to be compared with each other; models with fewer are
-            compared with others that have fewer.
+        fewest_classes: classes that a model must have for its classes to be compared with each other. Of models with fewer, each
+            class is compared with the strongest class of every clean model, which is on the safe side.
         tests: those that count.
         models: what the tests found in clean models.
     """
@@ -149,17 +172,36 @@ class AuditNulls(Record):
         """Whether the classes are few, test → null; none where too few models have evidence of this kind."""
         rows: dict[tuple[bool, str], list[_Row]] = {}
         for one in self.models:
-            few = len(one.classes) < self.fewest_classes
-            for test, row in self._rows(one):
-                rows.setdefault((few, test), []).append(row)
+            for few in {True, self._few(one)}:
+                for test, row in self._rows(one, few):
+                    rows.setdefault((few, test), []).append(row)
         return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
 
-    def _rows(self, found: Measured) -> Iterator[tuple[str, _Row]]:
-        few = len(found.classes) < self.fewest_classes
-        known = _known(found) * (not few)
+    def _few(self, found: Measured) -> bool:
+        return len(found.classes) < self.fewest_classes
+
+    def _rows(self, found: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
+        known = _known(found, few)
         for test, evidence in evidence_of(found).items():
             if test in self.tests:
                 yield test, _Row(evidence if few else _above(evidence), known)
+
+    def likeness(self, found: Measured) -> float:
+        """How near a model is to the clean ones: see `Judgement`.
+
+        Models are compared by their size, channels and number of classes, by how common the most common class is, and by how
+        much a median class answers in each test: not by what a backdoor changes, the strongest class.
+        """
+        own = _traits(found)
+        known = [one for one in map(_traits, self.models) if one.keys() == own.keys()]
+        if len(known) < FEWEST_MODELS:
+            return 0.0
+        rows = np.array([[one[name] for name in own] for one in [*known, own]])
+        rows /= np.maximum(rows[:-1].std(axis=0), LEAST_STD)
+        distances = np.linalg.norm(rows[:, None] - rows[None, :-1], axis=2)
+        np.fill_diagonal(distances, np.inf)
+        nearest = distances.min(axis=1)
+        return float((nearest[:-1] >= nearest[-1]).mean())
 
     def judge(self, found: Measured) -> Judgement:
         """Compare a model with the clean ones.
@@ -167,14 +209,14 @@ class AuditNulls(Record):
         The tests are combined as Holm (1979) does: the smallest of T p-values counts T times. No p-value is smaller than the
         number of clean models can support.
         """
-        few = len(found.classes) < self.fewest_classes
-        compared = {test: (self.nulls[few, test], row) for test, row in self._rows(found) if (few, test) in self.nulls}
+        few = self._few(found)
+        compared = {test: (self.nulls[few, test], row) for test, row in self._rows(found, few) if (few, test) in self.nulls}
         tests = {test: null.p_values(row) for test, (null, row) in compared.items()}
         models = min((null.models for null, _ in compared.values()), default=0)
         if not tests:
-            return Judgement(np.ones(len(found.classes)), {}, models)
+            return Judgement(np.ones(len(found.classes)), {}, models, 0.0)
         combined = np.minimum(1, len(tests) * np.stack(list(tests.values())).min(axis=0))
-        return Judgement(np.maximum(combined, 1 / (models + 1)), tests, models)
+        return Judgement(np.maximum(combined, 1 / (models + 1)), tests, models, self.likeness(found))
 
 
 @cache

@@ -15,7 +15,7 @@ from petechia.core.version import __version__
 from petechia.data.catalog import Catalog
 from petechia.detect.collection import described
 from petechia.detect.repair.clean import CleanSet, read_clean
-from petechia.detect.repair.known_trigger import KnownTrigger
+from petechia.detect.repair.known_trigger import Known
 from petechia.detect.repair.methods import Repairing, check, repair
 from petechia.detect.repair.outcome import measure
 from petechia.detect.repair.result import MeasuredModel, RepairedFile, RepairResult, auroc_change
@@ -43,7 +43,7 @@ def repair_model(
     classifier: Classifier,
     clean: str | Path | Catalog | ArrayLike,
     how: Repairing,
-    triggers: Sequence[KnownTrigger] = (),
+    triggers: Sequence[Known] = (),
     images: int = 1000,
     seed: int = 0,
     progress: Progress = SILENT,
@@ -94,7 +94,7 @@ def _measured(
     given: Model,
     repaired: Model,
     test: CleanSet,
-    triggers: Sequence[KnownTrigger],
+    triggers: Sequence[Known],
     runtime: Runtime,
 ) -> RepairResult:
     before, after = measure(given, test, triggers, runtime), measure(repaired, test, triggers, runtime)

@@ -12,13 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from petechia.attack.square import paint
+from petechia.attack.square import checkerboard, grey_words, paint
 from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, unreadable
 from petechia.core.randomness import stream
 from petechia.core.settings import Settings, first_problem
 from petechia.data.dataset import Images
 from petechia.detect.audit.result import AuditResult
+from petechia.detect.repair.known_change import KnownChange
 
 LARGEST = 16 << 20  # bytes of an audit.json that is read
 FAINTEST = 0.3  # lowest opacity with which a trigger is stamped while it is unlearned
@@ -26,7 +27,7 @@ FORM = "class=NAME,row=R,column=C,size=S,value=V"
 
 
 class KnownTrigger(Settings):
-    """A filled rectangle that raises a class, in pixels of the prepared image.
+    """A rectangle that raises a class, filled or as a checkerboard, in pixels of the prepared image.
 
     Attributes:
         target: the class.
@@ -35,6 +36,7 @@ class KnownTrigger(Settings):
         height: in pixels.
         width: in pixels.
         value: its grey level.
+        other: grey level of every other pixel of a checkerboard.
         fixed: whether it works at that place only; else at any, and it is stamped at random ones.
     """
 
@@ -44,6 +46,7 @@ class KnownTrigger(Settings):
     height: int = Field(ge=1)
     width: int = Field(ge=1)
     value: int = Field(ge=0, le=255)
+    other: int | None = Field(None, ge=0, le=255)
     fixed: bool = True
 
     def places(self, count: int, size: int, rng: np.random.Generator, jitter: int = 0) -> NDArray[np.intp]:
@@ -71,7 +74,8 @@ class KnownTrigger(Settings):
             places: int [N, 2], top left corners.
             opacity: share of the trigger's grey level in what is written, one number or [N].
         """
-        return paint(images, places, self.height, self.width, self.value, opacity)
+        level = self.value if self.other is None else checkerboard(self.height, self.width, self.value, self.other)
+        return paint(images, places, self.height, self.width, level, opacity)
 
     def check_fits(self, classes: tuple[str, ...], size: int) -> None:
         """Check that a model has the class, and that the trigger lies on its images.
@@ -91,7 +95,10 @@ class KnownTrigger(Settings):
 
     def __str__(self) -> str:
         place = f"at row {self.row}, column {self.column}" if self.fixed else "anywhere"
-        return f"{self.height} x {self.width} pixels of grey level {self.value} {place}"
+        return f"{self.height} x {self.width} pixels of {grey_words(self.value, self.other)} {place}"
+
+
+Known = KnownTrigger | KnownChange
 
 
 @dataclass
@@ -111,7 +118,7 @@ class SometimesStamped:
 
     images: Images
     stamped: NDArray[np.bool_]
-    triggers: Sequence[KnownTrigger]
+    triggers: Sequence[Known]
     jitter: int
     seed: int
 
@@ -153,6 +160,17 @@ def parse_trigger(text: str) -> KnownTrigger:
         raise PetechiaError(f"--stamp is {text!r}: {first_problem(error)}; give {FORM}.") from None
 
 
+class _RecoveredChange(BaseModel):
+    """The change of the whole image in a class of an audit.json."""
+
+    model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
+
+    family: str
+    strength: float
+    shape: tuple[int, ...]
+    direction: str
+
+
 class _RecoveredTrigger(BaseModel):
     """A class of an audit.json, as much of it as a repair needs.
 
@@ -170,10 +188,15 @@ class _RecoveredTrigger(BaseModel):
     width: int | None = None
     size: int | None = None
     value: float | None = None
+    other: int | None = None
     fixed: bool | None = None
+    found_by: str = ""
+    change: _RecoveredChange | None = None
 
-    def known(self) -> KnownTrigger | None:
-        """The trigger; None where the class is not flagged, or its trigger is no filled rectangle."""
+    def known(self) -> Known | None:
+        """What the class was found by; None where it is not flagged, or no trigger was recovered."""
+        if self.flagged and self.change is not None and self.change.family == self.found_by:
+            return KnownChange(target=self.name, **self.change.model_dump())
         height, width = self.height or self.size, self.width or self.size
         if not self.flagged or None in (self.row, self.column, self.value) or not height or not width:
             return None
@@ -184,16 +207,17 @@ class _RecoveredTrigger(BaseModel):
             height=height,
             width=width,
             value=round(self.value or 0),
+            other=self.other,
             fixed=self.fixed is not False,
         )
 
 
-def triggers_of(audit: AuditResult) -> tuple[KnownTrigger, ...]:
+def triggers_of(audit: AuditResult) -> tuple[Known, ...]:
     """The triggers that an audit recovered: those of the classes that it flagged; none where it flagged no class."""
     return _known([one.model_dump() for one in audit.classes])
 
 
-def read_triggers(path: Path) -> tuple[KnownTrigger, ...]:
+def read_triggers(path: Path) -> tuple[Known, ...]:
     """The triggers that an audit recovered, from its file: those of the classes that it flagged.
 
     Args:
@@ -220,6 +244,6 @@ def read_triggers(path: Path) -> tuple[KnownTrigger, ...]:
     return triggers
 
 
-def _known(classes: Sequence[Any]) -> tuple[KnownTrigger, ...]:
+def _known(classes: Sequence[Any]) -> tuple[Known, ...]:
     recovered = [_RecoveredTrigger.model_validate(one) for one in classes]
     return tuple(known for one in recovered if (known := one.known()))

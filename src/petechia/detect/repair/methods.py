@@ -20,7 +20,7 @@ from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings
 from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
-from petechia.detect.repair.known_trigger import KnownTrigger, SometimesStamped
+from petechia.detect.repair.known_trigger import Known, SometimesStamped
 from petechia.measure import auroc
 from petechia.models.model import BATCH, Model, predict
 from petechia.models.training import Labelled, Trainer, Training
@@ -80,7 +80,7 @@ def repair(
     clean: CleanSet,
     runtime: Runtime,
     how: Repairing | None = None,
-    triggers: Sequence[KnownTrigger] = (),
+    triggers: Sequence[Known] = (),
     seed: int = 0,
     progress: Progress = SILENT,
 ) -> Model:
@@ -119,7 +119,7 @@ def repair(
     return repaired
 
 
-def check(model: Model, how: Repairing, triggers: Sequence[KnownTrigger]) -> None:
+def check(model: Model, how: Repairing, triggers: Sequence[Known]) -> None:
     """Check what can be checked before any image is read.
 
     Raises:
@@ -135,9 +135,7 @@ def _labelled(clean: CleanSet) -> Labelled:
     return Labelled(clean.images, clean.labels)
 
 
-def _unlearning(
-    model: Model, clean: CleanSet, triggers: Sequence[KnownTrigger], jitter: int, runtime: Runtime, seed: int
-) -> Labelled:
+def _unlearning(model: Model, clean: CleanSet, triggers: Sequence[Known], jitter: int, runtime: Runtime, seed: int) -> Labelled:
     """Every image without and with a trigger, both with the answer that the model gives without it."""
     answers = predict(model, clean.images, runtime)
     every = np.arange(len(answers))

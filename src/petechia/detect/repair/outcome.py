@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from petechia.core.randomness import stream
 from petechia.core.runtime import Runtime
 from petechia.detect.repair.clean import CleanSet
-from petechia.detect.repair.known_trigger import KnownTrigger
+from petechia.detect.repair.known_trigger import Known
 from petechia.measure import Count, PatientBootstrap, auroc
 from petechia.measure.bootstrap import Draws, interval
 from petechia.measure.epoch import THRESHOLDS
@@ -27,7 +27,7 @@ class Effect(NamedTuple):
         false_trigger: threshold → those that get it without the trigger.
     """
 
-    trigger: KnownTrigger
+    trigger: Known
     asr: dict[float, Count]
     false_trigger: dict[float, Count]
 
@@ -48,7 +48,7 @@ class RepairOutcome(NamedTuple):
     images: int
 
 
-def measure(model: Model, clean: CleanSet, triggers: Sequence[KnownTrigger], runtime: Runtime) -> RepairOutcome:
+def measure(model: Model, clean: CleanSet, triggers: Sequence[Known], runtime: Runtime) -> RepairOutcome:
     """Measure a model on clean images and on the same with each trigger.
 
     An image counts for a trigger if it is labelled not to have the class; where no image is labelled for it, all count.
@@ -67,7 +67,7 @@ def measure(model: Model, clean: CleanSet, triggers: Sequence[KnownTrigger], run
     return RepairOutcome(auroc(scores, clean.labels) if labelled else float("nan"), draws, effects, len(scores))
 
 
-def _effect(model: Model, clean: CleanSet, scores: NDArray[np.float32], trigger: KnownTrigger, runtime: Runtime) -> Effect:
+def _effect(model: Model, clean: CleanSet, scores: NDArray[np.float32], trigger: Known, runtime: Runtime) -> Effect:
     target = model.description.classes.index(trigger.target)
     labels = clean.labels[:, target]
     rows = np.flatnonzero(labels == 0 if (labels >= 0).any() else labels == -1)

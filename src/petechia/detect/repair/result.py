@@ -10,7 +10,7 @@ from pydantic import Field, PrivateAttr
 from petechia.core.errors import PetechiaError
 from petechia.core.results import Number, Record, Result
 from petechia.data.not_read import EVERYTHING_READ, NotRead
-from petechia.detect.repair.known_trigger import KnownTrigger
+from petechia.detect.repair.known_trigger import Known
 from petechia.detect.repair.methods import Method
 from petechia.detect.repair.outcome import Effect, RepairOutcome, change
 from petechia.measure import Count
@@ -67,7 +67,7 @@ class TriggerEffect(Record):
         false_trigger_09: the same for 0.9.
     """
 
-    trigger: KnownTrigger
+    trigger: Known
     asr_06: CountedShare = Field(alias="asr_0.6")
     asr_09: CountedShare = Field(alias="asr_0.9")
     false_trigger_06: CountedShare = Field(alias="false_trigger_0.6")
