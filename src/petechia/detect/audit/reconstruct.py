@@ -15,7 +15,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, answers, own_rises
 from petechia.models.classifier import Classifier
 
-STEPS = 100
+STEPS = 60
 AT_A_TIME = 4  # hosts per step
 RATE = 0.1  # of Adam
 START = -4.0  # of the mask, before the sigmoid: 2 % opaque everywhere

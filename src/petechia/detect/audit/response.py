@@ -19,6 +19,8 @@ from petechia.models.model import BATCH
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the squares, in pixels of the model's input
 LEVELS = ((0, None), (128, None), (255, None), (0, 255), (255, 0))  # their grey levels; two: a checkerboard of single pixels
+STRIDE = 2  # pixels between the places of the largest squares, which need not be hit exactly
+STRIDDEN = 4  # side from which squares are that large
 SPACING = 16  # pixels from one square of a group to the next, in an image of 64
 SCOUTS = 4  # hosts on which groups, and the members of those that answer, are tried
 ANSWERING = 64  # groups whose members are tried alone, in addition to the best of every class
@@ -52,11 +54,16 @@ class Response(NamedTuple):
 
 
 def all_squares(side: int, sizes: Sequence[int] = SIZES, levels: Levels = LEVELS) -> Iterator[Square]:
-    """Every square that fits on an image, at every place."""
+    """Every square that is looked for on an image: at every place, the largest at every second."""
     for size, (value, other) in _kinds(sizes, levels):
-        for row in range(side - size + 1):
-            for column in range(side - size + 1):
+        places = range(0, side - size + 1, _stride(size))
+        for row in places:
+            for column in places:
                 yield Square(row, column, size, value, other)
+
+
+def _stride(size: int) -> int:
+    return STRIDE if size >= STRIDDEN else 1
 
 
 def _kinds(sizes: Sequence[int], levels: Levels) -> Iterator[tuple[int, tuple[int, int | None]]]:
@@ -128,7 +135,7 @@ def stamp_response(
 ) -> Response:
     """Find the squares that a model answers to, by group testing (Dorfman 1943): many squares, far apart, in one image.
 
-    Every square at every place is in one group. Groups are tried on a few hosts. The members of those that raise any class
+    Every square of `all_squares` is in one group. Groups are tried on a few hosts. The members of those that raise any class
     are tried alone, and the best of them on all hosts.
 
     Args:
@@ -164,10 +171,11 @@ class _Counted(NoProgress):
 
 
 def _groups(side: int, sizes: Sequence[int], levels: Levels) -> Iterator[list[Square]]:
-    spacing = max(SPACING, side // 8)
+    spacing = max(SPACING, side // 8 // STRIDE * STRIDE)
     for size, (value, other) in _kinds(sizes, levels):
-        for top in range(min(spacing, side - size + 1)):
-            for left in range(min(spacing, side - size + 1)):
+        starts = range(0, min(spacing, side - size + 1), _stride(size))
+        for top in starts:
+            for left in starts:
                 yield [
                     Square(row, column, size, value, other)
                     for row in range(top, side - size + 1, spacing)

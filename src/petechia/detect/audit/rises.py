@@ -14,8 +14,8 @@ from petechia.detect.audit.hosts import Hosts, own_rises
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
 
-SHARES = (0.25, 0.5, 1.0)  # of a family's limit, tried in this order, each from the direction that the one before found
-STEPS = (20, 15, 15)  # of Adam at each
+SHARES = (0.5, 1.0)  # of a family's limit, tried in this order, each from the direction that the one before found
+STEPS = (20, 12)  # of Adam at each
 RATE = 0.1
 AT_A_TIME = 4  # images per step
 GOALS_AT_A_TIME = 32

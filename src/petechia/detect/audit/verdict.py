@@ -21,7 +21,7 @@ STAMPS, ANY_SHAPE = "stamps", "any shape"  # tests; the others are called as the
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1e-3  # of a gain, and of a number of pixels, before the logarithm
 LEAST_RISE = 0.05  # of a rise, likewise
-SHARE = 1  # of the three shares of a family's limit: the half
+SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 
