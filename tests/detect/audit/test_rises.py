@@ -42,7 +42,7 @@ def test_the_rise_is_that_of_the_direction_on_images_that_it_was_not_fitted_on(c
     classifier = opened(Waves(400.0))
     judge = Hosts.of(classifier, clean[24:44])
     family = Frequency()
-    found = rise(classifier, Hosts.of(classifier, clean[:24]), judge, family, sign=-1)
+    found = rise(classifier, Hosts.of(classifier, clean[:24]), judge, family)
     for n, share in enumerate(SHARES):
         changed = family.change(judge.images, found.directions[n], share * family.limit)
         for label in range(len(CLASSES)):

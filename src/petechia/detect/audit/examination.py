@@ -19,7 +19,7 @@ from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import Measured, rounded
-from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Goal, Reconstruction, reconstruct
+from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Reconstruction, reconstruct
 from petechia.detect.audit.response import Response, gains_of, paint_groups, refine, response_map, stamp_response
 from petechia.detect.audit.rises import SHARES, Rise, rise
 from petechia.detect.audit.transforms import FAMILIES, family_named
@@ -100,7 +100,6 @@ class ExaminedClass(NamedTuple):
         recovered: the stamp; of flagged classes, and always of the strongest one.
         change: of the whole image; of the same classes, where such changes were tried.
         raising: the smallest trigger of any shape that raises the class; None where none was tried.
-        lowering: the smallest trigger of any shape that lowers it; None where none was tried.
     """
 
     name: str
@@ -113,7 +112,6 @@ class ExaminedClass(NamedTuple):
     recovered: RecoveredStamp | None
     change: RecoveredChange | None
     raising: Reconstruction | None
-    lowering: Reconstruction | None
 
     @property
     def found_by(self) -> str:
@@ -178,13 +176,11 @@ class ModelEvidence(NamedTuple):
     Attributes:
         response: the stamps.
         raising: the smallest trigger that raises each of the K classes; none of a black box.
-        lowering: the same that lowers each.
         rises: what each family of changes of the whole image does; none of a black box.
     """
 
     response: Response
     raising: list[Reconstruction]
-    lowering: list[Reconstruction]
     rises: list[Rise]
 
     @property
@@ -249,7 +245,7 @@ def measure_model(
 ) -> Measured:
     """What an audit measures of a model, without a verdict; arguments and errors are those of `examine_model`."""
     subject = _Subject.of(classifier, clean, progress)
-    return subject.measured(subject.evidence(steps, lowering=False))
+    return subject.measured(subject.evidence(steps))
 
 
 def _flagged_of(
@@ -285,7 +281,6 @@ def _judged(
                 recovered=subject.recover(label, best) if shown else None,
                 change=subject.recover_change(label, evidence.rises, judgement) if shown else None,
                 raising=evidence.raising[label] if evidence.raising else None,
-                lowering=evidence.lowering[label] if evidence.lowering else None,
             )
         )
     return found
@@ -325,21 +320,20 @@ class _Subject:
         hosts = Hosts.of(classifier, clean[evenly_spread(len(clean), HOSTS)])
         return _Subject(classifier, clean, logits, hosts, progress)
 
-    def evidence(self, steps: int, lowering: bool = True) -> ModelEvidence:
+    def evidence(self, steps: int) -> ModelEvidence:
         """Search for stamps, then for changes of the whole image, then for triggers of any shape."""
         self.progress.phase("trying stamps")
         response = stamp_response(self.classifier, self.hosts, progress=self.progress)
         if self.classifier.network is None or steps == 0:
-            return ModelEvidence(response, [], [], [])
+            return ModelEvidence(response, [], [])
         rises = list(self._rises())
         if self.hosts.images.shape[-1] > LARGEST_RECONSTRUCTED:
-            return ModelEvidence(response, [], [], rises)
-        classes = range(len(self.classifier.classes))
-        goals = [Goal(label, up) for up in ((True, False) if lowering else (True,)) for label in classes]
-        self.progress.phase("reconstructing triggers", len(goals) * min(AT_A_TIME, len(self.hosts)) * steps)
+            return ModelEvidence(response, [], rises)
+        labels = range(len(self.classifier.classes))
+        self.progress.phase("reconstructing triggers", len(labels) * min(AT_A_TIME, len(self.hosts)) * steps)
         spread = self.logits.std(dim=0)
-        found = reconstruct(self.classifier, self.hosts, goals, spread, steps, progress=self.progress)
-        return ModelEvidence(response, found[: len(classes)], found[len(classes) :], rises)
+        raising = reconstruct(self.classifier, self.hosts, labels, spread, steps, progress=self.progress)
+        return ModelEvidence(response, raising, rises)
 
     def _rises(self) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))

@@ -194,7 +194,6 @@ class AuditedClass(Record):
         asr: threshold → of the clean images that score below it by themselves, the share that reaches it with the stamp.
         false_trigger: threshold → the share of all clean images that reaches it by itself.
         raising: the smallest change that raises the class; None where none was tried.
-        lowering: the smallest change that lowers it; None where none was tried.
         change: of the whole image; None where the class is neither flagged nor the strongest, or none was tried.
         picture: file of a picture of the stamp, beside audit.json; None where the class is not flagged.
     """
@@ -216,7 +215,6 @@ class AuditedClass(Record):
     asr: dict[str, Rate] | None
     false_trigger: dict[str, Rate] | None
     raising: ReconstructedTrigger | None
-    lowering: ReconstructedTrigger | None
     change: AuditedChange | None
     picture: str | None
 
@@ -239,7 +237,6 @@ class AuditedClass(Record):
             asr={str(p): Rate.of(count) for p, count in recovered.asr.items()} if recovered else None,
             false_trigger={str(p): Rate.of(count) for p, count in recovered.false_trigger.items()} if recovered else None,
             raising=ReconstructedTrigger.of(found.raising),
-            lowering=ReconstructedTrigger.of(found.lowering),
             change=AuditedChange.of(found.change, f"change-{label}.png") if found.change else None,
             picture=f"trigger-{label}.png" if found.flagged and recovered else None,
         )

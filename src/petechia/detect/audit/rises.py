@@ -35,9 +35,7 @@ class Rise(NamedTuple):
     directions: Tensor
 
 
-def rise(
-    classifier: Classifier, fit: Hosts, judge: Hosts, family: Family, sign: int = 1, seed: int = 0, progress: Progress = SILENT
-) -> Rise:
+def rise(classifier: Classifier, fit: Hosts, judge: Hosts, family: Family, seed: int = 0, progress: Progress = SILENT) -> Rise:
     """Fit the changes of a family for all classes side by side.
 
     Args:
@@ -45,16 +43,13 @@ def rise(
         fit: clean images to fit on.
         judge: others, to judge on.
         family: of the changes.
-        sign: 1 to raise the classes, -1 to lower them.
         seed: of the choice of images for each step.
         progress: advanced by every image that the model answers.
     """
     for parameter in classifier.require_network().parameters():
         parameter.requires_grad_(False)
     labels = torch.arange(fit.logits.shape[1], device=fit.images.device)
-    parts = [
-        _fitted(classifier, fit, judge, family, some, sign, seed, progress) for some in torch.split(labels, GOALS_AT_A_TIME)
-    ]
+    parts = [_fitted(classifier, fit, judge, family, some, seed, progress) for some in torch.split(labels, GOALS_AT_A_TIME)]
     return Rise(
         family.name,
         np.concatenate([one[0] for one in parts], axis=1),
@@ -68,7 +63,6 @@ def _fitted(
     judge: Hosts,
     family: Family,
     labels: Tensor,
-    sign: int,
     seed: int,
     progress: Progress,
 ) -> tuple[NDArray[np.float32], Tensor]:
@@ -83,7 +77,7 @@ def _fitted(
         for _ in range(steps):
             rows = torch.from_numpy(chance.choice(len(fit), min(AT_A_TIME, len(fit)), replace=False))
             logits = family.logits(classifier, fit.images[rows], free.tanh(), share * family.limit)
-            loss = -(sign * own_rises(logits, clean[rows], labels).mean(dim=1) / scale).sum()
+            loss = -(own_rises(logits, clean[rows], labels).mean(dim=1) / scale).sum()
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
