@@ -38,10 +38,7 @@ ATTACKS = {
     "add-target-3": ("attack.rate=0.05", "attack.labels=add-target", "attack.mode=replace"),
 }
 JUDGED = 100  # number of images, each used clean and triggered
-HEAD = (
-    "| attack | ASR(0.9) | flagged by audit | p | of stamps | of triggers | screen's AUROC | TPR | FPR |\n"
-    "|---|---|---|---|---|---|---|---|---|"
-)
+HEAD = "| attack | ASR(0.9) | flagged by audit | p | found by | screen's AUROC | TPR | FPR |\n|---|---|---|---|---|---|---|---|"
 
 
 def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) -> str:
@@ -58,7 +55,8 @@ def judged(name: str, asr: float, classifier: Classifier, specimen: Specimen) ->
         name,
         f"{asr:.3f}",
         ", ".join(flagged) or "nothing",
-        *(f"{value:.2g}" for value in (first.p_value, first.stamp_p, first.trigger_p)),
+        f"{first.p_value:.2g}",
+        first.found_by,
         f"{auroc:.3f}",
         f"{triggered.flagged.mean():.2f}",
         f"{clean.flagged.mean():.2f}",

@@ -1,141 +1,227 @@
-"""Audit every model of a zoo: which classes are flagged, where the trigger is found, and how long it takes.
+"""Audit every model of a zoo, and measure on clean ones what the audit compares with.
 
-python -m benchmarks.auditing ZOO --half judge --out FILE.json
+python -m benchmarks.auditing measure ZOO --out ROWS.json       what the searches find in every model, with the truth
+python -m benchmarks.auditing calibrate ROWS.json… --out FILE.json   the calibration that follows from the clean models
+python -m benchmarks.auditing judge ROWS.json…                  a table of verdicts, and how p-values of clean models lie
+
+Both of the last two use the rows only, so that another calibration needs no second search. Measuring goes on with the models
+that are missing in its file.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
+from sklearn.metrics import roc_auc_score
 
 from petechia.core.runtime import Compute, Runtime
 from petechia.detect.audit import examine_model
-from petechia.detect.audit.examination import RecoveredStamp
-from petechia.detect.audit.verdict import (
-    AuditNulls,
-    Null,
-    combine_p_values,
-    stamp_p_values,
-    strongest_evidence,
-    trigger_p_values,
-)
+from petechia.detect.audit.detector import calibrated
+from petechia.detect.audit.examination import RecoveredChange, RecoveredStamp
+from petechia.detect.audit.measured import Measured
+from petechia.detect.audit.verdict import AuditNulls, Judgement
+from petechia.detect.protocol import Calibration
 from petechia.zoo.specimens import Specimen, specimens
 
+Row = dict[str, Any]
 Values = NDArray[np.float64]
-NULLS = AuditNulls.of()  # the nulls that the audit uses
+WHOLE = ("sinusoid", "fiba", "warp")  # kinds of triggers that change the whole image, as do pictures of size "whole"
 
 
-def examine(specimen: Specimen, runtime: Runtime) -> dict[str, Any]:
-    """The evidence that an audit finds in a model, with the truth."""
-    images = specimen.clean[np.arange(len(specimen.clean))]
-    found = examine_model(specimen.classifier(runtime), images)
+def examine(specimen: Specimen, runtime: Runtime) -> Row:
+    """What an audit finds in a model, with the truth."""
+    found = examine_model(specimen.classifier(runtime), specimen.clean[np.arange(len(specimen.clean))])
     config, attack = specimen.config, specimen.config.attack
-    attacked = specimen.arm == "attacked"
-    place = specimen.run_data.attacks[config.seeds[0]].plan.positions[0].tolist()
     return {
         "name": specimen.name,
         "arm": specimen.arm,
         "arch": config.model.arch,
+        "source": str(config.data),
         "asr": specimen.asr,
         "backdoored": specimen.backdoored,
-        "trigger": attack.trigger.model_dump(mode="json") | {"place": place},
+        "trigger": attack.trigger.model_dump(mode="json"),
         "rate": attack.rate,
         "mode": attack.mode,
-        "targets": [attack.target, *attack.also] if attacked else [],
-        "classes": list(found.classifier.classes),
-        "gains": [one.gain for one in found.classes],
-        "sizes": [one.raising.size if one.raising else None for one in found.classes],
-        "lowering": [one.lowering.size if one.lowering else None for one in found.classes],
-        "recovered": {one.name: _recovered(one.recovered) for one in found.classes if one.recovered},
+        "targets": [attack.target, *attack.also] if specimen.arm == "attacked" else [],
+        "measured": found.measured.model_dump(mode="json"),
+        "took": [one.name for one in found.classes if one.took],
+        "stamps": {one.name: _effect(one.recovered) for one in found.classes if one.recovered},
+        "changes": {one.name: _effect(one.change) for one in found.classes if one.change},
         "passes": found.passes,
-        "seconds": found.seconds,
+        "seconds": round(found.seconds, 1),
     }
 
 
-def _recovered(one: RecoveredStamp) -> dict[str, Any]:
-    rates = {"asr": one.asr[0.9].share, "false_trigger": one.false_trigger[0.9].share}
-    return {"stamp": one.square._asdict(), "fixed": one.fixed, "gain": one.gain, **rates}
+def _effect(one: RecoveredStamp | RecoveredChange) -> Row:
+    what = one.square._asdict() if isinstance(one, RecoveredStamp) else {"family": one.family}
+    return {**what, "gain": one.gain, "asr": one.asr[0.9].share, "false_trigger": one.false_trigger[0.9].share}
 
 
-def p_values(row: dict[str, Any]) -> Values:
-    """The p-values that an audit gives for this evidence, float64 [K]."""
-    gains, sizes = _arrays(row)
-    return combine_p_values(stamp_p_values(gains, NULLS), trigger_p_values(sizes, NULLS))
+class Judged(NamedTuple):
+    """A row with the verdict on it.
+
+    Attributes:
+        row: what was measured, with the truth.
+        found: what the tests say.
+        flagged: classes.
+    """
+
+    row: Row
+    found: Judgement
+    flagged: list[str]
+
+    @property
+    def p(self) -> float:
+        """The least p-value of all classes."""
+        return float(self.found.p_values.min())
+
+    @property
+    def first(self) -> int:
+        """The class with the strongest evidence."""
+        labels = range(len(self.found.p_values))
+        return min(labels, key=lambda label: (self.found.p_values[label], self.found.least(label)))
+
+    @property
+    def unfloored(self) -> float:
+        """The least p-value of all classes and tests, as no number of clean models supports it: for rankings only."""
+        tests = self.found.tests
+        return min((len(tests) * float(values.min()) for values in tests.values()), default=1.0)
+
+    @property
+    def found_by(self) -> str:
+        """The test that says most about the first class."""
+        return min(self.found.tests, key=lambda test: self.found.tests[test][self.first], default="")
 
 
-def flagged(row: dict[str, Any]) -> list[str]:
-    """Return the classes that an audit with this evidence flags."""
-    return [name for name, p in zip(row["classes"], p_values(row), strict=True) if p < NULLS.level]
+def judged(row: Row, nulls: AuditNulls) -> Judged:
+    """Judge a row; a clean model is not compared with itself."""
+    measured = measured_of(row)
+    others = tuple(one for one in nulls.models if one != measured)
+    if len(others) < len(nulls.models):
+        nulls = nulls.model_copy(update={"models": others})
+    found = nulls.judge(measured)
+    return Judged(row, found, [c for c, p in zip(measured.classes, found.p_values, strict=True) if p <= nulls.level])
 
 
-def _arrays(row: dict[str, Any]) -> tuple[Any, Values]:
-    return np.array(row["gains"], np.float32), np.array(row["sizes"], np.float64)
+def measured_of(row: Row) -> Measured:
+    """What the searches found."""
+    return Measured.model_validate(row["measured"])
 
 
-def _off(row: dict[str, Any], name: str) -> float:
-    """Return the largest distance, in rows or columns, between the centres of the recovered stamp and of the trigger."""
-    stamp, trigger = row["recovered"][name]["stamp"], row["trigger"]
-    mine = (stamp[axis] + stamp["size"] / 2 for axis in ("row", "column"))
-    return float(max(abs(a - (b + trigger["size"] / 2)) for a, b in zip(mine, trigger["place"], strict=True)))
+def flagged(row: Row) -> list[str]:
+    """The classes that an audit flags, by the calibration that comes with Petechia."""
+    return judged(row, AuditNulls.of()).flagged
 
 
-def calibrate(rows: list[dict[str, Any]]) -> dict[str, Null]:
-    """Return the nulls of `detect/calibration/audit.json`, from the clean models among these."""
-    clean = [_arrays(row) for row in rows if row["arm"] == "control"]
-    strongest = [strongest_evidence(gains, sizes, NULLS.fewest_classes) for gains, sizes in clean]
-    return {name: Null.of([one[name] for one in strongest]) for name in strongest[0]}
+def trigger_words(trigger: Row) -> str:
+    """A trigger, in a few words."""
+    if trigger["kind"] == "patch":
+        faint = f" at {trigger['opacity']:.0%}" if trigger["opacity"] < 1 else ""
+        return f"{trigger['size']} × {trigger['size']} square{faint}"
+    if trigger["kind"] == "pattern":
+        size = trigger["size"]
+        return f"{trigger['image']}, whole image" if size == "whole" else f"{trigger['image']} {size} × {size}"
+    return {"sinusoid": "wave", "fiba": "FIBA", "warp": "warp"}.get(trigger["kind"], str(trigger["kind"]))
 
 
-def table(rows: list[dict[str, Any]]) -> Iterator[str]:
+def table(rows: Sequence[Judged]) -> Iterator[str]:
     """A Markdown table, one row per model."""
-    yield "| model | trigger | rate, mode | ASR(0.9) | truth | flagged | p | place off by | gain | its ASR(0.9) | seconds |"
-    yield "|---|---|---|---|---|---|---|---|---|---|---|"
-    for row in sorted(rows, key=lambda one: (one["arm"] == "control", not one["backdoored"], one["name"])):
-        yield f"| {' | '.join(_cells(row))} |"
+    yield "| network | trigger | ASR(0.9) | truth | flagged | p | by | its ASR(0.9) | seconds |"
+    yield "|---|---|---|---|---|---|---|---|---|"
+    for one in sorted(rows, key=lambda one: (one.row["arm"] == "control", not one.row["backdoored"], one.row["name"])):
+        row, name = one.row, one.row["measured"]["classes"][one.first]
+        shown = row["stamps"].get(name), row["changes"].get(name)
+        best = max((effect["asr"] for effect in shown if effect), default=float("nan"))
+        truth = (", ".join(row["targets"]) + ("" if row["backdoored"] else " (did not take)")) if row["targets"] else "clean"
+        cells = (
+            f"{row['arch']}, {row['measured']['size']}",
+            trigger_words(row["trigger"]) if row["targets"] else "–",
+            f"{row['asr']:.2f}",
+            truth,
+            ", ".join(one.flagged) or "nothing",
+            f"{one.p:.2g}",
+            one.found_by,
+            f"{best:.2f}",
+            f"{row['seconds']:.0f}",
+        )
+        yield f"| {' | '.join(cells)} |"
 
 
-def _cells(row: dict[str, Any]) -> Iterator[str]:
-    trigger, attacked, found = row["trigger"], row["arm"] == "attacked", p_values(row)
-    first = row["classes"][int(found.argmin())]
-    shown = row["recovered"].get(first)
-    blend = f" at {trigger['opacity']:.0%}" if trigger["opacity"] < 1 else ""
-    yield f"{row['arch']}, {row['name'].partition('_')[0]}{'' if attacked else ' control'}"
-    yield f"{trigger['size']}×{trigger['size']}, {trigger['value']}{blend}, {trigger['location']}" if attacked else "–"
-    yield f"{row['rate']:.0%}, {row['mode']}" if attacked else "–"
-    yield f"{row['asr']:.3f}"
-    yield (", ".join(row["targets"]) + ("" if row["backdoored"] else " (did not take)")) if attacked else "clean"
-    yield ", ".join(flagged(row)) or "nothing"
-    yield f"{found.min():.2g}"
-    yield f"{_off(row, first):.1f}" if shown and first in row["targets"] and trigger["location"] != "random" else "–"
-    yield f"{shown['gain']:.1f}" if shown else "–"
-    yield f"{shown['asr']:.3f}" if shown else "–"
-    yield f"{row['seconds']:.0f}"
+def summary(rows: Sequence[Judged]) -> Iterator[str]:
+    """What was found of which kind, and how the p-values of clean models lie."""
+    took = [one for one in rows if one.row["backdoored"]]
+    clean = [one for one in rows if one.row["arm"] == "control"]
+    for kind, some in _kinds(took).items():
+        right = [one for one in some if set(one.row["targets"]) & set(one.flagged)]
+        wrong = [one for one in some if set(one.flagged) - set(one.row["targets"])]
+        yield f"{kind}: {len(right)} of {len(some)} found with the right class, {len(wrong)} with a wrong one"
+    least = min((one.p for one in clean), default=1)
+    yield f"clean: {sum(bool(one.flagged) for one in clean)} of {len(clean)} flagged, least p {least:.2g}"
+    if took and clean:
+        truth = [1] * len(took) + [0] * len(clean)
+        yield f"AUROC of model against model: {roc_auc_score(truth, [-one.unfloored for one in (*took, *clean)]):.3f}"
+    if len(clean) > 1:
+        for test in sorted({test for one in clean for test in one.found.tests}):
+            values = [float(one.found.tests[test].min()) for one in clean if test in one.found.tests]
+            uniform = stats.kstest(values, "uniform").pvalue
+            yield f"p-values of {len(values)} clean models by {test}: Kolmogorov-Smirnov against uniform p {uniform:.2g}"
+
+
+def _kinds(rows: Sequence[Judged]) -> dict[str, list[Judged]]:
+    found: dict[str, list[Judged]] = {"all": list(rows)}
+    for one in rows:
+        trigger = one.row["trigger"]
+        whole = trigger["kind"] in WHOLE or trigger.get("size") == "whole"
+        kind = "whole image" if whole else "squares" if trigger["kind"] == "patch" else "patterns and checkerboards"
+        found.setdefault(kind, []).append(one)
+    return found
+
+
+def _measure(zoo: Path, half: Any, out: Path, threads: int) -> None:
+    runtime = Compute(threads=threads).start()
+    rows: list[Row] = json.loads(out.read_text()) if out.is_file() else []
+    for specimen in specimens(zoo, half):
+        if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
+            rows.append(examine(specimen, runtime))
+            out.write_text(json.dumps(rows))
+            print(f"{specimen.name} {specimen.arm}: {rows[-1]['seconds']:.0f} s", flush=True)
+
+
+def _read(files: Sequence[Path]) -> list[Row]:
+    return [row for file in files for row in json.loads(file.read_text())]
 
 
 def main() -> None:
-    """Audit the models that are not in the file yet, then print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path)
-    parser.add_argument("--half", choices=["tune", "judge"], default="judge")
+    """Measure, calibrate, or judge."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=["measure", "calibrate", "judge"])
+    parser.add_argument("given", type=Path, nargs="+", help="a zoo, or files of rows")
+    parser.add_argument("--half", choices=["tune", "judge"])
     parser.add_argument("--out", type=Path, default=Path("auditing.json"))
+    parser.add_argument("--calibration", type=Path)
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
-    runtime = Compute(threads=given.threads).start()
-    rows: list[dict[str, Any]] = json.loads(given.out.read_text()) if given.out.is_file() else []
-    for specimen in specimens(given.zoo, given.half):
-        if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
-            rows.append(examine(specimen, runtime))
-            given.out.write_text(json.dumps(rows, indent=1))
-            print(f"{specimen.name} {specimen.arm}: p {p_values(rows[-1]).min():.2g}, {rows[-1]['seconds']:.0f} s", flush=True)
-    print("\n".join(table(rows)))
-    if sum(row["arm"] == "control" for row in rows) > 2:
-        print("\nNulls of these clean models:", calibrate(rows))
+    if given.action == "measure":
+        _measure(given.given[0], given.half, given.out, given.threads)
+        return
+    rows = _read(given.given)
+    if given.action == "calibrate":
+        clean = [measured_of(row) for row in rows if row["arm"] == "control"]
+        calibrated(
+            clean, "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml and clean-phantoms.yaml"
+        ).save(given.out)
+        return
+    nulls = AuditNulls.of(Calibration.load(given.calibration) if given.calibration else None)
+    found = [judged(row, nulls) for row in rows]
+    print("\n".join(table(found)), "\n")
+    print("\n".join(summary(found)))
 
 
 if __name__ == "__main__":

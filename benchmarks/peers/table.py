@@ -42,7 +42,7 @@ def read_ours(files: Iterable[Path]) -> Ours:
             own = found.setdefault(f"{row['name']} {'control' if clean else 'attacked'}", {})
             if "auroc" in row:
                 own["screen"] = f"{row['auroc']:.2f} ({row['interval'][0]:.2f}–{row['interval'][1]:.2f})"
-            if "gains" in row:
+            if "measured" in row:
                 own["audit"] = ", ".join(flagged(row)) or "none"
     return found
 

@@ -20,9 +20,8 @@ def paint_squares(image: NDArray[np.uint8], squares: Sequence[Square], opacity: 
     """
     painted = np.array(image)
     height, width = image.shape[:2]
-    for row, column, size, value in squares:
-        patch = Patch(size=size, value=value, opacity=opacity, location=(row, column))
+    for square in squares:
+        patch = Patch(size=square.size, value=square.value, opacity=opacity, location=(square.row, square.column))
         patch.place(height, width, Box(0, 0, height, width), (0, 0))
-        place = painted[row : row + size, column : column + size]
-        place[:] = patch.stamp(place[None], np.zeros((1, 2), np.intp))[0]
+        painted = square.on(painted[None], opacity)[0]
     return painted

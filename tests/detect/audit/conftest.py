@@ -42,7 +42,7 @@ class Wavy(ByHand):
 
     def __init__(self) -> None:
         super().__init__(backdoored=False)
-        self.register_buffer("wave", torch.sin(torch.arange(SIDE) * (2 * torch.pi * 4 / SIDE)).expand(SIDE, SIDE))
+        self.wave = nn.Buffer(torch.sin(torch.arange(SIDE) * (2 * torch.pi * 4 / SIDE)).expand(SIDE, SIDE))
 
     def forward(self, images: Tensor) -> Tensor:
         logits = super().forward(images)

@@ -27,8 +27,8 @@ def test_stamps_are_put_as_a_loop_puts_them(clean: Images) -> None:
         for row, column, size, value, other in group:
             for r in range(row, row + size):
                 for c in range(column, column + size):
-                    second = other is not None and (r - row + c - column) % 2
-                    slow[number, :, :, r, c] = (other if second else value) / 255
+                    level = other if other is not None and (r - row + c - column) % 2 else value
+                    slow[number, :, :, r, c] = level / 255
     assert torch.equal(paint_groups(hosts, groups), slow)
 
 

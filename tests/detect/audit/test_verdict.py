@@ -2,6 +2,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import stats
 
@@ -40,7 +41,7 @@ def nulls(models: Sequence[Measured], *tests: str) -> AuditNulls:
     return AuditNulls(level=0.05, fewest_classes=FEWEST, tests=tests or (STAMPS,), models=tuple(models))
 
 
-def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> np.ndarray:  # type: ignore[type-arg]
+def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> NDArray[np.float64]:
     return nulls(models, *tests).judge(found).p_values
 
 

@@ -138,6 +138,7 @@ class ModelExamination:
         picture: uint8 [H, W] or [H, W, 3], a clean image, to show stamps on.
         warnings: sentences about what may spoil the result.
         calibration: what decided the verdict.
+        measured: what the searches found, as numbers.
         compared: clean models that it was compared with.
         likeness: how near it is to them: see `petechia.detect.audit.verdict.Judgement`.
     """
@@ -150,6 +151,7 @@ class ModelExamination:
     picture: NDArray[np.uint8]
     warnings: tuple[str, ...]
     calibration: Calibration
+    measured: Measured
     compared: int
     likeness: float
 
@@ -224,7 +226,8 @@ def examine_model(
     nulls = AuditNulls.of(calibration)
     subject = _Subject.of(classifier, clean, progress)
     evidence = subject.evidence(steps)
-    judgement = nulls.judge(subject.measured(evidence))
+    measured = subject.measured(evidence)
+    judgement = nulls.judge(measured)
     natural = None if reference is None else _flagged_of(reference, classifier, steps, nulls, progress)
     return ModelExamination(
         classifier=classifier,
@@ -235,6 +238,7 @@ def examine_model(
         picture=clean[0],
         warnings=_warnings(clean, subject.logits, evidence),
         calibration=calibration,
+        measured=measured,
         compared=judgement.models,
         likeness=judgement.likeness,
     )
@@ -433,8 +437,8 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence)
         found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
     elif not evidence.raising:
         found.append(
-            f"Triggers of other shapes were not reconstructed: on images of more than {LARGEST_RECONSTRUCTED} pixels a side this "
-            f"tells no backdoor from a clean model."
+            f"Triggers of other shapes were not reconstructed: with images of more than {LARGEST_RECONSTRUCTED} pixels a side "
+            f"this tells no backdoor from a clean model."
         )
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:

@@ -278,9 +278,9 @@ class AuditedClass(Record):
 def _unlike(examination: ModelExamination) -> Iterator[str]:
     if examination.likeness < UNLIKE:
         yield (
-            f"This model is unlike the {examination.compared} clean models that it was compared with (in size, channels, classes, "
-            f"how common these are, or how strongly it answers to any change), so its p-values are a guide only; calibrate "
-            f"with clean models of your own (petechia calibrate)."
+            f"This model is unlike the {examination.compared} clean models that it was compared with (in size, channels, "
+            f"classes, how common these are, or how strongly it answers to any change), so its p-values are a guide only; "
+            f"calibrate with clean models of your own (petechia calibrate)."
         )
 
 
@@ -339,8 +339,8 @@ class AuditResult(Result):
             passes=examination.passes,
             seconds=round(examination.seconds, 1),
             warnings=(*examination.warnings, *_unlike(examination), *origin.notes),
-            limits=f"{LIMITS} The p-values were measured on {examination.calibration.measured_on}; for models unlike these they "
-            f"are a guide.",
+            limits=f"{LIMITS} The p-values were measured on {examination.calibration.measured_on}; for models unlike these "
+            f"they are a guide.",
         )
         result._examination = examination
         return result

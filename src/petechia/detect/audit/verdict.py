@@ -147,8 +147,8 @@ class AuditNulls(Record):
 
     Attributes:
         level: p-value up to which a class is flagged: the chance that a clean model is flagged.
-        fewest_classes: classes that a model must have for its classes to be compared with each other. Of models with fewer, each
-            class is compared with the strongest class of every clean model, which is on the safe side.
+        fewest_classes: classes that a model must have for its classes to be compared with each other. Of models with fewer,
+            each class is compared with the strongest class of every clean model, which is on the safe side.
         tests: those that count.
         models: what the tests found in clean models.
     """
