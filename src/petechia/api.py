@@ -396,6 +396,7 @@ def audit(
     precision: Precision = "auto",
     threads: int = 0,
     reference: Model | None = None,
+    baseline: Model | None = None,
 ) -> AuditResult:
     """Does a model carry a backdoor?
 
@@ -410,6 +411,7 @@ def audit(
         precision: as for `open_model`.
         threads: as for `open_model`.
         reference: a clean model of the same data: what it answers to likewise is natural, and no backdoor.
+        baseline: the trusted model that this one is an update of: only what changed since is judged.
 
     Returns:
         The evidence for each class; `save(directory)` writes audit.json, report.html and pictures.
@@ -421,11 +423,15 @@ def audit(
     progress.phase("reading clean images", images)
     collection = collect(clean, classifier, images, progress)
     nulls = _calibration(calibration, ModelAudit())
-    other = None
-    if reference is not None:
-        second = open_model(reference, device=device, precision=precision, threads=threads)
-        other = ModelUnderTest(second, collect(clean, second, images, progress).images)
-    found = examine_model(classifier, collection.images, 0 if stamps_only else STEPS, nulls, progress, other)
+
+    def beside(other: Model | None) -> ModelUnderTest | None:
+        if other is None:
+            return None
+        second = open_model(other, device=device, precision=precision, threads=threads)
+        return ModelUnderTest(second, collect(clean, second, images, progress).images)
+
+    steps = 0 if stamps_only else STEPS
+    found = examine_model(classifier, collection.images, steps, nulls, progress, beside(reference), beside(baseline))
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
     result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
@@ -639,6 +645,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     clean: str | None = None,
+    trigger: str | Path | None = None,
     started: Callable[[str, bool], None] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -651,6 +658,7 @@ def serve(
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
         clean: at least 20 clean images to screen others with, better 100; by default test images of the run.
+        trigger: the audit.json of an audit of the model, whose first trigger readers can then stamp.
         started: called with the address, which holds the token that lets readers in, and whether only this computer can
             reach it.
         device: as for `open_model`.
@@ -670,6 +678,7 @@ def serve(
         started or (lambda _address, _private: None),
         clean,
         Compute(device=device, precision=precision, threads=threads),
+        None if trigger is None else Path(trigger),
     )
 
 

@@ -1,15 +1,21 @@
 """The viewer on runs whose trigger is not a square."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import petechia
 from petechia.attack import Sinusoid
+from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
+from petechia.detect.audit.transforms import packed
+from petechia.detect.repair import KnownChange
 from petechia.viewer.subject import Subject
 from tests.conftest import SMALL
 from tests.viewer.conftest import Served, client_of, serving
@@ -49,6 +55,53 @@ def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
     assert answer["changed"] == (Preprocess(size=32)(wave) != Preprocess(size=32)(clean)).sum() > 500
     assert len(ask(client, found["image"], epoch=1).json()["scores"]) == 1
     assert client.get("/").status_code == 200
+
+
+def audited(folder: Path, change: KnownChange | None) -> Path:
+    """An audit.json that flags Infiltration for a checkerboard, or for a change of the whole image."""
+    found: dict[str, Any] = {
+        "name": "Infiltration",
+        "flagged": True,
+        "row": 4,
+        "column": 9,
+        "size": 3,
+        "value": 0,
+        "other": 255,
+    }
+    if change is not None:
+        found |= {"found_by": change.family, "change": change.model_dump(exclude={"target"})}
+    (folder / "audit.json").write_text(json.dumps({"classes": [found]}))
+    return folder / "audit.json"
+
+
+@pytest.mark.parametrize("whole", [False, True], ids=["stamp", "whole image"])
+def test_a_trigger_that_an_audit_found_can_be_stamped(waving: Subject, tmp_path: Path, whole: bool) -> None:
+    curve = {"family": "tone curve", "strength": 0.1, "shape": (9,), "direction": packed(torch.linspace(-1, 1, 9)[None])}
+    change = KnownChange.model_validate({"target": "Infiltration", **curve})
+    runtime = Compute(threads=1, device="cpu", precision="fp32").start()
+    subject = Subject(waving.name, runtime, audit=audited(tmp_path, change if whole else None))
+    client = client_of(subject)
+    session = client.get("/api/session").json()
+    assert session["attack"]["text"].endswith("which an audit found for Infiltration")
+    assert (session["attack"]["square"], session["classes"][session["target"]]) == (False, "Infiltration")
+    found = open_test(client)
+    assert found["place"] == ([0, 0] if whole else [4, 9])
+    clean, triggered = subject.seen(subject.images.picture(0), [], attacked=True)
+    expected = clean.copy()
+    if whole:
+        expected = change.on(clean[None], np.zeros((1, 2), np.intp))[0]
+    else:
+        expected[4:7, 9:12] = [[0, 255, 0], [255, 0, 255], [0, 255, 0]]
+    assert np.array_equal(triggered, expected)
+    assert ask(client, found["image"], epoch=1, attacked=True).json()["changed"] == (clean != expected).sum() > 0
+
+
+def test_an_audit_of_another_model_is_refused(waving: Subject, tmp_path: Path) -> None:
+    runtime = Compute(threads=1, device="cpu", precision="fp32").start()
+    file = audited(tmp_path, None)
+    file.write_text(file.read_text().replace('"row": 4', '"row": 31'))
+    with pytest.raises(PetechiaError, match="does not fit on the model's images of 32 x 32"):
+        Subject(waving.name, runtime, audit=file)
 
 
 def test_findings_cannot_be_stamped(tmp_path_factory: pytest.TempPathFactory) -> None:

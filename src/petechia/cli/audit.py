@@ -45,6 +45,10 @@ def audit(
     reference: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Clean model of the same data: what it answers to likewise is natural.")
     ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL", help="Trusted model that this one is an update of: only what changed since is judged."),
+    ] = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -80,6 +84,7 @@ def audit(
             precision=precision,
             threads=threads,
             reference=reference,
+            baseline=baseline,
         )
         result.save(out)
     show_audit(result, out)

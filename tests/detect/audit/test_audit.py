@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from torch import Tensor, nn
 
 from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
-from petechia.detect.audit.examination import FEWEST, count_stamped, examine_model
+from petechia.detect.audit.examination import FEWEST, ModelExamination, count_stamped, examine_model
 from petechia.detect.protocol import ModelUnderTest
 from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, Wavy, opened, stamped
 
@@ -44,7 +46,6 @@ def test_a_trigger_over_the_whole_image_is_found_and_shown(clean: Images) -> Non
     assert first.change is not None
     assert first.change.asr[0.9].share > 0.9
     assert first.change.false_trigger[0.9].share < 0.1
-    assert first.change.picture is not None
     changed = first.change.picture.astype(float) - clean[0]
     assert np.abs(changed).max() <= 26  # a tenth of the grey scale, rounded
     wave = np.sin(np.arange(changed.shape[1]) * 2 * np.pi * 4 / changed.shape[1])
@@ -58,6 +59,19 @@ def test_what_a_reference_answers_to_likewise_is_natural(clean: Images) -> None:
     assert [one.natural for one in found.classes] == [True, False, False, False, False]
     other = ModelUnderTest(opened(ByHand(backdoored=False)), clean)
     assert examine_model(opened(Wavy()), clean, steps=5, reference=other).outcome == "backdoor"
+
+
+def test_of_an_update_only_what_is_new_counts(clean: Images) -> None:
+    def update_of(before: ByHand) -> ModelExamination:
+        return examine_model(opened(Wavy()), clean, steps=5, baseline=ModelUnderTest(opened(before), clean))
+
+    assert update_of(Wavy()).outcome == "nothing"
+    new = update_of(ByHand(backdoored=False))
+    assert (new.outcome, new.baseline) == ("backdoor", "by hand")
+    assert [one.name for one in new.classes if one.flagged] == ["Target"]
+    renamed = ModelUnderTest(replace(opened(Wavy()), classes=tuple("abcde")), clean)
+    with pytest.raises(PetechiaError, match="has other classes than"):
+        examine_model(opened(Wavy()), clean, steps=0, baseline=renamed)
 
 
 def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:

@@ -6,6 +6,8 @@ from petechia.core.progress import SILENT
 from petechia.detect.audit import AuditResult, ModelAudit, examine_model
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import stamp_response
+from petechia.detect.audit.rises import SHARES
+from petechia.detect.audit.transforms import FAMILIES
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, ModelUnderTest
 from tests.detect.audit.conftest import ByHand, Images, opened
@@ -63,8 +65,8 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
 def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
     one, _ = AuditNulls.of(ModelAudit(steps=20).calibrate(halves(clean))).models
     assert len(one.pixels) == 5
-    assert set(one.rises) == {"pattern of 24 × 24", "fine pattern", "frequency", "warp"}  # the network has no normalizations
-    assert all(len(shares) == 3 for shares in one.rises.values())
+    assert set(one.rises) == {family.name for family in FAMILIES}
+    assert all(len(shares) == len(SHARES) for shares in one.rises.values())
 
 
 def test_one_clean_model_is_refused(clean: Images) -> None:

@@ -127,6 +127,24 @@ def test_a_model_like_the_clean_ones_is_near_and_one_of_another_kind_is_not() ->
     assert nulls(models).likeness(others[0].model_copy(update={"pixels": (9.0,) * CLASSES})) == 0  # measured by other tests
 
 
+def test_an_update_is_judged_by_what_changed() -> None:
+    rng = np.random.default_rng(0)
+    known = nulls(random_models(60, rng, common=2))
+    old = random_models(1, rng, common=2)[0]
+    assert known.judge_update(old, old).p_values.min() > 0.2
+    clean = [known.judge_update(*random_models(2, rng, common=2)).p_values.min() for _ in range(200)]
+    assert np.mean(np.array(clean) <= 0.05) < 0.1
+    for extra in (5, 12):
+        new = old.model_copy(update={"gains": (*old.gains[:-1], old.gains[-1] * extra)})
+        found = known.judge_update(new, old)
+        assert found.p_values.argmin() == CLASSES - 1
+        assert found.models == 60  # 30 pairs, both ways
+    assert found.p_values[-1] == pytest.approx(1 / 61)
+    assert known.judge_update(old, new).p_values[-1] > 0.2  # a class that answers less is no news
+    without_pairs = nulls([one.model_copy(update={"size": 32 + n}) for n, one in enumerate(known.models)])
+    assert without_pairs.judge_update(new, old).p_values.tolist() == [1] * CLASSES
+
+
 def test_values_must_be_as_many_as_classes() -> None:
     with pytest.raises(ValidationError, match="has 3 classes and other numbers of values"):
         measured([1, 2, 3], chance=[0.1, 0.2])

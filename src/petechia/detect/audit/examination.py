@@ -139,6 +139,7 @@ class ModelExamination:
         warnings: sentences about what may spoil the result.
         calibration: what decided the verdict.
         measured: what the searches found, as numbers.
+        baseline: name of the model that this one is an update of; None without one.
         compared: clean models that it was compared with.
         likeness: how near it is to them: see `petechia.detect.audit.verdict.Judgement`.
     """
@@ -152,6 +153,7 @@ class ModelExamination:
     warnings: tuple[str, ...]
     calibration: Calibration
     measured: Measured
+    baseline: str | None
     compared: int
     likeness: float
 
@@ -205,6 +207,7 @@ def examine_model(
     calibration: Calibration | None = None,
     progress: Progress = SILENT,
     reference: ModelUnderTest | None = None,
+    baseline: ModelUnderTest | None = None,
 ) -> ModelExamination:
     """Look for a backdoor in a model.
 
@@ -216,10 +219,12 @@ def examine_model(
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
         reference: a clean model of the same data: what it answers to likewise is natural.
+        baseline: the trusted model that this one is an update of: only what changed since is judged.
 
     Raises:
         PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, at random or not
-            at all, the calibration is another detector's, or the reference has none of the model's classes.
+            at all, the calibration is another detector's, the reference has none of the model's classes, or the baseline has
+            others.
     """
     began = time.perf_counter()
     calibration = calibration or packaged_calibration()
@@ -227,7 +232,10 @@ def examine_model(
     subject = _Subject.of(classifier, clean, progress)
     evidence = subject.evidence(steps)
     measured = subject.measured(evidence)
-    judgement = nulls.judge(measured)
+    if baseline is None:
+        judgement = nulls.judge(measured)
+    else:
+        judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, steps, progress))
     natural = None if reference is None else _flagged_of(reference, classifier, steps, nulls, progress)
     return ModelExamination(
         classifier=classifier,
@@ -239,6 +247,7 @@ def examine_model(
         warnings=_warnings(clean, subject.logits, evidence),
         calibration=calibration,
         measured=measured,
+        baseline=None if baseline is None else baseline.classifier.name,
         compared=judgement.models,
         likeness=judgement.likeness,
     )
@@ -250,6 +259,15 @@ def measure_model(
     """What an audit measures of a model, without a verdict; arguments and errors are those of `examine_model`."""
     subject = _Subject.of(classifier, clean, progress)
     return subject.measured(subject.evidence(steps))
+
+
+def _measured_before(baseline: ModelUnderTest, examined: Classifier, steps: int, progress: Progress) -> Measured:
+    """What the searches find in a predecessor."""
+    before = baseline.classifier
+    if before.classes != examined.classes:
+        raise PetechiaError(f"{before.name} has other classes than {examined.name}; give the model that it is an update of.")
+    progress.phase(f"the baseline: {before.name}")
+    return measure_model(before, baseline.clean, steps, progress)
 
 
 def _flagged_of(

@@ -295,7 +295,8 @@ class AuditResult(Result):
         outcome: "backdoor"; "simple change", if classes are flagged whose recovered triggers do less than a backdoor's; or
             "nothing".
         level: p-value up to which a class is flagged.
-        compared: clean models that the model was compared with.
+        baseline: name of the model that this one is an update of; None where it was judged by itself.
+        compared: clean models that the model was compared with; with a baseline, pairs of them, each counted both ways.
         likeness: share of these that are as far from the one next to them as this model is, or farther.
         classes: the evidence about each class, the strongest first.
         passes: how many images the model answered in the search for stamps.
@@ -313,6 +314,7 @@ class AuditResult(Result):
     clean: CleanImages
     outcome: Outcome
     level: float
+    baseline: str | None
     compared: int
     likeness: float
     classes: tuple[AuditedClass, ...]
@@ -333,6 +335,7 @@ class AuditResult(Result):
             clean=CleanImages(source=origin.clean, images=examination.clean, not_read=origin.not_read),
             outcome=examination.outcome,
             level=AuditNulls.of(examination.calibration).level,
+            baseline=examination.baseline,
             compared=examination.compared,
             likeness=round(examination.likeness, 3),
             classes=tuple(AuditedClass.of(one, label) for label, one in examination.ranked),
@@ -369,6 +372,12 @@ class AuditResult(Result):
     def verdict(self) -> str:
         """The result in a few sentences."""
         flagged = [one.name for one in self.flagged]
+        if not flagged and self.baseline is not None:
+            return (
+                f"No new backdoor was found: no class of this model answers to a small change more strongly than in "
+                f"{self.baseline}, beyond what clean models of the same data differ by (p at most {self.level:.2g}). A "
+                f"backdoor that both carry is not looked for."
+            )
         if not flagged:
             return (
                 f"No backdoor was found. No class of this model answers to a small change more strongly than classes of clean "

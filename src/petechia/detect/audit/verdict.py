@@ -177,6 +177,37 @@ class AuditNulls(Record):
                     rows.setdefault((few, test), []).append(row)
         return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
 
+    @cached_property
+    def update_nulls(self) -> Mapping[tuple[bool, str], Null]:
+        """The same of updates. Two clean models of the same data are an update of each other, either way.
+
+        They were trained apart, so they differ more than a model and its successor do: these nulls are on the safe side.
+        """
+        rows: dict[tuple[bool, str], list[_Row]] = {}
+        for one, other in self._pairs():
+            for few in {True, self._few(one)}:
+                for new, old in ((one, other), (other, one)):
+                    for test, row in self._changes(new, old, few):
+                        rows.setdefault((few, test), []).append(row)
+        return {key: Null.of(some) for key, some in rows.items()}
+
+    def _pairs(self) -> Iterator[tuple[Measured, Measured]]:
+        """Models with the same classes, size and channels, two by two; none is in two pairs."""
+        waiting: dict[tuple[tuple[str, ...], int, int], Measured] = {}
+        for one in self.models:
+            kind = one.classes, one.size, one.channels
+            if kind in waiting:
+                yield waiting.pop(kind), one
+            else:
+                waiting[kind] = one
+
+    def _changes(self, new: Measured, old: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
+        before = evidence_of(old)
+        for test, evidence in evidence_of(new).items():
+            if test in self.tests and test in before:
+                change = evidence - before[test]
+                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)))
+
     def _few(self, found: Measured) -> bool:
         return len(found.classes) < self.fewest_classes
 
@@ -210,7 +241,19 @@ class AuditNulls(Record):
         number of clean models can support.
         """
         few = self._few(found)
-        compared = {test: (self.nulls[few, test], row) for test, row in self._rows(found, few) if (few, test) in self.nulls}
+        return self._combined(found, {test: (self.nulls.get((few, test)), row) for test, row in self._rows(found, few)})
+
+    def judge_update(self, found: Measured, before: Measured) -> Judgement:
+        """Compare what changed from a model to its successor with what differs between clean models of the same data.
+
+        A class that the predecessor answered to as strongly is no news. Otherwise as `judge`.
+        """
+        few = self._few(found)
+        changes = self._changes(found, before, few)
+        return self._combined(found, {test: (self.update_nulls.get((few, test)), row) for test, row in changes})
+
+    def _combined(self, found: Measured, rows: Mapping[str, tuple[Null | None, _Row]]) -> Judgement:
+        compared = {test: (null, row) for test, (null, row) in rows.items() if null is not None}
         tests = {test: null.p_values(row) for test, (null, row) in compared.items()}
         models = min((null.models for null, _ in compared.values()), default=0)
         if not tests:
