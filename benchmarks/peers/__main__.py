@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers import cleanse, sentinet, training_sets
+from benchmarks.peers import cleanse, mm_bd, neuron_noise, sentinet, training_sets
 from benchmarks.peers.measures import of_images, of_model, of_training_set
 from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.training_sets import TrainingSet
@@ -96,6 +96,8 @@ PEERS: dict[str, Callable[[], Rules]] = {
     "STRIP": _strip,
     "SentiNet": lambda: {(rule.name,): rule for rule in sentinet.detectors()},
     "Neural Cleanse": lambda: {(): cleanse.NeuralCleanse()},
+    "MM-BD": lambda: {(): mm_bd.MaximumMargin()},
+    "neuron noise": lambda: {(): neuron_noise.NeuronNoise()},
 }
 
 

@@ -2,19 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from petechia.detect.audit.hosts import answers
+from benchmarks.peers.cleanse import OUTLIER, anomaly
+from petechia.core.progress import SILENT, Progress
+from petechia.detect.audit.hosts import Hosts, answers
+from petechia.detect.audit.rises import rise
 from petechia.detect.audit.transforms import Family
+from petechia.detect.protocol import Calibration, Finding, Findings, ModelUnderTest
 from petechia.models.classifier import Classifier
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+
+
+class NeuronNoise:
+    """By how much noise raises every class, and the classes whose rise is an outlier, as Neural Cleanse calls it."""
+
+    name: str = "neuron noise"
+    examines: Literal["dataset", "model", "images"] = "model"
+
+    def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
+        """The threshold of Neural Cleanse; clean models are not used."""
+        return Calibration(
+            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
+        )
+
+    def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
+        """Fit noise on one half of the clean images, judge it on the other; a class's score is its anomaly index."""
+        outlier, half = calibration.require(self.name).values["outlier"], len(subject.clean) // 2
+        classifier = subject.classifier
+        fit, judge = (Hosts.of(classifier, some) for some in (subject.clean[: min(24, half)], subject.clean[half : half + 40]))
+        found = rise(classifier, fit, judge, Noise(classifier.require_network()), progress=progress)
+        index = anomaly(-np.median(found.rises[-1], axis=1).astype(np.float64))
+        return Findings(
+            detector=self.name,
+            measured_on=calibration.measured_on,
+            found=tuple(
+                Finding(about=name, kind="class", score=value, flagged=value > outlier, threshold=outlier)
+                for name, value in zip(classifier.classes, index.tolist(), strict=True)
+            ),
+        )
 
 
 class Noise(Family):

@@ -8,6 +8,8 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
+from sklearn.metrics import roc_auc_score
+
 from benchmarks.auditing import flagged
 from benchmarks.peers.measures import share
 
@@ -30,7 +32,7 @@ IMAGES = [
 
 def markdown(models: Models, ours: Ours) -> str:
     """Tables for filters of training sets, filters of images and judges of models, and one with a row for each model."""
-    return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _cleanse(models), _each(models, ours)))
+    return "\n\n".join("\n".join(part) for part in (_filters(models), _images(models), _of_models(models), _each(models, ours)))
 
 
 def read_ours(files: Iterable[Path]) -> Ours:
@@ -79,18 +81,31 @@ def _images(models: Models) -> Iterator[str]:
                 )
 
 
-def _cleanse(models: Models) -> Iterator[str]:
-    yield "| Neural Cleanse | models | right class flagged | any class flagged | CPU s |"
-    yield "|---|---|---|---|---|"
-    for peer in ("Neural Cleanse", *(name for name in _registered(models, "index") if name != "Neural Cleanse")):
+def _of_models(models: Models) -> Iterator[str]:
+    yield "| defence, models | models | AUROC against clean models | right class flagged | any class flagged | CPU s |"
+    yield "|---|---|---|---|---|---|"
+    for peer in _registered(models, "index"):
+        clean = [_highest(row[peer]) for row in _of(models, "clean", peer)]
         for kind in KINDS:
             if rows := _of(models, kind, peer):
                 right = share(sum(bool(set(row["targets"]) & set(row[peer]["flagged"])) for row in rows), len(rows))
                 flagged = share(sum(bool(row[peer]["flagged"]) for row in rows), len(rows))
                 seconds = median(row[peer]["seconds"] for row in rows)
-                named = kind if peer == "Neural Cleanse" else f"{peer}, {kind}"
                 of_class = "–" if kind == "clean" else _share(right)
-                yield f"| {named} | {len(rows)} | {of_class} | {_share(flagged)} | {seconds:.0f} |"
+                area = _against([_highest(row[peer]) for row in rows], clean) if kind != "clean" else "–"
+                yield f"| {peer}, {kind} | {len(rows)} | {area} | {of_class} | {_share(flagged)} | {seconds:.0f} |"
+
+
+def _highest(found: dict[str, Any]) -> float:
+    """The highest score of any class."""
+    return float(max(found["index"].values()))
+
+
+def _against(scores: list[float], clean: list[float]) -> str:
+    """How well backdoored models are ranked above clean ones."""
+    if not clean:
+        return "–"
+    return f"{roc_auc_score([1] * len(scores) + [0] * len(clean), scores + clean):.2f}"
 
 
 def _registered(models: Models, measure: str) -> list[str]:

@@ -153,6 +153,7 @@ def test_results_lie_where_the_tables_look_for_them() -> None:
     ours = {"auroc": finding, "tpr": finding, "fpr": finding, "seconds": 1.0}
     judged = {"flagged": ["Mass"], "index": {"Mass": 3.0}, "triggers": {}, "seconds": 2.0}
     row = {"backdoored": True, "arm": "attacked", "asr": 1.0, "targets": ["Mass"], "screen": ours, "audit": judged}
-    said = markdown({"a attacked": row}, {})
+    clean = row | {"backdoored": False, "arm": "control", "audit": judged | {"flagged": [], "index": {"Mass": 1.0}}}
+    said = markdown({"a attacked": row, "a control": clean}, {})
     assert "| screen | – | 1 backdoored | 0.900 (0.900–0.900) | 9 of 10: 0.90 (" in said
-    assert "| audit, backdoored | 1 | 1 of 1: 1.00" in said
+    assert "| audit, backdoored | 1 | 1.00 | 1 of 1: 1.00" in said
