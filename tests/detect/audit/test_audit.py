@@ -82,11 +82,14 @@ def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:
 
 def test_a_black_box_is_examined_by_its_answers(clean: Images) -> None:
     found = examine_model(opened(ByHand(), blind=True), clean)
-    assert found.classes[0].flagged
-    assert found.classes[0].raising is None
-    assert set(found.classes[0].tests) == {"stamps"}
-    assert found.classes[0].change is None
-    assert any("only square stamps" in warning for warning in found.warnings)
+    first = found.classes[0]
+    assert (first.flagged, first.found_by, first.raising) == (True, "stamps", None)
+    assert first.change is not None
+    assert {"stamps", "pattern of 24 × 24"} <= set(first.tests)
+    alone = examine_model(opened(ByHand(), blind=True), clean, steps=0)
+    assert set(alone.classes[0].tests) == {"stamps"}
+    assert alone.classes[0].change is None
+    assert any("Only square stamps" in warning for warning in alone.warnings)
 
 
 def test_too_few_images_are_refused(clean: Images) -> None:

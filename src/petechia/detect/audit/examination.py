@@ -19,8 +19,9 @@ from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import Measured, rounded
+from petechia.detect.audit.queries import QUERIES, rise_by_asking
 from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Reconstruction, reconstruct
-from petechia.detect.audit.response import Response, gains_of, paint_groups, refine, response_map, stamp_response
+from petechia.detect.audit.response import MAP, Response, gains_of, paint_groups, refine, response_map, stamp_response
 from petechia.detect.audit.rises import SHARES, Rise, rise
 from petechia.detect.audit.transforms import FAMILIES, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
@@ -33,6 +34,7 @@ from petechia.models.classifier import Classifier
 FEWEST = 20  # clean images
 HOSTS = 24  # clean images on which stamps are tried, and changes of the whole image are fitted
 LARGEST_RECONSTRUCTED = 128  # pixels a side up to which triggers of any shape are reconstructed: beyond, p is near 1 for all
+STAMP_QUERIES = 12_000  # of a black box, for groups of stamps, about
 JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of these places at which a stamp must work, at least half as well, to be said to work anywhere
@@ -244,7 +246,7 @@ def examine_model(
         passes=evidence.response.passes,
         seconds=time.perf_counter() - began,
         picture=clean[0],
-        warnings=_warnings(clean, subject.logits, evidence),
+        warnings=_warnings(clean, subject.logits, evidence, black_box=classifier.network is None),
         calibration=calibration,
         measured=measured,
         baseline=None if baseline is None else baseline.classifier.name,
@@ -345,11 +347,12 @@ class _Subject:
     def evidence(self, steps: int) -> ModelEvidence:
         """Search for stamps, then for changes of the whole image, then for triggers of any shape."""
         self.progress.phase("trying stamps")
-        response = stamp_response(self.classifier, self.hosts, progress=self.progress)
-        if self.classifier.network is None or steps == 0:
+        most = STAMP_QUERIES if self.classifier.network is None else None
+        response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
+        if steps == 0:
             return ModelEvidence(response, [], [])
         rises = list(self._rises())
-        if self.hosts.images.shape[-1] > LARGEST_RECONSTRUCTED:
+        if self.classifier.network is None or self.hosts.images.shape[-1] > LARGEST_RECONSTRUCTED:
             return ModelEvidence(response, [], rises)
         labels = range(len(self.classifier.classes))
         self.progress.phase("reconstructing triggers", len(labels) * min(AT_A_TIME, len(self.hosts)) * steps)
@@ -361,9 +364,13 @@ class _Subject:
         rows = np.random.default_rng(0).permutation(len(self.clean))
         middle = min(HOSTS, len(rows) // 2)
         fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
-        for family in FAMILIES:
+        black_box = self.classifier.network is None
+        for family in map(family_named, QUERIES) if black_box else FAMILIES:
             self.progress.phase(f"changing the whole image: {family.name}")
-            yield rise(self.classifier, fit, judge, family, progress=self.progress)
+            if black_box:
+                yield rise_by_asking(self.classifier, fit, judge, family, QUERIES[family.name], progress=self.progress)
+            else:
+                yield rise(self.classifier, fit, judge, family, progress=self.progress)
 
     def measured(self, evidence: ModelEvidence) -> Measured:
         """The evidence as numbers, class by class."""
@@ -380,6 +387,10 @@ class _Subject:
             rises={one.family: tuple(rounded(row) for row in np.median(one.rises, axis=2)) for one in evidence.rises},
         )
 
+    @property
+    def _cells(self) -> int:
+        return MAP if self.classifier.network is not None else MAP // 2
+
     def recover(self, label: int, best: Square) -> RecoveredStamp:
         """Make a class's best stamp precise, and measure what it does on all clean images."""
         self.progress.phase(f"locating the trigger of {self.classifier.classes[label]}")
@@ -390,7 +401,7 @@ class _Subject:
             fixed=self._works_elsewhere(label, square) < WANDERS,
             gain=float((stamped - clean).median()),
             **_rates(clean, stamped),
-            heat=response_map(self.classifier, self.hosts, label, square, progress=self.progress),
+            heat=response_map(self.classifier, self.hosts, label, square, self._cells, self.progress),
         )
 
     def recover_change(self, label: int, rises: Sequence[Rise], judgement: Judgement) -> RecoveredChange | None:
@@ -404,7 +415,7 @@ class _Subject:
         with torch.inference_mode():
             changed = torch.cat(
                 [
-                    family.logits(self.classifier, self.classifier.tensor(self.clean[rows]), direction, strength)[0].cpu()
+                    self.classifier.logits(family.change(self.classifier.tensor(self.clean[rows]), direction, strength)[0])
                     for rows in np.array_split(np.arange(len(self.clean)), -(-len(self.clean) // PAINTED))
                 ]
             )
@@ -446,13 +457,18 @@ def _rates(clean: Tensor, triggered: Tensor) -> dict[str, dict[float, Count]]:
     }
 
 
-def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence) -> tuple[str, ...]:
+def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence, black_box: bool) -> tuple[str, ...]:
     """What may spoil the result."""
     found = []
     if len(clean) < HOSTS:
         found.append(f"There are only {len(clean)} clean images; give 50 or more for a stable result.")
     if not evidence.rises:
         found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
+    elif black_box:
+        found.append(
+            "Only the answers of this model were used: no triggers of other shapes were reconstructed, and changes of the whole "
+            "image were searched for without gradients."
+        )
     elif not evidence.raising:
         found.append(
             f"Triggers of other shapes were not reconstructed: with images of more than {LARGEST_RECONSTRUCTED} pixels a side "

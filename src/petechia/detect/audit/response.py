@@ -131,6 +131,7 @@ def stamp_response(
     hosts: Hosts,
     sizes: Sequence[int] = SIZES,
     levels: Levels = LEVELS,
+    queries: int | None = None,
     progress: Progress = SILENT,
 ) -> Response:
     """Find the squares that a model answers to, by group testing (Dorfman 1943): many squares, far apart, in one image.
@@ -143,6 +144,7 @@ def stamp_response(
         hosts: clean images with their logits.
         sizes: sides of the squares, in pixels.
         levels: their grey levels.
+        queries: images that may be asked about to try the groups, about; for large images this means fewer hosts.
         progress: advanced by every image that the model answers.
 
     Returns:
@@ -150,9 +152,10 @@ def stamp_response(
     """
     count = _Counted(progress)
     count.advance(len(hosts))  # the clean images have been answered too
-    scouts = hosts.take(evenly_spread(len(hosts), SCOUTS, nearest=False))
-    spread = hosts.spread.clamp(min=1e-3).numpy()  # puts the logits of all classes on one scale
     groups = list(_groups(hosts.images.shape[-1], sizes, levels))
+    few = SCOUTS if queries is None else min(SCOUTS, max(1, queries // len(groups)))
+    scouts = hosts.take(evenly_spread(len(hosts), few, nearest=False))
+    spread = hosts.spread.clamp(min=1e-3).numpy()  # puts the logits of all classes on one scale
     members = _answering(gains_of(classifier, scouts, groups, count) / spread, groups)
     gains = gains_of(classifier, scouts, [[one] for one in members], count)
     finalists = [members[row] for row in np.unique(np.argsort(-gains, axis=0, kind="stable")[:FINALISTS])]
