@@ -195,6 +195,11 @@ def test_a_calibration_grows_and_is_what_an_audit_compares_with(tmp_path: Path, 
     audit = petechia.audit(files[0], images, stamps_only=True, calibration=out, device="cpu", threads=1)
     assert (audit.compared, audit.level) == (3, pytest.approx(1 / 4))
     assert "3 clean models of 5 classes for images of 32 pixels a side" in audit.limits
+    asking: dict[str, Any] = {"stamps_only": True, "calibration": out, "device": "cpu", "threads": 1}
+    update = petechia.audit(files[0], images, baseline=files[0], reference=files[1], **asking)
+    assert (update.outcome, update.baseline, update.compared) == ("nothing", str(files[0]), 2)  # one pair, both ways
+    assert "No new backdoor was found" in update.verdict
+    assert all(one.natural is not None for one in update.classes)
     with pytest.raises(PetechiaError, match="There is 1 clean model"):
         petechia.calibrate(files[:1], images, stamps_only=True, device="cpu", threads=1)
 

@@ -466,8 +466,8 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
         found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
     elif black_box:
         found.append(
-            "Only the answers of this model were used: no triggers of other shapes were reconstructed, and changes of the whole "
-            "image were searched for without gradients."
+            "Only the answers of this model were used: no triggers of other shapes were reconstructed, and changes of the "
+            "whole image were searched for without gradients."
         )
     elif not evidence.raising:
         found.append(
