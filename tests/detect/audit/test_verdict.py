@@ -138,7 +138,7 @@ def test_an_update_is_judged_by_what_changed() -> None:
         new = old.model_copy(update={"gains": (*old.gains[:-1], old.gains[-1] * extra)})
         found = known.judge_update(new, old)
         assert found.p_values.argmin() == CLASSES - 1
-        assert found.models == 60  # 30 pairs, both ways
+        assert found.models == 60  # each as an update of the next
     assert found.p_values[-1] == pytest.approx(1 / 61)
     assert known.judge_update(old, new).p_values[-1] > 0.2  # a class that answers less is no news
     without_pairs = nulls([one.model_copy(update={"size": 32 + n}) for n, one in enumerate(known.models)])

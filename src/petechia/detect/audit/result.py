@@ -296,7 +296,7 @@ class AuditResult(Result):
             "nothing".
         level: p-value up to which a class is flagged.
         baseline: name of the model that this one is an update of; None where it was judged by itself.
-        compared: clean models that the model was compared with; with a baseline, pairs of them, each counted both ways.
+        compared: clean models that the model was compared with; with a baseline, those that could be paired.
         likeness: share of these that are as far from the one next to them as this model is, or farther.
         classes: the evidence about each class, the strongest first.
         passes: how many images the model answered in the search for stamps.

@@ -179,27 +179,24 @@ class AuditNulls(Record):
 
     @cached_property
     def update_nulls(self) -> Mapping[tuple[bool, str], Null]:
-        """The same of updates. Two clean models of the same data are an update of each other, either way.
+        """The same of updates: each clean model as an update of another one of the same data.
 
         They were trained apart, so they differ more than a model and its successor do: these nulls are on the safe side.
         """
         rows: dict[tuple[bool, str], list[_Row]] = {}
-        for one, other in self._pairs():
-            for few in {True, self._few(one)}:
-                for new, old in ((one, other), (other, one)):
-                    for test, row in self._changes(new, old, few):
-                        rows.setdefault((few, test), []).append(row)
+        for new, old in self._pairs():
+            for few in {True, self._few(new)}:
+                for test, row in self._changes(new, old, few):
+                    rows.setdefault((few, test), []).append(row)
         return {key: Null.of(some) for key, some in rows.items()}
 
     def _pairs(self) -> Iterator[tuple[Measured, Measured]]:
-        """Models with the same classes, size and channels, two by two; none is in two pairs."""
-        waiting: dict[tuple[tuple[str, ...], int, int], Measured] = {}
+        """Of the models with the same classes, size and channels, each with the next, the last with the first."""
+        alike: dict[tuple[tuple[str, ...], int, int], list[Measured]] = {}
         for one in self.models:
-            kind = one.classes, one.size, one.channels
-            if kind in waiting:
-                yield waiting.pop(kind), one
-            else:
-                waiting[kind] = one
+            alike.setdefault((one.classes, one.size, one.channels), []).append(one)
+        for some in alike.values():
+            yield from zip(some, [*some[1:], some[0]], strict=True) if len(some) > 1 else ()
 
     def _changes(self, new: Measured, old: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
         before = evidence_of(old)
