@@ -75,6 +75,27 @@ class Pattern(Family):
         return (images + strength * picture[:, None]).clamp(0, 1)
 
 
+class FreeShape(Family):
+    """Grey levels of any kind, wherever they are: as opaque as a mask allows, whose sum is bounded.
+
+    A mask and a pattern, as in Neural Cleanse (Wang et al. 2019). There the smallest mask that turns images into a class is the
+    evidence; here, by how much a class rises under a mask of a given size.
+    """
+
+    name, limit = "free shape", 0.01  # of the image's pixels
+    sharpness = 8.0  # of the mask: its numbers compete for the bound as the exponential of so many times the direction
+
+    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
+        return (1 + images.shape[1], *images.shape[2:])
+
+    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
+        height, width = images.shape[2:]
+        shares = (self.sharpness * direction[:, 0]).flatten(1).softmax(dim=1).reshape(-1, 1, 1, height, width)
+        mask = (strength * height * width * shares).clamp(max=1)
+        levels = 0.5 + 0.5 * direction[:, None, 1:]
+        return images + mask * (levels - images)
+
+
 class Frequency(Family):
     """The amplitudes of low frequencies, made larger or smaller by a share."""
 
@@ -137,7 +158,7 @@ class Warp(Family):
         return moved.reshape(len(direction), *images.shape)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), Frequency(), Tone(), Warp())
+FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), FreeShape(), Frequency(), Tone(), Warp())
 
 
 def family_named(name: str) -> Family:
