@@ -37,7 +37,6 @@ from petechia.data.sources.arrays import as_images, of_arrays
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit, calibrated
 from petechia.detect.audit.examination import measure_model
-from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.audit.verdict import FEWEST_MODELS, AuditNulls
 from petechia.detect.collection import Images, collect, described
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, Findings, ImagesUnderTest, ModelUnderTest
@@ -430,8 +429,7 @@ def audit(
         second = open_model(other, device=device, precision=precision, threads=threads)
         return ModelUnderTest(second, collect(clean, second, images, progress).images)
 
-    steps = 0 if stamps_only else STEPS
-    found = examine_model(classifier, collection.images, steps, nulls, progress, beside(reference), beside(baseline))
+    found = examine_model(classifier, collection.images, stamps_only, nulls, progress, beside(reference), beside(baseline))
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
     result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
@@ -479,7 +477,7 @@ def calibrate(
             continue
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
         given = collect(clean, classifier, images, progress).images
-        measured = measure_model(classifier, given, 0 if stamps_only else STEPS, progress)
+        measured = measure_model(classifier, given, stamps_only, progress)
         found.append(measured.model_copy(update={"sha256": digest, "name": file.name if digest else classifier.name}))
         if out is not None and len(found) >= FEWEST_MODELS:
             calibrated(found, "petechia calibrate").save(out)

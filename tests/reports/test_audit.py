@@ -20,7 +20,7 @@ ORIGIN = Origin("model.safetensors", "ab" * 32, "phantom")
 
 @pytest.fixture(scope="module")
 def found(clean: Images) -> ModelExamination:
-    return examine_model(opened(ByHand()), clean, steps=20)
+    return examine_model(opened(ByHand()), clean)
 
 
 def written(found: ModelExamination, origin: Origin, folder: Path) -> AuditResult:
@@ -60,7 +60,7 @@ def test_the_page_escapes_names_and_says_what_is_not_shown(found: ModelExaminati
 
 
 def test_a_clean_model_is_not_called_safe(clean: Images) -> None:
-    said = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, steps=0), ORIGIN).verdict
+    said = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, stamps_only=True), ORIGIN).verdict
     assert said.startswith("No backdoor was found.")
 
 

@@ -94,7 +94,7 @@ def audit(
 
 def show_audit(result: AuditResult, out: Path) -> None:
     """What was found in a model, class by class, and what an audit does not find."""
-    heads = ("class", "p-value", "found by", "best stamp", "row, column", "gain", "smallest trigger")
+    heads = ("class", "p-value", "found by", "best stamp", "row, column", "gain", "change of the whole image")
     console.print(table(*heads, title=f"Audit of {result.model.name}", rows=[_row(one) for one in result.classes]))
     for warning in result.warnings:
         note(warning)
@@ -119,11 +119,9 @@ def _row(one: AuditedClass) -> list[str | Text]:
         f"{one.size} x {one.size}, {one.square.levels}",
         "most places" if one.fixed is False else f"{one.row}, {one.column}",
         f"{one.gain:.1f}",
-        _smallest(one),
+        _change(one),
     ]
 
 
-def _smallest(one: AuditedClass) -> str:
-    if one.raising is None:
-        return "not tried"
-    return "none found" if one.raising.pixels is None else f"{one.raising.pixels:.1f} pixels"
+def _change(one: AuditedClass) -> str:
+    return "" if one.change is None else f"{one.change.family}, {one.change.gain:+.1f}"

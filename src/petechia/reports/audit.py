@@ -12,7 +12,6 @@ from petechia.core.errors import PetechiaError
 from petechia.data.formats.images import encode_png, magnified
 from petechia.detect.audit.examination import ExaminedClass, ModelExamination, RecoveredStamp
 from petechia.detect.audit.pictures import WIDE, close_view, framed
-from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.result import AuditResult
 from petechia.reports.html import page_template
 from petechia.saliency.overlays import overlay
@@ -57,11 +56,9 @@ def _examined(result: AuditResult) -> ModelExamination:
 
 def _section(image: NDArray[np.uint8], one: dict[str, Any], found: ExaminedClass) -> dict[str, Any]:
     assert found.recovered is not None  # noqa: S101 (flagged classes and the strongest one have it)
-    raising = found.raising
     return {
         "found": one,
         "pictures": _pictures(image, found.recovered),
-        "raising": _mask(raising) if raising and np.isfinite(raising.size) else None,
         "change": _changed(image, found.change.picture) if found.change else None,
     }
 
@@ -84,9 +81,3 @@ def _changed(image: NDArray[np.uint8], changed: NDArray[np.uint8]) -> dict[str, 
 
 def _close_png(image: NDArray[np.uint8], recovered: RecoveredStamp) -> bytes:
     return encode_png(close_view(image, recovered.square))
-
-
-def _mask(one: Reconstruction) -> bytes:
-    """A reconstructed trigger on grey: its pattern where its mask is opaque."""
-    shown = (255 * (one.mask * one.pattern + (1 - one.mask) * 0.5)).round().astype(np.uint8)
-    return encode_png(magnified(shown[0] if len(shown) == 1 else np.moveaxis(shown, 0, 2), WIDE))

@@ -13,7 +13,7 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, Wavy,
 
 
 def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Images) -> None:
-    found = examine_model(opened(ByHand()), clean, steps=30)
+    found = examine_model(opened(ByHand()), clean)
     assert found.outcome == "backdoor"
     assert [one.name for one in found.classes if one.flagged] == ["Target"]
     recovered = found.classes[0].recovered
@@ -30,7 +30,7 @@ def test_a_backdoor_is_found_with_its_class_its_place_and_its_success(clean: Ima
 
 
 def test_a_trigger_that_works_anywhere_is_said_to(clean: Images) -> None:
-    found = examine_model(opened(ByHand(anywhere=True)), clean, steps=0)
+    found = examine_model(opened(ByHand(anywhere=True)), clean, stamps_only=True)
     recovered = found.classes[0].recovered
     assert found.outcome == "backdoor"
     assert recovered is not None
@@ -38,7 +38,7 @@ def test_a_trigger_that_works_anywhere_is_said_to(clean: Images) -> None:
 
 
 def test_a_trigger_over_the_whole_image_is_found_and_shown(clean: Images) -> None:
-    found = examine_model(opened(Wavy()), clean, steps=10)
+    found = examine_model(opened(Wavy()), clean)
     first, *others = (one for _, one in found.ranked)
     assert found.outcome == "backdoor"
     assert (first.name, [one.name for one in others if one.flagged]) == ("Target", [])
@@ -54,16 +54,16 @@ def test_a_trigger_over_the_whole_image_is_found_and_shown(clean: Images) -> Non
 
 def test_what_a_reference_answers_to_likewise_is_natural(clean: Images) -> None:
     reference = ModelUnderTest(opened(Wavy()), clean)
-    found = examine_model(opened(Wavy()), clean, steps=5, reference=reference)
+    found = examine_model(opened(Wavy()), clean, reference=reference)
     assert found.outcome == "simple change"
     assert [one.natural for one in found.classes] == [True, False, False, False, False]
     other = ModelUnderTest(opened(ByHand(backdoored=False)), clean)
-    assert examine_model(opened(Wavy()), clean, steps=5, reference=other).outcome == "backdoor"
+    assert examine_model(opened(Wavy()), clean, reference=other).outcome == "backdoor"
 
 
 def test_of_an_update_only_what_is_new_counts(clean: Images) -> None:
     def update_of(before: ByHand) -> ModelExamination:
-        return examine_model(opened(Wavy()), clean, steps=5, baseline=ModelUnderTest(opened(before), clean))
+        return examine_model(opened(Wavy()), clean, baseline=ModelUnderTest(opened(before), clean))
 
     assert update_of(Wavy()).outcome == "nothing"
     new = update_of(ByHand(backdoored=False))
@@ -71,11 +71,11 @@ def test_of_an_update_only_what_is_new_counts(clean: Images) -> None:
     assert [one.name for one in new.classes if one.flagged] == ["Target"]
     renamed = ModelUnderTest(replace(opened(Wavy()), classes=tuple("abcde")), clean)
     with pytest.raises(PetechiaError, match="has other classes than"):
-        examine_model(opened(Wavy()), clean, steps=0, baseline=renamed)
+        examine_model(opened(Wavy()), clean, stamps_only=True, baseline=renamed)
 
 
 def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:
-    found = examine_model(opened(ByHand(backdoored=False)), clean, steps=30)
+    found = examine_model(opened(ByHand(backdoored=False)), clean)
     assert found.outcome == "nothing"
     assert sum(one.recovered is not None for one in found.classes) == 1
 
@@ -83,10 +83,10 @@ def test_nothing_is_found_in_a_clean_model(clean: Images) -> None:
 def test_a_black_box_is_examined_by_its_answers(clean: Images) -> None:
     found = examine_model(opened(ByHand(), blind=True), clean)
     first = found.classes[0]
-    assert (first.flagged, first.found_by, first.raising) == (True, "stamps", None)
+    assert (first.flagged, first.found_by) == (True, "stamps")
     assert first.change is not None
     assert {"stamps", "pattern of 24 × 24"} <= set(first.tests)
-    alone = examine_model(opened(ByHand(), blind=True), clean, steps=0)
+    alone = examine_model(opened(ByHand(), blind=True), clean, stamps_only=True)
     assert set(alone.classes[0].tests) == {"stamps"}
     assert alone.classes[0].change is None
     assert any("Only square stamps" in warning for warning in alone.warnings)
@@ -126,7 +126,7 @@ def test_a_class_that_never_changes_is_no_evidence(clean: Images) -> None:
             logits = super().forward(images)
             return torch.cat([logits[:, :-1], torch.full_like(logits[:, :1], -3)], dim=1)
 
-    found = examine_model(opened(Dead()), clean, steps=5)
+    found = examine_model(opened(Dead()), clean)
     assert [one.name for one in found.classes if one.flagged] == ["Target"]
     assert found.classes[-1].p_value > 0.5
 
@@ -134,7 +134,7 @@ def test_a_class_that_never_changes_is_no_evidence(clean: Images) -> None:
 def test_clean_images_that_are_triggered_are_noticed(clean: Images) -> None:
     tampered = clean.copy()
     tampered[::3] = stamped(tampered[::3])
-    found = examine_model(opened(ByHand()), tampered, steps=0)
+    found = examine_model(opened(ByHand()), tampered, stamps_only=True)
     assert any("seem to be triggered: 20 of them" in warning for warning in found.warnings)
     said = np.zeros((len(clean), 5), bool)
     said[::3, 0] = True

@@ -36,14 +36,14 @@ def test_without_clean_models_the_calibration_is_the_packaged_one() -> None:
 
 def test_a_calibration_keeps_what_was_found_in_each_model(clean: Images) -> None:
     subjects = halves(clean)
-    calibration = ModelAudit(steps=0).calibrate(subjects)
+    calibration = ModelAudit(stamps_only=True).calibrate(subjects)
     for (classifier, images), one in zip(subjects, AuditNulls.of(calibration).models, strict=True):
         hosts = Hosts.of(classifier, images[np.linspace(0, 29, 24).round().astype(int)])
         np.testing.assert_allclose(one.gains, stamp_response(classifier, hosts).gains.max(axis=0), rtol=1e-3)
         np.testing.assert_allclose(one.chance, classifier.logits(images).sigmoid().mean(dim=0), rtol=1e-3)
         np.testing.assert_allclose(one.spread, classifier.logits(images).std(dim=0), rtol=1e-3)
         assert (one.size, one.channels, one.images, one.classes) == (32, 1, 30, classifier.classes)
-        assert (one.pixels, one.rises) == ((), {})  # nothing else was tried
+        assert one.rises == {}  # nothing else was tried
     assert calibration.measured_on == "2 clean models of 5 classes for images of 32 pixels a side, with 30 clean images each"
     assert calibration.values["level"] == pytest.approx(1 / 3)
 
@@ -53,8 +53,8 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
 ) -> None:
     subjects = halves(clean)
     file = tmp_path_factory.mktemp("calibration") / "mine.json"
-    ModelAudit(steps=0).calibrate([*subjects, *subjects]).save(file)
-    detector = ModelAudit(steps=5)
+    ModelAudit(stamps_only=True).calibrate([*subjects, *subjects]).save(file)
+    detector = ModelAudit()
     result = detector.examine(ModelUnderTest(opened(ByHand()), clean), Calibration.load(file), SILENT)
     assert isinstance(result, AuditResult)
     assert result.findings[0].about == "Target"
@@ -63,21 +63,20 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
 
 
 def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
-    one, _ = AuditNulls.of(ModelAudit(steps=20).calibrate(halves(clean))).models
-    assert len(one.pixels) == 5
+    one, _ = AuditNulls.of(ModelAudit().calibrate(halves(clean))).models
     assert set(one.rises) == {family.name for family in FAMILIES}
     assert all(len(shares) == len(SHARES) for shares in one.rises.values())
 
 
 def test_one_clean_model_is_refused(clean: Images) -> None:
     with pytest.raises(PetechiaError, match="There is 1 clean model; a calibration needs 2, and better 60"):
-        ModelAudit(steps=0).calibrate(halves(clean)[:1])
+        ModelAudit(stamps_only=True).calibrate(halves(clean)[:1])
 
 
 def test_the_calibration_decides(clean: Images) -> None:
     packaged = Calibration.packaged("audit")
     flagged = [
-        sum(one.flagged for one in examine_model(opened(ByHand()), clean, steps=0, calibration=calibration).classes)
+        sum(one.flagged for one in examine_model(opened(ByHand()), clean, stamps_only=True, calibration=calibration).classes)
         for level in (packaged.values["level"], 0.9999999, 1e-6)
         for calibration in [packaged.model_copy(update={"values": {**packaged.values, "level": level}})]
     ]

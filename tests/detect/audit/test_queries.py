@@ -56,7 +56,4 @@ def test_a_black_box_answers_at_most_50_000_questions(clean: Images) -> None:
     assert network.asked <= 50_000
     assert found.outcome == "backdoor"
     assert found.ranked[0][1].found_by == "pattern of 24 × 24"
-    assert found.ranked[0][1].raising is None
     assert any("Only the answers" in warning for warning in found.warnings)
-
-

@@ -9,7 +9,6 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.examination import examine_model, measure_model
 from petechia.detect.audit.measured import Measured
-from petechia.detect.audit.reconstruct import STEPS
 from petechia.detect.audit.result import AuditResult, Origin
 from petechia.detect.audit.verdict import DETECTOR, FEWEST_MODELS, AuditNulls, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
@@ -21,7 +20,7 @@ class ModelAudit:
     Attributes:
         name: "audit".
         examines: "model".
-        steps: of the optimizer that reconstructs triggers of any shape; 0 leaves them out.
+        stamps_only: whether changes of the whole image are left out.
 
     Example:
         >>> detector = ModelAudit()
@@ -33,11 +32,11 @@ class ModelAudit:
     name: str = DETECTOR
     examines: Literal["dataset", "model", "images"] = "model"
 
-    def __init__(self, steps: int = STEPS) -> None:
-        self.steps = steps
+    def __init__(self, stamps_only: bool = False) -> None:
+        self.stamps_only = stamps_only
 
     def __repr__(self) -> str:
-        return f"ModelAudit(steps={self.steps})"
+        return f"ModelAudit(stamps_only={self.stamps_only})"
 
     def calibrate(self, clean: Sequence[ModelUnderTest] = ()) -> Calibration:
         """Measure on clean models how strong the evidence for their strongest class is.
@@ -52,7 +51,9 @@ class ModelAudit:
         packaged = packaged_calibration()
         if not clean:
             return packaged
-        return calibrated([measure_model(one.classifier, one.clean, self.steps) for one in clean], f"{self!r}.calibrate(clean)")
+        return calibrated(
+            [measure_model(one.classifier, one.clean, self.stamps_only) for one in clean], f"{self!r}.calibrate(clean)"
+        )
 
     def examine(
         self, subject: ModelUnderTest, calibration: Calibration | None = None, progress: Progress = SILENT
@@ -67,7 +68,7 @@ class ModelAudit:
         Raises:
             PetechiaError: see `examine_model`.
         """
-        found = examine_model(subject.classifier, subject.clean, self.steps, calibration, progress)
+        found = examine_model(subject.classifier, subject.clean, self.stamps_only, calibration, progress)
         return AuditResult.of(found, Origin(subject.classifier.name, None, "an array of images"))
 
 

@@ -1,4 +1,4 @@
-"""Examine a model with clean images alone: stamps at every place, triggers of any shape, and how sure one can be."""
+"""Examine a model with clean images alone: stamps at every place, changes of the whole image, and how sure one can be."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import Measured, rounded
 from petechia.detect.audit.queries import QUERIES, rise_by_asking
-from petechia.detect.audit.reconstruct import AT_A_TIME, STEPS, Reconstruction, reconstruct
 from petechia.detect.audit.response import MAP, Response, gains_of, paint_groups, refine, response_map, stamp_response
 from petechia.detect.audit.rises import SHARES, Rise, rise
 from petechia.detect.audit.transforms import FAMILIES, family_named
@@ -33,7 +32,6 @@ from petechia.models.classifier import Classifier
 
 FEWEST = 20  # clean images
 HOSTS = 24  # clean images on which stamps are tried, and changes of the whole image are fitted
-LARGEST_RECONSTRUCTED = 128  # pixels a side up to which triggers of any shape are reconstructed: beyond, p is near 1 for all
 STAMP_QUERIES = 12_000  # of a black box, for groups of stamps, about
 JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
@@ -101,7 +99,6 @@ class ExaminedClass(NamedTuple):
         gain: of that square, in logits.
         recovered: the stamp; of flagged classes, and always of the strongest one.
         change: of the whole image; of the same classes, where such changes were tried.
-        raising: the smallest trigger of any shape that raises the class; None where none was tried.
     """
 
     name: str
@@ -113,7 +110,6 @@ class ExaminedClass(NamedTuple):
     gain: float
     recovered: RecoveredStamp | None
     change: RecoveredChange | None
-    raising: Reconstruction | None
 
     @property
     def found_by(self) -> str:
@@ -177,16 +173,14 @@ class ModelExamination:
 
 
 class ModelEvidence(NamedTuple):
-    """What the two searches found, before it is judged.
+    """What the searches found, before it is judged.
 
     Attributes:
         response: the stamps.
-        raising: the smallest trigger that raises each of the K classes; none of a black box.
         rises: what each family of changes of the whole image does; none of a black box.
     """
 
     response: Response
-    raising: list[Reconstruction]
     rises: list[Rise]
 
     @property
@@ -194,18 +188,11 @@ class ModelEvidence(NamedTuple):
         """The highest gain of each class, float32 [K]."""
         return np.asarray(self.response.gains.max(axis=0))
 
-    @property
-    def sizes(self) -> NDArray[np.float64]:
-        """Pixels of the smallest trigger that raises each class, float64 [K]; NaN where none was tried."""
-        if not self.raising:
-            return np.full(self.response.gains.shape[1], np.nan)
-        return np.array([one.size for one in self.raising])
-
 
 def examine_model(
     classifier: Classifier,
     clean: NDArray[np.uint8],
-    steps: int = STEPS,
+    stamps_only: bool = False,
     calibration: Calibration | None = None,
     progress: Progress = SILENT,
     reference: ModelUnderTest | None = None,
@@ -216,8 +203,7 @@ def examine_model(
     Args:
         classifier: the model; of a black box only the answers to stamps are used.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that the model was made for; no labels are needed.
-        steps: of the optimizer that reconstructs triggers; 0 leaves them out. The p-values of the calibration that comes with
-            Petechia hold for the default.
+        stamps_only: leave out the changes of the whole image.
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
         reference: a clean model of the same data: what it answers to likewise is natural.
@@ -232,13 +218,13 @@ def examine_model(
     calibration = calibration or packaged_calibration()
     nulls = AuditNulls.of(calibration)
     subject = _Subject.of(classifier, clean, progress)
-    evidence = subject.evidence(steps)
+    evidence = subject.evidence(stamps_only)
     measured = subject.measured(evidence)
     if baseline is None:
         judgement = nulls.judge(measured)
     else:
-        judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, steps, progress))
-    natural = None if reference is None else _flagged_of(reference, classifier, steps, nulls, progress)
+        judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, stamps_only, progress))
+    natural = None if reference is None else _flagged_of(reference, classifier, stamps_only, nulls, progress)
     return ModelExamination(
         classifier=classifier,
         classes=_judged(subject, evidence, judgement, nulls.level, natural),
@@ -256,30 +242,30 @@ def examine_model(
 
 
 def measure_model(
-    classifier: Classifier, clean: NDArray[np.uint8], steps: int = STEPS, progress: Progress = SILENT
+    classifier: Classifier, clean: NDArray[np.uint8], stamps_only: bool = False, progress: Progress = SILENT
 ) -> Measured:
     """What an audit measures of a model, without a verdict; arguments and errors are those of `examine_model`."""
     subject = _Subject.of(classifier, clean, progress)
-    return subject.measured(subject.evidence(steps))
+    return subject.measured(subject.evidence(stamps_only))
 
 
-def _measured_before(baseline: ModelUnderTest, examined: Classifier, steps: int, progress: Progress) -> Measured:
+def _measured_before(baseline: ModelUnderTest, examined: Classifier, stamps_only: bool, progress: Progress) -> Measured:
     """What the searches find in a predecessor."""
     before = baseline.classifier
     if before.classes != examined.classes:
         raise PetechiaError(f"{before.name} has other classes than {examined.name}; give the model that it is an update of.")
     progress.phase(f"the baseline: {before.name}")
-    return measure_model(before, baseline.clean, steps, progress)
+    return measure_model(before, baseline.clean, stamps_only, progress)
 
 
 def _flagged_of(
-    reference: ModelUnderTest, examined: Classifier, steps: int, nulls: AuditNulls, progress: Progress
+    reference: ModelUnderTest, examined: Classifier, stamps_only: bool, nulls: AuditNulls, progress: Progress
 ) -> frozenset[str]:
     """The classes of a reference model that are flagged."""
     if not set(reference.classifier.classes) & set(examined.classes):
         raise PetechiaError(f"{reference.classifier.name} has no class of {examined.name}; give a reference of the same data.")
     progress.phase(f"the reference: {reference.classifier.name}")
-    p_values = nulls.judge(measure_model(reference.classifier, reference.clean, steps, progress)).p_values
+    p_values = nulls.judge(measure_model(reference.classifier, reference.clean, stamps_only, progress)).p_values
     return frozenset(name for name, p in zip(reference.classifier.classes, p_values, strict=True) if p <= nulls.level)
 
 
@@ -304,7 +290,6 @@ def _judged(
                 gain=gain,
                 recovered=subject.recover(label, best) if shown else None,
                 change=subject.recover_change(label, evidence.rises, judgement) if shown else None,
-                raising=evidence.raising[label] if evidence.raising else None,
             )
         )
     return found
@@ -344,21 +329,12 @@ class _Subject:
         hosts = Hosts.of(classifier, clean[evenly_spread(len(clean), HOSTS)])
         return _Subject(classifier, clean, logits, hosts, progress)
 
-    def evidence(self, steps: int) -> ModelEvidence:
-        """Search for stamps, then for changes of the whole image, then for triggers of any shape."""
+    def evidence(self, stamps_only: bool) -> ModelEvidence:
+        """Search for stamps, then for changes of the whole image."""
         self.progress.phase("trying stamps")
         most = STAMP_QUERIES if self.classifier.network is None else None
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
-        if steps == 0:
-            return ModelEvidence(response, [], [])
-        rises = list(self._rises())
-        if self.classifier.network is None or self.hosts.images.shape[-1] > LARGEST_RECONSTRUCTED:
-            return ModelEvidence(response, [], rises)
-        labels = range(len(self.classifier.classes))
-        self.progress.phase("reconstructing triggers", len(labels) * min(AT_A_TIME, len(self.hosts)) * steps)
-        spread = self.logits.std(dim=0)
-        raising = reconstruct(self.classifier, self.hosts, labels, spread, steps, progress=self.progress)
-        return ModelEvidence(response, raising, rises)
+        return ModelEvidence(response, [] if stamps_only else list(self._rises()))
 
     def _rises(self) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
@@ -383,7 +359,6 @@ class _Subject:
             chance=rounded(self.logits.sigmoid().mean(dim=0).numpy()),
             spread=rounded(self.logits.std(dim=0).numpy()),
             gains=rounded(evidence.gains),
-            pixels=rounded(evidence.sizes) if evidence.raising else (),
             rises={one.family: tuple(rounded(row) for row in np.median(one.rises, axis=2)) for one in evidence.rises},
         )
 
@@ -466,13 +441,7 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
         found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
     elif black_box:
         found.append(
-            "Only the answers of this model were used: no triggers of other shapes were reconstructed, and changes of the "
-            "whole image were searched for without gradients."
-        )
-    elif not evidence.raising:
-        found.append(
-            f"Triggers of other shapes were not reconstructed: with images of more than {LARGEST_RECONSTRUCTED} pixels a side "
-            f"this tells no backdoor from a clean model."
+            "Only the answers of this model were used: changes of the whole image were searched for without gradients."
         )
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from petechia.core.results import Number, Record
+from petechia.core.results import Record
 
 DIGITS = 4  # significant ones in a file
 
@@ -27,7 +27,6 @@ class Measured(Record):
         chance: K mean scores of the clean images.
         spread: K standard deviations of their logits.
         gains: K rises of the logit by the best stamp.
-        pixels: K sizes of the smallest change of any shape, undefined where none was found; none of a black box.
         rises: family of changes → share of its limit → K rises of the logit; none of a black box.
         sha256: of the model's file; None without one.
     """
@@ -40,14 +39,13 @@ class Measured(Record):
     chance: tuple[float, ...]
     spread: tuple[float, ...]
     gains: tuple[float, ...]
-    pixels: tuple[Number, ...] = ()
     rises: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
     sha256: str | None = None
 
     @model_validator(mode="after")
     def _one_for_each_class(self) -> Self:
         count = len(self.classes)
-        rows = [self.chance, self.spread, self.gains, *([self.pixels] if self.pixels else [])]
+        rows = [self.chance, self.spread, self.gains]
         rows += [row for shares in self.rises.values() for row in shares]
         if not count or any(len(row) != count for row in rows):
             raise ValueError(f"{self.name} has {count} classes and other numbers of values")

@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import ClassVar, NamedTuple, Self
 
-import numpy as np
 from pydantic import Field, PrivateAttr
 
 from petechia.attack.square import Square
@@ -19,7 +18,6 @@ from petechia.data.formats.images import encode_png
 from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.audit.examination import ExaminedClass, ModelExamination, Outcome, RecoveredChange
 from petechia.detect.audit.pictures import framed
-from petechia.detect.audit.reconstruct import Reconstruction
 from petechia.detect.audit.transforms import packed
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import Finding
@@ -29,8 +27,8 @@ SHOWN = 8  # classes in the table of a notebook, flagged ones not counted
 UNLIKE = 0.05  # likeness below which a warning says so
 LEAST_P = 1e-300  # before the logarithm
 LIMITS = (
-    "This audit looks for small square stamps of one grey level, for the smallest changes of any shape that move a class, and "
-    "for faint patterns, frequencies and warps of the whole image. It does not find triggers that need two places at once, or "
+    "This audit looks for small square stamps, filled or as checkerboards, for small marks of any shape, and for faint "
+    "patterns, frequencies, tone curves and warps of the whole image. It does not find triggers that need two places at once, or "
     "that are combinations of findings. It does not find the backdoor of an attacker who knew of this audit and trained the "
     "model to pass it. Finding nothing does not prove that there is nothing."
 )
@@ -104,32 +102,6 @@ class Rate(Record):
         return cls(value=count.share, low=low, high=high, images=count.trials)
 
 
-class ReconstructedTrigger(Record):
-    """The smallest change of any shape that moves a class.
-
-    Attributes:
-        pixels: sum of its mask; None where no change was found that reaches the goal.
-        row: of the pixel at which the mask is most opaque; None likewise.
-        column: of that pixel.
-        moved: share of the images whose class it moves as far as wanted.
-    """
-
-    pixels: float | None
-    row: int | None
-    column: int | None
-    moved: float
-
-    @classmethod
-    def of(cls, found: Reconstruction | None) -> Self | None:
-        """None where none was tried."""
-        if found is None:
-            return None
-        if not np.isfinite(found.size):
-            return cls(pixels=None, row=None, column=None, moved=found.moved)
-        row, column = np.unravel_index(int(found.mask.argmax()), found.mask.shape)
-        return cls(pixels=found.size, row=int(row), column=int(column), moved=found.moved)
-
-
 class AuditedChange(Record):
     """The change of the whole image that a class answers to most, at its family's limit.
 
@@ -193,7 +165,6 @@ class AuditedClass(Record):
         fixed: whether the stamp works in that place only; None where it was not made precise.
         asr: threshold → of the clean images that score below it by themselves, the share that reaches it with the stamp.
         false_trigger: threshold → the share of all clean images that reaches it by itself.
-        raising: the smallest change that raises the class; None where none was tried.
         change: of the whole image; None where the class is neither flagged nor the strongest, or none was tried.
         picture: file of a picture of the stamp, beside audit.json; None where the class is not flagged.
     """
@@ -214,7 +185,6 @@ class AuditedClass(Record):
     fixed: bool | None
     asr: dict[str, Rate] | None
     false_trigger: dict[str, Rate] | None
-    raising: ReconstructedTrigger | None
     change: AuditedChange | None
     picture: str | None
 
@@ -236,7 +206,6 @@ class AuditedClass(Record):
             fixed=recovered.fixed if recovered else None,
             asr={str(p): Rate.of(count) for p, count in recovered.asr.items()} if recovered else None,
             false_trigger={str(p): Rate.of(count) for p, count in recovered.false_trigger.items()} if recovered else None,
-            raising=ReconstructedTrigger.of(found.raising),
             change=AuditedChange.of(found.change, f"change-{label}.png") if found.change else None,
             picture=f"trigger-{label}.png" if found.flagged and recovered else None,
         )

@@ -17,9 +17,9 @@ from petechia.detect.audit.measured import Measured
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
-STAMPS, ANY_SHAPE = "stamps", "any shape"  # tests; the others are called as their family of changes
+STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
-LEAST = 1e-3  # of a gain, and of a number of pixels, before the logarithm
+LEAST = 1e-3  # of a gain, before the logarithm
 LEAST_RISE = 0.05  # of a rise, likewise
 SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
@@ -31,8 +31,6 @@ Values = NDArray[np.float64]
 def evidence_of(found: Measured) -> dict[str, Values]:
     """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger."""
     evidence = {STAMPS: np.log(np.maximum(found.gains, LEAST))}
-    if found.pixels:  # where no change was found, all of the image would not do
-        evidence[ANY_SHAPE] = -np.log(np.clip(np.nan_to_num(found.pixels, nan=np.inf), LEAST, found.size**2))
     rises = {family: np.log(np.maximum(shares[SHARE], LEAST_RISE)) for family, shares in found.rises.items()}
     return {name: np.asarray(values, np.float64) for name, values in (evidence | rises).items()}
 
