@@ -2,7 +2,7 @@
 
 python -m benchmarks.auditing measure ZOO --out ROWS.json       what the searches find in every model, with the truth
 python -m benchmarks.auditing calibrate ROWS.json… --out FILE.json   the calibration that follows from the clean models
-python -m benchmarks.auditing judge ROWS.json…                  a table of verdicts, and how p-values of clean models lie
+python -m benchmarks.auditing judge ROWS.json… [--csv FOLDER]   a table of verdicts, and how p-values of clean models lie
 
 Both of the last two use the rows only, so that another calibration needs no second search. Measuring goes on with the models
 that are missing in its file.
@@ -11,6 +11,7 @@ that are missing in its file.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -95,6 +96,13 @@ class Judged(NamedTuple):
         return min((len(tests) * float(values.min()) for values in tests.values()), default=1.0)
 
     @property
+    def outcome(self) -> str:
+        """What the audit says, as `petechia.detect.audit.examination.Outcome`."""
+        if not self.flagged:
+            return "nothing"
+        return "backdoor" if set(self.flagged) & set(self.row["took"]) else "simple change"
+
+    @property
     def found_by(self) -> str:
         """The test that says most about the first class."""
         return min(self.found.tests, key=lambda test: self.found.tests[test][self.first], default="")
@@ -174,14 +182,55 @@ def summary(rows: Sequence[Judged]) -> Iterator[str]:
             yield f"p-values of {len(values)} clean models by {test}: Kolmogorov-Smirnov against uniform p {uniform:.2g}"
 
 
+def kind_of(trigger: Row) -> str:
+    """Which of three kinds a trigger is."""
+    if trigger["kind"] in WHOLE or trigger.get("size") == "whole":
+        return "whole image"
+    return "square" if trigger["kind"] == "patch" else "pattern or checkerboard"
+
+
 def _kinds(rows: Sequence[Judged]) -> dict[str, list[Judged]]:
     found: dict[str, list[Judged]] = {"all": list(rows)}
     for one in rows:
-        trigger = one.row["trigger"]
-        whole = trigger["kind"] in WHOLE or trigger.get("size") == "whole"
-        kind = "whole image" if whole else "squares" if trigger["kind"] == "patch" else "patterns and checkerboards"
-        found.setdefault(kind, []).append(one)
+        found.setdefault(kind_of(one.row["trigger"]), []).append(one)
     return found
+
+
+VERDICT = "network size images trigger kind asr_0.9 backdoor target flagged outcome p found_by seconds".split()  # noqa: SIM905
+
+
+def _verdict(one: Judged) -> tuple[Any, ...]:
+    """A row of audit-models.csv."""
+    row, attacked = one.row, bool(one.row["targets"])
+    return (
+        *_network(row),
+        trigger_words(row["trigger"]) if attacked else "none",
+        kind_of(row["trigger"]) if attacked else "none",
+        f"{row['asr']:.3f}",
+        "took" if row["backdoored"] else "did not take" if attacked else "clean",
+        ", ".join(row["targets"]),
+        ", ".join(one.flagged) or "nothing",
+        one.outcome,
+        f"{one.p:.2g}",
+        one.found_by,
+        f"{row['seconds']:.0f}",
+    )
+
+
+def _network(row: Row) -> tuple[Any, ...]:
+    return row["arch"], row["measured"]["size"], "drawn" if row["source"].startswith("phantom") else "NIH"
+
+
+def _compared(one: Judged, tests: Sequence[str]) -> tuple[Any, ...]:
+    """A row of audit-clean.csv."""
+    alone = (one.found.tests.get(test) for test in tests)
+    values = ("" if found is None else f"{found.min():.3g}" for found in alone)
+    return (*_network(one.row), len(one.row["measured"]["classes"]), f"{one.p:.3g}", *values)
+
+
+def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
 def _measure(zoo: Path, half: Any, out: Path, threads: int) -> None:
@@ -206,6 +255,7 @@ def main() -> None:
     parser.add_argument("--half", choices=["tune", "judge"])
     parser.add_argument("--out", type=Path, default=Path("auditing.json"))
     parser.add_argument("--calibration", type=Path)
+    parser.add_argument("--csv", type=Path, help="folder for audit-models.csv, and audit-clean.csv of the calibration's models")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     if given.action == "measure":
@@ -219,9 +269,16 @@ def main() -> None:
         ).save(given.out)
         return
     nulls = AuditNulls.of(Calibration.load(given.calibration) if given.calibration else None)
-    found = [judged(row, nulls) for row in rows]
-    print("\n".join(table(found)), "\n")
-    print("\n".join(summary(found)))
+    known = [judged(row, nulls) for row in rows if measured_of(row) in nulls.models]
+    new = [judged(row, nulls) for row in rows if measured_of(row) not in nulls.models]
+    if given.csv:
+        _write(given.csv / "audit-models.csv", VERDICT, [_verdict(one) for one in new])
+        header = ["network", "size", "images", "classes", "p", *nulls.tests]
+        _write(given.csv / "audit-clean.csv", header, [_compared(one, nulls.tests) for one in known])
+    print("\n".join(table(new)), "\n")
+    print("\n".join(summary(new)))
+    print("\nThe models of the calibration, each compared with the others:")
+    print("\n".join(summary(known)))
 
 
 if __name__ == "__main__":
