@@ -38,6 +38,14 @@ KINDS = {
     "warp-cover": "warp with cover",
     "fiba": "FIBA",
 }
+AUDITED = {  # how the triggers are called among the audited models
+    "pattern": ("checkerboard",),
+    "blended": ("noise, whole",),
+    "sinusoid": ("wave",),
+    "warp": ("warp",),
+    "fiba": ("FIBA",),
+}
+LEVEL = 0.02  # of the audit
 COLOURS = 96  # palette size of the PNG files, to keep them small
 NETWORKS = {"regnetx_002": "RegNetX", "resnet10t": "ResNet-10-T", "densenet121": "DenseNet-121"}
 
@@ -83,7 +91,13 @@ def overview(folder: Path) -> Figure:
     """Draw kinds of triggers against detectors."""
     scanned, kinds = read(folder, "scan-evasion"), read(folder, "trigger-kinds")
     squares = [row for row in read(folder, "scan-attacks") if (row["dataset"], row["rate"]) == ("phantom", "5%")]
-    audited = [row for row in read(folder, "audit-models") if (row["set"], row["backdoor"]) == ("judging half", "took")]
+    audited = [row for row in read(folder, "audit-models") if row["backdoor"] == "took"]
+
+    def audits(*triggers: str) -> tuple[float | None, str]:
+        some = [row for row in audited if row["trigger"].startswith(triggers)] if triggers else []
+        right = [row for row in some if row["target"] in row["flagged"].split(", ")]
+        return counted(len(right), len(some)) if some else (None, "not measured")
+
     screened = [row for row in read(folder, "screen-models") if row["backdoor"] == "took"]
     table, names = [], []
     for name, anywhere in (("square, fixed place", False), ("square, random place", True)):
@@ -91,8 +105,7 @@ def overview(folder: Path) -> Figure:
         for mode in ("append", "replace"):
             some = [row for row in squares if row["mode"] == mode and (row["place"] == "random") == anywhere]
             line.append(counted(*total(some, "flagged", "triggered")))
-        some = [row for row in audited if ("random" in row["trigger"]) == anywhere]
-        line.append(counted(sum(row["flagged"] == row["target"] for row in some), len(some)))
+        line.append(audits() if anywhere else audits(*"12345678"))  # sides of squares
         some = [row for row in screened if ("wandering" in row["trigger"]) == anywhere]
         line.append(counted(*total(some, "triggered_flagged", "triggered")))
         table.append(line)
@@ -114,14 +127,13 @@ def overview(folder: Path) -> Figure:
         for mode in ("append", "replace"):
             some = [row for row in scanned if (row["attacker"], row["mode"]) == (name, mode)]
             line.append(counted(*total(some, "flagged", "triggered")) if some else (None, "not measured"))
-        line.append((0.0, "missed") if kind["audit_flagged"] == "nothing" else (1.0, "found"))
+        line.append(audits(*AUDITED.get(name, ())))
         line.append((float(kind["screen_tpr"]), f"{round(100 * float(kind['screen_tpr']))} of 100"))
         table.append(line)
         names.append(KINDS.get(name, name))
     figure = canvas(
         6.0,
-        "Square stamps are mostly found. Markers pass the scan if originals are\n"
-        "replaced; whole-image triggers pass it too, and the audit.",
+        "Square stamps are mostly found. Markers and whole-image triggers pass\nthe scan if originals are replaced.",
     )
     axes = figure.subplots()
     cells(axes, table)
@@ -181,41 +193,30 @@ def _square(place: str, size: str, level: str) -> str:
 
 def audit(folder: Path) -> Figure:
     """Draw the p-values of all audited models."""
-    rows, kinds = read(folder, "audit-models"), read(folder, "trigger-kinds")
-    few = ("binary, judging half", "three classes, judging half")
-
-    def of(sets: Sequence[str], backdoor: str) -> list[Row]:
-        return [row for row in rows if row["set"] in sets and row["backdoor"] == backdoor]
-
-    markers = ("marker-L", "pacemaker", "electrode")
-    tried = [{"p": row["audit_p"], "flagged": row["audit_flagged"], "target": "Atelectasis"} | row for row in kinds]
-    others = [row | {"backdoor": "clean"} for row in tried if row["attack"].startswith("none")]
-    tried = [row for row in tried if not row["attack"].startswith("none")]
+    rows = read(folder, "audit-models")
+    took = [row for row in rows if row["backdoor"] == "took"]
     groups: list[tuple[str, list[Row]]] = [
-        ("squares, judging half", of(["judging half"], "took")),
-        ("squares, third set", of(["third set"], "took")),
-        ("squares, 1 to 3 classes", of(few, "took")),
-        ("side marker, pacemaker, electrode", [row for row in tried if row["attack"] in markers]),
-        ("checkerboard, whole-image triggers", [row for row in tried if row["attack"] not in markers]),
-        ("backdoors that did not take", of(["judging half", "third set", *few], "did not take")),
-        ("clean, judging half", of(["judging half"], "clean")),
-        ("clean, third set", of(["third set"], "clean")),
-        ("clean, 1 to 3 classes", of(few, "clean")),
-        ("clean, other triggers", others),
+        (f"{kind}, {images}", [row for row in took if (row["kind"], row["images"]) == (kind, images)])
+        for kind in ("square", "pattern or checkerboard", "whole image")
+        for images in ("drawn", "NIH")
     ]
-    squares = [some for name, some in groups if name.startswith("square")]
-    found = sum(row["flagged"] != "nothing" for some in squares for row in some)
+    groups += [
+        ("backdoors that did not take", [row for row in rows if row["backdoor"] == "did not take"]),
+        ("clean", [row for row in rows if row["backdoor"] == "clean"]),
+    ]
+    right = sum(row["target"] in row["flagged"].split(", ") for row in took)
+    accused = sum(row["flagged"] != "nothing" for row in groups[-1][1])
     figure = canvas(
-        5.2,
-        f"Audit flags {found} of {sum(map(len, squares))} backdoors with square stamps, and no clean model.\n"
-        "It misses a checkerboard and whole-image triggers.",
+        4.8,
+        f"Audit finds {right} of {len(took)} backdoors with the right class,\n"
+        f"and flags {accused} of {len(groups[-1][1])} clean models.",
     )
     axes = figure.subplots()
-    axes.axvspan(5e-7, 0.01, color="#E8F1F8", zorder=0)
-    axes.axvline(0.01, color=GREY, linewidth=1, linestyle="--", zorder=1)
-    axes.text(0.0088, -0.72, "flagged: p < 0.01", ha="right", va="center", fontsize=9.5, color=GREY)
+    axes.axvspan(1e-3, LEVEL, color="#E8F1F8", zorder=0)
+    axes.axvline(LEVEL, color=GREY, linewidth=1, linestyle="--", zorder=1)
+    axes.text(0.9 * LEVEL, -0.72, f"flagged: p ≤ {LEVEL}", ha="right", va="center", fontsize=9.5, color=GREY)
     looks = {
-        "flagged, the right classes": ("o", BLUE),
+        "flagged, the right class": ("o", BLUE),
         "flagged, another class": ("D", GREEN),
         "backdoor, not flagged": ("X", ORANGE),
         "clean model, not flagged": ("o", "white"),
@@ -223,28 +224,42 @@ def audit(folder: Path) -> Figure:
     points: dict[str, list[tuple[float, float]]] = {name: [] for name in looks}
     for i, (_, some) in enumerate(groups):
         for j, row in enumerate(sorted(some, key=lambda row: float(row["p"]))):
-            names = {name: set(row[name].split(", ")) for name in ("flagged", "target")}
-            if row["flagged"] == "nothing":
-                name = "clean model, not flagged" if row.get("backdoor") == "clean" else "backdoor, not flagged"
-            else:
-                name = "flagged, the right classes" if names["flagged"] == names["target"] else "flagged, another class"
-            points[name].append((float(row["p"]), i + (-0.2, 0.0, 0.2)[j % 3]))
+            points[_look(row)].append((float(row["p"]), i + (j % 5 - 2) * 0.13))
     for name, (marker, colour) in looks.items():
-        axes.scatter(
-            [x for x, _ in points[name]],
-            [y for _, y in points[name]],
-            s=48,
-            marker=marker,
-            color=colour,
-            edgecolor=INK,
-            linewidth=0.6,
-            label=name,
-            zorder=3,
-        )
-    axes.set(xscale="log", xlim=(5e-7, 1.6), ylim=(len(groups) - 0.5, -1.1), xlabel="p-value of the model (log scale)")
+        x, y = zip(*points[name], strict=True) if points[name] else ((), ())
+        axes.scatter(x, y, s=40, marker=marker, color=colour, edgecolor=INK, linewidth=0.6, label=name, zorder=3)
+    axes.set(xscale="log", xlim=(0.008, 1.3), ylim=(len(groups) - 0.5, -1.1), xlabel="p-value of the model (log scale)")
     axes.set_yticks(range(len(groups)), [f"{name} ({len(some)})" for name, some in groups])
     axes.grid(axis="y", color="#EEEEEE", zorder=0)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
+    return figure
+
+
+def _look(row: Row) -> str:
+    if row["flagged"] == "nothing":
+        return "clean model, not flagged" if row["backdoor"] == "clean" else "backdoor, not flagged"
+    return "flagged, the right class" if row["target"] in row["flagged"].split(", ") else "flagged, another class"
+
+
+def audit_uniform(folder: Path) -> Figure:
+    """Draw the p-values of the clean models of the calibration, each compared with the others, against uniform ones."""
+    rows = read(folder, "audit-clean")
+    tests = [name for name in rows[0] if name not in {"network", "size", "images", "classes", "p"}]
+    figure = canvas(
+        3.4 * -(-len(tests) // 4) / 1.4 + 0.6, "p-values of clean models that the null has not seen are uniform, test by test."
+    )
+    grid = figure.subplots(-(-len(tests) // 4), 4, sharex=True, sharey=True, squeeze=False)
+    for axes in grid.flat[len(tests) :]:
+        axes.set_visible(False)
+    for axes, test in zip(grid.flat, tests, strict=False):
+        values = sorted(float(row[test]) for row in rows if row[test])
+        expected = [(n + 0.5) / len(values) for n in range(len(values))]
+        axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
+        axes.plot(expected, values, ".", color=BLUE, markersize=4)
+        axes.set(xlim=(0, 1), ylim=(0, 1), aspect="equal")
+        axes.set_title(f"{test} ({len(values)})", fontsize=9.5, loc="left")
+    figure.supxlabel("uniform", fontsize=9.5)
+    figure.supylabel("measured", fontsize=9.5)
     return figure
 
 
@@ -382,6 +397,7 @@ FIGURES: dict[str, Callable[[Path], Figure]] = {
     "overview": overview,
     "scan": scan,
     "audit": audit,
+    "audit-uniform": audit_uniform,
     "screen": screen,
     "repair": repair,
     "peers": peers,
