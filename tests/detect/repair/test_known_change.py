@@ -4,7 +4,7 @@ import torch
 from pydantic import ValidationError
 
 from petechia.core.errors import PetechiaError
-from petechia.detect.audit.transforms import FAMILIES, Family, Pattern, packed
+from petechia.detect.audit.transforms import FAMILIES, Family, FreeShape, Pattern, Tone, packed
 from petechia.detect.repair import KnownChange
 
 IMAGES = np.random.default_rng(0).integers(40, 200, (3, 16, 16), np.uint8)
@@ -29,22 +29,23 @@ def test_it_is_the_change_of_its_family(family: Family, channels: int) -> None:
 
 
 def test_opacity_is_a_share_of_its_strength() -> None:
-    change = known(Pattern(None))
-    moved = change.on(IMAGES, np.zeros((3, 2), np.intp), np.array([0.0, 0.5, 1.0])).astype(int) - IMAGES
+    change, images = known(Tone()), IMAGES[[0, 0, 0]]
+    moved = change.on(images, np.zeros((3, 2), np.intp), np.array([0.0, 0.5, 1.0])).astype(int) - images
     assert (moved[0] == 0).all()
     assert moved[2] == pytest.approx(2 * moved[1], abs=1.5)
-    assert moved[2] == pytest.approx(25.5 * change.numbers[0, 0].numpy(), abs=1)
+    curve = np.interp(images[0] / 255, np.linspace(0, 1, 9), change.numbers[0])
+    assert moved[2] == pytest.approx(25.5 * curve, abs=1)
 
 
 def test_it_must_suit_the_model() -> None:
-    known(Pattern(None)).check_fits(("A", "B"), 16)
+    known(FreeShape()).check_fits(("A", "B"), 16)
     known(Pattern(24)).check_fits(("A",), 16)
     with pytest.raises(PetechiaError, match="raises 'A', which is not a class"):
-        known(Pattern(None)).check_fits(("B",), 16)
+        known(FreeShape()).check_fits(("B",), 16)
     with pytest.raises(PetechiaError, match="not made for the model's images of 32 x 32; audit this model"):
-        known(Pattern(None)).check_fits(("A",), 32)
+        known(FreeShape()).check_fits(("A",), 32)
     with pytest.raises(PetechiaError, match="no family of changes called 'x'"):
-        known(Pattern(None)).model_copy(update={"family": "x"}).check_fits(("A",), 16)
+        known(FreeShape()).model_copy(update={"family": "x"}).check_fits(("A",), 16)
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,6 @@ def test_it_must_suit_the_model() -> None:
     ],
 )
 def test_what_is_no_change(wrong: dict[str, object]) -> None:
-    right = known(Pattern(None)).model_dump()
+    right = known(FreeShape()).model_dump()
     with pytest.raises(ValidationError):
         KnownChange.model_validate(right | wrong)

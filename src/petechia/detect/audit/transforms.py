@@ -158,7 +158,7 @@ class Warp(Family):
         return moved.reshape(len(direction), *images.shape)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(24), Pattern(None), FreeShape(), Frequency(), Tone(), Warp())
+FAMILIES: tuple[Family, ...] = (Pattern(24), FreeShape(), Frequency(), Tone(), Warp())
 
 
 def family_named(name: str) -> Family:

@@ -20,7 +20,10 @@ DETECTOR = "audit"
 STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1e-3  # of a gain, before the logarithm
-LEAST_RISE = 0.05  # of a rise, likewise
+LEAST_RISE = 0.3  # of a rise, likewise: less is no evidence
+LEAST_SPREAD = 0.15  # of the evidence of a model's classes
+TO_STD = 1.4826  # of a normal distribution: its standard deviation in median absolute deviations
+LEAST_DISTANCE = 0.5  # of a class from the others, in such standard deviations, before the logarithm
 SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
@@ -72,10 +75,30 @@ def _traits(found: Measured) -> dict[str, float]:
 
 
 class _Row(NamedTuple):
-    """One clean model in one test: evidence float64 [K], and what it depends on, float64 [K, 4]."""
+    """One model in one test.
+
+    Attributes:
+        evidence: float64 [K].
+        known: what it depends on, float64 [K, 4].
+        few: whether classes are not compared with those of their own model.
+    """
 
     evidence: Values
     known: Values
+    few: bool
+
+    def standing(self, weights: Values) -> Values:
+        """How far each class stands out, float64 [K], corrected for what is known of it.
+
+        It is the distance from the model's median class in median absolute deviations: in some networks all classes answer
+        nearly alike, in others they differ widely. Its logarithm, as that of the strongest class is nearly normal over models.
+        """
+        corrected = self.evidence - self.known @ weights
+        if self.few:
+            return np.asarray(corrected)
+        above = _above(corrected)
+        spread = TO_STD * float(np.median(np.abs(above - np.median(above))))
+        return np.log(np.maximum(above / max(LEAST_SPREAD, spread), LEAST_DISTANCE))
 
 
 class Null(NamedTuple):
@@ -96,7 +119,7 @@ class Null(NamedTuple):
     @staticmethod
     def of(rows: Sequence[_Row], least: float = LEAST_STD) -> Null:
         """From clean models; `least` is the smallest standard deviation that is believed."""
-        strongest = [_residual(row, _weights([*rows[:n], *rows[n + 1 :]])).max() for n, row in enumerate(rows)]
+        strongest = [row.standing(_weights([*rows[:n], *rows[n + 1 :]])).max() for n, row in enumerate(rows)]
         return Null(_weights(rows), float(np.mean(strongest)), max(least, float(np.std(strongest, ddof=1))), len(rows))
 
     def p_values(self, row: _Row) -> Values:
@@ -105,7 +128,7 @@ class Null(NamedTuple):
         This is Student's prediction for one more model, so few models give no small p-values. It counts all classes of a
         model together, so no correction for the number of classes is left to make.
         """
-        distance = (_residual(row, self.weights) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
+        distance = (row.standing(self.weights) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
         return np.asarray(stats.t.sf(distance, self.models - 1))
 
 
@@ -113,10 +136,6 @@ def _weights(rows: Sequence[_Row]) -> Values:
     """Ridge regression of the evidence of all classes of all models."""
     known, evidence = np.concatenate([row.known for row in rows]), np.concatenate([row.evidence for row in rows])
     return np.linalg.solve(known.T @ known + RIDGE * np.eye(known.shape[1]), known.T @ evidence)
-
-
-def _residual(row: _Row, weights: Values) -> Values:
-    return np.asarray(row.evidence - row.known @ weights)
 
 
 class Judgement(NamedTuple):
@@ -201,7 +220,7 @@ class AuditNulls(Record):
         for test, evidence in evidence_of(new).items():
             if test in self.tests and test in before:
                 change = evidence - before[test]
-                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)))
+                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)), few)
 
     def _few(self, found: Measured) -> bool:
         return len(found.classes) < self.fewest_classes
@@ -210,7 +229,7 @@ class AuditNulls(Record):
         known = _known(found, few)
         for test, evidence in evidence_of(found).items():
             if test in self.tests:
-                yield test, _Row(evidence if few else _above(evidence), known)
+                yield test, _Row(evidence if few else _above(evidence), known, few)
 
     def likeness(self, found: Measured) -> float:
         """How near a model is to the clean ones: see `Judgement`.
