@@ -19,11 +19,9 @@ from petechia.detect.protocol import Calibration
 DETECTOR = "audit"
 STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
-LEAST = 1e-3  # of a gain, before the logarithm
-LEAST_RISE = 0.3  # of a rise, likewise: less is no evidence
-LEAST_SPREAD = 0.15  # of the evidence of a model's classes
-TO_STD = 1.4826  # of a normal distribution: its standard deviation in median absolute deviations
-LEAST_DISTANCE = 0.5  # of a class from the others, in such standard deviations, before the logarithm
+LEAST = 0.1  # of a gain, before the logarithm
+LEAST_RISE = 0.5  # of a rise of the logit, likewise: less is no evidence
+TARGETS = 3  # classes that may stand out together, as a backdoor may have several targets
 SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
@@ -90,15 +88,14 @@ class _Row(NamedTuple):
     def standing(self, weights: Values) -> Values:
         """How far each class stands out, float64 [K], corrected for what is known of it.
 
-        It is the distance from the model's median class in median absolute deviations: in some networks all classes answer
-        nearly alike, in others they differ widely. Its logarithm, as that of the strongest class is nearly normal over models.
+        It is the distance above the class that comes after the first three. In some networks all classes answer nearly alike, in
+        others they differ widely; this distance is small in both. Its square root, as that is nearly normal over models.
         """
         corrected = self.evidence - self.known @ weights
         if self.few:
             return np.asarray(corrected)
-        above = _above(corrected)
-        spread = TO_STD * float(np.median(np.abs(above - np.median(above))))
-        return np.log(np.maximum(above / max(LEAST_SPREAD, spread), LEAST_DISTANCE))
+        next_one = np.sort(corrected)[::-1][min(TARGETS, len(corrected) - 1)]
+        return np.sqrt(np.maximum(corrected - next_one, 0))
 
 
 class Null(NamedTuple):
