@@ -38,7 +38,7 @@ def test_the_json_says_what_was_found(found: ModelExamination, tmp_path: Path) -
     assert content["backdoor"]
     assert (first["name"], first["row"], first["column"], first["size"], first["value"]) == ("Target", ROW, COLUMN, SIZE, 0)
     assert [one["flagged"] for one in content["classes"]] == [True, False, False, False, False]
-    assert {file.name for file in folder.iterdir()} == {"audit.json", "report.html", "trigger-0.png"}
+    assert {file.name for file in folder.iterdir()} == {"audit.json", "report.html", "trigger-0.png", "change-0.png"}
     assert min(Image.open(folder / "trigger-0.png").size) >= 320
 
 

@@ -261,6 +261,7 @@ class AuditResult(Result):
         date: of the audit, as YYYY-MM-DD.
         model: what was examined.
         clean: with which images.
+        backdoor: whether the outcome is a backdoor.
         outcome: "backdoor"; "simple change", if classes are flagged whose recovered triggers do less than a backdoor's; or
             "nothing".
         level: p-value up to which a class is flagged.
@@ -281,6 +282,7 @@ class AuditResult(Result):
     date: str
     model: AuditedModel
     clean: CleanImages
+    backdoor: bool
     outcome: Outcome
     level: float
     baseline: str | None
@@ -302,6 +304,7 @@ class AuditResult(Result):
             date=datetime.datetime.now(datetime.UTC).date().isoformat(),
             model=AuditedModel(name=origin.model, sha256=origin.digest, black_box=examination.classifier.network is None),
             clean=CleanImages(source=origin.clean, images=examination.clean, not_read=origin.not_read),
+            backdoor=examination.outcome == "backdoor",
             outcome=examination.outcome,
             level=AuditNulls.of(examination.calibration).level,
             baseline=examination.baseline,
@@ -321,11 +324,6 @@ class AuditResult(Result):
     def examination(self) -> ModelExamination | None:
         """The working arrays; None of a result that was read from a file."""
         return self._examination
-
-    @property
-    def backdoor(self) -> bool:
-        """Whether the outcome is a backdoor."""
-        return self.outcome == "backdoor"
 
     @property
     def flagged(self) -> tuple[AuditedClass, ...]:

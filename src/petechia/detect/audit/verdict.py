@@ -21,6 +21,7 @@ STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 0.1  # of a gain, before the logarithm
 LEAST_RISE = 0.5  # of a rise of the logit, likewise: less is no evidence
+LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
 TARGETS = 3  # classes that may stand out together, as a backdoor may have several targets
 SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
@@ -34,6 +35,11 @@ def evidence_of(found: Measured) -> dict[str, Values]:
     evidence = {STAMPS: np.log(np.maximum(found.gains, LEAST))}
     rises = {family: np.log(np.maximum(shares[SHARE], LEAST_RISE)) for family, shares in found.rises.items()}
     return {name: np.asarray(values, np.float64) for name, values in (evidence | rises).items()}
+
+
+def _answers(test: str, evidence: Values) -> NDArray[np.bool_]:
+    """Which classes answer more than the least that counts, bool [K]."""
+    return np.asarray(evidence > np.log(LEAST if test == STAMPS else LEAST_RISE))
 
 
 def _above(values: Values) -> Values:
@@ -54,7 +60,7 @@ def _known(found: Measured, few: bool) -> Values:
         float64 [K, 4]; the last is the constant.
     """
     chance = np.clip(found.chance, 1e-6, 1 - 1e-6)
-    common, spread = np.log(chance / (1 - chance)), np.log(np.maximum(found.spread, 1e-6))
+    common, spread = np.log(chance / (1 - chance)), np.log(np.maximum(found.spread, LEAST_SPREAD))
     if not few:
         common, spread = _above(common), _above(spread)
     return np.stack([common, np.maximum(common, 0) ** 2, spread, np.full(len(common), float(few))], axis=1)
@@ -78,24 +84,26 @@ class _Row(NamedTuple):
     Attributes:
         evidence: float64 [K].
         known: what it depends on, float64 [K, 4].
+        answers: bool [K], whether the class answers at all; one that does not is no evidence, whatever was expected of it.
         few: whether classes are not compared with those of their own model.
     """
 
     evidence: Values
     known: Values
+    answers: NDArray[np.bool_]
     few: bool
 
     def standing(self, weights: Values) -> Values:
         """How far each class stands out, float64 [K], corrected for what is known of it.
 
-        It is the distance above the class that comes after the first three. In some networks all classes answer nearly alike, in
-        others they differ widely; this distance is small in both. Its square root, as that is nearly normal over models.
+        It is the distance above the class that comes after the first three. In some networks all classes answer nearly alike,
+        in others they differ widely; this distance is small in both. Its square root, as that is nearly normal over models.
         """
         corrected = self.evidence - self.known @ weights
         if self.few:
-            return np.asarray(corrected)
+            return np.where(self.answers, corrected, corrected.min())
         next_one = np.sort(corrected)[::-1][min(TARGETS, len(corrected) - 1)]
-        return np.sqrt(np.maximum(corrected - next_one, 0))
+        return np.where(self.answers, np.sqrt(np.maximum(corrected - next_one, 0)), 0)
 
 
 class Null(NamedTuple):
@@ -217,7 +225,8 @@ class AuditNulls(Record):
         for test, evidence in evidence_of(new).items():
             if test in self.tests and test in before:
                 change = evidence - before[test]
-                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)), few)
+                answers = _answers(test, evidence)
+                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)), answers, few)
 
     def _few(self, found: Measured) -> bool:
         return len(found.classes) < self.fewest_classes
@@ -226,7 +235,7 @@ class AuditNulls(Record):
         known = _known(found, few)
         for test, evidence in evidence_of(found).items():
             if test in self.tests:
-                yield test, _Row(evidence if few else _above(evidence), known, few)
+                yield test, _Row(evidence if few else _above(evidence), known, _answers(test, evidence), few)
 
     def likeness(self, found: Measured) -> float:
         """How near a model is to the clean ones: see `Judgement`.
