@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from math import log2, sqrt
+from math import log, log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +24,9 @@ LEAST_RISE = 0.5  # of a rise of the logit, likewise: less is no evidence
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
 TARGETS = 3  # classes that may stand out together, as a backdoor may have several targets
 SHARE = 0  # of the shares of a family's limit: the half
-LEAST_STD = 0.1  # of a null; a few clean models that are alike by luck must not make it narrower
+LEAST_STD = 0.1  # of a null and of classes; a few that are alike by luck must not make it narrower
+TO_STD = 1.4826  # of a normal distribution: its standard deviation in median absolute deviations
+FEWEST_OTHERS = 3
 RIDGE = 0.1  # of the correction
 
 Values = NDArray[np.float64]
@@ -93,17 +95,31 @@ class _Row(NamedTuple):
     answers: NDArray[np.bool_]
     few: bool
 
-    def standing(self, weights: Values) -> Values:
-        """How far each class stands out, float64 [K], corrected for what is known of it.
+    def corrected(self, weights: Values) -> Values:
+        """The evidence beyond what is expected of such classes, float64 [K]."""
+        return np.asarray(self.evidence - self.known @ weights)
 
-        It is the distance above the class that comes after the first three. In some networks all classes answer nearly alike,
-        in others they differ widely; this distance is small in both. Its square root, as that is nearly normal over models.
+    def standing(self, corrected: Values) -> Values:
+        """How far each class stands out, float64 [K].
+
+        Among the strongest classes the widest gap is looked for: those above it stand out by its width, the others do not. Its
+        square root, as that is nearly normal over models.
         """
-        corrected = self.evidence - self.known @ weights
         if self.few:
             return np.where(self.answers, corrected, corrected.min())
-        next_one = np.sort(corrected)[::-1][min(TARGETS, len(corrected) - 1)]
-        return np.where(self.answers, np.sqrt(np.maximum(corrected - next_one, 0)), 0)
+        order = np.argsort(-corrected)
+        gaps = -np.diff(corrected[order])[:TARGETS]
+        widest = int(gaps.argmax())
+        found = np.zeros(len(corrected))
+        found[order[: widest + 1]] = sqrt(gaps[widest])
+        return np.where(self.answers, found, 0)
+
+    def spread(self, corrected: Values) -> float:
+        """How much the other classes differ, as a logarithm: in some networks all answer alike, in others they do not."""
+        if self.few:
+            return 0.0
+        others = np.sort(corrected)[: max(len(corrected) - TARGETS, FEWEST_OTHERS)]
+        return log(LEAST_STD + TO_STD * float(np.median(np.abs(others - np.median(others)))))
 
 
 class Null(NamedTuple):
@@ -111,30 +127,48 @@ class Null(NamedTuple):
 
     Attributes:
         weights: float64 [4], by how much what is known of a class moves its evidence.
-        mean: of the strongest class, over clean models, each corrected by the weights of the others.
-        std: of the same, as a sample.
+        mean: how far the strongest class of a clean model stands out, each corrected by the weights of the others.
+        slope: by how much more it does with the spread of the model's other classes.
+        centre: mean of that spread.
+        leverage: one by the sum of squared differences from it; 0 where all models have the same.
+        std: of what is left, as a sample.
         models: how many models were measured.
     """
 
     weights: Values
     mean: float
+    slope: float
+    centre: float
+    leverage: float
     std: float
     models: int
 
     @staticmethod
-    def of(rows: Sequence[_Row], least: float = LEAST_STD) -> Null:
-        """From clean models; `least` is the smallest standard deviation that is believed."""
-        strongest = [row.standing(_weights([*rows[:n], *rows[n + 1 :]])).max() for n, row in enumerate(rows)]
-        return Null(_weights(rows), float(np.mean(strongest)), max(least, float(np.std(strongest, ddof=1))), len(rows))
+    def of(rows: Sequence[_Row]) -> Null:
+        """From clean models."""
+        seen = [(row, row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))) for n, row in enumerate(rows)]
+        strongest = np.array([row.standing(corrected).max() for row, corrected in seen])
+        spreads = np.array([row.spread(corrected) for row, corrected in seen])
+        apart = spreads - spreads.mean()
+        leverage = 1 / float(apart @ apart) if apart.any() and len(rows) > FEWEST_MODELS else 0.0
+        slope = leverage * float(apart @ strongest)
+        left = strongest - strongest.mean() - slope * apart
+        std = sqrt(float(left @ left) / max(1, len(rows) - 1 - bool(leverage)))
+        return Null(
+            _weights(rows), float(strongest.mean()), slope, float(spreads.mean()), leverage, max(LEAST_STD, std), len(rows)
+        )
 
     def p_values(self, row: _Row) -> Values:
-        """For each class, the chance that any class of another clean model has evidence as strong, float64 [K].
+        """For each class, the chance that any class of another clean model stands out as far, float64 [K].
 
         This is Student's prediction for one more model, so few models give no small p-values. It counts all classes of a
         model together, so no correction for the number of classes is left to make.
         """
-        distance = (row.standing(self.weights) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
-        return np.asarray(stats.t.sf(distance, self.models - 1))
+        corrected = row.corrected(self.weights)
+        apart = row.spread(corrected) - self.centre
+        error = self.std * sqrt(1 + 1 / self.models + self.leverage * apart**2)
+        distance = (row.standing(corrected) - self.mean - self.slope * apart) / error
+        return np.asarray(stats.t.sf(distance, max(1, self.models - 1 - bool(self.leverage))))
 
 
 def _weights(rows: Sequence[_Row]) -> Values:
