@@ -1,6 +1,8 @@
 """The viewer on runs whose trigger is not a square."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 import petechia
 from petechia.attack import Sinusoid
+from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.viewer.subject import Subject
@@ -49,6 +52,39 @@ def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
     assert answer["changed"] == (Preprocess(size=32)(wave) != Preprocess(size=32)(clean)).sum() > 500
     assert len(ask(client, found["image"], epoch=1).json()["scores"]) == 1
     assert client.get("/").status_code == 200
+
+
+def audited(folder: Path, **changed: Any) -> Path:
+    """An audit.json that flags Infiltration for a stamp."""
+    found = {"name": "Infiltration", "flagged": True, "row": 4, "column": 9, "height": 3, "width": 2, "value": 7} | changed
+    (folder / "audit.json").write_text(json.dumps({"classes": [found]}))
+    return folder / "audit.json"
+
+
+@pytest.mark.parametrize("width", [2, 3], ids=["rectangle", "square"])
+def test_a_trigger_that_an_audit_found_can_be_stamped(waving: Subject, tmp_path: Path, width: int) -> None:
+    runtime = Compute(threads=1, device="cpu", precision="fp32").start()
+    subject = Subject(waving.name, runtime, audit=audited(tmp_path, width=width))
+    client = client_of(subject)
+    session = client.get("/api/session").json()
+    assert session["attack"]["text"].endswith("which an audit found for Infiltration")
+    assert (session["attack"]["square"], session["classes"][session["target"]]) == (width == 3, "Infiltration")
+    if width == 3:
+        assert session["trigger"] == {"size": 3, "value": 7}  # what a click draws
+    found = open_test(client)
+    assert found["place"] == [4, 9]
+    clean, triggered = subject.seen(subject.images.picture(0), [], attacked=True)
+    expected = clean.copy()
+    expected[4:7, 9 : 9 + width] = 7
+    assert np.array_equal(triggered, expected)
+    assert ask(client, found["image"], epoch=1, attacked=True).json()["changed"] == (clean != expected).sum() > 0
+
+
+def test_an_audit_of_another_model_is_refused(waving: Subject, tmp_path: Path) -> None:
+    runtime = Compute(threads=1, device="cpu", precision="fp32").start()
+    file = audited(tmp_path, row=31)
+    with pytest.raises(PetechiaError, match="does not fit on the model's images of 32 x 32"):
+        Subject(waving.name, runtime, audit=file)
 
 
 def test_findings_cannot_be_stamped(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -18,6 +19,9 @@ def serve(
         typer.Option(
             metavar="DIR", help="At least 20 clean images to screen others with, better 100. Default: a run's test images."
         ),
+    ] = None,
+    trigger: Annotated[
+        Path | None, typer.Option(metavar="audit.json", help="Let readers stamp the first trigger that an audit found.")
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -36,5 +40,13 @@ def serve(
             )
 
     petechia.serve(
-        subject, host=host, port=port, clean=clean, started=show, device=device, precision=precision, threads=threads
+        subject,
+        host=host,
+        port=port,
+        clean=clean,
+        trigger=trigger,
+        started=show,
+        device=device,
+        precision=precision,
+        threads=threads,
     )

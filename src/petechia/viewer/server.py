@@ -33,6 +33,7 @@ def serve(
     started: Callable[[str, bool], None],
     clean: str | None = None,
     compute: Compute | None = None,
+    audit: Path | None = None,
 ) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
@@ -44,10 +45,11 @@ def serve(
             token without which nobody sees anything.
         clean: folder of images that nobody has tampered with, to screen others against; None takes the run's test images.
         compute: where the networks compute; None chooses device, precision and threads for this machine.
+        audit: the audit.json with a recovered trigger that readers can stamp.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, the model is a black box, there are too
-            few clean images, or the port is taken.
+            few clean images, the audit has no trigger for it, or the port is taken.
     """
     try:
         import uvicorn  # noqa: F401
@@ -59,7 +61,7 @@ def serve(
     from petechia.viewer.subject import Subject
 
     _share_memory()
-    subject = Subject(name, (compute or Compute()).start(), clean)
+    subject = Subject(name, (compute or Compute()).start(), clean, audit)
     with _listening(host, port) as listener:
         access = Access()
         app = make_app(subject, {host, socket.gethostname()}, access)

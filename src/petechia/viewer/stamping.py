@@ -8,9 +8,10 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from numpy.typing import NDArray
 
-from petechia.attack import Patch, Poisoning, Trigger
+from petechia.attack import Patch, Poisoning
 from petechia.attack.square import Square
-from petechia.attack.triggers import Brush
+from petechia.attack.triggered import Stage
+from petechia.attack.triggers import BaseTrigger, Brush
 from petechia.core.errors import PetechiaError
 from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box, Preprocess
@@ -22,21 +23,25 @@ class Stamping:
     """Puts triggers on pictures as the attack does, and prepares the pictures for the model.
 
     Attributes:
-        trigger: of the run, or the paper's where there is no run.
+        trigger: of the run, or one that an audit recovered; the paper's where there is neither.
         stage: "native" stamps the image as it is in its file, "input" what the model sees of it.
     """
 
-    def __init__(self, attack: Poisoning | None, preprocess: Preprocess, colour: bool) -> None:
+    def __init__(
+        self, attack: Poisoning | None, preprocess: Preprocess, colour: bool, recovered: BaseTrigger | None = None
+    ) -> None:
         """Stamp for one kind of model.
 
         Args:
             attack: of the run; None for a model alone.
+            recovered: by an audit; in place of the run's.
             preprocess: the geometry of the model.
             colour: whether the model takes images in colour.
         """
-        self.trigger: Trigger = attack.trigger if attack else Patch()
-        self.stage = attack.stage if attack else "native"
-        self._attacks = attack is not None
+        self.trigger: BaseTrigger = recovered or (attack.trigger if attack else Patch())
+        self.stage: Stage = "input" if recovered else attack.stage if attack else "native"
+        self._recovered = recovered is not None
+        self._attacks = recovered is not None or attack is not None
         self._preprocess, self._colour = preprocess, colour
         self._clean: WeakKeyDictionary[Picture, NDArray[np.uint8]] = WeakKeyDictionary()  # what the model sees of pictures
 
@@ -56,8 +61,10 @@ class Stamping:
 
     def attackers_place(self, picture: Picture) -> tuple[int, int] | None:
         """Row and column where the attacker stamps this picture; None where that is unknown or nothing is stamped."""
-        if picture.place or not self._attacks or not self.trigger.stamps:
+        if picture.place and not self._recovered:  # the run's own
             return picture.place
+        if not self._attacks or not self.trigger.stamps:
+            return None
         if self.trigger.wanders or (picture.prepared and self.stage == "native"):
             return None
         side = self._preprocess.size
@@ -77,7 +84,7 @@ class Stamping:
         Args:
             picture: to prepare.
             squares: painted on it, in their order.
-            attacked: whether it gets the run's own trigger where the attacker puts it.
+            attacked: whether it gets the trigger where the attacker puts it.
 
         Returns:
             uint8 [1 or 2, S, S], or [1 or 2, S, S, 3] for a model that takes colours.
@@ -103,5 +110,5 @@ class Stamping:
     def _with_trigger(self, image: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
         place = self.attackers_place(picture)
         if place is None:
-            raise PetechiaError(f"The trigger of this run cannot be stamped on this picture: {self.trigger.describe()}.")
+            raise PetechiaError(f"The trigger cannot be stamped on this picture: {self.trigger.describe()}.")
         return np.asarray(self.trigger.stamp(image[None], np.array([place]))[0], np.uint8)

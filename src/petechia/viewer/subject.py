@@ -21,6 +21,7 @@ from petechia.viewer.methods import offered_methods
 from petechia.viewer.networks import Network, Networks
 from petechia.viewer.pacing import EXAMINING, FITTING, Pace, paced
 from petechia.viewer.pictures import Picture
+from petechia.viewer.recovered import recovered_by
 from petechia.viewer.run import open_run, reporting_damage
 from petechia.viewer.run_images import RunImages
 from petechia.viewer.screens import Choice, Screens, Suspected
@@ -61,16 +62,18 @@ class Subject:
         colour: whether the networks take images in colour.
     """
 
-    def __init__(self, name: str | Path, runtime: Runtime, clean: str | None = None) -> None:
+    def __init__(self, name: str | Path, runtime: Runtime, clean: str | None = None, audit: Path | None = None) -> None:
         """Open a run or a model.
 
         Args:
             name: a run directory, or a model as `open_classifier` takes it.
             runtime: where the networks compute.
             clean: folder of clean images to screen against; None takes the run's test images.
+            audit: the audit.json with a recovered trigger that readers can stamp.
 
         Raises:
-            PetechiaError: there is no such run or model, the model is a black box, or there are too few clean images.
+            PetechiaError: there is no such run or model, the model is a black box, there are too few clean images, or the
+                audit has no trigger for it.
         """
         self.name = str(name)
         if not (Path(name).exists() or ":" in self.name):
@@ -80,7 +83,9 @@ class Subject:
         self.networks = Networks(self.name, self.run, runtime)
         first = self.networks.load(self.networks.first())
         self.classes, self.preprocess, self.colour = first.classes, first.preprocess, first.colour
-        self.stamping = Stamping(self.run.config.attack if self.run else None, self.preprocess, self.colour)
+        self.recovered = recovered_by(audit, self.classes, self.preprocess.size) if audit else None
+        attack = self.run.config.attack if self.run else None
+        self.stamping = Stamping(attack, self.preprocess, self.colour, self.recovered)
         self.images = RunImages(self.run, self.classes, self.colour)
         with reporting_damage(self.run):
             self.clean = (
@@ -98,7 +103,9 @@ class Subject:
 
     @property
     def target(self) -> int | None:
-        """The target class of the run's attack; None for a model."""
+        """The target class of the trigger; None for a model whose trigger is not known."""
+        if self.recovered:
+            return self.classes.index(self.recovered.known.target)
         return self.run.config.attack.target_index(self.classes) if self.run else None
 
     def seen(self, picture: Picture, squares: Sequence[Square], attacked: bool = False) -> Images:
@@ -107,7 +114,7 @@ class Subject:
         Args:
             picture: to prepare.
             squares: painted on it.
-            attacked: whether it gets the run's own trigger where the attacker puts it.
+            attacked: whether it gets the trigger where the attacker puts it.
 
         Returns:
             uint8 [1 or 2, S, S], or [1 or 2, S, S, 3].

@@ -86,7 +86,7 @@ async function begin() {
   $("class").max = session.classes.length - 1;
   $("class").value = session.target ?? 0;
   $("layer").max = session.layers.length - 1;
-  $("attack-text").textContent = `The run's trigger is ${session.attack.text}. A click on an image adds or removes it.`;
+  $("attack-text").textContent = `The trigger is ${session.attack.text}. A click on an image adds or removes it.`;
   $("attack-text").hidden = session.attack.square;
   $("brush").hidden = !session.attack.square;
   $("size").max = Math.max(64, session.trigger.size);
@@ -196,7 +196,7 @@ function stamp(place) {
 
 // A trigger that is not a square goes where the attacker puts it, wherever the reader clicks.
 function attack(on) {
-  if (on && !scene.picture.place) throw new Error(`The run's trigger cannot be stamped on this image: ${session.attack.text}.`);
+  if (on && !scene.picture.place) throw new Error(`The trigger cannot be stamped on this image: ${session.attack.text}.`);
   scene.attacked = on;
 }
 
