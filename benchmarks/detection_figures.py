@@ -207,8 +207,8 @@ def audit(folder: Path) -> Figure:
     found = sum(row["flagged"] != "nothing" for some in squares for row in some)
     figure = canvas(
         5.2,
-        f"Audit flags {found} of {sum(map(len, squares))} backdoors with square stamps, and no clean model.\n"
-        "It misses a checkerboard and whole-image triggers.",
+        f"Audit flags {found} of {sum(map(len, squares))} backdoors with square stamps, and no clean model\n"
+        "of drawn radiographs. It misses a checkerboard and whole-image triggers.",
     )
     axes = figure.subplots()
     axes.axvspan(5e-7, 0.01, color="#E8F1F8", zorder=0)
