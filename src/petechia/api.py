@@ -648,6 +648,7 @@ def serve(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
+    trigger: str | Path | None = None,
 ) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
@@ -662,6 +663,7 @@ def serve(
         device: as for `open_model`.
         precision: as for `open_model`.
         threads: as for `open_model`.
+        trigger: the audit.json of an audit of the model, whose first trigger readers can then stamp.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the

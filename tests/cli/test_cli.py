@@ -13,10 +13,12 @@ from typing import Literal
 import numpy as np
 import pytest
 import torch
+import typer
 from PIL import Image
 from typer.testing import CliRunner
 
 from petechia.cli.commands import app
+from petechia.cli.common import reported
 from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
 from petechia.data import Catalog
@@ -112,6 +114,21 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     assert process.returncode == 130
     assert f"petechia run --resume --out {out}" in errors
     assert "Traceback" not in errors
+
+
+def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str]) -> None:
+    """Python prints and drops an exception of a finalizer."""
+
+    class Finalized:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(typer.Exit) as stopped, reported():
+        thing = Finalized()
+        del thing
+        time.sleep(20)
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err.strip() == "Interrupted; what was finished is kept."
 
 
 def test_a_full_disk_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import _thread
 import errno
 import functools
 import inspect
 import logging
+import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -223,6 +226,8 @@ def reported(run_folder: Path | None = None) -> Iterator[None]:
     Args:
         run_folder: of a run or study that can be resumed; the sentence then says how.
     """
+    hook = sys.unraisablehook
+    sys.unraisablehook = _interrupt_again
     try:
         yield
     except (typer.Exit, typer.Abort):
@@ -241,6 +246,22 @@ def reported(run_folder: Path | None = None) -> Iterator[None]:
             raise
         errors.print(Text(traceback.format_exc().rstrip()))
         raise typer.Exit(1) from None
+    finally:
+        sys.unraisablehook = hook
+
+
+def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
+    """Python drops a Ctrl-C that falls into a finalizer: raise it once more, when the finalizer has ended."""
+    if issubclass(dropped.exc_type, KeyboardInterrupt):
+        # A bare thread: threading.Thread takes locks that the interrupted code may hold.
+        _thread.start_new_thread(_interrupt_soon, ())
+    else:
+        sys.__unraisablehook__(dropped)
+
+
+def _interrupt_soon() -> None:
+    time.sleep(0.05)
+    _thread.interrupt_main()
 
 
 def _complain(sentence: str) -> None:
