@@ -123,10 +123,14 @@ def test_ctrl_c_inside_a_finalizer_is_not_lost(capsys: pytest.CaptureFixture[str
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(typer.Exit) as stopped, reported():
-        thing = Finalized()
-        del thing
-        time.sleep(20)
+    def interrupted_while_it_works() -> None:
+        with reported():
+            thing = Finalized()
+            del thing
+            time.sleep(20)
+
+    with pytest.raises(typer.Exit) as stopped:
+        interrupted_while_it_works()
     assert stopped.value.exit_code == 130
     assert capsys.readouterr().err.strip() == "Interrupted; what was finished is kept."
 
