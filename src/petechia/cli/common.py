@@ -7,6 +7,8 @@ import errno
 import functools
 import inspect
 import logging
+import os
+import signal
 import sys
 import time
 import traceback
@@ -261,7 +263,7 @@ def _interrupt_again(dropped: sys.UnraisableHookArgs) -> None:
 
 def _interrupt_soon() -> None:
     time.sleep(0.05)
-    _thread.interrupt_main()
+    os.kill(os.getpid(), signal.SIGINT)  # unlike interrupt_main, it also ends a wait
 
 
 def _complain(sentence: str) -> None:
