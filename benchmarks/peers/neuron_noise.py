@@ -40,7 +40,7 @@ class NeuronNoise:
         classifier = subject.classifier
         fit, judge = (Hosts.of(classifier, some) for some in (subject.clean[: min(24, half)], subject.clean[half : half + 40]))
         found = rise(classifier, fit, judge, Noise(classifier.require_network()), progress=progress)
-        index = anomaly(-np.median(found.rises[-1], axis=1).astype(np.float64))
+        index = anomaly(-found.own[-1].astype(np.float64))
         return Findings(
             detector=self.name,
             measured_on=calibration.measured_on,

@@ -39,7 +39,7 @@ def test_a_calibration_keeps_what_was_found_in_each_model(clean: Images) -> None
     calibration = ModelAudit(stamps_only=True).calibrate(subjects)
     for (classifier, images), one in zip(subjects, AuditNulls.of(calibration).models, strict=True):
         hosts = Hosts.of(classifier, images[np.linspace(0, 29, 24).round().astype(int)])
-        np.testing.assert_allclose(one.gains, stamp_response(classifier, hosts).gains.max(axis=0), rtol=1e-3)
+        np.testing.assert_allclose(one.gains, stamp_response(classifier, hosts).margins.max(axis=0), rtol=1e-3)
         np.testing.assert_allclose(one.chance, classifier.logits(images).sigmoid().mean(dim=0), rtol=1e-3)
         np.testing.assert_allclose(one.spread, classifier.logits(images).std(dim=0), rtol=1e-3)
         assert (one.size, one.channels, one.images, one.classes) == (32, 1, 30, classifier.classes)

@@ -120,7 +120,7 @@ def test_what_looks_into_networks_takes_a_program(exported: Path) -> None:
     found = open_classifier(str(exported), RUNTIME)
     clean = np.random.default_rng(1).integers(0, 256, (24, SIZE, SIZE), np.uint8)
     hosts = Hosts.of(found, clean)
-    assert np.isfinite(rise(found, hosts, hosts, Pattern(4)).rises).all()
+    assert np.isfinite(rise(found, hosts, hosts, Pattern(4)).effects).all()
     assert features_of(found, clean).shape == (24, 3)
     assert len(Screen.fit(found, clean, fpr=0.1).score(clean[:2]).suspicion) == 2
 

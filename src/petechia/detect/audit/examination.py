@@ -183,11 +183,6 @@ class ModelEvidence(NamedTuple):
     response: Response
     rises: list[Rise]
 
-    @property
-    def gains(self) -> NDArray[np.float32]:
-        """The highest gain of each class, float32 [K]."""
-        return np.asarray(self.response.gains.max(axis=0))
-
 
 def examine_model(
     classifier: Classifier,
@@ -358,8 +353,8 @@ class _Subject:
             classes=tuple(self.classifier.classes),
             chance=rounded(self.logits.sigmoid().mean(dim=0).numpy()),
             spread=rounded(self.logits.std(dim=0).numpy()),
-            gains=rounded(evidence.gains),
-            rises={one.family: tuple(rounded(row) for row in np.median(one.rises, axis=2)) for one in evidence.rises},
+            gains=rounded(evidence.response.margins.max(axis=0)),
+            rises={one.family: tuple(map(rounded, one.margins)) for one in evidence.rises},
         )
 
     @property
@@ -398,7 +393,7 @@ class _Subject:
         return RecoveredChange(
             family=found.family,
             strength=strength,
-            gain=float(np.median(found.rises[-1, label])),
+            gain=float(found.own[-1, label]),
             picture=picture,
             direction=direction.cpu(),
             **_rates(self.logits[:, label], changed[:, label]),

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from petechia.core.results import Record
 
 DIGITS = 4  # significant ones in a file
+TOGETHER = 3  # classes that may rise together, as a backdoor may have several targets
 
 Values = NDArray[np.float64]
 
@@ -26,8 +27,8 @@ class Measured(Record):
         classes: names of its K classes.
         chance: K mean scores of the clean images.
         spread: K standard deviations of their logits.
-        gains: K rises of the logit by the best stamp.
-        rises: family of changes → share of its limit → K rises of the logit; none of a black box.
+        gains: K margins of the best stamp: see `margins`.
+        rises: family of changes → share of its limit → K margins; none where only stamps were tried.
         sha256: of the model's file; None without one.
     """
 
@@ -50,6 +51,33 @@ class Measured(Record):
         if not count or any(len(row) != count for row in rows):
             raise ValueError(f"{self.name} has {count} classes and other numbers of values")
         return self
+
+
+def margins(effects: NDArray[np.floating]) -> Values:
+    """By how far each class rises beyond the others.
+
+    A backdoor raises its targets alone. What a clean model answers to by nature raises the classes that look alike together,
+    and overfitted networks, whose logits are large, raise all of them far. So the rise of a class counts only beyond the
+    highest rise of the others. Of classes that rise together, up to three and less than half, each counts beyond the rest.
+
+    Args:
+        effects: float [S, K], by how much each of S changes raises the logit of each of K classes.
+
+    Returns:
+        float64 [S, K]; at most 0 for classes that others outdo. Of one class alone, its rise.
+    """
+    count = effects.shape[1]
+    if count == 1:
+        return effects.astype(np.float64)
+    order = np.argsort(-effects, axis=1, kind="stable")
+    falling = np.take_along_axis(effects, order, axis=1).astype(np.float64)
+    together = max(1, min(TOGETHER, (count - 1) // 2))
+    gaps = (falling[:, :-1] - falling[:, 1:])[:, :together]
+    found = falling - falling[:, :1]
+    found[:, :together] = np.maximum.accumulate(gaps[:, ::-1], axis=1)[:, ::-1]
+    placed = np.empty_like(found)
+    np.put_along_axis(placed, order, found, axis=1)
+    return placed
 
 
 def rounded(values: NDArray[np.floating]) -> tuple[float, ...]:

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petechia.core.progress import SILENT, Progress
-from petechia.detect.audit.hosts import Hosts, own_rises
+from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.measured import margins
 from petechia.detect.audit.rises import SHARES, Rise
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
@@ -44,7 +45,7 @@ def rise_by_asking(
     """
     directions = _along(_slopes(classifier, fit, family, queries, seed, progress))
     judge = judge.take(slice(max(FEWEST_JUDGES, JUDGING // (len(SHARES) + 1) // len(directions))))
-    first = np.median(_judged(classifier, judge, family, directions, SHARES[0], progress), axis=1)
+    first = np.diagonal(margins(_judged(classifier, judge, family, directions, SHARES[0], progress)))
     label = int(np.argmax(first / fit.spread.clamp(min=1e-3).numpy()))
     directions[label] = _refined(classifier, fit, family, directions[label], label, seed, progress)
     found = [_judged(classifier, judge, family, directions, share, progress) for share in SHARES]
@@ -82,23 +83,19 @@ def _along(slopes: Tensor) -> Tensor:
 def _judged(
     classifier: Classifier, judge: Hosts, family: Family, directions: Tensor, share: float, progress: Progress
 ) -> NDArray[np.float32]:
-    """By how much each class rises under its own change, float32 [K, B]."""
-    return np.stack(
-        [
-            _own(classifier, judge, family, directions[label : label + 1], label, share, progress)[0]
-            for label in range(len(directions))
-        ]
-    )
+    """By how much each change raises each class, float32 [G, K]."""
+    effects = (_effects(classifier, judge, family, one, share, progress)[0] for one in torch.split(directions, 1))
+    return torch.stack([one.median(dim=0).values for one in effects]).numpy()
 
 
-def _own(
-    classifier: Classifier, hosts: Hosts, family: Family, directions: Tensor, label: int, share: float, progress: Progress
-) -> NDArray[np.float32]:
-    """By how much one class rises under G changes, float32 [G, B]."""
+def _effects(
+    classifier: Classifier, hosts: Hosts, family: Family, directions: Tensor, share: float, progress: Progress
+) -> Tensor:
+    """By how much G changes raise each class on each image, float32 [G, B, K]."""
     changed = family.change(hosts.images, directions.to(hosts.images.device), share * family.limit)
     logits = classifier.logits(changed.flatten(0, 1)).reshape(*changed.shape[:2], -1)
     progress.advance(len(changed) * len(hosts))
-    return np.asarray(own_rises(logits, hosts.logits, torch.tensor([label] * len(changed))).numpy())
+    return logits - hosts.logits
 
 
 def _refined(
@@ -109,7 +106,7 @@ def _refined(
 
     def rises(candidates: list[NDArray[np.float64]], hosts: Hosts) -> NDArray[np.float32]:
         stacked = torch.from_numpy(np.stack(candidates)).float().reshape(-1, *start.shape)
-        return np.asarray(_own(classifier, hosts, family, stacked, label, SHARES[0], progress).mean(axis=1))
+        return _effects(classifier, hosts, family, stacked, SHARES[0], progress)[..., label].mean(dim=1).numpy()
 
     search = _search(start, seed)
     for _ in range(GENERATIONS):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from petechia.attack.square import Square
 from petechia.core.progress import SILENT, NoProgress, Progress
 from petechia.core.rows import evenly_spread
 from petechia.detect.audit.hosts import Hosts
+from petechia.detect.audit.measured import Values, margins
 from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
 
@@ -34,7 +36,8 @@ CLEAR = -1.0  # level of a pixel that no square covers
 Levels = Sequence[tuple[int, int | None]]
 
 
-class Response(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Response:
     """Squares that were tried alone on all hosts.
 
     Attributes:
@@ -47,9 +50,14 @@ class Response(NamedTuple):
     gains: NDArray[np.float32]
     passes: int
 
+    @cached_property
+    def margins(self) -> Values:
+        """By how far each square raises each class beyond the others, float64 [S, K]."""
+        return margins(self.gains)
+
     def best(self, label: int) -> tuple[Square, float]:
-        """The square that raises a class most, and by how much."""
-        first = int(self.gains[:, label].argmax())
+        """The square that raises a class furthest beyond the others, and by how much it raises it."""
+        first = int(self.margins[:, label].argmax())
         return self.squares[first], float(self.gains[first, label])
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, own_rises
+from petechia.detect.audit.measured import Values, margins
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
 
@@ -26,13 +27,24 @@ class Rise(NamedTuple):
 
     Attributes:
         family: its name.
-        rises: float32 [S, K, B], by how much each class's logit rises on each image that it was not fitted on, at each share.
+        effects: float32 [S, K, K], by how much the change for each class raises each class at each share: the median over images
+            that it was not fitted on.
         directions: float32 [S, K, …], of the changes.
     """
 
     family: str
-    rises: NDArray[np.float32]
+    effects: NDArray[np.float32]
     directions: Tensor
+
+    @property
+    def own(self) -> NDArray[np.float32]:
+        """By how much each class rises under its own change, float32 [S, K]."""
+        return np.asarray(np.diagonal(self.effects, axis1=1, axis2=2))
+
+    @property
+    def margins(self) -> Values:
+        """By how far each class rises beyond the others under its own change, float64 [S, K]."""
+        return np.stack([np.diagonal(margins(some)) for some in self.effects])
 
 
 def rise(classifier: Classifier, fit: Hosts, judge: Hosts, family: Family, seed: int = 0, progress: Progress = SILENT) -> Rise:
@@ -83,19 +95,15 @@ def _fitted(
             optimizer.step()
             progress.advance(len(labels) * len(rows))
         direction = free.detach().tanh()
-        found.append(_judged(classifier, judge, family, direction, share * family.limit, labels))
+        found.append(_judged(classifier, judge, family, direction, share * family.limit))
         directions.append(direction.cpu())
     return np.stack(found), torch.stack(directions)
 
 
 def _judged(
-    classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float, labels: Tensor
+    classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float
 ) -> NDArray[np.float32]:
+    """By how much each change raises each class, float32 [G, K]."""
     with torch.inference_mode():
-        found = [
-            own_rises(
-                family.logits(classifier, judge.images, direction[n : n + 1], strength), judge.logits.to(direction.device), one
-            )
-            for n, one in enumerate(torch.split(labels, 1))
-        ]
-    return np.asarray(torch.cat(found).cpu().numpy())
+        answered = (family.logits(classifier, judge.images, one, strength)[0].cpu() for one in torch.split(direction, 1))
+        return torch.stack([(logits - judge.logits).median(dim=0).values for logits in answered]).numpy()
