@@ -207,15 +207,9 @@ def audit(folder: Path) -> Figure:
     right = sum(row["target"] in row["flagged"].split(", ") for row in took)
     accused = sum(row["flagged"] != "nothing" for row in groups[-1][1])
     figure = canvas(
-<<<<<<< HEAD
         4.8,
         f"Audit finds {right} of {len(took)} backdoors with the right class,\n"
         f"and flags {accused} of {len(groups[-1][1])} clean models.",
-=======
-        5.2,
-        f"Audit flags {found} of {sum(map(len, squares))} backdoors with square stamps, and no clean model\n"
-        "of drawn radiographs. It misses a checkerboard and whole-image triggers.",
->>>>>>> main
     )
     axes = figure.subplots()
     axes.axvspan(1e-3, LEVEL, color="#E8F1F8", zorder=0)
