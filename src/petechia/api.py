@@ -643,7 +643,6 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8765,
     clean: str | None = None,
-    trigger: str | Path | None = None,
     started: Callable[[str, bool], None] | None = None,
     device: str = "auto",
     precision: Precision = "auto",
@@ -657,7 +656,6 @@ def serve(
         host: address to bind to; others can reach all but loopback addresses.
         port: 0 takes a free one.
         clean: at least 20 clean images to screen others with, better 100; by default test images of the run.
-        trigger: the audit.json of an audit of the model, whose first trigger readers can then stamp.
         started: called with the address, which holds the token that lets readers in, and whether only this computer can
             reach it.
         device: as for `open_model`.

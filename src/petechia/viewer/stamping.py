@@ -34,14 +34,14 @@ class Stamping:
 
         Args:
             attack: of the run; None for a model alone.
-            recovered: by an audit; in place of the run's.
             preprocess: the geometry of the model.
             colour: whether the model takes images in colour.
+            recovered: trigger of an audit, in place of the run's.
         """
         self.trigger: BaseTrigger = recovered or (attack.trigger if attack else Patch())
         self.stage: Stage = "input" if recovered else attack.stage if attack else "native"
         self._recovered = recovered is not None
-        self._attacks = recovered is not None or attack is not None
+        self._attacks = self._recovered or attack is not None
         self._preprocess, self._colour = preprocess, colour
         self._clean: WeakKeyDictionary[Picture, NDArray[np.uint8]] = WeakKeyDictionary()  # what the model sees of pictures
 

@@ -13,7 +13,9 @@ from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opene
 
 ORIGIN = Origin("model.safetensors", "ab" * 32, "phantom")
 # The file is an interface: programs read these keys.
-KEYS = "schema petechia date model clean backdoor outcome level baseline compared likeness classes passes seconds warnings limits"
+KEYS = (
+    "schema petechia date model clean backdoor outcome level baseline compared likeness classes passes seconds warnings limits"
+)
 CLASS_KEYS = (
     "name p_value flagged natural took found_by tests row column size value other gain fixed asr false_trigger change picture"
 )

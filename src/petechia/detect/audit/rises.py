@@ -27,8 +27,8 @@ class Rise(NamedTuple):
 
     Attributes:
         family: its name.
-        effects: float32 [S, K, K], by how much the change for each class raises each class at each share: the median over images
-            that it was not fitted on.
+        effects: float32 [S, K, K], by how much the change for each class raises each class at each share: the median over
+            images that it was not fitted on.
         directions: float32 [S, K, …], of the changes.
     """
 
@@ -100,9 +100,7 @@ def _fitted(
     return np.stack(found), torch.stack(directions)
 
 
-def _judged(
-    classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float
-) -> NDArray[np.float32]:
+def _judged(classifier: Classifier, judge: Hosts, family: Family, direction: Tensor, strength: float) -> NDArray[np.float32]:
     """By how much each change raises each class, float32 [G, K]."""
     with torch.inference_mode():
         answered = (family.logits(classifier, judge.images, one, strength)[0].cpu() for one in torch.split(direction, 1))
