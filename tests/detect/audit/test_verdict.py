@@ -43,9 +43,9 @@ def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> NDArra
 
 
 def test_evidence_is_the_logarithm_of_what_was_found() -> None:
-    found = evidence_of(measured([4, 1, -1], pattern=[2, 0, 1]))
-    np.testing.assert_allclose(np.exp(found[STAMPS]), [4, 1, 0.1])
-    np.testing.assert_allclose(np.exp(found["pattern"]), [2, 0.5, 1])
+    found = evidence_of(measured([4, 1, -1], pattern=[3, 0, 50]))
+    np.testing.assert_allclose(np.exp(found[STAMPS]), [4, 1, 1])
+    np.testing.assert_allclose(np.exp(found["pattern"]), [3, 2, 10])
 
 
 def test_p_values_of_clean_models_are_uniform() -> None:

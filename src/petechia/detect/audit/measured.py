@@ -59,12 +59,13 @@ def margins(effects: NDArray[np.floating]) -> Values:
     A backdoor raises its targets alone. What a clean model answers to by nature raises the classes that look alike together,
     and overfitted networks, whose logits are large, raise all of them far. So the rise of a class counts only beyond the
     highest rise of the others. Of classes that rise together, up to three and less than half, each counts beyond the rest.
+    What falls while the others fall further has not risen.
 
     Args:
         effects: float [S, K], by how much each of S changes raises the logit of each of K classes.
 
     Returns:
-        float64 [S, K]; at most 0 for classes that others outdo. Of one class alone, its rise.
+        float64 [S, K], at most the rise; at most 0 for classes that others outdo. Of one class alone, its rise.
     """
     count = effects.shape[1]
     if count == 1:
@@ -77,7 +78,7 @@ def margins(effects: NDArray[np.floating]) -> Values:
     found[:, :together] = np.maximum.accumulate(gaps[:, ::-1], axis=1)[:, ::-1]
     placed = np.empty_like(found)
     np.put_along_axis(placed, order, found, axis=1)
-    return placed
+    return np.minimum(placed, effects)
 
 
 def rounded(values: NDArray[np.floating]) -> tuple[float, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
-from math import log, log2, sqrt
+from math import log2, sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -13,20 +13,18 @@ from pydantic import Field
 from scipy import stats
 
 from petechia.core.results import Record
-from petechia.detect.audit.measured import Measured
+from petechia.detect.audit.measured import TOGETHER, Measured
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
 STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
-LEAST = 0.1  # of a gain, before the logarithm
-LEAST_RISE = 0.5  # of a rise of the logit, likewise: less is no evidence
+LEAST = 1.0  # of a stamp's margin, before the logarithm
+LEAST_RISE = 2.0  # of the margin of another change, likewise: less is no evidence
+MOST = 10.0  # of any margin, likewise: it brings 1 in 10,000 to more than a half, and overfitted networks go far beyond
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
-TARGETS = 3  # classes that may stand out together, as a backdoor may have several targets
 SHARE = 0  # of the shares of a family's limit: the half
-LEAST_STD = 0.1  # of a null and of classes; a few that are alike by luck must not make it narrower
-TO_STD = 1.4826  # of a normal distribution: its standard deviation in median absolute deviations
-FEWEST_OTHERS = 3
+LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 
 Values = NDArray[np.float64]
@@ -34,8 +32,8 @@ Values = NDArray[np.float64]
 
 def evidence_of(found: Measured) -> dict[str, Values]:
     """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger."""
-    evidence = {STAMPS: np.log(np.maximum(found.gains, LEAST))}
-    rises = {family: np.log(np.maximum(shares[SHARE], LEAST_RISE)) for family, shares in found.rises.items()}
+    evidence = {STAMPS: np.log(np.clip(found.gains, LEAST, MOST))}
+    rises = {family: np.log(np.clip(shares[SHARE], LEAST_RISE, MOST)) for family, shares in found.rises.items()}
     return {name: np.asarray(values, np.float64) for name, values in (evidence | rises).items()}
 
 
@@ -102,24 +100,17 @@ class _Row(NamedTuple):
     def standing(self, corrected: Values) -> Values:
         """How far each class stands out, float64 [K].
 
-        Among the strongest classes the widest gap is looked for: those above it stand out by its width, the others do not. Its
-        square root, as that is nearly normal over models.
+        Among the strongest classes the widest gap is looked for, as a backdoor may have several targets: those above it stand
+        out by its width, the others do not.
         """
         if self.few:
             return np.where(self.answers, corrected, corrected.min())
         order = np.argsort(-corrected)
-        gaps = -np.diff(corrected[order])[:TARGETS]
+        gaps = -np.diff(corrected[order])[:TOGETHER]
         widest = int(gaps.argmax())
         found = np.zeros(len(corrected))
-        found[order[: widest + 1]] = sqrt(gaps[widest])
+        found[order[: widest + 1]] = gaps[widest]
         return np.where(self.answers, found, 0)
-
-    def spread(self, corrected: Values) -> float:
-        """How much the other classes differ, as a logarithm: in some networks all answer alike, in others they do not."""
-        if self.few:
-            return 0.0
-        others = np.sort(corrected)[: max(len(corrected) - TARGETS, FEWEST_OTHERS)]
-        return log(LEAST_STD + TO_STD * float(np.median(np.abs(others - np.median(others)))))
 
 
 class Null(NamedTuple):
@@ -128,35 +119,22 @@ class Null(NamedTuple):
     Attributes:
         weights: float64 [4], by how much what is known of a class moves its evidence.
         mean: how far the strongest class of a clean model stands out, each corrected by the weights of the others.
-        slope: by how much more it does with the spread of the model's other classes.
-        centre: mean of that spread.
-        leverage: one by the sum of squared differences from it; 0 where all models have the same.
-        std: of what is left, as a sample.
+        std: of that, as a sample.
         models: how many models were measured.
     """
 
     weights: Values
     mean: float
-    slope: float
-    centre: float
-    leverage: float
     std: float
     models: int
 
     @staticmethod
     def of(rows: Sequence[_Row]) -> Null:
         """From clean models."""
-        seen = [(row, row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))) for n, row in enumerate(rows)]
-        strongest = np.array([row.standing(corrected).max() for row, corrected in seen])
-        spreads = np.array([row.spread(corrected) for row, corrected in seen])
-        apart = spreads - spreads.mean()
-        leverage = 1 / float(apart @ apart) if apart.any() and len(rows) > FEWEST_MODELS else 0.0
-        slope = leverage * float(apart @ strongest)
-        left = strongest - strongest.mean() - slope * apart
-        std = sqrt(float(left @ left) / max(1, len(rows) - 1 - bool(leverage)))
-        return Null(
-            _weights(rows), float(strongest.mean()), slope, float(spreads.mean()), leverage, max(LEAST_STD, std), len(rows)
-        )
+        strongest = [
+            float(row.standing(row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))).max()) for n, row in enumerate(rows)
+        ]
+        return Null(_weights(rows), float(np.mean(strongest)), max(LEAST_STD, float(np.std(strongest, ddof=1))), len(rows))
 
     def p_values(self, row: _Row) -> Values:
         """For each class, the chance that any class of another clean model stands out as far, float64 [K].
@@ -164,11 +142,8 @@ class Null(NamedTuple):
         This is Student's prediction for one more model, so few models give no small p-values. It counts all classes of a
         model together, so no correction for the number of classes is left to make.
         """
-        corrected = row.corrected(self.weights)
-        apart = row.spread(corrected) - self.centre
-        error = self.std * sqrt(1 + 1 / self.models + self.leverage * apart**2)
-        distance = (row.standing(corrected) - self.mean - self.slope * apart) / error
-        return np.asarray(stats.t.sf(distance, max(1, self.models - 1 - bool(self.leverage))))
+        distance = (row.standing(row.corrected(self.weights)) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
+        return np.asarray(stats.t.sf(distance, self.models - 1))
 
 
 def _weights(rows: Sequence[_Row]) -> Values:
