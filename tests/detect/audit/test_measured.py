@@ -7,7 +7,7 @@ from petechia.detect.audit.measured import TOGETHER, margins
 @pytest.mark.parametrize(
     ("effects", "expected"),
     [
-        ([5, 0, 0, 0, 0], [5, 0, -5, -5, -5]),  # one class alone
+        ([5, 1, 0, -1, -1], [4, 1, -5, -6, -6]),  # one class alone
         ([5, 4, 0, 0, 0], [4, 4, -5, -5, -5]),  # two together, far from the rest
         ([5, 3, 2, 2, 2], [2, 1, -3, -3, -3]),  # one, and less clearly two
         ([-1, -9, -9, -9, -9], [-1, -9, -9, -9, -9]),  # what falls less has not risen
