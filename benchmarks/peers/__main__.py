@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers import cleanse, mm_bd, neuron_noise, sentinet, training_sets
+from benchmarks.peers import bti_dbf, cleanse, feature_re, mm_bd, neuron_noise, sentinet, training_sets
 from benchmarks.peers.measures import of_images, of_model, of_training_set
 from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.training_sets import TrainingSet
@@ -98,6 +98,8 @@ PEERS: dict[str, Callable[[], Rules]] = {
     "Neural Cleanse": lambda: {(): cleanse.NeuralCleanse()},
     "MM-BD": lambda: {(): mm_bd.MaximumMargin()},
     "neuron noise": lambda: {(): neuron_noise.NeuronNoise()},
+    "BTI-DBF": lambda: {(): bti_dbf.DecoupledFeatures()},
+    "FeatureRE": lambda: {(): feature_re.FeatureHyperplane()},
 }
 
 
