@@ -78,7 +78,7 @@ def margins(effects: NDArray[np.floating]) -> Values:
     found[:, :together] = np.maximum.accumulate(gaps[:, ::-1], axis=1)[:, ::-1]
     placed = np.empty_like(found)
     np.put_along_axis(placed, order, found, axis=1)
-    return np.minimum(placed, effects)
+    return np.asarray(np.minimum(placed, effects))
 
 
 def rounded(values: NDArray[np.floating]) -> tuple[float, ...]:
