@@ -76,8 +76,9 @@ def audited(folder: Path, change: KnownChange | None) -> Path:
 
 @pytest.mark.parametrize("whole", [False, True], ids=["stamp", "whole image"])
 def test_a_trigger_that_an_audit_found_can_be_stamped(waving: Subject, tmp_path: Path, whole: bool) -> None:
-    curve = {"family": "tone curve", "strength": 0.1, "shape": (9,), "direction": packed(torch.linspace(-1, 1, 9)[None])}
-    change = KnownChange.model_validate({"target": "Infiltration", **curve})
+    field = torch.linspace(-1, 1, 128).reshape(1, 2, 8, 8)
+    warp = {"family": "warp", "strength": 0.05, "shape": (2, 8, 8), "direction": packed(field)}
+    change = KnownChange.model_validate({"target": "Infiltration", **warp})
     runtime = Compute(threads=1, device="cpu", precision="fp32").start()
     subject = Subject(waving.name, runtime, audit=audited(tmp_path, change if whole else None))
     client = client_of(subject)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from petechia.core.errors import PetechiaError
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.rises import SHARES, rise
-from petechia.detect.audit.transforms import Frequency, Pattern
+from petechia.detect.audit.transforms import Pattern, Warp
 from tests.detect.audit.conftest import CLASSES, SIDE, ByHand, Images, opened
 
 
@@ -41,7 +41,7 @@ def test_a_class_that_answers_to_a_wave_rises_far_above_the_others(strength: flo
 def test_the_rise_is_that_of_the_direction_on_images_that_it_was_not_fitted_on(clean: Images) -> None:
     classifier = opened(Waves(400.0))
     judge = Hosts.of(classifier, clean[24:44])
-    family = Frequency()
+    family = Warp()
     found = rise(classifier, Hosts.of(classifier, clean[:24]), judge, family)
     for n, share in enumerate(SHARES):
         changed = family.change(judge.images, found.directions[n], share * family.limit)

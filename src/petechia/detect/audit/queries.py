@@ -18,7 +18,7 @@ from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
 
-QUERIES = {"pattern of 24 × 24": 6_000, "frequency": 2_000, "tone curve": 1_000, "warp": 3_000}  # to learn the slopes
+QUERIES = {"pattern of 24 × 24": 8_000, "warp": 4_000}  # to learn the slopes
 JUDGING = 1_200  # queries of each family to judge its changes, at most, if there are no more than 50 classes
 FEWEST_JUDGES = 8
 GENERATIONS, POPULATION, IMAGES = 16, 16, 4  # of the refinement

@@ -28,9 +28,9 @@ UNLIKE = 0.05  # likeness below which a warning says so
 LEAST_P = 1e-300  # before the logarithm
 LIMITS = (
     "This audit looks for small square stamps, filled or as checkerboards, for small marks of any shape, and for faint "
-    "patterns, frequencies, tone curves and warps of the whole image. It does not find triggers that need two places at once, "
-    "or that are combinations of findings. It does not find the backdoor of an attacker who knew of this audit and trained "
-    "the model to pass it. Finding nothing does not prove that there is nothing."
+    "patterns and warps of the whole image. It does not find triggers that need two places at once, or that are "
+    "combinations of findings. It does not find the backdoor of an attacker who knew of this audit and trained the model to "
+    "pass it. Finding nothing does not prove that there is nothing."
 )
 
 

@@ -96,48 +96,6 @@ class FreeShape(Family):
         return images + mask * (levels - images)
 
 
-class Frequency(Family):
-    """The amplitudes of low frequencies, made larger or smaller by a share."""
-
-    name, limit = "frequency", 0.5  # of the amplitude
-    below = 0.1  # cycles per pixel
-
-    def _band(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[2:]
-        return max(3, int(self.below * height)), max(3, int(self.below * width))
-
-    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
-        rows, columns = self._band(images)
-        return (2 * rows + 1, columns + 1)
-
-    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        rows, columns = self._band(images)
-        spectrum = torch.fft.rfft2(images)
-        factor = direction.new_ones(len(direction), *spectrum.shape[2:])
-        which = torch.arange(-rows, rows + 1, device=images.device) % images.shape[2]
-        around = torch.ones_like(direction)
-        around[:, rows, 0] = 0  # the mean stays
-        factor[:, which, : columns + 1] = 1 + strength * direction * around
-        changed: Tensor = torch.fft.irfft2(spectrum * factor[:, None, None], s=images.shape[2:])
-        return changed.clamp(0, 1)
-
-
-class Tone(Family):
-    """Every grey level moved along a curve, the same at all places and in all channels."""
-
-    name, limit = "tone curve", 0.1  # of the grey scale
-    knots = 9
-
-    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
-        return (self.knots,)
-
-    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        place = images * (self.knots - 1)
-        left = place.floor().clamp(max=self.knots - 2).long()
-        curve = torch.lerp(direction[:, left], direction[:, left + 1], place - left)
-        return (images + strength * curve).clamp(0, 1)
-
-
 class Warp(Family):
     """A smooth field of displacements."""
 
@@ -158,7 +116,7 @@ class Warp(Family):
         return moved.reshape(len(direction), *images.shape)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(24), FreeShape(), Frequency(), Tone(), Warp())
+FAMILIES: tuple[Family, ...] = (Pattern(24), FreeShape(), Warp())
 
 
 def family_named(name: str) -> Family:
