@@ -29,7 +29,8 @@ def test_it_is_the_change_of_its_family(family: Family, channels: int) -> None:
 
 
 def test_opacity_is_a_share_of_its_strength() -> None:
-    change, images = known(Pattern(16)), IMAGES[[0, 0, 0]]
+    change = known(Pattern(24), size=24)
+    images = np.repeat(np.random.default_rng(0).integers(40, 200, (1, 24, 24), np.uint8), 3, axis=0)
     moved = change.on(images, np.zeros((3, 2), np.intp), np.array([0.0, 0.5, 1.0])).astype(int) - images
     assert (moved[0] == 0).all()
     assert moved[2] == pytest.approx(2 * moved[1], abs=1.5)
