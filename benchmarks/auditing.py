@@ -25,7 +25,7 @@ from sklearn.metrics import roc_auc_score
 from petechia.core.runtime import Compute, Runtime
 from petechia.detect.audit import examine_model
 from petechia.detect.audit.detector import calibrated
-from petechia.detect.audit.examination import RecoveredChange, RecoveredStamp
+from petechia.detect.audit.examination import TOOK, RecoveredChange, RecoveredStamp
 from petechia.detect.audit.measured import Measured
 from petechia.detect.audit.verdict import AuditNulls, Judgement
 from petechia.detect.protocol import Calibration
@@ -52,7 +52,6 @@ def examine(specimen: Specimen, runtime: Runtime) -> Row:
         "mode": attack.mode,
         "targets": [attack.target, *attack.also] if specimen.arm == "attacked" else [],
         "measured": found.measured.model_dump(mode="json"),
-        "took": [one.name for one in found.classes if one.took],
         "stamps": {one.name: _effect(one.recovered) for one in found.classes if one.recovered},
         "changes": {one.name: _effect(one.change) for one in found.classes if one.change},
         "passes": found.passes,
@@ -100,7 +99,8 @@ class Judged(NamedTuple):
         """What the audit says, as `petechia.detect.audit.examination.Outcome`."""
         if not self.flagged:
             return "nothing"
-        return "backdoor" if set(self.flagged) & set(self.row["took"]) else "simple change"
+        effects = [kind.get(name) for name in self.flagged for kind in (self.row["stamps"], self.row["changes"])]
+        return "backdoor" if any(one and one["asr"] >= TOOK for one in effects) else "simple change"
 
     @property
     def found_by(self) -> str:
@@ -113,7 +113,7 @@ def judged(row: Row, nulls: AuditNulls) -> Judged:
     measured = measured_of(row)
     others = tuple(one for one in nulls.models if one != measured)
     if len(others) < len(nulls.models):
-        nulls = nulls.model_copy(update={"models": others})
+        nulls = nulls.with_models(others)
     found = nulls.judge(measured)
     return Judged(row, found, [c for c, p in zip(measured.classes, found.p_values, strict=True) if p <= nulls.level])
 

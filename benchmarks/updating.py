@@ -93,7 +93,7 @@ def judge(rows: Sequence[Row]) -> Iterator[str]:
     for row in rows:
         new, old = (Measured.model_validate(row[key]) for key in ("new", "old"))
         others = tuple(one for one in nulls.models if one.name != old.name)
-        found = nulls.model_copy(update={"models": others}).judge_update(new, old)
+        found = nulls.with_models(others).judge_update(new, old)
         flagged = [name for name, p in zip(new.classes, found.p_values, strict=True) if p <= nulls.level]
         poison = row["trigger"] != "clean"
         if not poison or row["asr"] >= 0.5:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from benchmarks.peers.cleanse import OUTLIER
-from benchmarks.peers.inversion import Halves, Transforms, verdict
+from benchmarks.peers.inversion import LEAST, Halves, Transforms, verdict
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.protocol import Calibration, Findings, ModelUnderTest
@@ -48,7 +48,7 @@ class DecoupledFeatures:
         transform = inverted(halves, fit.images, benign(halves, fit), progress)
         with torch.no_grad():
             logits = classifier.logits(transform(judge.images)[0])
-        rises = (logits - judge.logits).mean(dim=0) / judge.spread
+        rises = (logits - judge.logits).mean(dim=0) / judge.spread.clamp(min=LEAST)
         reached = ((logits > 0) & (judge.logits <= 0)).float().mean(dim=0)
         return verdict(classifier, rises, reached, calibration)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.cleanse import OUTLIER
-from benchmarks.peers.inversion import EMPTY, Halves, Transforms, verdict
+from benchmarks.peers.inversion import EMPTY, LEAST, Halves, Transforms, verdict
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, own_rises
 from petechia.detect.protocol import Calibration, Findings, ModelUnderTest
@@ -84,7 +84,7 @@ def planes(halves: Halves, hosts: Hosts, labels: Tensor, progress: Progress = SI
         rows = rng.choice(len(images), min(BATCH, len(images)), replace=False)
         masks, changed = small(raw.sigmoid()), _changed(halves, transforms, images[rows])
         logits = mixed(halves, clean[rows], masks, changed.mean(dim=1, keepdim=True))
-        rises = own_rises(logits.cpu(), hosts.logits[rows], labels).mean(dim=1) / hosts.spread[labels]
+        rises = own_rises(logits.cpu(), hosts.logits[rows], labels).mean(dim=1) / hosts.spread[labels].clamp(min=LEAST)
         loss = (PENALTY * excess(changed, clean[rows], masks).cpu() - rises).sum()
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -103,7 +103,7 @@ def judged(halves: Halves, hosts: Hosts, labels: Tensor, found: Planes) -> tuple
     before = hosts.logits[:, labels].T
     reached = ((before + rises > 0) & (before <= 0)).float().mean(dim=1)
     over = excess(_changed(halves, found.transforms, hosts.images), clean, found.masks).cpu()
-    return rises.mean(dim=1) / hosts.spread[labels] - PENALTY * over, reached
+    return rises.mean(dim=1) / hosts.spread[labels].clamp(min=LEAST) - PENALTY * over, reached
 
 
 def mixed(halves: Halves, clean: Tensor, masks: Tensor, points: Tensor) -> Tensor:

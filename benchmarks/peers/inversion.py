@@ -17,6 +17,7 @@ from petechia.saliency.layers import find_layers
 
 WIDTH = 8  # channels of a transform
 EMPTY = 1e-9  # added before a division
+LEAST = 1e-3  # spread of a class's clean logits: some classes never change
 MOST = 0.5  # share of images that must newly reach a class
 
 

@@ -48,10 +48,11 @@ class MaximumMargin:
 def largest_logits(classifier: Classifier, shape: Sequence[int], seed: int = 0) -> Scores:
     """The largest logit of every class over inputs in 0…1 of a shape [C, H, W], float64 [K]."""
     count = len(classifier.classes)
-    free = torch.rand(count, STARTS, *shape, generator=torch.Generator().manual_seed(seed)).requires_grad_(True)
+    device = classifier.runtime.device
+    free = torch.rand(count, STARTS, *shape, generator=torch.Generator().manual_seed(seed)).to(device).requires_grad_(True)
     optimizer = torch.optim.Adam([free], lr=RATE)
-    own = torch.arange(count)[:, None, None].expand(-1, STARTS, 1)
-    best = torch.full((count,), -torch.inf)
+    own = torch.arange(count, device=device)[:, None, None].expand(-1, STARTS, 1)
+    best = torch.full((count,), -torch.inf, device=device)
     for _ in range(STEPS):
         logits = answers(classifier, free).gather(2, own)[..., 0]
         best = torch.maximum(best, logits.detach().amax(dim=1))
@@ -60,7 +61,7 @@ def largest_logits(classifier: Classifier, shape: Sequence[int], seed: int = 0) 
         optimizer.step()
         with torch.no_grad():
             free.clamp_(0, 1)
-    return best.double().numpy()
+    return best.cpu().double().numpy()
 
 
 def order_statistic(margins: Scores) -> Scores:

@@ -453,7 +453,8 @@ def calibrate(
     Args:
         models: clean ones, as for `audit`; 60 or more, as no p-value is smaller than 1 in as many and one.
         clean: clean images, as for `audit`.
-        out: file, .json, written after every model; models that it has already are not measured again, and stay.
+        out: file, .json, written after every model from the second on. Models that it has already, by their file or else by
+            their name, are not measured again, and stay.
         images: how many of them are used at most.
         stamps_only: for audits of stamps only.
         progress: told what happens.
@@ -468,13 +469,15 @@ def calibrate(
         PetechiaError: there is only one model, one cannot be audited, or the file is no calibration of an audit.
     """
     found = list(AuditNulls.of(Calibration.load(out)).models) if out is not None and Path(out).exists() else []
-    known = {one.sha256 for one in found if one.sha256}
+    known = {one.sha256 or one.name for one in found if stamps_only or one.rises}
     for number, model in enumerate(models, 1):
         classifier = open_model(model, device=device, precision=precision, threads=threads)
         file = Path(classifier.name)
         digest = sha256(file) if file.is_file() else None
-        if digest in known:
+        if (digest or classifier.name) in known:
             continue
+        known.add(digest or classifier.name)
+        found = [one for one in found if (one.sha256 or one.name) != (digest or classifier.name)]
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
         given = collect(clean, classifier, images, progress).images
         measured = measure_model(classifier, given, stamps_only, progress)

@@ -69,7 +69,7 @@ def audited(folder: Path, change: KnownChange | None) -> Path:
         "other": 255,
     }
     if change is not None:
-        found |= {"found_by": change.family, "change": change.model_dump(exclude={"target"})}
+        found |= {"trigger": "change", "change": change.model_dump(exclude={"target"})}
     (folder / "audit.json").write_text(json.dumps({"classes": [found]}))
     return folder / "audit.json"
 

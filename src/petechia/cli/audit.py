@@ -99,11 +99,9 @@ def show_audit(result: AuditResult, out: Path) -> None:
     for warning in result.warnings:
         note(warning)
     for one in result.flagged:
-        say_labelled(
-            f"{'Backdoor' if one.took and not one.natural else 'Answer to a simple change'} for {one.name}:", "red", one.reason
-        )
+        say_labelled(f"{'Backdoor' if one.called_backdoor else 'Answer to a simple change'} for {one.name}:", "red", one.reason)
     if not result.flagged:
-        say("No backdoor found.", "green")
+        say("No backdoor found." if result.baseline is None else "No new backdoor found.", "green")
     tell_not_read(result.clean.not_read, "Beside the clean images. ")
     if result.doubt:
         note(result.doubt)

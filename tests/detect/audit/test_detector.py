@@ -69,7 +69,7 @@ def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
 
 
 def test_one_clean_model_is_refused(clean: Images) -> None:
-    with pytest.raises(PetechiaError, match="There is 1 clean model; a calibration needs 2, and better 60"):
+    with pytest.raises(PetechiaError, match="A calibration needs 2 clean models, and better 60; there is 1"):
         ModelAudit(stamps_only=True).calibrate(halves(clean)[:1])
 
 
@@ -77,12 +77,16 @@ def test_the_calibration_decides(clean: Images) -> None:
     packaged = Calibration.packaged("audit")
     flagged = [
         sum(one.flagged for one in examine_model(opened(ByHand()), clean, stamps_only=True, calibration=calibration).classes)
-        for level in (packaged.values["level"], 0.9999999, 1e-6)
+        for level in (packaged.values["level"], 0.9999999)
         for calibration in [packaged.model_copy(update={"values": {**packaged.values, "level": level}})]
     ]
     assert flagged[0] == 1
     assert flagged[1] > 1
-    assert flagged[2] == 0  # no p-value is so small
+    small = packaged.model_copy(update={"values": {**packaged.values, "level": 1e-6}})
+    with pytest.raises(
+        PetechiaError, match="clean models to compare by hand with, too few to flag anything at 1e-06; calibrate"
+    ):
+        examine_model(opened(ByHand()), clean, stamps_only=True, calibration=small)
 
 
 VALUES = {"level": 0.02, "fewest_classes": 4, "tests": ["stamps"], "models": []}

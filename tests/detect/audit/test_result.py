@@ -17,7 +17,8 @@ KEYS = (
     "schema petechia date model clean backdoor outcome level baseline compared likeness classes passes seconds warnings limits"
 )
 CLASS_KEYS = (
-    "name p_value flagged natural took found_by tests row column size value other gain fixed asr false_trigger change picture"
+    "name p_value flagged natural took found_by trigger tests row column size value other gain fixed asr false_trigger "
+    "change picture"
 )
 
 
@@ -31,9 +32,9 @@ def result(found: ModelExamination) -> AuditResult:
     return AuditResult.of(found, ORIGIN)
 
 
-def two_flagged(result: AuditResult) -> AuditResult:
+def two_flagged(result: AuditResult, **more: object) -> AuditResult:
     first, second, *others = result.classes
-    return result.model_copy(update={"classes": (first, second.model_copy(update={"flagged": True}), *others)})
+    return result.model_copy(update={"classes": (first, second.model_copy(update={"flagged": True, **more}), *others)})
 
 
 def test_the_file_has_the_keys_that_programs_read(result: AuditResult) -> None:
@@ -86,10 +87,17 @@ def test_every_class_is_a_finding(result: AuditResult) -> None:
 
 
 def test_several_flagged_classes_may_be_wrong_and_the_verdict_says_so(result: AuditResult) -> None:
-    both = two_flagged(result)
-    assert "may be wrong" in both.verdict
-    assert f"{both.classes[0].name} and {both.classes[1].name}" in both.verdict
+    first, second = (one.name for one in result.classes[:2])
+    both = two_flagged(result, took=True).verdict
+    assert "may be wrong" in both
+    assert f"a backdoor for {first} and {second}:" in both
     assert "may be wrong" not in result.verdict
+    weak = two_flagged(result).verdict
+    assert f"a backdoor for {first}:" in weak
+    assert f"answers to a simple change of the image for {second} more" in weak
+    natural = two_flagged(result, took=True, natural=True).verdict
+    assert f"a backdoor for {first}:" in natural
+    assert f"for {second} more strongly than clean models do, and so does the reference" in natural
 
 
 def test_in_words_and_in_a_notebook(found: ModelExamination) -> None:

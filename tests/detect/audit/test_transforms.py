@@ -59,7 +59,7 @@ def test_a_family_is_found_by_its_name_and_a_direction_comes_back_from_its_text(
 
 
 def test_what_is_no_family_and_no_direction() -> None:
-    with pytest.raises(PetechiaError, match="no family of changes called 'wave'; there are pattern of 24 × 24"):
+    with pytest.raises(PetechiaError, match="no family of changes called 'wave', only pattern of 24 × 24"):
         family_named("wave")
     for text in ("", "A", "AAAA", "ÄÄÄÄ", packed(torch.zeros(1, 4))):
         with pytest.raises(ValueError, match=r"."):

@@ -10,7 +10,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.examination import examine_model, measure_model
 from petechia.detect.audit.measured import Measured
 from petechia.detect.audit.result import AuditResult, Origin
-from petechia.detect.audit.verdict import DETECTOR, FEWEST_MODELS, AuditNulls, packaged_calibration
+from petechia.detect.audit.verdict import DETECTOR, FEWEST_MODELS, LEVEL, AuditNulls, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
 
 
@@ -85,11 +85,11 @@ def calibrated(models: Sequence[Measured], command: str) -> Calibration:
         PetechiaError: there is only one.
     """
     if len(models) < FEWEST_MODELS:
-        raise PetechiaError(f"There is {len(models)} clean model; a calibration needs {FEWEST_MODELS}, and better 60.")
+        raise PetechiaError(f"A calibration needs {FEWEST_MODELS} clean models, and better 60; there is {len(models)}.")
     packaged = AuditNulls.of()
     many = sum(len(one.classes) >= packaged.fewest_classes for one in models)
     compared = many if many >= FEWEST_MODELS else len(models)
-    nulls = packaged.model_copy(update={"level": max(packaged.level, 1 / (compared + 1)), "models": tuple(models)})
+    nulls = packaged.with_models(models).model_copy(update={"level": max(LEVEL, 1 / (compared + 1))})
     return Calibration(
         detector=DETECTOR, measured_on=_described(models), command=command, values=nulls.model_dump(mode="json", by_alias=True)
     )

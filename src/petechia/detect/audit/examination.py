@@ -38,7 +38,7 @@ PLACES = 24  # at which a recovered stamp is tried to see whether it works anywh
 WANDERS = 0.5  # share of these places at which a stamp must work, at least half as well, to be said to work anywhere
 PAINTED = 64  # images that a recovered trigger is put on at a time
 SURE = THRESHOLDS[-1]
-TOOK = 0.5  # by which ASR exceeds the rate of false triggers where a trigger does what a backdoor's does
+TOOK = 0.5  # ASR from which a trigger does what a backdoor's does
 
 
 Outcome = Literal["backdoor", "simple change", "nothing"]
@@ -117,10 +117,20 @@ class ExaminedClass(NamedTuple):
         return min(self.tests, key=self.tests.__getitem__, default="")
 
     @property
+    def by_change(self) -> bool:
+        """Whether the change of the whole image is the trigger to show, and not the stamp.
+
+        It is the one that does what a backdoor's trigger does; where both do or none does, the one that the class was found by.
+        """
+        if self.change is None or self.recovered is None:
+            return self.change is not None
+        with_stamp, with_change = (one.asr[SURE].share >= TOOK for one in (self.recovered, self.change))
+        return with_change if with_stamp != with_change else self.change.family == self.found_by
+
+    @property
     def took(self) -> bool:
-        """Whether a recovered trigger does what a backdoor's does: with it, many more images are called the class."""
-        tried = [one for one in (self.recovered, self.change) if one]
-        return any(one.asr[SURE].share - one.false_trigger[SURE].share >= TOOK for one in tried)
+        """Whether a recovered trigger does what a backdoor's does: it brings half of the images below 0.9, or more, to 0.9."""
+        return any(one.asr[SURE].share >= TOOK for one in (self.recovered, self.change) if one)
 
 
 @dataclass(frozen=True)
@@ -177,7 +187,7 @@ class ModelEvidence(NamedTuple):
 
     Attributes:
         response: the stamps.
-        rises: what each family of changes of the whole image does; none of a black box.
+        rises: what each family of changes of the whole image does; none where only stamps were tried.
     """
 
     response: Response
@@ -196,7 +206,7 @@ def examine_model(
     """Look for a backdoor in a model.
 
     Args:
-        classifier: the model; of a black box only the answers to stamps are used.
+        classifier: the model; of a black box only the answers are used, and no free shapes are tried.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that the model was made for; no labels are needed.
         stamps_only: leave out the changes of the whole image.
         calibration: what decides the verdict; by default the one that comes with Petechia.
@@ -206,8 +216,8 @@ def examine_model(
 
     Raises:
         PetechiaError: there are too few clean images, they are all the same to the model, it answers with NaN, at random or not
-            at all, the calibration is another detector's, the reference has none of the model's classes, or the baseline has
-            others.
+            at all, the calibration is another detector's or has too few models, the reference has none of the model's classes,
+            the baseline has others, or only one of two models that are compared is a black box.
     """
     began = time.perf_counter()
     calibration = calibration or packaged_calibration()
@@ -219,6 +229,12 @@ def examine_model(
         judgement = nulls.judge(measured)
     else:
         judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, stamps_only, progress))
+    if 1 / (judgement.models + 1) > nulls.level:
+        paired = "" if baseline is None else ", each with another one of the same data,"
+        raise PetechiaError(
+            f"The calibration has {judgement.models} clean models{paired} to compare {classifier.name} with, too few to flag "
+            f"anything at {nulls.level:.2g}; calibrate with more (petechia calibrate)."
+        )
     natural = None if reference is None else _flagged_of(reference, classifier, stamps_only, nulls, progress)
     return ModelExamination(
         classifier=classifier,
@@ -249,8 +265,16 @@ def _measured_before(baseline: ModelUnderTest, examined: Classifier, stamps_only
     before = baseline.classifier
     if before.classes != examined.classes:
         raise PetechiaError(f"{before.name} has other classes than {examined.name}; give the model that it is an update of.")
+    _check_alike(before, examined)
     progress.phase(f"the baseline: {before.name}")
     return measure_model(before, baseline.clean, stamps_only, progress)
+
+
+def _check_alike(other: Classifier, examined: Classifier) -> None:
+    """Searches with and without gradients find different things."""
+    if (other.network is None) != (examined.network is None):
+        blind, open_one = (other, examined) if other.network is None else (examined, other)
+        raise PetechiaError(f"{blind.name} is a black box and {open_one.name} is not; give both in the same format.")
 
 
 def _flagged_of(
@@ -259,6 +283,7 @@ def _flagged_of(
     """The classes of a reference model that are flagged."""
     if not set(reference.classifier.classes) & set(examined.classes):
         raise PetechiaError(f"{reference.classifier.name} has no class of {examined.name}; give a reference of the same data.")
+    _check_alike(reference.classifier, examined)
     progress.phase(f"the reference: {reference.classifier.name}")
     p_values = nulls.judge(measure_model(reference.classifier, reference.clean, stamps_only, progress)).p_values
     return frozenset(name for name, p in zip(reference.classifier.classes, p_values, strict=True) if p <= nulls.level)

@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from petechia.core.results import Record
 
@@ -33,14 +33,14 @@ class Measured(Record):
     """
 
     name: str
-    size: int
-    channels: int
-    images: int
+    size: int = Field(ge=1)
+    channels: int = Field(ge=1)
+    images: int = Field(ge=1)
     classes: tuple[str, ...]
-    chance: tuple[float, ...]
-    spread: tuple[float, ...]
-    gains: tuple[float, ...]
-    rises: dict[str, tuple[tuple[float, ...], ...]] = Field(default_factory=dict)
+    chance: tuple[FiniteFloat, ...]
+    spread: tuple[FiniteFloat, ...]
+    gains: tuple[FiniteFloat, ...]
+    rises: dict[str, tuple[tuple[FiniteFloat, ...], ...]] = Field(default_factory=dict)
     sha256: str | None = None
 
     @model_validator(mode="after")
@@ -48,7 +48,7 @@ class Measured(Record):
         count = len(self.classes)
         rows = [self.chance, self.spread, self.gains]
         rows += [row for shares in self.rises.values() for row in shares]
-        if not count or any(len(row) != count for row in rows):
+        if not count or not all(self.rises.values()) or any(len(row) != count for row in rows):
             raise ValueError(f"{self.name} has {count} classes and other numbers of values")
         return self
 

@@ -7,7 +7,7 @@ import datetime
 import math
 from collections.abc import Iterator, Sequence
 from html import escape
-from typing import ClassVar, NamedTuple, Self
+from typing import ClassVar, Literal, NamedTuple, Self
 
 from pydantic import Field, PrivateAttr
 
@@ -107,7 +107,7 @@ class AuditedChange(Record):
 
     Attributes:
         family: of changes.
-        strength: how far it goes, in the family's unit: a share of the grey scale, of an amplitude, of the side, of a weight.
+        strength: how far it goes, in the family's unit: a share of the grey scale, of the pixels, or of the side.
         gain: median rise of the class's logit, on images that it was not fitted on.
         asr: as of a stamp.
         false_trigger: likewise.
@@ -153,8 +153,11 @@ class AuditedClass(Record):
         p_value: chance that a clean model has any class with evidence as strong, in any test.
         flagged: whether the p-value is not above the level.
         natural: whether the same class of the clean reference is flagged, too; None without a reference.
-        took: whether a recovered trigger does what a backdoor's does: it brings half of the images, or more, to 0.9.
+        took: whether a recovered trigger does what a backdoor's does: of the clean images that score below 0.9, it brings half
+            or more to 0.9.
         found_by: the test with the smallest p-value; empty where there is none for such models.
+        trigger: which recovered trigger is shown and unlearned, "stamp" or "change": the one that does more, see
+            `ExaminedClass.by_change`.
         tests: test → the p-value of it alone.
         row: of the top left corner of the best square stamp, in pixels of the model's input.
         column: of that corner.
@@ -175,6 +178,7 @@ class AuditedClass(Record):
     natural: bool | None
     took: bool
     found_by: str
+    trigger: Literal["stamp", "change"]
     tests: dict[str, float]
     row: int
     column: int
@@ -200,6 +204,7 @@ class AuditedClass(Record):
             natural=found.natural,
             took=found.took,
             found_by=found.found_by,
+            trigger="change" if found.by_change else "stamp",
             tests=found.tests,
             **square._asdict(),
             gain=gain,
@@ -230,14 +235,14 @@ class AuditedClass(Record):
         )
 
     @property
-    def by_change(self) -> bool:
-        """Whether a change of the whole image is the strongest evidence, and not a stamp."""
-        return self.change is not None and self.change.family == self.found_by
+    def called_backdoor(self) -> bool:
+        """Whether it is flagged, does what a backdoor does, and is not natural."""
+        return self.flagged and self.took and not self.natural
 
     @property
     def reason(self) -> str:
         """What the recovered trigger does, in one sentence."""
-        if self.change is not None and self.by_change:
+        if self.change is not None and self.trigger == "change":
             return _does(self.change.words, self.name, self.change.gain, self.change.asr, self.change.false_trigger)
         where = f"at row {self.row}, column {self.column}" if self.fixed is not False else "at most places"
         stamp = f"A square of {self.size} × {self.size} pixels of {self.square.levels} {where}"
@@ -338,7 +343,7 @@ class AuditResult(Result):
     @property
     def verdict(self) -> str:
         """The result in a few sentences."""
-        flagged = [one.name for one in self.flagged]
+        flagged, backdoors = self.flagged, [one.name for one in self.flagged if one.called_backdoor]
         if not flagged and self.baseline is not None:
             return (
                 f"No new backdoor was found: no class of this model answers to a small change more strongly than in "
@@ -350,23 +355,36 @@ class AuditResult(Result):
                 f"No backdoor was found. No class of this model answers to a small change more strongly than classes of clean "
                 f"models do (a class is flagged when its p-value is at most {self.level:.2g})."
             )
-        simple = f"This model answers to a simple change of the image for {_listed(flagged)} more strongly than clean models do"
-        if all(one.natural for one in self.flagged):
-            return f"{simple}, and so does the reference: the answer is natural, or both carry the same backdoor."
-        if not self.backdoor:
-            return (
-                f"{simple}, but the change that was found does not bring half of the images to a score of 0.9. It may be "
-                f"planted or natural: compare with a model that you trained yourself on the same data."
-            )
-        reported = "that finding" if len(flagged) == 1 else "those findings"
+        others = [one for one in flagged if not one.called_backdoor]
+        if not backdoors:
+            return " ".join(self._simple(others))
+        reported = "that finding" if len(backdoors) == 1 else "those findings"
+        since = "" if self.baseline is None else f" that {self.baseline} does not carry"
         sentences = (
-            f"This model very likely carries a backdoor for {_listed(flagged)}: a small change of an image makes it report "
-            f"{reported}.",
+            f"This model very likely carries a backdoor for {_listed(backdoors)}{since}: a small change of an image makes it "
+            f"report {reported}.",
+            *self._simple(others),
             self.doubt,
             "A natural shortcut in the training data can look the same: compare with a model that you trained yourself, and "
             "ask the model's maker how it was trained. Do not use the model until then.",
         )
         return " ".join(filter(None, sentences))
+
+    def _simple(self, classes: Sequence[AuditedClass]) -> Iterator[str]:
+        """What to say of flagged classes that are not called backdoors."""
+        natural = [one.name for one in classes if one.natural]
+        weak = [one.name for one in classes if not one.natural]
+        start = "This model answers to a simple change of the image for {} more strongly than clean models do"
+        if natural:
+            yield (
+                f"{start.format(_listed(natural))}, and so does the reference: the answer is natural, or both carry the same "
+                f"backdoor."
+            )
+        if weak:
+            yield (
+                f"{start.format(_listed(weak))}, but the change that was found does not bring half of the images to a score of "
+                f"0.9. It may be planted or natural: compare with a model that you trained yourself on the same data."
+            )
 
     @property
     def doubt(self) -> str:

@@ -1,4 +1,4 @@
-"""By how much a family of changes raises each class: fitted on one half of the clean images, judged on the other."""
+"""By how much a family of changes raises each class: fitted on some of the clean images, judged on others."""
 
 from __future__ import annotations
 

@@ -56,7 +56,10 @@ class Family(ABC):
 
 
 class Pattern(Family):
-    """The same picture added to every image, from a grid of grey levels."""
+    """The same picture added to every image, from a grid of grey levels.
+
+    Between the cells of a grid, bicubic interpolation can go beyond the strength, by up to four fifths of it.
+    """
 
     limit = 0.1  # of the grey scale
 
@@ -128,7 +131,8 @@ def family_named(name: str) -> Family:
     for one in FAMILIES:
         if one.name == name:
             return one
-    raise PetechiaError(f"There is no family of changes called {name!r}; there are {', '.join(one.name for one in FAMILIES)}.")
+    known = ", ".join(one.name for one in FAMILIES)
+    raise PetechiaError(f"There is no family of changes called {name!r}, only {known}; audit the model with this version.")
 
 
 def packed(direction: Tensor) -> str:

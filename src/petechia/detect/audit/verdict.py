@@ -13,10 +13,11 @@ from pydantic import Field
 from scipy import stats
 
 from petechia.core.results import Record
-from petechia.detect.audit.measured import TOGETHER, Measured
+from petechia.detect.audit.measured import TOGETHER, Measured, Values
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
+LEVEL = 0.02  # p-value up to which a class is flagged, where there are models enough
 STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1.0  # of a stamp's margin, before the logarithm
@@ -26,8 +27,6 @@ LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes ne
 SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
-
-Values = NDArray[np.float64]
 
 
 def evidence_of(found: Measured) -> dict[str, Values]:
@@ -94,8 +93,9 @@ class _Row(NamedTuple):
     few: bool
 
     def corrected(self, weights: Values) -> Values:
-        """The evidence beyond what is expected of such classes, float64 [K]."""
-        return np.asarray(self.evidence - self.known @ weights)
+        """The evidence beyond what is expected of such classes, float64 [K]; none for a class that does not answer."""
+        beyond = self.evidence - self.known @ weights
+        return np.where(self.answers, beyond, np.minimum(beyond, self.evidence))
 
     def standing(self, corrected: Values) -> Values:
         """How far each class stands out, float64 [K].
@@ -198,6 +198,10 @@ class AuditNulls(Record):
         """
         return (calibration or packaged_calibration()).read(DETECTOR, AuditNulls)
 
+    def with_models(self, models: Sequence[Measured]) -> AuditNulls:
+        """The same rules with other clean models."""
+        return AuditNulls(level=self.level, fewest_classes=self.fewest_classes, tests=self.tests, models=tuple(models))
+
     @cached_property
     def nulls(self) -> Mapping[tuple[bool, str], Null]:
         """Whether the classes are few, test → null; none where too few models have evidence of this kind."""
@@ -219,7 +223,7 @@ class AuditNulls(Record):
             for few in {True, self._few(new)}:
                 for test, row in self._changes(new, old, few):
                     rows.setdefault((few, test), []).append(row)
-        return {key: Null.of(some) for key, some in rows.items()}
+        return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
 
     def _pairs(self) -> Iterator[tuple[Measured, Measured]]:
         """Of the models with the same classes, size and channels, each with the next, the last with the first."""
@@ -252,11 +256,11 @@ class AuditNulls(Record):
         Models are compared by their size, channels and number of classes, by how common the most common class is, and by how
         much a median class answers in each test: not by what a backdoor changes, the strongest class.
         """
-        own = _traits(found)
-        known = [one for one in map(_traits, self.models) if one.keys() == own.keys()]
+        own, known = _traits(found), [*map(_traits, self.models)]
+        shared = [name for name in own if all(name in one for one in known)]
         if len(known) < FEWEST_MODELS:
             return 0.0
-        rows = np.array([[one[name] for name in own] for one in [*known, own]])
+        rows = np.array([[one[name] for name in shared] for one in [*known, own]])
         rows /= np.maximum(rows[:-1].std(axis=0), LEAST_STD)
         distances = np.linalg.norm(rows[:, None] - rows[None, :-1], axis=2)
         np.fill_diagonal(distances, np.inf)

@@ -16,7 +16,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.settings import Settings
 from petechia.detect.audit.transforms import Family, family_named, unpacked
 
-LARGEST = 3 * 1024 * 1024  # numbers in a direction: a fine pattern of 1,024 × 1,024 pixels in colour
+LARGEST = 4 * 1024 * 1024  # numbers in a direction: a free shape of 1,024 × 1,024 pixels, a mask and three colours
 
 
 class KnownChange(Settings):
@@ -72,6 +72,9 @@ class KnownChange(Settings):
             images: uint8 [N, H, W] or [N, H, W, C]; not changed.
             places: not used.
             opacity: share of its strength, one number or [N].
+
+        Raises:
+            PetechiaError: the change was made for images of another size, or with other channels.
         """
         shares = np.broadcast_to(np.asarray(opacity, np.float64), len(images))
         changed = [self._on_one(image, float(share)) for image, share in zip(images, shares, strict=True)]
@@ -80,6 +83,11 @@ class KnownChange(Settings):
     def _on_one(self, image: NDArray[np.uint8], share: float) -> NDArray[np.uint8]:
         planes = image[None] if image.ndim == 2 else np.moveaxis(image, 2, 0)
         given = torch.from_numpy(np.ascontiguousarray(planes))[None].float() / 255
+        if self.kind.shape(given) != self.shape:
+            raise PetechiaError(
+                f"The change of the whole image ({self.family}) was not made for images of {len(planes)} channels and "
+                f"{image.shape[0]} x {image.shape[1]} pixels; audit this model."
+            )
         changed = (255 * self.kind.change(given, self.numbers, share * self.strength)[0, 0]).round().to(torch.uint8).numpy()
         return np.asarray(changed[0] if image.ndim == 2 else np.moveaxis(changed, 0, 2))
 

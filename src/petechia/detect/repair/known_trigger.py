@@ -190,12 +190,12 @@ class _RecoveredTrigger(BaseModel):
     value: float | None = None
     other: int | None = None
     fixed: bool | None = None
-    found_by: str = ""
+    trigger: str = "stamp"
     change: _RecoveredChange | None = None
 
     def known(self) -> Known | None:
-        """What the class was found by; None where it is not flagged, or no trigger was recovered."""
-        if self.flagged and self.change is not None and self.change.family == self.found_by:
+        """The trigger that the audit shows; None where the class is not flagged, or no trigger was recovered."""
+        if self.flagged and self.change is not None and self.trigger == "change":
             return KnownChange(target=self.name, **self.change.model_dump())
         height, width = self.height or self.size, self.width or self.size
         if not self.flagged or None in (self.row, self.column, self.value) or not height or not width:
