@@ -178,8 +178,11 @@ def summary(rows: Sequence[Judged]) -> Iterator[str]:
     if len(clean) > 1:
         for test in sorted({test for one in clean for test in one.found.tests}):
             values = [float(one.found.tests[test].min()) for one in clean if test in one.found.tests]
-            uniform = stats.kstest(values, "uniform").pvalue
-            yield f"p-values of {len(values)} clean models by {test}: Kolmogorov-Smirnov against uniform p {uniform:.2g}"
+            uniform, small = (stats.kstest(values, "uniform", alternative=side).pvalue for side in ("two-sided", "greater"))
+            yield (
+                f"p-values of {len(values)} clean models by {test}: Kolmogorov-Smirnov against uniform p {uniform:.2g}, "
+                f"against too many small ones {small:.2g}"
+            )
 
 
 def kind_of(trigger: Row) -> str:
