@@ -111,6 +111,7 @@ def main() -> None:
     parser.add_argument("zoo", type=Path, nargs="?")
     parser.add_argument("--judge", type=Path)
     parser.add_argument("--out", type=Path, default=Path("updating.json"))
+    parser.add_argument("--arch", nargs="*", help="architectures; by default all")
     parser.add_argument("--most", type=int, default=6, help="models of the zoo")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
@@ -119,7 +120,13 @@ def main() -> None:
         return
     runtime = Compute(threads=given.threads).start()
     rows: list[Row] = []
-    clean = [one for one in specimens(given.zoo) if one.arm == "control"]
+    clean = [
+        one
+        for one in specimens(given.zoo)
+        if one.arm == "control"
+        and len(one.run_data.dataset.classes) > TARGET
+        and (not given.arch or one.config.model.arch in given.arch)
+    ]
     for seed, specimen in enumerate(clean[: given.most]):
         for row in updates(specimen, seed, runtime):
             rows.append(row)
