@@ -212,7 +212,7 @@ def audit(folder: Path) -> Figure:
         f"and flags {accused} of {len(groups[-1][1])} clean models.",
     )
     axes = figure.subplots()
-    axes.axvspan(1e-3, LEVEL, color="#E8F1F8", zorder=0)
+    axes.axvspan(1e-4, LEVEL, color="#E8F1F8", zorder=0)
     axes.axvline(LEVEL, color=GREY, linewidth=1, linestyle="--", zorder=1)
     axes.text(0.9 * LEVEL, -0.72, f"flagged: p ≤ {LEVEL}", ha="right", va="center", fontsize=9.5, color=GREY)
     looks = {
@@ -228,7 +228,7 @@ def audit(folder: Path) -> Figure:
     for name, (marker, colour) in looks.items():
         x, y = zip(*points[name], strict=True) if points[name] else ((), ())
         axes.scatter(x, y, s=40, marker=marker, color=colour, edgecolor=INK, linewidth=0.6, label=name, zorder=3)
-    axes.set(xscale="log", xlim=(0.008, 1.3), ylim=(len(groups) - 0.5, -1.1), xlabel="p-value of the model (log scale)")
+    axes.set(xscale="log", xlim=(0.004, 1.3), ylim=(len(groups) - 0.5, -1.1), xlabel="p-value of the model (log scale)")
     axes.set_yticks(range(len(groups)), [f"{name} ({len(some)})" for name, some in groups])
     axes.grid(axis="y", color="#EEEEEE", zorder=0)
     figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
@@ -246,7 +246,7 @@ def audit_uniform(folder: Path) -> Figure:
     rows = read(folder, "audit-clean")
     tests = [name for name in rows[0] if name not in {"network", "size", "images", "classes", "p"}]
     figure = canvas(
-        3.4 * -(-len(tests) // 4) / 1.4 + 0.6, "p-values of clean models that the null has not seen are uniform, test by test."
+        3.4 * -(-len(tests) // 4) / 1.4 + 0.6, "P-values of clean models that the null has not seen, against uniform ones."
     )
     grid = figure.subplots(-(-len(tests) // 4), 4, sharex=True, sharey=True, squeeze=False)
     for axes in grid.flat[len(tests) :]:

@@ -28,7 +28,7 @@ from petechia.models.model import Model, predict
 from petechia.zoo.specimens import Specimen, specimens
 
 DATA = "phantom:images=1200,size={size},seed=91"  # no model was trained or tested on them
-RATE, TARGET, EPOCHS = 0.2, 3, 4  # of the poison, position of the class, and of the fine-tune
+RATE, TARGET, EPOCHS, LR = 0.3, 3, 8, 1e-3  # of the poison, position of the class, and of the fine-tune
 HELD = 200  # images that are not trained on, to measure ASR
 TRIGGERS: dict[str, BaseTrigger] = {
     "3 × 3 square": Patch(size=3, location=(40, 12)),
@@ -69,7 +69,7 @@ def updates(specimen: Specimen, seed: int, runtime: Runtime) -> Iterator[Row]:
     old = measure_model(before, clean)
     for number, (name, trigger) in enumerate([("clean", None), *TRIGGERS.items()]):
         given = train if trigger is None else poisoned(train, trigger, seed)
-        update = repair(model, given, runtime, Repairing(method="fine-tune", epochs=EPOCHS), seed=10 * seed + number)
+        update = repair(model, given, runtime, Repairing(method="fine-tune", epochs=EPOCHS, lr=LR), seed=10 * seed + number)
         images = np.asarray(held.images[np.arange(HELD)])
         others = held.labels[:, TARGET] == 0
         scores = predict(update, images if trigger is None else triggered(trigger, images), runtime)[others, TARGET]

@@ -54,7 +54,7 @@ class NeuronNoise:
 class Noise(Family):
     """Noise on the scales and shifts of the network's normalizations: no trigger at all (BAN, Xu et al. 2024)."""
 
-    name, limit = "neuron noise", 0.02  # of a scale and of a shift
+    name, limit, unit = "neuron noise", 0.02, "of a scale and of a shift"
 
     def __init__(self, network: nn.Module) -> None:
         self.channels = sum(_channels(module) for module in _norms(network))

@@ -83,9 +83,7 @@ def test_the_calibration_decides(clean: Images) -> None:
     assert flagged[0] == 1
     assert flagged[1] > 1
     small = packaged.model_copy(update={"values": {**packaged.values, "level": 1e-6}})
-    with pytest.raises(
-        PetechiaError, match="clean models to compare by hand with, too few to flag anything at 1e-06"
-    ):
+    with pytest.raises(PetechiaError, match="clean models to compare by hand with, too few to flag anything at 1e-06"):
         examine_model(opened(ByHand()), clean, stamps_only=True, calibration=small)
 
 

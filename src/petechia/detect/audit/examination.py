@@ -113,8 +113,8 @@ class ExaminedClass(NamedTuple):
 
     @property
     def found_by(self) -> str:
-        """The test with the smallest p-value; empty where the calibration has none for such models."""
-        return min(self.tests, key=self.tests.__getitem__, default="")
+        """The test with the smallest p-value; empty where none is evidence."""
+        return min(self.tests, key=self.tests.__getitem__, default="") if self.p_value < 1 else ""
 
     @property
     def by_change(self) -> bool:

@@ -18,7 +18,7 @@ from petechia.data.formats.images import encode_png
 from petechia.data.not_read import EVERYTHING_READ, NotRead
 from petechia.detect.audit.examination import ExaminedClass, ModelExamination, Outcome, RecoveredChange
 from petechia.detect.audit.pictures import framed
-from petechia.detect.audit.transforms import packed
+from petechia.detect.audit.transforms import family_named, packed
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import Finding
 from petechia.measure import Count
@@ -107,7 +107,8 @@ class AuditedChange(Record):
 
     Attributes:
         family: of changes.
-        strength: how far it goes, in the family's unit: a share of the grey scale, of the pixels, or of the side.
+        strength: how far it goes, a share.
+        unit: of what it is a share, as "of the grey scale".
         gain: median rise of the class's logit, on images that it was not fitted on.
         asr: as of a stamp.
         false_trigger: likewise.
@@ -118,6 +119,7 @@ class AuditedChange(Record):
 
     family: str
     strength: float
+    unit: str
     gain: float
     asr: dict[str, Rate]
     false_trigger: dict[str, Rate]
@@ -131,6 +133,7 @@ class AuditedChange(Record):
         return cls(
             family=found.family,
             strength=found.strength,
+            unit=family_named(found.family).unit,
             gain=found.gain,
             asr={str(p): Rate.of(count) for p, count in found.asr.items()},
             false_trigger={str(p): Rate.of(count) for p, count in found.false_trigger.items()},
@@ -142,7 +145,7 @@ class AuditedChange(Record):
     @property
     def words(self) -> str:
         """What it is, to begin a sentence with."""
-        return f"A change of the whole image ({self.family}, at most {_percent(self.strength)})"
+        return f"A change of the whole image ({self.family}, at most {_percent(self.strength)} {self.unit})"
 
 
 class AuditedClass(Record):
@@ -155,7 +158,7 @@ class AuditedClass(Record):
         natural: whether the same class of the clean reference is flagged, too; None without a reference.
         took: whether a recovered trigger does what a backdoor's does: of the clean images that score below 0.9, it brings half
             or more to 0.9.
-        found_by: the test with the smallest p-value; empty where there is none for such models.
+        found_by: the test with the smallest p-value; empty where none is evidence.
         trigger: which recovered trigger is shown and unlearned, "stamp" or "change": the one that does more, see
             `ExaminedClass.by_change`.
         tests: test → the p-value of it alone.

@@ -23,10 +23,12 @@ class Family(ABC):
     Attributes:
         name: for display.
         limit: the largest strength that is tried.
+        unit: what a strength is a share of, as "of the side".
     """
 
     name: str
     limit: float
+    unit: str
 
     @abstractmethod
     def shape(self, images: Tensor) -> tuple[int, ...]:
@@ -61,7 +63,7 @@ class Pattern(Family):
     Between the cells of a grid, bicubic interpolation can go beyond the strength, by up to four fifths of it.
     """
 
-    limit = 0.1  # of the grey scale
+    limit, unit = 0.1, "of the grey scale"
 
     def __init__(self, cells: int | None) -> None:
         self.cells = cells  # along a side; None: one for every pixel
@@ -85,7 +87,7 @@ class FreeShape(Family):
     evidence; here, by how much a class rises under a mask of a given size.
     """
 
-    name, limit = "free shape", 0.01  # of the image's pixels
+    name, limit, unit = "free shape", 0.01, "of the pixels"
     sharpness = 8.0  # of the mask: its numbers compete for the bound as the exponential of so many times the direction
 
     def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
@@ -102,7 +104,7 @@ class FreeShape(Family):
 class Warp(Family):
     """A smooth field of displacements."""
 
-    name, limit = "warp", 0.0134  # of the side
+    name, limit, unit = "warp", 0.0134, "of the side"
     lattice = 8
 
     def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102

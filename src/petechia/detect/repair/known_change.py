@@ -109,4 +109,4 @@ class KnownChange(Settings):
             )
 
     def __str__(self) -> str:
-        return f"a change of the whole image ({self.family}, at most {100 * self.strength:g} %)"
+        return f"a change of the whole image ({self.family}, at most {100 * self.strength:g} % {self.kind.unit})"
