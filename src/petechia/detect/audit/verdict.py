@@ -279,16 +279,22 @@ class AuditNulls(Record):
     def judge_update(self, found: Measured, before: Measured) -> Judgement:
         """Compare what changed from a model to its successor with what differs between clean models of the same data.
 
-        A class that the predecessor answered to as strongly is no news. Otherwise as `judge`.
+        A class must stand out twice, by what changed and in the model as it is: the larger p-value counts. A class that the
+        predecessor answered to as strongly is no news. Otherwise as `judge`.
         """
         few = self._few(found)
+        own = self.judge(found)
         changes = self._changes(found, before, few)
-        return self._combined(found, {test: (self.update_nulls.get((few, test)), row) for test, row in changes})
+        changed = self._combined(found, {test: (self.update_nulls.get((few, test)), row) for test, row in changes})
+        tests = {test: np.maximum(values, own.tests[test]) for test, values in changed.tests.items() if test in own.tests}
+        return self._judgement(found, tests, min(own.models, changed.models))
 
     def _combined(self, found: Measured, rows: Mapping[str, tuple[Null | None, _Row]]) -> Judgement:
         compared = {test: (null, row) for test, (null, row) in rows.items() if null is not None}
         tests = {test: null.p_values(row) for test, (null, row) in compared.items()}
-        models = min((null.models for null, _ in compared.values()), default=0)
+        return self._judgement(found, tests, min((null.models for null, _ in compared.values()), default=0))
+
+    def _judgement(self, found: Measured, tests: dict[str, Values], models: int) -> Judgement:
         if not tests:
             return Judgement(np.ones(len(found.classes)), {}, models, 0.0)
         combined = np.minimum(1, len(tests) * np.stack(list(tests.values())).min(axis=0))
