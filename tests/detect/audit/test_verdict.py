@@ -6,8 +6,8 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import stats
 
-from petechia.detect.audit.measured import Measured
-from petechia.detect.audit.verdict import STAMPS, AuditNulls, evidence_of
+from petechia.detect.audit.measured import STAMPS, Measured
+from petechia.detect.audit.verdict import AuditNulls, evidence_of
 
 CLASSES, FEWEST = 8, 4
 
@@ -24,6 +24,7 @@ def measured(gains: Sequence[float], chance: Sequence[float] | None = None, patt
         spread=(1.0,) * count,
         gains=tuple(gains),
         rises={"pattern": (tuple(pattern),) * 3} if pattern else {},
+        own={STAMPS: tuple(gains)},
     )
 
 

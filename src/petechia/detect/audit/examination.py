@@ -18,7 +18,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.measured import Measured, rounded
+from petechia.detect.audit.measured import SHARE, STAMPS, Measured, rounded
 from petechia.detect.audit.queries import QUERIES, rise_by_asking
 from petechia.detect.audit.response import MAP, Response, gains_of, paint_groups, refine, response_map, stamp_response
 from petechia.detect.audit.rises import SHARES, Rise, rise
@@ -380,6 +380,10 @@ class _Subject:
             spread=rounded(self.logits.std(dim=0).numpy()),
             gains=rounded(evidence.response.margins.max(axis=0)),
             rises={one.family: tuple(map(rounded, one.margins)) for one in evidence.rises},
+            own={
+                STAMPS: rounded(evidence.response.gains.max(axis=0)),
+                **{one.family: rounded(one.own[SHARE]) for one in evidence.rises},
+            },
         )
 
     @property

@@ -11,6 +11,8 @@ from pydantic import Field, FiniteFloat, model_validator
 from petechia.core.results import Record
 
 DIGITS = 4  # significant ones in a file
+STAMPS = "stamps"  # a test; the others are called as their family of changes
+SHARE = 0  # of the shares of a family's limit, which counts: the half
 TOGETHER = 3  # classes that may rise together, as a backdoor may have several targets
 
 Values = NDArray[np.float64]
@@ -29,6 +31,7 @@ class Measured(Record):
         spread: K standard deviations of their logits.
         gains: K margins of the best stamp: see `margins`.
         rises: family of changes → share of its limit → K margins; none where only stamps were tried.
+        own: test → K rises of the logit themselves, by the best stamp and by the changes at the share that counts.
         sha256: of the model's file; None without one.
     """
 
@@ -41,12 +44,13 @@ class Measured(Record):
     spread: tuple[FiniteFloat, ...]
     gains: tuple[FiniteFloat, ...]
     rises: dict[str, tuple[tuple[FiniteFloat, ...], ...]] = Field(default_factory=dict)
+    own: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)
     sha256: str | None = None
 
     @model_validator(mode="after")
     def _one_for_each_class(self) -> Self:
         count = len(self.classes)
-        rows = [self.chance, self.spread, self.gains]
+        rows = [self.chance, self.spread, self.gains, *self.own.values()]
         rows += [row for shares in self.rises.values() for row in shares]
         if not count or not all(self.rises.values()) or any(len(row) != count for row in rows):
             raise ValueError(f"{self.name} has {count} classes and other numbers of values")

@@ -13,32 +13,39 @@ from pydantic import Field
 from scipy import stats
 
 from petechia.core.results import Record
-from petechia.detect.audit.measured import TOGETHER, Measured, Values
+from petechia.detect.audit.measured import SHARE, STAMPS, TOGETHER, Measured, Values
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
 LEVEL = 0.02  # p-value up to which a class is flagged, where there are models enough
-STAMPS = "stamps"  # a test; the others are called as their family of changes
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1.0  # of a stamp's margin, before the logarithm
 LEAST_RISE = 2.0  # of the margin of another change, likewise: less is no evidence
 MOST = 10.0  # of any margin, likewise: it brings 1 in 10,000 to more than a half, and overfitted networks go far beyond
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
-SHARE = 0  # of the shares of a family's limit: the half
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 
 
-def evidence_of(found: Measured) -> dict[str, Values]:
-    """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger."""
-    evidence = {STAMPS: np.log(np.clip(found.gains, LEAST, MOST))}
-    rises = {family: np.log(np.clip(shares[SHARE], LEAST_RISE, MOST)) for family, shares in found.rises.items()}
-    return {name: np.asarray(values, np.float64) for name, values in (evidence | rises).items()}
+def evidence_of(found: Measured, few: bool = False) -> dict[str, Values]:
+    """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger.
+
+    Args:
+        found: of the model.
+        few: whether classes are not compared with those of their own model. Then their rises count, not their margins, which
+            are larger the fewer other classes there are.
+    """
+    values = found.own if few else {STAMPS: found.gains, **{family: shares[SHARE] for family, shares in found.rises.items()}}
+    return {test: np.log(np.clip(one, _least(test), None if few else MOST)) for test, one in values.items()}
+
+
+def _least(test: str) -> float:
+    return LEAST if test == STAMPS else LEAST_RISE
 
 
 def _answers(test: str, evidence: Values) -> NDArray[np.bool_]:
     """Which classes answer more than the least that counts, bool [K]."""
-    return np.asarray(evidence > np.log(LEAST if test == STAMPS else LEAST_RISE))
+    return np.asarray(evidence > np.log(_least(test)))
 
 
 def _above(values: Values) -> Values:
@@ -234,8 +241,8 @@ class AuditNulls(Record):
             yield from zip(some, [*some[1:], some[0]], strict=True) if len(some) > 1 else ()
 
     def _changes(self, new: Measured, old: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
-        before = evidence_of(old)
-        for test, evidence in evidence_of(new).items():
+        before = evidence_of(old, few)
+        for test, evidence in evidence_of(new, few).items():
             if test in self.tests and test in before:
                 change = evidence - before[test]
                 answers = _answers(test, evidence)
@@ -246,7 +253,7 @@ class AuditNulls(Record):
 
     def _rows(self, found: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
         known = _known(found, few)
-        for test, evidence in evidence_of(found).items():
+        for test, evidence in evidence_of(found, few).items():
             if test in self.tests:
                 yield test, _Row(evidence if few else _above(evidence), known, _answers(test, evidence), few)
 
