@@ -201,7 +201,7 @@ def test_a_calibration_grows_and_is_what_an_audit_compares_with(tmp_path: Path, 
     assert (update.outcome, update.baseline, update.compared) == ("nothing", str(files[0]), 3)
     assert "No new backdoor was found" in update.verdict
     assert all(one.natural is not None for one in update.classes)
-    with pytest.raises(PetechiaError, match="There is 1 clean model"):
+    with pytest.raises(PetechiaError, match="better 60; there is 1"):
         petechia.calibrate(files[:1], images, stamps_only=True, device="cpu", threads=1)
 
 
