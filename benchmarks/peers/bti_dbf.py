@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from benchmarks.peers.cleanse import OUTLIER
+from benchmarks.peers.cleanse import published
 from benchmarks.peers.inversion import LEAST, Halves, Transforms, verdict
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts
@@ -35,9 +35,7 @@ class DecoupledFeatures:
 
     def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
         """The threshold of Neural Cleanse; clean models are not used."""
-        return Calibration(
-            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
-        )
+        return published(self.name)
 
     def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
         """Invert on one half of the clean images, judge on the other; a class's score is its anomaly index, see `verdict`."""

@@ -24,6 +24,11 @@ SUCCESS, SETTLED = 0.99, 10  # share of images that must be turned; checks witho
 OUTLIER = 2.0  # anomaly index from which a class is called backdoored
 
 
+def published(detector: str) -> Calibration:
+    """The threshold of the paper, for detectors that look for outliers as it does."""
+    return Calibration(detector=detector, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER})
+
+
 class Trigger(NamedTuple):
     """A trigger that turns images into a class.
 
@@ -46,9 +51,7 @@ class NeuralCleanse:
 
     def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
         """The threshold of the paper; clean models are not used."""
-        return Calibration(
-            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
-        )
+        return published(self.name)
 
     def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
         """Reconstruct a trigger for every class; a class's score is its anomaly index."""

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.cleanse import OUTLIER
+from benchmarks.peers.cleanse import published
 from benchmarks.peers.inversion import EMPTY, LEAST, Halves, Transforms, verdict
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, own_rises
@@ -52,9 +52,7 @@ class FeatureHyperplane:
 
     def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
         """The threshold of Neural Cleanse; clean models are not used."""
-        return Calibration(
-            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
-        )
+        return published(self.name)
 
     def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
         """Fit hyperplanes on one half of the clean images, judge on the other; a score is an anomaly index, see `verdict`."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.peers.cleanse import OUTLIER, anomaly
+from benchmarks.peers.cleanse import anomaly, published
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, answers
 from petechia.detect.audit.rises import rise
@@ -30,9 +30,7 @@ class NeuronNoise:
 
     def calibrate(self, clean: Sequence[ModelUnderTest]) -> Calibration:
         """The threshold of Neural Cleanse; clean models are not used."""
-        return Calibration(
-            detector=self.name, measured_on="nothing: the threshold of Wang et al. 2019", values={"outlier": OUTLIER}
-        )
+        return published(self.name)
 
     def examine(self, subject: ModelUnderTest, calibration: Calibration, progress: Progress = SILENT) -> Findings:
         """Fit noise on one half of the clean images, judge it on the other; a class's score is its anomaly index."""
