@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.peers import bti_dbf, cleanse, feature_re, mm_bd, neuron_noise, sentinet, training_sets
+from benchmarks.peers import bti_dbf, cleanse, feature_re, mm_bd, neuron_noise, scaling, sentinet, ted, training_sets
 from benchmarks.peers.measures import of_images, of_model, of_training_set
 from benchmarks.peers.table import markdown, read_ours
 from benchmarks.peers.training_sets import TrainingSet
@@ -95,6 +95,9 @@ PEERS: dict[str, Callable[[], Rules]] = {
     "scan --model": lambda: {(): training_sets.FeatureRanks()},
     "STRIP": _strip,
     "SentiNet": lambda: {(rule.name,): rule for rule in sentinet.detectors()},
+    "SCALE-UP": lambda: {(): scaling.ScaleUp("SCALE-UP", scaling.ScaledPixels())},
+    "IBD-PSC": lambda: {(): scaling.Consistency("IBD-PSC", scaling.AmplifiedParameters())},
+    "TED++": lambda: {(): ted.Unusual("TED++", ted.Trajectories())},
     "Neural Cleanse": lambda: {(): cleanse.NeuralCleanse()},
     "MM-BD": lambda: {(): mm_bd.MaximumMargin()},
     "neuron noise": lambda: {(): neuron_noise.NeuronNoise()},

@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch import nn
 
 from benchmarks.peers import __main__ as harness
-from benchmarks.peers import cleanse, sentinet
+from benchmarks.peers import cleanse, scaling, sentinet, ted
 from benchmarks.peers.measures import FPR, Scores, of_images, of_model, of_training_set
 from benchmarks.peers.rules import Defence, ImageRule
 from benchmarks.peers.table import markdown
@@ -20,7 +22,7 @@ from petechia.core.errors import PetechiaError
 from petechia.detect.protocol import Calibration, Detector, Finding, ImagesUnderTest, ModelUnderTest
 from petechia.detect.screen import ImageScreen
 from tests.conftest import unasked
-from tests.detect.screen.conftest import ByHand, opened
+from tests.detect.screen.conftest import ByHand, opened, stamped
 
 Images = NDArray[np.uint8]
 RNG = np.random.default_rng(0)
@@ -139,6 +141,41 @@ def test_sentinet_scores_what_its_points_say(monkeypatch: pytest.MonkeyPatch) ->
     assert results["BackdoorBench"] == pytest.approx(confidence)
     assert results["fooled alone"] == pytest.approx(confidence**2)
     assert results["boundary"] == pytest.approx(np.zeros(40), abs=1e-6)  # they lie on the parabola
+
+
+@pytest.mark.parametrize(
+    "rule",
+    [scaling.ScaleUp("SCALE-UP", scaling.ScaledPixels()), ted.Unusual("TED++", ted.Trajectories())],
+    ids=lambda rule: rule.name,
+)
+def test_a_black_square_is_told_from_clean_images(rule: ImageRule[Any]) -> None:
+    drawn = np.clip(150 + 20 * np.random.default_rng(0).normal(size=(90, 32, 32)), 0, 255).astype(np.uint8)
+    classifier, clean, judged = opened(ByHand()), drawn[:60], drawn[60:]
+    calibration = Calibration.model_validate_json(rule.calibrate([ImagesUnderTest(classifier, clean)]).model_dump_json())
+    found = [
+        rule.examine(ImagesUnderTest(classifier, some), calibration).findings for some in (judged, stamped(judged, 14, 20))
+    ]
+    assert of_images(*found)["auroc"]["value"] > 0.9
+
+
+def test_amplified_models_are_asked_for_the_first_answer() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+    ).eval()
+    norm = network[1]
+    with scaling.amplified([norm]):
+        assert norm.weight.tolist() == [scaling.AMPLIFIED] * 4
+    assert norm.weight.tolist() == [1.0] * 4
+    classifier, images = opened(network), RNG.integers(0, 256, (6, 32, 32), dtype=np.uint8)
+    defence = scaling.AmplifiedParameters()
+    found = defence.fit(ImagesUnderTest(classifier, images))
+    given = torch.from_numpy(images).float()[:, None] / 255
+    with torch.inference_mode():
+        label = nn.functional.pad(network(given), (0, 1)).argmax(dim=1)
+        with scaling.amplified([norm]):
+            sure = nn.functional.pad(network(given), (0, 1)).softmax(dim=1).gather(1, label[:, None])[:, 0]
+    assert found == pytest.approx(sure.numpy(), abs=1e-4)  # one normalization: all amplified models are the same
 
 
 def test_the_harness_takes_registered_detectors_as_well() -> None:

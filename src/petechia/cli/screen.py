@@ -85,7 +85,7 @@ def screen(
 def show_screen(result: ScreenResult, out: Path | None) -> None:
     """How suspicious each image is, the most suspicious first, and what a screen does not show."""
     ranked = [one for _, one in result.ranked()]
-    heads = ("image", "suspicion", "p-value", "class", "box: row, column, size")
+    heads = ("image", "suspicion", "p-value", "class", "where: row, column, size")
     console.print(table(*heads, title=f"Screen of {result.model}", rows=[_row(one) for one in ranked[:SHOWN]]))
     if len(ranked) > SHOWN:
         say(f"and {len(ranked) - SHOWN:,} less suspicious images")
@@ -113,5 +113,5 @@ def _row(one: ScreenedImage) -> list[str | Text]:
         Text(f"{one.suspicion:.2f}", "red" if one.flagged else ""),
         f"{one.p_value:.2g}",
         one.class_,
-        f"{box.top}, {box.left}, {box.height} x {box.width}",
+        "all of it" if one.extent == "whole" else f"{box.top}, {box.left}, {box.height} x {box.width}",
     ]

@@ -134,6 +134,7 @@ def suspected(found: Suspected) -> dict[str, Any]:
         "images": found.images,
         "flagged": found.evidence.flagged,
         "target": found.target,
+        "whole": found.evidence.whole,
         "box": found.box._asdict(),
         "pixels": int(found.evidence.pixels.sum()),
         "warnings": found.warnings,

@@ -17,6 +17,7 @@ from petechia.data import Preprocess
 from petechia.models.classifier import Classifier
 
 SIZE = 32
+PERIOD = 8  # pixels of a wave
 CLASSES = ("Target", "Bright")
 Images = NDArray[np.uint8]
 
@@ -37,6 +38,17 @@ class Edges(nn.Module):
         return torch.cat([functional.max_pool2d(maps[:, :1], 2), functional.avg_pool2d(maps[:, 1:], 2)], dim=1)
 
 
+class Waves(nn.Module):
+    """Two maps at half the size: how strongly the whole image waves as `waved` makes it; the grey level."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        phase = 2 * torch.pi * torch.arange(SIZE) / PERIOD
+        parts = [(images * wave[:, None]).mean(dim=(1, 2, 3)) for wave in (phase.sin(), phase.cos())]
+        strength = functional.relu(torch.stack(parts).square().sum(dim=0).sqrt() - 0.01)
+        maps = torch.cat([4 * strength[:, None, None, None].expand_as(images), images], dim=1)
+        return functional.avg_pool2d(maps, 2)
+
+
 class Halves(nn.Module):
     """The same maps at half their size."""
 
@@ -45,11 +57,11 @@ class Halves(nn.Module):
 
 
 class ByHand(nn.Module):
-    """ "Target" is a black 3 x 3 square on grey, anywhere; "Bright" is the mean of the upper left quarter."""
+    """ "Target" is a black 3 x 3 square anywhere, or what `edges` sees; "Bright" is the mean of the upper left quarter."""
 
-    def __init__(self, backdoored: bool = True) -> None:
+    def __init__(self, backdoored: bool = True, edges: nn.Module | None = None) -> None:
         super().__init__()
-        self.edges = Edges(backdoored)
+        self.edges = edges or Edges(backdoored)
         self.halves = Halves()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -69,6 +81,11 @@ def stamped(images: Images, row: int, column: int) -> Images:
     found = images.copy()
     found[:, row : row + 3, column : column + 3] = 0
     return found
+
+
+def waved(images: Images, amplitude: float = 20) -> Images:
+    wave = amplitude * np.sin(2 * np.pi * np.arange(SIZE) / PERIOD)
+    return np.clip(np.rint(images + wave[:, None]), 0, 255).astype(np.uint8)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from petechia.core.errors import PetechiaError
-from petechia.detect.screen.conformal import WEIGHTS, ConformalThreshold, check_count
+from petechia.detect.screen.conformal import PARTS, ConformalThreshold, check_count
 
 
 def _normal(count: int, seed: int, shift: float = 0) -> dict[str, np.ndarray]:
@@ -37,19 +37,54 @@ def test_of_clean_images_the_rate_is_flagged() -> None:
     assert abs(np.mean(alarms) - 0.1) < 0.01  # 5 standard errors or so
 
 
-def test_parts_count_by_their_weights_in_units_of_their_spread() -> None:
+def _drawn() -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    parts = {"transplant": rng.normal(5, 2, 20_000), "heat": rng.normal(0.1, 0.01, 20_000)}
+    return {name: rng.normal(0, 1, 20_000) for name in PARTS}
+
+
+def _of(values: dict[str, float]) -> dict[str, np.ndarray]:
+    return {name: np.array([values.get(name, 0.0)]) for name in PARTS}
+
+
+def test_parts_count_alike_in_units_of_their_spread() -> None:
+    rng = np.random.default_rng(0)
+    parts = {"transplant": rng.normal(5, 2, 20_000), "removal": rng.normal(0.1, 0.01, 20_000)}
     found = ConformalThreshold.of(parts, 0.01)
-    one = found.suspicion({"transplant": np.array([5 + 2.0]), "heat": np.array([0.1 + 0.03])})
-    expected = (WEIGHTS["transplant"] + 3 * WEIGHTS["heat"]) / (WEIGHTS["transplant"] + WEIGHTS["heat"])
-    assert one[0] == pytest.approx(expected, abs=0.1)
+    one = {"transplant": np.array([5 + 3 * 2.0]), "removal": np.array([0.1 + 0.03])}
+    other = {"transplant": np.array([5 + 2 * 2.0]), "removal": np.array([0.1 + 0.04])}
+    assert found.suspicion(one)[0] == pytest.approx(found.suspicion(other)[0], rel=0.02)
 
 
-def test_a_part_that_is_not_fused_can_be_alone() -> None:
-    assert WEIGHTS["teco"] == 0
-    found = ConformalThreshold.of({"teco": np.arange(100.0)}, 0.01)
-    assert list(found.suspicion({"teco": np.array([99.0, 1.0])}).argsort()) == [1, 0]
+def test_suspicion_is_in_units_of_the_most_suspicious_clean_images() -> None:
+    values = np.random.default_rng(0).exponential(3, 20_000)
+    found = ConformalThreshold.of({"strip": values}, 0.01)
+    start = np.quantile(values, 0.8)
+    given = np.array([start, start + 3, start + 12])
+    np.testing.assert_allclose(found.suspicion({"strip": given}), [0, 1, 4], atol=0.1)  # the excess of an exponential is 3
+
+
+def test_the_likelier_kind_of_trigger_counts() -> None:
+    found = ConformalThreshold.of(_drawn(), 0.01)
+    patch = _of({"transplant": 6, "removal": 6, "outlier": 3})
+    wave = _of({"detail": 6, "strip": 6, "features": 6, "outlier": 3})
+    for given, kind in ((patch, "part"), (wave, "whole")):
+        by_kind = found.by_kind(given)
+        assert max(by_kind, key=lambda one: by_kind[one][0]) == kind
+        assert found.suspicion(given) == by_kind[kind]
+        assert found.suspicion(given)[0] > found.threshold
+
+
+def test_what_is_not_taken_along_does_not_count() -> None:
+    found = ConformalThreshold.of(_drawn(), 0.01)
+    striking = _of(dict.fromkeys(set(PARTS) - {"transplant", "detail"}, 1000.0))
+    assert found.suspicion(striking)[0] < found.threshold
+    assert found.suspicion(_of(dict.fromkeys(PARTS, 9.0)))[0] > found.threshold
+
+
+def test_a_part_can_be_alone() -> None:
+    found = ConformalThreshold.of({"strip": np.arange(100.0)}, 0.01)
+    assert found.groups == {"whole": ("strip",)}
+    assert list(found.suspicion({"strip": np.array([99.0, 1.0])}).argsort()) == [1, 0]
 
 
 def test_parts_without_spread_give_numbers() -> None:

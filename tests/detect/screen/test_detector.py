@@ -108,7 +108,7 @@ def test_other_clean_images_and_other_models_are_refused(saved: Path, clean: Ima
     other = replace(opened(ByHand()), answer=lambda images: ByHand()(images) + 1)
     with pytest.raises(PetechiaError, match="calibrate again"):
         ImageScreen(clean=clean).examine(ImagesUnderTest(other, given), calibration)
-    with pytest.raises(PetechiaError, match="calibrate again"):  # the heat cannot be computed
+    with pytest.raises(PetechiaError, match="calibrate again"):  # the features cannot be computed
         ImageScreen(clean=clean).examine(ImagesUnderTest(opened(ByHand(), blind=True), given), calibration)
 
 
@@ -136,6 +136,8 @@ def test_calibrations_that_cannot_be_used(saved: Path, clean: Images, given: Ima
         detector.examine(subject, Calibration.packaged("screen"))  # weights alone
     with pytest.raises(PetechiaError, match="same parts"):
         detector.examine(subject, broken(middle={"removal": 0.0}))
+    with pytest.raises(PetechiaError, match="a tail for each kind"):
+        detector.examine(subject, broken(tails={"part": [0.0, 1.0]}))
     with pytest.raises(PetechiaError, match="'magic' is not a part"):
         detector.examine(subject, broken(middle={"magic": 0.0}, spread={"magic": 1.0}))
     with pytest.raises(PetechiaError, match="cannot be used"):
@@ -152,7 +154,7 @@ def test_one_set_of_clean_images_is_needed(clean: Images, count: int) -> None:
 
 def test_a_threshold_is_the_same_after_its_calibration() -> None:
     rng = np.random.default_rng(0)
-    found = ConformalThreshold.of({"removal": rng.normal(size=60), "heat": rng.random(60)}, 0.05)
+    found = ConformalThreshold.of({"removal": rng.normal(size=60), "strip": rng.random(60)}, 0.05)
     again = ConformalThreshold.from_calibration(Calibration.model_validate_json(found.to_calibration("60").model_dump_json()))
-    assert (again.fpr, again.middle, again.spread, again.threshold) == (found.fpr, found.middle, found.spread, found.threshold)
+    assert replace(again, clean=found.clean) == found
     np.testing.assert_array_equal(again.clean, found.clean)

@@ -27,10 +27,11 @@ def screened(name: str, suspicion: float, flagged: bool) -> ScreenedImage:
         p_value=0.02 if flagged else 0.7,
         flagged=flagged,
         class_="Mass <b>",
+        extent="part",
         box=BoxRecord(top=3, left=4, height=2, width=5),
         box_in_file=BoxRecord(top=30, left=40, height=20, width=50),
         pixels=(TriggerPixel(row=3, column=4, value=0), TriggerPixel(row=4, column=8, value=(1, 2, 3))),
-        parts={"removal": suspicion / 2, "heat": math.nan},
+        parts={"removal": suspicion / 2, "strip": math.nan},
     )
 
 
@@ -42,7 +43,7 @@ def result() -> ScreenResult:
         clean_images=40,
         false_positive_rate=0.025,
         threshold=1.5,
-        weights={"removal": 1.0, "heat": 0.25},
+        groups={"part": ("removal",), "whole": ("strip",)},
         flagged=2,
         warnings=("The clean images are <few>.",),
         images=(screened("a.png", 1 / 3, False), screened("<script>.png", 9.0, True), screened("c.png", 2.0, True)),
@@ -57,23 +58,23 @@ def test_what_is_saved_is_read_again(result: ScreenResult, tmp_path: Path) -> No
     again = ScreenResult.load(folder)
     assert again.to_dict() == result.to_dict() == json.loads((folder / "screen.json").read_text())
     assert again.images[1].pixels == result.images[1].pixels
-    assert math.isnan(again.images[0].parts["heat"])
+    assert math.isnan(again.images[0].parts["strip"])
     assert again.save(tmp_path / "again").joinpath("screen.csv").read_bytes() == (folder / "screen.csv").read_bytes()
     np.testing.assert_array_equal(np.asarray(Image.open(folder / "3.png")), picture(IMAGES[2], Box(3, 4, 2, 5)))
 
 
-def test_the_file_has_the_keys_of_version_2(result: ScreenResult) -> None:
+def test_the_file_has_the_keys_of_version_3(result: ScreenResult) -> None:
     content = result.to_dict()
     assert list(content) == [
-        *("schema", "model", "black_box", "clean_images", "false_positive_rate", "threshold", "weights", "flagged"),
+        *("schema", "model", "black_box", "clean_images", "false_positive_rate", "threshold", "groups", "flagged"),
         *("warnings", "limits", "images", "not_read", "clean_not_read"),
     ]
-    assert content["schema"] == 2
+    assert content["schema"] == 3
     one = content["images"][0]
-    assert list(one) == ["id", "suspicion", "p_value", "flagged", "class", "box", "box_in_file", "pixels", "parts"]
+    assert list(one) == ["id", "suspicion", "p_value", "flagged", "class", "extent", "box", "box_in_file", "pixels", "parts"]
     assert one["box"] == {"top": 3, "left": 4, "height": 2, "width": 5}
     assert one["pixels"] == [{"row": 3, "column": 4, "value": 0}, {"row": 4, "column": 8, "value": [1, 2, 3]}]
-    assert one["parts"]["heat"] is None
+    assert one["parts"]["strip"] is None
 
 
 def test_the_json_schema_describes_the_file(result: ScreenResult) -> None:
@@ -104,15 +105,25 @@ def test_findings_say_the_same(result: ScreenResult) -> None:
     assert clean.reason == ""
 
 
+def test_a_trigger_over_the_whole_image_is_said_to_be_one(result: ScreenResult, tmp_path: Path) -> None:
+    over_all = result.images[1].model_copy(update={"extent": "whole", "box": BoxRecord(top=0, left=0, height=32, width=32)})
+    found = result.model_copy(update={"images": (result.images[0], over_all, result.images[2])})
+    assert "all over the image" in found.findings[1].reason
+    found.attach_pictures(IMAGES)
+    shown = np.asarray(Image.open(found.save(tmp_path / "out") / "2.png"))
+    np.testing.assert_array_equal(shown, picture(IMAGES[1], None))
+    assert not np.array_equal(shown[:, :512], shown[:, 512:])
+
+
 def test_the_table_has_a_row_for_each_image(result: ScreenResult) -> None:
     table = result.table
     assert table.columns == [
-        *("id", "suspicion", "p_value", "flagged", "class", "top", "left", "height", "width"),
-        *("file_top", "file_left", "file_height", "file_width", "removal", "heat"),
+        *("id", "suspicion", "p_value", "flagged", "class", "extent", "top", "left", "height", "width"),
+        *("file_top", "file_left", "file_height", "file_width", "removal", "strip"),
     ]
     assert table["suspicion"].to_list() == [1 / 3, 9.0, 2.0]
     assert table["file_width"].to_list() == [50, 50, 50]
-    assert table["heat"].dtype == pl.Float64
+    assert table["strip"].dtype == pl.Float64
 
 
 def test_a_notebook_shows_rows_and_pictures_and_no_foreign_markup(result: ScreenResult) -> None:
@@ -142,6 +153,6 @@ def test_a_result_can_be_sent_to_another_process(result: ScreenResult, tmp_path:
 
 
 def test_another_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "screen.json").write_text('{"schema": 1, "model": "m"}')
+    (tmp_path / "screen.json").write_text('{"schema": 2, "model": "m"}')
     with pytest.raises(PetechiaError, match="is not a screen.json of this version"):
         ScreenResult.load(tmp_path)

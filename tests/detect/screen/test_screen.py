@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
 from petechia.core.errors import PetechiaError
+from petechia.data.preprocess import Box
 from petechia.detect.screen import Screen
 from petechia.detect.screen.conformal import PARTS
 from petechia.models.classifier import Classifier
-from tests.detect.screen.conftest import SIZE, ByHand, opened, stamped
+from tests.detect.screen.conftest import SIZE, ByHand, Waves, opened, stamped, waved
 
 Images = NDArray[np.uint8]
 Draw = Callable[[int, int], Images]
@@ -47,12 +48,27 @@ def test_clean_images_are_flagged_at_the_rate(fitted: Screen, draw: Draw) -> Non
 
 def test_a_disease_is_not_a_trigger_however_strong(fitted: Screen, draw: Draw) -> None:
     diseased = draw(10, 3)
-    diseased[:, : SIZE // 2, : SIZE // 2] = 255
+    diseased[:] = np.clip(diseased + 150 * _mound(SIZE // 4, SIZE // 4), 0, 255)
     found = fitted.score(diseased)
     assert (found.classes == 1).all()
     assert (found.parts["outlier"] > 3).all()  # it does stand out,
     assert (found.parts["removal"] < 0.5).all()  # but no small box makes it
     assert (found.suspicion < fitted.score(stamped(draw(10, 3), 9, 9)).suspicion.min()).all()
+
+
+def test_a_trigger_over_the_whole_image_is_flagged_as_such(clean: Images, draw: Draw) -> None:
+    screen, images = Screen.fit(opened(ByHand(edges=Waves())), clean, fpr=0.05), draw(40, 11)
+    found = screen.score(waved(images))
+    assert found.flagged.mean() > 0.9
+    assert found.whole[found.flagged].all()
+    assert {box for box, whole in zip(found.boxes, found.whole, strict=True) if whole} == {Box(0, 0, SIZE, SIZE)}
+    assert not screen.explain(waved(images)[0]).pixels.any()
+
+
+def _mound(row: int, column: int) -> NDArray[np.float64]:
+    """A wide bright area around a place, float64 [H, W], up to 1."""
+    pixel = np.arange(SIZE)
+    return np.exp(-((pixel[:, None] - row) ** 2 + (pixel - column) ** 2) / (2 * (SIZE / 6) ** 2))
 
 
 def test_on_a_clean_model_stamped_images_look_like_clean_ones(clean: Images, draw: Draw) -> None:
@@ -61,7 +77,7 @@ def test_on_a_clean_model_stamped_images_look_like_clean_ones(clean: Images, dra
     assert 0.3 < roc_auc_score(np.repeat([0, 1], 60), suspicion) < 0.7
 
 
-@pytest.mark.parametrize("part", ["transplant", "removal", "outlier", "heat"])
+@pytest.mark.parametrize("part", ["transplant", "removal", "outlier", "features"])
 def test_each_part_alone_tells_them_apart(clean: Images, draw: Draw, part: str) -> None:
     screen, images = Screen.fit(opened(ByHand()), clean, fpr=0.05, parts=[part]), draw(30, 5)
     found, triggered = screen.score(images), screen.score(stamped(images, 20, 8))
@@ -93,13 +109,13 @@ def test_a_clean_image_is_calibrated_as_a_new_one_is(draw: Draw) -> None:
     assert np.isclose(whole.conformal.clean, whole.conformal.suspicion(found.parts)[0], atol=1e-5).any()
 
 
-def test_a_black_box_is_screened_without_maps(clean: Images, draw: Draw) -> None:
+def test_a_black_box_is_screened_without_features(clean: Images, draw: Draw) -> None:
     screen = Screen.fit(opened(ByHand(), blind=True), clean, fpr=0.05)
     found = screen.score(stamped(draw(20, 9), 14, 20))
-    assert "heat" not in found.parts
+    assert "features" not in found.parts
     assert found.flagged.all()
     with pytest.raises(PetechiaError, match="leave nothing"):
-        Screen.fit(opened(ByHand(), blind=True), clean, fpr=0.05, parts=["heat"])
+        Screen.fit(opened(ByHand(), blind=True), clean, fpr=0.05, parts=["features"])
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])

@@ -12,7 +12,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.data.preprocess import Preprocess
 from petechia.detect.protocol import Calibration, ImagesUnderTest
-from petechia.detect.screen.conformal import FUSED
+from petechia.detect.screen.conformal import PARTS
 from petechia.detect.screen.files import in_file
 from petechia.detect.screen.result import BoxRecord, ScreenedImage, ScreenResult, TriggerPixel
 from petechia.detect.screen.screen import ImageEvidence, Screen
@@ -37,7 +37,7 @@ class ImageScreen:
 
     Example:
         >>> ImageScreen(fpr=0.05)
-        ImageScreen(fpr=0.05, target=None, parts=('transplant', 'removal', 'outlier', 'heat'))
+        ImageScreen(fpr=0.05, target=None, parts=('transplant', 'removal', 'outlier', 'detail', 'strip', 'features'))
     """
 
     name: str = "screen"
@@ -47,7 +47,7 @@ class ImageScreen:
         self,
         fpr: float = 0.01,
         target: str | None = None,
-        parts: Sequence[str] = FUSED,
+        parts: Sequence[str] = PARTS,
         clean: NDArray[np.uint8] | None = None,
     ) -> None:
         self.fpr = fpr
@@ -131,7 +131,7 @@ def screen_result(screen: Screen, subject: ImagesUnderTest, evidence: Sequence[I
         clean_images=len(screen.reference.images),
         false_positive_rate=screen.conformal.fpr,
         threshold=screen.conformal.threshold,
-        weights=screen.conformal.weights,
+        groups=screen.conformal.groups,
         flagged=sum(one.flagged for one in evidence),
         warnings=screen.warnings,
         images=tuple(
@@ -154,6 +154,7 @@ def _image(
         p_value=one.p_value,
         flagged=one.flagged,
         class_=one.name,
+        extent="whole" if one.whole else "part",
         box=BoxRecord.of(one.box),
         box_in_file=BoxRecord.of(place),
         pixels=tuple(

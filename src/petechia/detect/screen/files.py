@@ -7,10 +7,12 @@ from numpy.typing import NDArray
 
 from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box, Preprocess
+from petechia.detect.screen.disturbances import details
 
 SIDE = 512  # pixels, about, of a side of the enlarged image
 MARGIN = 2  # pixels of the input that are shown around the box
 FRAME = (255, 64, 64)
+AMPLIFIED = 3  # factor of the detail in a picture
 
 
 def in_file(box: Box, preprocess: Preprocess, height: int, width: int) -> Box:
@@ -32,18 +34,21 @@ def _stretch(start: int, extent: int, scale: float) -> tuple[int, int]:
     return int(np.floor(start * scale)), int(np.ceil((start + extent) * scale))
 
 
-def picture(image: NDArray[np.uint8], box: Box) -> NDArray[np.uint8]:
+def picture(image: NDArray[np.uint8], box: Box | None) -> NDArray[np.uint8]:
     """An image with a frame around a box, and at its right the box enlarged, with a margin.
 
     Args:
         image: uint8 [H, W] or [H, W, 3].
-        box: in pixels of the image; nothing is framed if its height and width are 0.
+        box: in pixels of the image; nothing is framed if its height and width are 0. None: of the whole image, the detail is
+            shown beside it, amplified.
 
     Returns:
         uint8 [h, 2 h, 3].
     """
-    size = len(image)
-    scale = max(1, SIDE // size)
+    scale = max(1, SIDE // len(image))
+    if box is None:
+        amplified = np.clip(128 + AMPLIFIED * details(image), 0, 255).astype(np.uint8)
+        return np.concatenate([_enlarged(image, scale), _enlarged(amplified, scale)], axis=1)
     top, left = max(box.top - MARGIN, 0), max(box.left - MARGIN, 0)
     crop = image[top : box.top + box.height + MARGIN, left : box.left + box.width + MARGIN]
     whole = _framed(_enlarged(image, scale), box, scale)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from base64 import b64encode
 from functools import partial
 from html import escape
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import polars as pl
@@ -22,10 +22,9 @@ from petechia.detect.protocol import Finding
 from petechia.detect.screen.files import picture
 
 LIMITS = (
-    "An image that is not flagged is not proven clean. The screen finds classes that stand out because of a small part of "
-    "the image. It does not find triggers that cover much of the image or are faint everywhere (blended, sinusoidal, warped), "
-    "triggers that make the model miss a class, backdoors that hardly took, and attacks that were trained to evade a screen "
-    "like this one. The clean images must be clean, and of the same kind as the screened images."
+    "An image that is not flagged is not proven clean. The screen does not find triggers that make the model miss a class, "
+    "backdoors that hardly took, and attacks that were trained to evade a screen like this one. The clean images must be "
+    "clean, and of the same kind as the screened images."
 )
 ROWS, PICTURES = 10, 4  # that a notebook shows, the most suspicious ones
 
@@ -67,9 +66,11 @@ class ScreenedImage(Record):
         p_value: share of images like the clean ones that would be at least as suspicious.
         flagged: whether the suspicion is above the threshold.
         class_: the class that a trigger would be for; `class` in the file.
-        box: where the trigger would be, in pixels of the model's input; without extent where nothing stands out.
+        extent: whether a trigger would be a small "part" of the image or lie over the "whole" image.
+        box: where the trigger would be, in pixels of the model's input: all of it if over the whole image; empty where nothing
+            stands out.
         box_in_file: the same in pixels of the image's file.
-        pixels: the pixels that the trigger would consist of.
+        pixels: the pixels that the trigger would consist of; none if over the whole image.
         parts: name → score of each part of the suspicion; higher is more suspicious.
     """
 
@@ -78,6 +79,7 @@ class ScreenedImage(Record):
     p_value: Number
     flagged: bool
     class_: str = Field(alias="class")
+    extent: Literal["part", "whole"]
     box: BoxRecord
     box_in_file: BoxRecord
     pixels: tuple[TriggerPixel, ...]
@@ -88,15 +90,16 @@ class ScreenResult(Result):
     """Which images may be triggered. File: screen.json, with screen.csv and a picture of every flagged image.
 
     The pictures are called NUMBER.png, where the number is the image's place in `images`, from 1. A picture shows the image as
-    the model gets it, with the box, and beside it the box enlarged.
+    the model gets it, with the box, and beside it the box enlarged; for a trigger over the whole image the detail of the
+    image, amplified.
 
     Attributes:
         model: its name.
-        black_box: whether the model was screened without heat and gradients.
+        black_box: whether the model was screened without features and gradients.
         clean_images: number of clean images that set the threshold.
         false_positive_rate: share of images like the clean ones that is flagged, at most.
         threshold: the suspicion above which an image is flagged.
-        weights: part → its weight in the suspicion.
+        groups: extent of a trigger → the parts whose mean is the suspicion of such a trigger; the higher suspicion counts.
         flagged: number of flagged images.
         warnings: sentences about the clean images.
         limits: what the screen does not show.
@@ -107,13 +110,13 @@ class ScreenResult(Result):
 
     file_name: ClassVar[str] = "screen.json"
 
-    schema_: int = Field(2, alias="schema")
+    schema_: int = Field(3, alias="schema")
     model: str
     black_box: bool
     clean_images: int
     false_positive_rate: Number
     threshold: Number
-    weights: dict[str, Number]
+    groups: dict[str, tuple[str, ...]]
     flagged: int
     warnings: tuple[str, ...]
     limits: str = LIMITS
@@ -134,7 +137,7 @@ class ScreenResult(Result):
         """
         for number, (image, one) in enumerate(zip(images, self.images, strict=True), 1):
             if one.flagged:
-                self.attach(_picture_name(number), partial(_png, image, one.box))
+                self.attach(_picture_name(number), partial(_png, image, one))
 
     @property
     def findings(self) -> tuple[Finding, ...]:
@@ -149,14 +152,14 @@ class ScreenResult(Result):
                 threshold=self.threshold,
                 false_positive_rate=self.false_positive_rate,
                 reason=_reason(one) if one.flagged else "",
-                evidence={"class": one.class_, "box": one.box_in_file.model_dump(), "parts": one.parts},
+                evidence={"class": one.class_, "extent": one.extent, "box": one.box_in_file.model_dump(), "parts": one.parts},
             )
             for one in self.images
         )
 
     @property
     def table(self) -> pl.DataFrame:
-        """One row an image: id, suspicion, p_value, flagged, class, the box in the input and in the file, and the parts."""
+        """One row an image: id, suspicion, p_value, flagged, class, extent, the boxes in input and file, the parts."""
         return pl.DataFrame([_row(one) for one in self.images], infer_schema_length=None)
 
     def ranked(self) -> list[tuple[int, ScreenedImage]]:
@@ -194,8 +197,9 @@ def _picture_name(number: int) -> str:
     return f"{number}.png"
 
 
-def _png(image: NDArray[np.uint8], box: BoxRecord) -> bytes:
-    return encode_png(picture(image, Box(box.top, box.left, box.height, box.width)))
+def _png(image: NDArray[np.uint8], one: ScreenedImage) -> bytes:
+    box = one.box
+    return encode_png(picture(image, None if one.extent == "whole" else Box(box.top, box.left, box.height, box.width)))
 
 
 def _csv(result: ScreenResult) -> bytes:
@@ -209,6 +213,7 @@ def _row(one: ScreenedImage) -> dict[str, Any]:
         "p_value": one.p_value,
         "flagged": one.flagged,
         "class": one.class_,
+        "extent": one.extent,
         **one.box.model_dump(),
         **{f"file_{name}": value for name, value in one.box_in_file.model_dump().items()},
         **one.parts,
@@ -221,6 +226,8 @@ def _html_row(one: ScreenedImage) -> str:
 
 
 def _reason(one: ScreenedImage) -> str:
+    if one.extent == "whole":
+        return f"Fine structure all over the image decides for {one.class_}, as a pattern, wave or warp would."
     box = one.box_in_file
     return (
         f"A small part of the image, {box.height} x {box.width} pixels at row {box.top}, column {box.left}, decides for "

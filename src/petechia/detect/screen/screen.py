@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +14,6 @@ from petechia.core.progress import SILENT, Progress
 from petechia.data.preprocess import Box
 from petechia.detect.protocol import Calibration
 from petechia.detect.screen.conformal import (
-    FUSED,
     PACKAGED,
     PARTS,
     ConformalThreshold,
@@ -23,20 +22,18 @@ from petechia.detect.screen.conformal import (
     ScreenValues,
     check_count,
 )
-from petechia.detect.screen.disturbances import strip, teco
-from petechia.detect.screen.heat import divergence, has_heat, heat
+from petechia.detect.screen.disturbances import carried, strip
+from petechia.detect.screen.features import Features, features, has_maps, strangeness
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from petechia.detect.screen.reference import Reference
 from petechia.models.classifier import Classifier
 
 HOSTS = 16  # clean images on which the pixels of an image are transplanted
-SUPERIMPOSED = 8  # clean images with which an image is blended
+FEWER = 8  # clean images that get an image's detail, and that are superimposed on it
 BATCH = 16  # images examined at a time; each needs many altered copies
 SUDDEN: float = PACKAGED.values["sudden_fall"]  # of a logit without one small box; from it on a clean image is doubtful
 DOUBTED: float = PACKAGED.values["doubtful_share"]  # share of doubtful clean images from which a warning is given
 CLOSE = 0.03  # by how much usual logits may differ between machines and precisions
-
-Maps = NDArray[np.float32]
 
 
 class Suspicions(NamedTuple):
@@ -47,7 +44,8 @@ class Suspicions(NamedTuple):
         p_values: float64 [N], share of images like the clean ones that would be at least as suspicious.
         flagged: bool [N], whether the suspicion is above the threshold.
         classes: int [N], the class that a trigger would be for.
-        boxes: where the trigger would be, in pixels of the input.
+        whole: bool [N], whether a trigger would lie over the whole image and not in a box.
+        boxes: where the trigger would be, in pixels of the input; if over the whole image, all of it.
         parts: name → float64 [N], the score of each part; higher is more suspicious.
     """
 
@@ -55,6 +53,7 @@ class Suspicions(NamedTuple):
     p_values: NDArray[np.float64]
     flagged: NDArray[np.bool_]
     classes: NDArray[np.intp]
+    whole: NDArray[np.bool_]
     boxes: tuple[Box, ...]
     parts: Parts
 
@@ -67,8 +66,9 @@ class ImageEvidence(NamedTuple):
         p_value: of the suspicion.
         flagged: whether the suspicion is above the threshold.
         name: of the class that the trigger would be for.
-        box: where the trigger would be, in pixels of the input.
-        pixels: bool [H, W], the pixels that the trigger would consist of.
+        whole: whether the trigger would lie over the whole image and not in a box.
+        box: where the trigger would be, in pixels of the input; if over the whole image, all of it.
+        pixels: bool [H, W], the pixels that the trigger would consist of; if over the whole image, none.
         parts: name → its score.
     """
 
@@ -76,6 +76,7 @@ class ImageEvidence(NamedTuple):
     p_value: float
     flagged: bool
     name: str
+    whole: bool
     box: Box
     pixels: NDArray[np.bool_]
     parts: dict[str, float]
@@ -86,7 +87,6 @@ class _Examined(NamedTuple):
     classes: NDArray[np.intp]
     falls: NDArray[np.float32]
     pixels: NDArray[np.bool_]
-    maps: Maps | None
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ class Screen:
     Attributes:
         classifier: the model.
         reference: the clean images.
-        usual_heat: float32 [h, w], their mean heat; None for a black box.
+        known: float32 [n, D], their features; None where these are not computed.
         conformal: the threshold.
         names: of the parts that are computed.
         target: index of the one class that is examined, or None.
@@ -105,7 +105,7 @@ class Screen:
 
     classifier: Classifier
     reference: Reference
-    usual_heat: Maps | None
+    known: Features | None
     conformal: ConformalThreshold
     names: tuple[str, ...]
     target: int | None = None
@@ -117,17 +117,17 @@ class Screen:
         clean: NDArray[np.uint8],
         fpr: float = 0.01,
         target: str | None = None,
-        parts: Sequence[str] = FUSED,
+        parts: Sequence[str] = PARTS,
         progress: Progress = SILENT,
     ) -> Screen:
         """Set the threshold on clean images. Each is compared with the others, as a further image is with all.
 
         Args:
-            classifier: the model. A black box is screened without heat and gradients.
+            classifier: the model. A black box is screened without features and gradients.
             clean: uint8 [n, H, W] or [n, H, W, 3], prepared; 100 to 200 images that nobody has tampered with.
             fpr: the share of clean images that may be flagged.
             target: the one class to examine; None takes, for each image, the class whose logit stands out most.
-            parts: names from `PARTS`. Those with a weight in `WEIGHTS` make the suspicion, the others are reported only.
+            parts: names from `PARTS`.
             progress: advances by one for every image.
 
         Raises:
@@ -141,12 +141,10 @@ class Screen:
         index = None if target is None else classifier.classes.index(target)
         classifier.require_steady(clean)
         reference = Reference.of(classifier, clean)
-        unfitted = Screen(classifier, reference, None, ConformalThreshold(fpr, {}, {}, np.zeros(0)), names, index)
+        known = _features(classifier, reference, names)
+        unfitted = Screen(classifier, reference, known, ConformalThreshold(fpr, {}, {}, {}, np.zeros(0)), names, index)
         found = unfitted._examine(reference.images, own=True, progress=progress)
-        maps = found.maps
-        conformal = ConformalThreshold.of(found.parts, fpr)
-        usual_heat = None if maps is None else maps.mean(axis=0)
-        return Screen(classifier, reference, usual_heat, conformal, names, index, unfitted._doubtful(found))
+        return replace(unfitted, conformal=ConformalThreshold.of(found.parts, fpr), doubtful_share=unfitted._doubtful(found))
 
     @staticmethod
     def restore(classifier: Classifier, clean: NDArray[np.uint8], calibration: Calibration) -> Screen:
@@ -168,16 +166,14 @@ class Screen:
                 f"The calibration of the screen was not made with {classifier.name} and these {len(clean)} clean images; "
                 f"give those that it was made with, or calibrate again."
             )
-        usual_heat = None if values.usual_heat is None else np.array(values.usual_heat, np.float32)
-        return Screen(classifier, reference, usual_heat, conformal, names, values.target, values.doubtful_share)
+        known = _features(classifier, reference, names)
+        return Screen(classifier, reference, known, conformal, names, values.target, values.doubtful_share)
 
     def to_calibration(self) -> Calibration:
         """The threshold and everything else that was computed from the clean images, but not the images themselves."""
         usual = np.median(self.reference.logits, axis=0)
-        heat_rows = None if self.usual_heat is None else tuple(tuple(map(float, row)) for row in self.usual_heat)
         reference = ReferenceValues(
             usual_logits=tuple(map(float, usual)),
-            usual_heat=heat_rows,
             target=self.target,
             doubtful_share=self.doubtful_share,
         )
@@ -220,21 +216,25 @@ class Screen:
                 float(found.p_values[row]),
                 bool(found.flagged[row]),
                 self.classifier.classes[found.classes[row]],
+                bool(found.whole[row]),
                 found.boxes[row],
-                examined.pixels[row],
+                examined.pixels[row] & ~found.whole[row],
                 {name: float(values[row]) for name, values in found.parts.items()},
             )
             for row in range(len(images))
         )
 
     def _judge(self, found: _Examined) -> Suspicions:
-        suspicion = self.conformal.suspicion(found.parts)
+        by_kind, suspicion = self.conformal.by_kind(found.parts), self.conformal.suspicion(found.parts)
+        flagged, part = suspicion > self.conformal.threshold, by_kind.get("part", np.full(len(suspicion), -np.inf))
+        whole = (suspicion > part) & (part <= self.conformal.threshold)  # a small part explains more, where it suffices
         return Suspicions(
             suspicion,
             self.conformal.p_values(suspicion),
-            suspicion > self.conformal.threshold,
+            flagged,
             found.classes,
-            tuple(map(_bounds, found.pixels)),
+            whole,
+            tuple(_bounds(pixels | all_of_it) for pixels, all_of_it in zip(found.pixels, whole, strict=True)),
             found.parts,
         )
 
@@ -252,12 +252,10 @@ class Screen:
             found.append(self._examine_batch(images[rows], hosts[rows], usual[rows], spread[rows]))
             progress.advance(len(images[rows]))
         parts = {name: np.concatenate([one.parts[name] for one in found]) for name in found[0].parts}
-        classes, falls, pixels = (np.concatenate([getattr(one, name) for one in found]) for name in _Examined._fields[1:4])
-        maps = None
-        if "heat" in self.names:
-            maps = heat(self.classifier, images, classes)
-            parts["heat"] = divergence(maps, self._usual_heat(maps, own))
-        return _Examined(parts, classes, falls, pixels, maps)
+        classes, falls, pixels = (np.concatenate([getattr(one, name) for one in found]) for name in _Examined._fields[1:])
+        if self.known is not None:
+            parts["features"] = strangeness(self.known if own else features(self.classifier, images), self.known, own)
+        return _Examined(parts, classes, falls, pixels)
 
     def _examine_batch(
         self,
@@ -276,17 +274,13 @@ class Screen:
             "transplant": lambda: transplant(self.classifier, images, spots.moved, on, before)[every, classes],
             "removal": lambda: spots.falls,
             "outlier": lambda: surprise[every, classes],
-            "strip": lambda: strip(self.classifier, images, on[:, :SUPERIMPOSED], classes, of_class),
-            "teco": lambda: teco(self.classifier, images, logits, classes, of_class),
+            "detail": lambda: (
+                carried(self.classifier, images, on[:, :FEWER], before[:, :FEWER])[every, classes] / spread[every, classes]
+            ),
+            "strip": lambda: strip(self.classifier, images, on[:, :FEWER], classes, of_class),
         }
         parts = {name: np.asarray(do(), np.float64) for name, do in work.items() if name in self.names}
-        return _Examined(parts, classes, spots.falls, spots.pixels, None)
-
-    def _usual_heat(self, maps: Maps, own: bool) -> Maps:
-        if own:
-            return np.asarray((maps.sum(axis=0) - maps) / (len(maps) - 1))
-        assert self.usual_heat is not None, "the part heat is computed for networks only"  # noqa: S101
-        return np.broadcast_to(self.usual_heat, maps.shape)
+        return _Examined(parts, classes, spots.falls, spots.pixels)
 
     def _doubtful(self, found: _Examined) -> float:
         """Share of the clean images in which one small box decides the answer."""
@@ -301,15 +295,20 @@ class Screen:
 
 
 def _known(parts: Sequence[str], classifier: Classifier) -> tuple[str, ...]:
-    """The parts in the order of `PARTS`; without the heat for a black box, and for a network none of whose layers is a map."""
+    """The parts in the order of `PARTS`; without features for a black box, and for a network none of whose layers is a map."""
     if unknown := set(parts) - set(PARTS):
         raise PetechiaError(f"{min(unknown)!r} is not a part of the screen; the parts are {', '.join(PARTS)}.")
-    found = tuple(name for name in PARTS if name in parts and (name != "heat" or has_heat(classifier)))
+    found = tuple(name for name in PARTS if name in parts and (name != "features" or has_maps(classifier)))
     if not found:
         raise PetechiaError(
             f"The parts {', '.join(parts) or '(none)'} leave nothing to compute for {classifier.name}; add another."
         )
     return found
+
+
+def _features(classifier: Classifier, reference: Reference, names: Sequence[str]) -> Features | None:
+    """Those of the clean images, if they are asked for."""
+    return features(classifier, reference.images) if "features" in names else None
 
 
 def _same_reference(values: ReferenceValues, reference: Reference, count: int, same_parts: bool) -> bool:

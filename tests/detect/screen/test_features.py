@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from sklearn.neighbors import NearestNeighbors
+
+from petechia.core.errors import PetechiaError
+from petechia.detect.screen.features import NEIGHBOURS, features, has_maps, strangeness
+from tests.detect.screen.conftest import ByHand, opened
+
+Draw = Callable[[int, int], NDArray[np.uint8]]
+
+
+def test_features_are_moments_of_the_last_map(draw: Draw) -> None:
+    network, images = ByHand(), draw(5, 0)
+    with torch.inference_mode():
+        maps = network.halves(network.edges(torch.from_numpy(images).float()[:, None] / 255))
+    expected = torch.cat([maps.mean(dim=(2, 3)), maps.flatten(2).std(dim=2)], dim=1).numpy()
+    np.testing.assert_allclose(features(opened(network), images), expected, atol=1e-5)
+
+
+def test_a_black_box_has_none(draw: Draw) -> None:
+    assert has_maps(opened(ByHand()))
+    assert not has_maps(opened(ByHand(), blind=True))
+    with pytest.raises(PetechiaError):
+        features(opened(ByHand(), blind=True), draw(2, 0))
+
+
+def test_strangeness_is_the_distance_to_a_near_neighbour() -> None:
+    rng = np.random.default_rng(0)
+    known, given = (rng.normal(0, 3, (count, 6)).astype(np.float32) for count in (40, 7))
+    scale = known.std(axis=0) + 1e-3 * np.abs(known).mean() + 1e-6
+    nearest = NearestNeighbors(n_neighbors=NEIGHBOURS).fit(known / scale)
+    np.testing.assert_allclose(strangeness(given, known), nearest.kneighbors(given / scale)[0][:, -1], rtol=1e-5)
+
+
+def test_a_clean_image_is_compared_with_the_others() -> None:
+    known = np.random.default_rng(1).normal(size=(12, 3)).astype(np.float32)
+    row = 4
+    others = np.delete(known, row, axis=0)
+    assert strangeness(known, known, own=True)[row] == strangeness(known[row : row + 1], others)[0]
+
+
+def test_few_images_have_few_neighbours() -> None:
+    assert np.isfinite(strangeness(np.zeros((2, 3), np.float32), np.ones((3, 3), np.float32))).all()
