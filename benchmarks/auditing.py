@@ -231,7 +231,8 @@ def _compared(one: Judged, tests: Sequence[str]) -> tuple[Any, ...]:
     return (*_network(one.row), len(one.row["measured"]["classes"]), f"{one.p:.3g}", *values)
 
 
-def _write(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    """Write a table."""
     with path.open("w", encoding="utf-8", newline="") as file:
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
@@ -275,9 +276,9 @@ def main() -> None:
     known = [judged(row, nulls) for row in rows if measured_of(row) in nulls.models]
     new = [judged(row, nulls) for row in rows if measured_of(row) not in nulls.models]
     if given.csv:
-        _write(given.csv / "audit-models.csv", VERDICT, [_verdict(one) for one in new])
+        write_csv(given.csv / "audit-models.csv", VERDICT, [_verdict(one) for one in new])
         header = ["network", "size", "images", "classes", "p", *nulls.tests]
-        _write(given.csv / "audit-clean.csv", header, [_compared(one, nulls.tests) for one in known])
+        write_csv(given.csv / "audit-clean.csv", header, [_compared(one, nulls.tests) for one in known])
     print("\n".join(table(new)), "\n")
     print("\n".join(summary(new)))
     print("\nThe models of the calibration, each compared with the others:")

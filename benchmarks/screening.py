@@ -1,11 +1,16 @@
-"""How well the screen separates triggered from clean images, on a zoo: a Markdown table and a JSON file."""
+"""How well the screen separates triggered from clean images, on the models of zoos.
+
+python -m benchmarks.screening ZOO --out ROWS.json              screens the models that are missing in the file
+python -m benchmarks.screening ROWS.json… --csv FOLDER          tables of several files
+python -m benchmarks.screening                                  how long it takes
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
+from benchmarks.auditing import kind_of, trigger_words, write_csv
 from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess
 from petechia.detect.screen import Screen, Suspicions
@@ -30,7 +36,7 @@ class Row(NamedTuple):
     """The results of one model."""
 
     name: str
-    kind: str  # "backdoored", "backdoor that did not take" or "clean"
+    kind: str  # "backdoored", "did not take" or "clean"
     asr: float
     auroc: float
     interval: tuple[float, float]
@@ -42,6 +48,11 @@ class Row(NamedTuple):
     parts: dict[str, float]
     milliseconds: float
     warned: bool
+    network: str
+    size: int
+    source: str  # "drawn" or "NIH"
+    trigger: str
+    trigger_kind: str
 
 
 def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) -> Row:
@@ -72,7 +83,20 @@ def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) 
         {name: _auroc(of_clean.parts[name], of_triggered.parts[name]) for name in of_clean.parts},
         milliseconds,
         bool(screen.warnings),
+        **looks(specimen),
     )
+
+
+def looks(specimen: Specimen) -> dict[str, Any]:
+    """What a table says of a model besides its results."""
+    config, trigger = specimen.config, specimen.config.attack.trigger.model_dump(mode="json")
+    return {
+        "network": config.model.arch,
+        "size": config.preprocess.size,
+        "source": "drawn" if str(config.data).startswith("phantom") else "NIH",
+        "trigger": trigger_words(trigger),
+        "trigger_kind": kind_of(trigger),
+    }
 
 
 def _all(images: Any) -> NDArray[np.uint8]:
@@ -106,49 +130,88 @@ def _interval(clean: NDArray[np.float64], triggered: NDArray[np.float64]) -> tup
 
 
 def markdown(rows: Sequence[Row]) -> str:
-    """A table for each kind of model, and a table of the parts."""
-    return "\n\n".join([*(_table(kind, rows) for kind in ("backdoored", "did not take", "clean")), _parts(rows)])
+    """Tables of models, groups and parts."""
+    return "\n\n".join(_markdown(name, *content) for name, content in tables(rows).items())
 
 
-def _table(kind: str, rows: Sequence[Row]) -> str:
-    own = [row for row in rows if row.kind == kind]
-    if not own:
-        return f"No model of the kind: {kind}."
-    lines = [
-        f"**{kind}**: {len(own)} models",
-        "",
-        "| model | ASR(0.9) | AUROC | TPR | FPR | class | place | ms |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for row in own:
-        low, high = row.interval
-        lines.append(
-            f"| {row.name} | {row.asr:.3f} | {row.auroc:.4f} [{low:.3f} – {high:.3f}] | {_share(row.caught, row.images)} "
-            f"| {_share(row.alarms, row.images)} | {row.right_class:.2f} | {row.right_place:.2f} | {row.milliseconds:.0f} |"
-        )
-    images = sum(row.images for row in own)
-    lines.append(
-        f"| **all** | | mean {np.mean([row.auroc for row in own]):.4f}, least {min(row.auroc for row in own):.4f} "
-        f"| {_share(sum(row.caught for row in own), images)} | {_share(sum(row.alarms for row in own), images)} | | | |"
+def tables(rows: Sequence[Row]) -> dict[str, tuple[Sequence[str], list[tuple[Any, ...]]]]:
+    """File → its header and rows."""
+    models = [_model(row) for row in sorted(rows, key=lambda row: (row.kind, row.trigger_kind, row.network))]
+    groups = [_group(*group) for group in _groups(rows)]
+    names = list(dict.fromkeys(name for row in rows for name in row.parts))
+    return {
+        "screen-models": (MODELS, models),
+        "screen-groups": (GROUPED, groups),
+        "screen-parts": (
+            ("part", *(f"{kind}_auroc_{value}" for kind in PARTED for value in ("mean", "least"))),
+            _parts(rows, names),
+        ),
+    }
+
+
+MODELS = (
+    *("backdoor", "trigger", "trigger_kind", "network", "size", "images", "asr_0.9", "auroc", "auroc_low", "auroc_high"),
+    *("triggered_flagged", "triggered", "clean_flagged", "clean", "class_named", "place_named", "milliseconds"),
+)
+GROUPED = (
+    *("group", "models", "auroc_mean", "auroc_least", "triggered_flagged", "triggered", "tpr", "tpr_low", "tpr_high"),
+    *("clean_flagged", "clean", "fpr", "fpr_low", "fpr_high"),
+)
+PARTED = ("part", "whole", "clean")  # backdoors with a trigger in a part of the image or over all of it; clean models
+
+
+def _model(row: Row) -> tuple[Any, ...]:
+    (low, high), kind = row.interval, {"backdoored": "took"}.get(row.kind, row.kind)
+    return (
+        *(kind, row.trigger, row.trigger_kind, row.network, row.size, row.source, f"{row.asr:.3f}"),
+        *(f"{value:.4f}" for value in (row.auroc, low, high)),
+        *(row.caught, row.images, row.alarms, row.images),
+        *(f"{value:.2f}" for value in (row.right_class, row.right_place)),
+        f"{row.milliseconds:.0f}",
     )
-    return "\n".join(lines)
 
 
-def _share(count: int, of: int) -> str:
-    """Format a share with its Wilson interval."""
-    low, high = Count(count, of).interval
-    return f"{count / of:.3f} [{low:.3f} – {high:.3f}]"
+def _groups(rows: Sequence[Row]) -> Iterator[tuple[str, list[Row]]]:
+    """Backdoors that took, all and by their kind of trigger; the others; clean models."""
+    took = [row for row in rows if row.kind == "backdoored"]
+    yield "took", took
+    for kind in sorted({row.trigger_kind for row in took}):
+        yield f"took: {kind}", [row for row in took if row.trigger_kind == kind]
+    for kind in ("did not take", "clean"):
+        if some := [row for row in rows if row.kind == kind]:
+            yield kind, some
 
 
-def _parts(rows: Sequence[Row]) -> str:
-    lines = ["| part alone: AUROC, mean (least) | backdoored | clean models |", "|---|--:|--:|"]
-    for name in rows[0].parts:
-        cells = []
-        for kind in ("backdoored", "clean"):
-            values = [row.parts[name] for row in rows if row.kind == kind]
-            cells.append(f"{np.mean(values):.3f} ({min(values):.3f})" if values else "–")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def _group(name: str, rows: Sequence[Row]) -> tuple[Any, ...]:
+    if not rows:
+        return (name, 0, *[""] * (len(GROUPED) - 2))
+    areas, images = [row.auroc for row in rows], sum(row.images for row in rows)
+    found: list[Any] = [name, len(rows), f"{np.mean(areas):.4f}", f"{min(areas):.4f}"]
+    for count in (sum(row.caught for row in rows), sum(row.alarms for row in rows)):
+        found += [count, images, *(f"{value:.3f}" for value in (count / images, *Count(count, images).interval))]
+    return tuple(found)
+
+
+def _parts(rows: Sequence[Row], names: Sequence[str]) -> list[tuple[Any, ...]]:
+    """Each part of the suspicion alone."""
+    took = [row for row in rows if row.kind == "backdoored"]
+    groups = {
+        "part": [row for row in took if row.trigger_kind != "whole image"],
+        "whole": [row for row in took if row.trigger_kind == "whole image"],
+        "clean": [row for row in rows if row.kind == "clean"],
+    }
+    found = []
+    for name in names:
+        areas = ([row.parts[name] for row in groups[kind] if name in row.parts] for kind in PARTED)
+        found.append(
+            (name, *(value for some in areas for value in ((f"{np.mean(some):.3f}", f"{min(some):.3f}") if some else ("", ""))))
+        )
+    return found
+
+
+def _markdown(name: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    lines = [f"**{name}**", "", f"| {' | '.join(header)} |", "|---" * len(header) + "|"]
+    return "\n".join([*lines, *(f"| {' | '.join(map(str, row))} |" for row in rows)])
 
 
 def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, float]]:
@@ -164,10 +227,11 @@ def speed(sizes: Iterable[int], threads: int) -> Iterable[tuple[int, float, floa
 
 
 def main() -> None:
-    """Judge every model of one half, print the tables, and write the numbers to a JSON file."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("zoo", type=Path, nargs="?")
-    parser.add_argument("--half", choices=("tune", "judge"), default="judge")
+    """Judge the models of a zoo, or print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("given", type=Path, nargs="*", help="a zoo, or files of rows")
+    parser.add_argument("--csv", type=Path, help="folder for the tables")
+    parser.add_argument("--half", choices=("tune", "judge"))
     parser.add_argument("--most", type=int, default=200, help="number of images to test on")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON file; models in it are not judged again")
@@ -175,20 +239,28 @@ def main() -> None:
     parser.add_argument("--only", default="", help="test only models whose name contains this")
     given = parser.parse_args()
     runtime = Compute(threads=given.threads).start()
-    if given.zoo is None:
+    if not given.given:
         for size, wall, worked in speed((64, 224), given.threads):
             threads = torch.get_num_threads()
             print(f"DenseNet-121, {size} x {size}, {threads} threads: {wall:.0f} ms an image, {worked:.0f} ms of CPU time")
         return
+    measured = given.given[0].is_dir()
+    rows = _screen(given, runtime) if measured else [row for file in given.given for row in _read(file)]
+    for name, (header, table) in tables(rows).items() if given.csv else ():
+        write_csv(given.csv / f"{name}.csv", header, table)
+    print(markdown(rows))
+
+
+def _screen(given: argparse.Namespace, runtime: Runtime) -> list[Row]:
     rows = _read(given.out)
-    half: Half = given.half
-    for specimen in specimens(given.zoo, half):
+    half: Half | None = given.half
+    for specimen in specimens(given.given[0], half):
         known = {(row.name, row.kind == "clean") for row in rows}
         if given.only in specimen.name and (specimen.name, specimen.arm == "control") not in known:
             rows.append(judge(specimen, runtime, given.most, given.blind))
             if given.out is not None:
                 given.out.write_text(json.dumps([row._asdict() for row in rows], indent=1), encoding="utf-8")
-    print(markdown(rows))
+    return rows
 
 
 def _read(file: Path | None) -> list[Row]:
