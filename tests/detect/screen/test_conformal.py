@@ -66,7 +66,7 @@ def test_suspicion_is_in_units_of_the_most_suspicious_clean_images() -> None:
 def test_the_likelier_kind_of_trigger_counts() -> None:
     found = ConformalThreshold.of(_drawn(), 0.01)
     patch = _of({"transplant": 6, "removal": 6, "outlier": 3})
-    wave = _of({"detail": 6, "strip": 6, "features": 6, "outlier": 3})
+    wave = _of({"detail": 6, "strip": 6, "features": 6, "mirror": 6, "outlier": 3})
     for given, kind in ((patch, "part"), (wave, "whole")):
         by_kind = found.by_kind(given)
         assert max(by_kind, key=lambda one: by_kind[one][0]) == kind

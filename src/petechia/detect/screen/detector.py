@@ -37,7 +37,7 @@ class ImageScreen:
 
     Example:
         >>> ImageScreen(fpr=0.05)
-        ImageScreen(fpr=0.05, target=None, parts=('transplant', 'removal', 'outlier', 'detail', 'strip', 'features'))
+        ImageScreen(fpr=0.05, target=None, parts=('transplant', 'removal', 'outlier', 'detail', 'strip', 'features', 'mirror'))
     """
 
     name: str = "screen"

@@ -277,10 +277,15 @@ class Screen:
             "detail": lambda: (
                 carried(self.classifier, images, on[:, :FEWER], before[:, :FEWER])[every, classes] / spread[every, classes]
             ),
+            "mirror": lambda: (logits - self._mirrored(images))[every, classes] / spread[every, classes],
             "strip": lambda: strip(self.classifier, images, on[:, :FEWER], classes, of_class),
         }
         parts = {name: np.asarray(do(), np.float64) for name, do in work.items() if name in self.names}
         return _Examined(parts, classes, spots.falls, spots.pixels)
+
+    def _mirrored(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Logits of mirrored images: a pattern is no longer the one that was learnt, while findings stay."""
+        return self.classifier.logits(np.ascontiguousarray(images[:, :, ::-1])).numpy()
 
     def _doubtful(self, found: _Examined) -> float:
         """Share of the clean images in which one small box decides the answer."""
