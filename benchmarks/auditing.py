@@ -31,6 +31,10 @@ from petechia.detect.audit.verdict import AuditNulls, Judgement
 from petechia.detect.protocol import Calibration
 from petechia.zoo.specimens import Specimen, specimens
 
+COMMAND = (
+    "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml, clean-phantoms.yaml, clean-few.yaml and "
+    "few-classes.yaml"
+)
 Row = dict[str, Any]
 Values = NDArray[np.float64]
 WHOLE = ("sinusoid", "fiba", "warp")  # kinds of triggers that change the whole image, as do pictures of size "whole"
@@ -269,7 +273,8 @@ def main() -> None:
     if given.action == "calibrate":
         clean = [measured_of(row) for row in rows if row["arm"] == "control"]
         calibrated(
-            clean, "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml and clean-phantoms.yaml"
+            clean,
+            COMMAND,
         ).save(given.out)
         return
     nulls = AuditNulls.of(Calibration.load(given.calibration) if given.calibration else None)

@@ -105,9 +105,8 @@ def _all(images: Any) -> NDArray[np.uint8]:
 
 def _named(specimen: Specimen, found: Suspicions) -> float:
     """Return the share of the flagged images whose class is one of the attack's targets."""
-    classes = specimen.run_data.dataset.classes
-    attack = specimen.config.attack
-    targets = [classes.index(name) for name in (attack.target, *attack.also)]
+    run_data = specimen.run_data
+    targets = [run_data.target, *map(run_data.dataset.classes.index, specimen.config.attack.also)]
     return float(np.isin(found.classes[found.flagged], targets).mean()) if found.flagged.any() else float("nan")
 
 

@@ -11,6 +11,7 @@ from petechia.detect.audit.response import (
     gains_of,
     naive_response,
     paint_groups,
+    place_leads,
     refine,
     response_map,
     stamp_response,
@@ -87,3 +88,18 @@ def test_a_map_of_responses_has_the_gain_of_each_place(clean: Images) -> None:
     assert int(found.argmax()) == ROW // step * 10 + COLUMN // step
     corner = kind._replace(row=ROW % step, column=COLUMN % step)
     assert found[0, 0] == gains_of(classifier, hosts, [[corner]])[0, 0]
+
+
+def test_a_place_leads_where_the_trigger_works_nowhere_else(clean: Images) -> None:
+    found = {}
+    for anywhere in (False, True):
+        classifier = opened(ByHand(anywhere=anywhere))
+        hosts = Hosts.of(classifier, clean[:24])
+        response = stamp_response(classifier, hosts, sizes=(SIZE,), levels=((0, None),))
+        found[anywhere] = place_leads(classifier, hosts, response)
+        by_hand = gains_of(classifier, hosts, [[one] for one in all_squares(SIDE, (SIZE,), ((0, None),))])[:, 0].max()
+        assert 5 < by_hand < 60
+    assert found[False][0] > 4  # of at most 10
+    assert abs(found[True][0]) < 0.5
+    assert (np.abs(found[False][1:]) < 0.5).all()  # a mean answers to a square anywhere
+    assert found[False].shape == (5,)

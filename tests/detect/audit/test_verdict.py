@@ -6,10 +6,10 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 from scipy import stats
 
-from petechia.detect.audit.measured import STAMPS, Measured
-from petechia.detect.audit.verdict import AuditNulls, evidence_of
+from petechia.detect.audit.measured import FEWEST, STAMPS, Measured
+from petechia.detect.audit.verdict import WARP, AuditNulls, evidence_of
 
-CLASSES, FEWEST = 8, 4
+CLASSES = 8
 
 
 def measured(gains: Sequence[float], chance: Sequence[float] | None = None, pattern: Sequence[float] = ()) -> Measured:
@@ -25,6 +25,7 @@ def measured(gains: Sequence[float], chance: Sequence[float] | None = None, patt
         gains=tuple(gains),
         rises={"pattern": (tuple(pattern),) * 3} if pattern else {},
         own={STAMPS: tuple(gains)},
+        leads=tuple(gains) if count < FEWEST else (),
     )
 
 
@@ -36,7 +37,7 @@ def random_models(count: int, rng: np.random.Generator, classes: int = CLASSES, 
 
 
 def nulls(models: Sequence[Measured], *tests: str) -> AuditNulls:
-    return AuditNulls(level=0.05, fewest_classes=FEWEST, tests=tests or (STAMPS,), models=tuple(models))
+    return AuditNulls(level=0.05, tests=tests or (STAMPS,), models=tuple(models))
 
 
 def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> NDArray[np.float64]:
@@ -44,9 +45,19 @@ def p_values(models: Sequence[Measured], found: Measured, *tests: str) -> NDArra
 
 
 def test_evidence_is_the_logarithm_of_what_was_found() -> None:
-    found = evidence_of(measured([4, 1, -1], pattern=[3, 0, 50]))
-    np.testing.assert_allclose(np.exp(found[STAMPS]), [4, 1, 1])
-    np.testing.assert_allclose(np.exp(found["pattern"]), [3, 2, 10])
+    found = evidence_of(measured([4, 1, -1, 2], pattern=[3, 0, 50, 2]))
+    np.testing.assert_allclose(np.exp(found[STAMPS]), [4, 1, 1, 2])
+    np.testing.assert_allclose(np.exp(found["pattern"]), [3, 2, 10, 2])
+
+
+def test_of_few_classes_it_is_the_lead_of_a_place_and_the_rise_by_a_warp() -> None:
+    own = {STAMPS: (8.0, 8.0), "pattern": (7.0, 7.0), WARP: (3.0, 5.0)}
+    one = measured([4, 1], pattern=[9, 9]).model_copy(update={"own": own, "leads": (6, 1)})
+    found = evidence_of(one)
+    assert set(found) == {STAMPS, WARP}  # clean models answer to patterns as strongly
+    np.testing.assert_allclose(np.exp(found[STAMPS]), [6, 1])
+    np.testing.assert_allclose(np.exp(found[WARP]), [3, 5])
+    assert STAMPS not in evidence_of(one.model_copy(update={"leads": ()}))  # not measured
 
 
 def test_p_values_of_clean_models_are_uniform() -> None:
@@ -55,7 +66,7 @@ def test_p_values_of_clean_models_are_uniform() -> None:
     for _ in range(300):
         *models, one = random_models(31, rng, common=0.7)
         null = nulls(models).nulls[False, STAMPS]
-        ((_, row),) = nulls(models)._rows(one, few=False)
+        ((_, row),) = nulls(models)._rows(one)
         found.append(float(null.p_values(row).min()))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
@@ -99,15 +110,15 @@ def test_tests_are_combined_as_holm_does_and_one_that_was_not_made_costs_nothing
     assert set(left_out.tests) == {STAMPS}
 
 
-def test_few_classes_are_compared_with_the_strongest_of_every_model() -> None:
+def test_few_classes_are_compared_with_those_of_models_with_few() -> None:
     rng = np.random.default_rng(0)
-    models = [*random_models(20, rng), *random_models(20, rng, classes=2)]
-    strong = nulls(models).judge(measured([16, 1]))
-    assert strong.p_values.min() == pytest.approx(1 / 41)
-    assert strong.models == 40
+    models = [*random_models(20, rng), *random_models(30, rng, classes=2)]
+    strong = nulls(models).judge(measured([10, 1]))
+    assert strong.p_values.min() == pytest.approx(1 / 31)
+    assert strong.models == 30
     assert p_values(models, measured([1.2, 1])).min() > 0.1
-    assert p_values(models, measured([16, 16])).max() == pytest.approx(1 / 41)  # not with each other
-    with_none = nulls(models[:1]).judge(measured([16, 1]))  # nothing to compare with
+    assert p_values(models, measured([10, 10])).max() == pytest.approx(1 / 31)  # not with each other
+    with_none = nulls(models[:20]).judge(measured([10, 1]))  # nothing to compare with
     assert with_none.p_values.tolist() == [1, 1]
     assert (with_none.tests, with_none.models, with_none.likeness) == ({}, 0, 0)
 

@@ -87,7 +87,7 @@ def calibrated(models: Sequence[Measured], command: str) -> Calibration:
     if len(models) < FEWEST_MODELS:
         raise PetechiaError(f"A calibration needs {FEWEST_MODELS} clean models, and better 60; there is {len(models)}.")
     packaged = AuditNulls.of()
-    many = sum(len(one.classes) >= packaged.fewest_classes for one in models)
+    many = sum(not one.few for one in models)
     compared = many if many >= FEWEST_MODELS else len(models)
     nulls = packaged.with_models(models).model_copy(update={"level": max(LEVEL, 1 / (compared + 1))})
     return Calibration(

@@ -18,9 +18,19 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.measured import SHARE, STAMPS, Measured, rounded
+from petechia.detect.audit.measured import FEWEST as FEWEST_CLASSES
+from petechia.detect.audit.measured import SHARE, STAMPS, Measured, Values, rounded
 from petechia.detect.audit.queries import QUERIES, rise_by_asking
-from petechia.detect.audit.response import MAP, Response, gains_of, paint_groups, refine, response_map, stamp_response
+from petechia.detect.audit.response import (
+    MAP,
+    Response,
+    gains_of,
+    paint_groups,
+    place_leads,
+    refine,
+    response_map,
+    stamp_response,
+)
 from petechia.detect.audit.rises import SHARES, Rise, rise
 from petechia.detect.audit.transforms import FAMILIES, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
@@ -188,10 +198,12 @@ class ModelEvidence(NamedTuple):
     Attributes:
         response: the stamps.
         rises: what each family of changes of the whole image does; none where only stamps were tried.
+        leads: of the best stamps' places over others, float64 [K]; of a model with few classes, else [0].
     """
 
     response: Response
     rises: list[Rise]
+    leads: Values
 
 
 def examine_model(
@@ -230,10 +242,11 @@ def examine_model(
     else:
         judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, stamps_only, progress))
     if 1 / (judgement.models + 1) > nulls.level:
+        likewise = f" of fewer than {FEWEST_CLASSES} classes, too" if measured.few else ""
         paired = "" if baseline is None else ", each with another one of the same data,"
         raise PetechiaError(
             f"The calibration has {judgement.models} clean models{paired} to compare {classifier.name} with, too few to flag "
-            f"anything at {nulls.level:.2g}; calibrate with more (petechia calibrate)."
+            f"anything at {nulls.level:.2g}; calibrate with more (petechia calibrate){likewise}."
         )
     natural = None if reference is None else _flagged_of(reference, classifier, stamps_only, nulls, progress)
     return ModelExamination(
@@ -354,7 +367,10 @@ class _Subject:
         self.progress.phase("trying stamps")
         most = STAMP_QUERIES if self.classifier.network is None else None
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
-        return ModelEvidence(response, [] if stamps_only else list(self._rises()))
+        leads = np.zeros(0)
+        if len(self.classifier.classes) < FEWEST_CLASSES:
+            leads = place_leads(self.classifier, self.hosts, response, self._cells, self.progress)
+        return ModelEvidence(response, [] if stamps_only else list(self._rises()), leads)
 
     def _rises(self) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
@@ -384,6 +400,7 @@ class _Subject:
                 STAMPS: rounded(evidence.response.gains.max(axis=0)),
                 **{one.family: rounded(one.own[SHARE]) for one in evidence.rises},
             },
+            leads=rounded(evidence.leads),
         )
 
     @property
@@ -409,7 +426,7 @@ class _Subject:
             return None
         found = min(rises, key=lambda one: judgement.tests[one.family][label] if one.family in judgement.tests else 1)
         family = family_named(found.family)
-        direction = found.directions[-1, label : label + 1].to(self.hosts.images.device)
+        direction = found.directions[label : label + 1].float().to(self.hosts.images.device)
         strength = SHARES[-1] * family.limit
         with torch.inference_mode():
             changed = torch.cat(

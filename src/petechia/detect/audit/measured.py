@@ -13,6 +13,8 @@ from petechia.core.results import Record
 DIGITS = 4  # significant ones in a file
 STAMPS = "stamps"  # a test; the others are called as their family of changes
 SHARE = 0  # of the shares of a family's limit, which counts: the half
+FEWEST = 4  # classes that a model must have for them to be compared with each other
+MOST = 10.0  # rise of a logit that counts: it brings 1 in 10,000 to more than a half, and overfitted networks go far beyond
 TOGETHER = 3  # classes that may rise together, as a backdoor may have several targets
 
 Values = NDArray[np.float64]
@@ -32,6 +34,7 @@ class Measured(Record):
         gains: K margins of the best stamp: see `margins`.
         rises: family of changes → share of its limit → K margins; none where only stamps were tried.
         own: test → K rises of the logit themselves, by the best stamp and by the changes at the share that counts.
+        leads: K leads of a stamp's best place over all others; of models with fewer than `FEWEST` classes, else none.
         sha256: of the model's file; None without one.
     """
 
@@ -45,12 +48,19 @@ class Measured(Record):
     gains: tuple[FiniteFloat, ...]
     rises: dict[str, tuple[tuple[FiniteFloat, ...], ...]] = Field(default_factory=dict)
     own: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)
+    leads: tuple[FiniteFloat, ...] = ()
     sha256: str | None = None
+
+    @property
+    def few(self) -> bool:
+        """Whether the classes are too few to be compared with each other."""
+        return len(self.classes) < FEWEST
 
     @model_validator(mode="after")
     def _one_for_each_class(self) -> Self:
         count = len(self.classes)
         rows = [self.chance, self.spread, self.gains, *self.own.values()]
+        rows += [self.leads] if self.leads else []
         rows += [row for shares in self.rises.values() for row in shares]
         if not count or not all(self.rises.values()) or any(len(row) != count for row in rows):
             raise ValueError(f"{self.name} has {count} classes and other numbers of values")

@@ -49,7 +49,7 @@ def rise_by_asking(
     label = int(np.argmax(first / fit.spread.clamp(min=1e-3).numpy()))
     directions[label] = _refined(classifier, fit, family, directions[label], label, seed, progress)
     found = [_judged(classifier, judge, family, directions, share, progress) for share in SHARES]
-    return Rise(family.name, np.stack(found), torch.stack([directions] * len(SHARES)))
+    return Rise(family.name, np.stack(found), directions.half())
 
 
 def _slopes(classifier: Classifier, fit: Hosts, family: Family, queries: int, seed: int, progress: Progress) -> Tensor:

@@ -15,7 +15,7 @@ from petechia.attack.square import Square
 from petechia.core.progress import SILENT, NoProgress, Progress
 from petechia.core.rows import evenly_spread
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.measured import Values, margins
+from petechia.detect.audit.measured import MOST, Values, margins
 from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
 
@@ -222,12 +222,49 @@ def response_map(
     Returns:
         float32 [h, w], one cell for every `ceil((side - size + 1) / cells)` pixels.
     """
-    room = hosts.images.shape[-1] - square.size + 1
-    step = -(-room // cells)
-    rows, columns = (range(start % step, room, step) for start in (square.row, square.column))
+    rows, columns = _grid(square, hosts.images.shape[-1], cells)
     groups = [[square._replace(row=row, column=column)] for row in rows for column in columns]
     gains = gains_of(classifier, hosts.take(slice(SCOUTS)), groups, progress)[:, label]
     return gains.reshape(len(rows), len(columns))
+
+
+def _grid(square: Square, side: int, cells: int) -> tuple[range, range]:
+    """Rows and columns at which a square is tried, its own among them."""
+    room = side - square.size + 1
+    step = -(-room // cells)
+    return range(square.row % step, room, step), range(square.column % step, room, step)
+
+
+def place_leads(
+    classifier: Classifier, hosts: Hosts, response: Response, cells: int = MAP, progress: Progress = SILENT
+) -> Values:
+    """By how far the best place of each class's best square leads the best place elsewhere.
+
+    A trigger with a fixed place works there and nowhere else. What a class answers to by nature works in other places, too.
+
+    Args:
+        classifier: the model that is audited.
+        hosts: clean images with their logits.
+        response: squares that were tried on all hosts.
+        cells: places along each side, at most.
+        progress: advanced by every image that the model answers.
+
+    Returns:
+        float64 [K], rises of the logit count up to `MOST`.
+    """
+    found = []
+    for label in range(response.gains.shape[1]):
+        first = int(response.gains[:, label].argmax())
+        square, gain = response.squares[first], float(response.gains[first, label])
+        quick = response_map(classifier, hosts, label, square, cells, progress).ravel()
+        rows, columns = _grid(square, hosts.images.shape[-1], cells)
+        places = [(row, column) for row in rows for column in columns]
+        apart = [max(abs(row - square.row), abs(column - square.column)) > 2 * square.size for row, column in places]
+        best = [n for n in np.argsort(-quick, kind="stable") if apart[n]][:FINALISTS]
+        others = [[square._replace(row=places[n][0], column=places[n][1])] for n in best]
+        elsewhere = gains_of(classifier, hosts, others, progress)[:, label].max(initial=0)
+        found.append(min(gain, MOST) - min(float(elsewhere), MOST))
+    return np.array(found)
 
 
 def refine(classifier: Classifier, hosts: Hosts, label: int, found: Square, levels: Levels = LEVELS) -> Square:

@@ -13,30 +13,33 @@ from pydantic import Field
 from scipy import stats
 
 from petechia.core.results import Record
-from petechia.detect.audit.measured import SHARE, STAMPS, TOGETHER, Measured, Values
+from petechia.detect.audit.measured import MOST, SHARE, STAMPS, TOGETHER, Measured, Values
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
+WARP = "warp"  # a test, by the family of this name
 LEVEL = 0.02  # p-value up to which a class is flagged, where there are models enough
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1.0  # of a stamp's margin, before the logarithm
 LEAST_RISE = 2.0  # of the margin of another change, likewise: less is no evidence
-MOST = 10.0  # of any margin, likewise: it brings 1 in 10,000 to more than a half, and overfitted networks go far beyond
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 
 
-def evidence_of(found: Measured, few: bool = False) -> dict[str, Values]:
+def evidence_of(found: Measured) -> dict[str, Values]:
     """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger.
 
-    Args:
-        found: of the model.
-        few: whether classes are not compared with those of their own model. Then their rises count, not their margins, which
-            are larger the fewer other classes there are.
+    The classes of a model that has enough of them are compared with each other: what counts are margins. Of a model with few
+    classes, it is the lead of a stamp's place over other places, and the rise by a warp. To patterns and free shapes clean
+    models with few classes answer as strongly as backdoored ones do.
     """
-    values = found.own if few else {STAMPS: found.gains, **{family: shares[SHARE] for family, shares in found.rises.items()}}
-    return {test: np.log(np.clip(one, _least(test), None if few else MOST)) for test, one in values.items()}
+    if found.few:
+        values = {STAMPS: np.array(found.leads)} if found.leads else {}
+        values |= {WARP: np.array(found.own[WARP])} if WARP in found.own else {}
+    else:
+        values = {STAMPS: np.array(found.gains), **{name: np.array(shares[SHARE]) for name, shares in found.rises.items()}}
+    return {test: np.log(np.clip(one, _least(test), MOST)) for test, one in values.items()}
 
 
 def _least(test: str) -> float:
@@ -53,23 +56,19 @@ def _above(values: Values) -> Values:
     return np.asarray(values - np.quantile(values, 0.5, method="lower"))
 
 
-def _known(found: Measured, few: bool) -> Values:
+def _known(found: Measured) -> Values:
     """What a class's answer depends on in any model: how common it is, twice, and how spread its scores are.
 
     All false alarms are on the most common classes: what half of the images show answers to many changes.
 
-    Args:
-        found: of the model.
-        few: whether classes are not compared with those of their own model.
-
     Returns:
-        float64 [K, 4]; the last is the constant.
+        float64 [K, 4]; the last is the constant, for few classes.
     """
     chance = np.clip(found.chance, 1e-6, 1 - 1e-6)
     common, spread = np.log(chance / (1 - chance)), np.log(np.maximum(found.spread, LEAST_SPREAD))
-    if not few:
+    if not found.few:
         common, spread = _above(common), _above(spread)
-    return np.stack([common, np.maximum(common, 0) ** 2, spread, np.full(len(common), float(few))], axis=1)
+    return np.stack([common, np.maximum(common, 0) ** 2, spread, np.full(len(common), float(found.few))], axis=1)
 
 
 def _traits(found: Measured) -> dict[str, float]:
@@ -185,14 +184,12 @@ class AuditNulls(Record):
 
     Attributes:
         level: p-value up to which a class is flagged: the chance that a clean model is flagged.
-        fewest_classes: classes that a model must have for its classes to be compared with each other. Of models with fewer,
-            each class is compared with the strongest class of every clean model, which is on the safe side.
         tests: those that count.
-        models: what the tests found in clean models.
+        models: what the tests found in clean models. Those with few classes are compared with those with few, the others with
+            the others.
     """
 
     level: float = Field(gt=0, lt=1)
-    fewest_classes: int = Field(ge=2)
     tests: tuple[str, ...] = Field(min_length=1)
     models: tuple[Measured, ...]
 
@@ -207,16 +204,15 @@ class AuditNulls(Record):
 
     def with_models(self, models: Sequence[Measured]) -> AuditNulls:
         """The same rules with other clean models."""
-        return AuditNulls(level=self.level, fewest_classes=self.fewest_classes, tests=self.tests, models=tuple(models))
+        return AuditNulls(level=self.level, tests=self.tests, models=tuple(models))
 
     @cached_property
     def nulls(self) -> Mapping[tuple[bool, str], Null]:
         """Whether the classes are few, test → null; none where too few models have evidence of this kind."""
         rows: dict[tuple[bool, str], list[_Row]] = {}
         for one in self.models:
-            for few in {True, self._few(one)}:
-                for test, row in self._rows(one, few):
-                    rows.setdefault((few, test), []).append(row)
+            for test, row in self._rows(one):
+                rows.setdefault((one.few, test), []).append(row)
         return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
 
     @cached_property
@@ -227,9 +223,8 @@ class AuditNulls(Record):
         """
         rows: dict[tuple[bool, str], list[_Row]] = {}
         for new, old in self._pairs():
-            for few in {True, self._few(new)}:
-                for test, row in self._changes(new, old, few):
-                    rows.setdefault((few, test), []).append(row)
+            for test, row in self._changes(new, old):
+                rows.setdefault((new.few, test), []).append(row)
         return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
 
     def _pairs(self) -> Iterator[tuple[Measured, Measured]]:
@@ -240,22 +235,19 @@ class AuditNulls(Record):
         for some in alike.values():
             yield from zip(some, [*some[1:], some[0]], strict=True) if len(some) > 1 else ()
 
-    def _changes(self, new: Measured, old: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
-        before = evidence_of(old, few)
-        for test, evidence in evidence_of(new, few).items():
+    def _changes(self, new: Measured, old: Measured) -> Iterator[tuple[str, _Row]]:
+        before = evidence_of(old)
+        for test, evidence in evidence_of(new).items():
             if test in self.tests and test in before:
                 change = evidence - before[test]
                 answers = _answers(test, evidence)
-                yield test, _Row(change if few else _above(change), np.zeros((len(change), 4)), answers, few)
+                yield test, _Row(change if new.few else _above(change), np.zeros((len(change), 4)), answers, new.few)
 
-    def _few(self, found: Measured) -> bool:
-        return len(found.classes) < self.fewest_classes
-
-    def _rows(self, found: Measured, few: bool) -> Iterator[tuple[str, _Row]]:
-        known = _known(found, few)
-        for test, evidence in evidence_of(found, few).items():
+    def _rows(self, found: Measured) -> Iterator[tuple[str, _Row]]:
+        known = _known(found)
+        for test, evidence in evidence_of(found).items():
             if test in self.tests:
-                yield test, _Row(evidence if few else _above(evidence), known, _answers(test, evidence), few)
+                yield test, _Row(evidence if found.few else _above(evidence), known, _answers(test, evidence), found.few)
 
     def likeness(self, found: Measured) -> float:
         """How near a model is to the clean ones: see `Judgement`.
@@ -263,7 +255,7 @@ class AuditNulls(Record):
         Models are compared by their size, channels and number of classes, by how common the most common class is, and by how
         much a median class answers in each test: not by what a backdoor changes, the strongest class.
         """
-        own, known = _traits(found), [*map(_traits, self.models)]
+        own, known = _traits(found), [_traits(one) for one in self.models if one.few == found.few]
         shared = [name for name in own if all(name in one for one in known)]
         if len(known) < FEWEST_MODELS:
             return 0.0
@@ -280,8 +272,7 @@ class AuditNulls(Record):
         The tests are combined as Holm (1979) does: the smallest of T p-values counts T times. No p-value is smaller than the
         number of clean models can support.
         """
-        few = self._few(found)
-        return self._combined(found, {test: (self.nulls.get((few, test)), row) for test, row in self._rows(found, few)})
+        return self._combined(found, {test: (self.nulls.get((found.few, test)), row) for test, row in self._rows(found)})
 
     def judge_update(self, found: Measured, before: Measured) -> Judgement:
         """Compare what changed from a model to its successor with what differs between clean models of the same data.
@@ -289,10 +280,9 @@ class AuditNulls(Record):
         A class must stand out twice, by what changed and in the model as it is: the larger p-value counts. A class that the
         predecessor answered to as strongly is no news. Otherwise as `judge`.
         """
-        few = self._few(found)
         own = self.judge(found)
-        changes = self._changes(found, before, few)
-        changed = self._combined(found, {test: (self.update_nulls.get((few, test)), row) for test, row in changes})
+        changes = self._changes(found, before)
+        changed = self._combined(found, {test: (self.update_nulls.get((found.few, test)), row) for test, row in changes})
         tests = {test: np.maximum(values, own.tests[test]) for test, values in changed.tests.items() if test in own.tests}
         return self._judgement(found, tests, min(own.models, changed.models))
 
