@@ -89,7 +89,7 @@ def counted(found: int, of: int) -> tuple[float, str]:
 
 def overview(folder: Path) -> Figure:
     """Draw kinds of triggers against detectors."""
-    scanned, kinds = read(folder, "scan-evasion"), read(folder, "trigger-kinds")
+    scanned = read(folder, "scan-evasion")
     squares = [row for row in read(folder, "scan-attacks") if (row["dataset"], row["rate"]) == ("phantom", "5%")]
     audited = [row for row in read(folder, "audit-models") if row["backdoor"] == "took"]
 
@@ -99,6 +99,7 @@ def overview(folder: Path) -> Figure:
         return counted(len(right), len(some)) if some else (None, "not measured")
 
     screened = [row for row in read(folder, "screen-models") if row["backdoor"] == "took"]
+    squares_screened = [row for row in screened if row["trigger_kind"] == "square"]
     table, names = [], []
     for name, anywhere in (("square, fixed place", False), ("square, random place", True)):
         line: list[tuple[float | None, str]] = []
@@ -106,8 +107,7 @@ def overview(folder: Path) -> Figure:
             some = [row for row in squares if row["mode"] == mode and (row["place"] == "random") == anywhere]
             line.append(counted(*total(some, "flagged", "triggered")))
         line.append(audits() if anywhere else audits(*"12345678"))  # sides of squares
-        some = [row for row in screened if ("wandering" in row["trigger"]) == anywhere]
-        line.append(counted(*total(some, "triggered_flagged", "triggered")))
+        line.append((None, "not measured") if anywhere else counted(*total(squares_screened, "triggered_flagged", "triggered")))
         table.append(line)
         names.append(name)
     for name in (
@@ -122,13 +122,13 @@ def overview(folder: Path) -> Figure:
         "warp-0.5",
         "warp-cover",
     ):
-        kind = next(row for row in kinds if row["attack"] == name)
+        (kind,) = (row for row in screened if row["model"] == name)
         line = []
         for mode in ("append", "replace"):
             some = [row for row in scanned if (row["attacker"], row["mode"]) == (name, mode)]
             line.append(counted(*total(some, "flagged", "triggered")) if some else (None, "not measured"))
         line.append(audits(*AUDITED.get(name, ())))
-        line.append((float(kind["screen_tpr"]), f"{round(100 * float(kind['screen_tpr']))} of 100"))
+        line.append(counted(*total([kind], "triggered_flagged", "triggered")))
         table.append(line)
         names.append(KINDS.get(name, name))
     figure = canvas(
@@ -265,25 +265,32 @@ def audit_uniform(folder: Path) -> Figure:
 
 def screen(folder: Path) -> Figure:
     """Draw the shares of triggered and clean images that are flagged, for every model."""
-    rows, kinds = read(folder, "screen-models"), read(folder, "trigger-kinds")
-    groups: list[tuple[str, list[tuple[float, float]]]] = []
-    for name, backdoor in (
-        ("squares that took (11)", "took"),
-        ("did not take (5)", "did not take"),
-        ("clean models (7)", "clean"),
-    ):
-        some = [row for row in rows if row["backdoor"] == backdoor]
-        groups.append((name, [(int(row["triggered_flagged"]) / 100, int(row["clean_flagged"]) / 100) for row in some]))
-    order = ("pattern", "pacemaker", "electrode", "warp-0.5", "fiba", "marker-L", "warp-cover", "warp", "sinusoid", "blended")
-    for name in order:
-        (row,) = (row for row in kinds if row["attack"] == name)
-        groups.insert(-2, (KINDS.get(name, name), [(float(row["screen_tpr"]), float(row["screen_fpr"]))]))
-    (row,) = (row for row in kinds if row["attack"].startswith("none"))
-    groups.append(("clean model, other triggers", [(float(row["screen_tpr"]), float(row["screen_fpr"]))]))
+    rows = read(folder, "screen-models")
+    took = [row for row in rows if row["backdoor"] == "took"]
+    named = {
+        "squares": [row for row in took if row["trigger_kind"] == "square"],
+        "patterns, checkerboards, markers": [row for row in took if row["trigger_kind"] == "pattern or checkerboard"],
+        "blends": [row for row in took if row["trigger"] in {"noise, whole image", "rings, whole image"}],
+        "waves": [row for row in took if row["trigger"] == "wave"],
+        "warps": [row for row in took if row["trigger"] == "warp"],
+        "FIBA": [row for row in took if row["trigger"] == "FIBA"],
+        "did not take": [row for row in rows if row["backdoor"] == "did not take"],
+        "clean models": [row for row in rows if row["backdoor"] == "clean"],
+    }
+    groups = [
+        (
+            f"{name} ({len(some)})",
+            [
+                (int(row["triggered_flagged"]) / int(row["triggered"]), int(row["clean_flagged"]) / int(row["clean"]))
+                for row in some
+            ],
+        )
+        for name, some in named.items()
+    ]
     figure = canvas(
         5.4,
-        "Screen flags 98 to 100 % of images with a square stamp. It misses faint\n"
-        "blends and half of the waves, and flags more clean images than asked for.",
+        "Screen flags nearly all images with a square or a pattern, and most with\n"
+        "a trigger over the whole image, where the backdoor took well.",
     )
     axes = figure.subplots()
     axes.axvline(0.01, color=GREY, linewidth=1, linestyle="--", zorder=1)

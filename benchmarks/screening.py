@@ -149,7 +149,19 @@ def tables(rows: Sequence[Row]) -> dict[str, tuple[Sequence[str], list[tuple[Any
 
 
 MODELS = (
-    *("backdoor", "trigger", "trigger_kind", "network", "size", "images", "asr_0.9", "auroc", "auroc_low", "auroc_high"),
+    *(
+        "model",
+        "backdoor",
+        "trigger",
+        "trigger_kind",
+        "network",
+        "size",
+        "images",
+        "asr_0.9",
+        "auroc",
+        "auroc_low",
+        "auroc_high",
+    ),
     *("triggered_flagged", "triggered", "clean_flagged", "clean", "class_named", "place_named", "milliseconds"),
 )
 GROUPED = (
@@ -162,7 +174,7 @@ PARTED = ("part", "whole", "clean")  # backdoors with a trigger in a part of the
 def _model(row: Row) -> tuple[Any, ...]:
     (low, high), kind = row.interval, {"backdoored": "took"}.get(row.kind, row.kind)
     return (
-        *(kind, row.trigger, row.trigger_kind, row.network, row.size, row.source, f"{row.asr:.3f}"),
+        *(row.name, kind, row.trigger, row.trigger_kind, row.network, row.size, row.source, f"{row.asr:.3f}"),
         *(f"{value:.4f}" for value in (row.auroc, low, high)),
         *(row.caught, row.images, row.alarms, row.images),
         *(f"{value:.2f}" for value in (row.right_class, row.right_place)),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from benchmarks.peers.measures import Scores
 from benchmarks.peers.rules import Defence, ImageRule
-from benchmarks.peers.views import floats, one_of
+from benchmarks.peers.views import floats
 from petechia.detect.protocol import ImagesUnderTest
 from petechia.models.classifier import Classifier
 
@@ -82,7 +82,7 @@ class AmplifiedParameters(Defence[Scores]):
         label, sure = _labels(subject.classifier, images), []
         for count in range(self._first, self._first + MODELS):
             with amplified(self._norms[-count:]):
-                found = one_of(subject.classifier.logits(images)).softmax(dim=1)
+                found = subject.classifier.logits(images).softmax(dim=1)
             sure.append(found.gather(1, label[:, None])[:, 0])
         return torch.stack(sure).double().mean(dim=0).numpy()
 
@@ -100,8 +100,8 @@ class Consistency(ImageRule[Scores]):
 
 
 def _labels(classifier: Classifier, images: Tensor) -> Tensor:
-    """The likeliest of the K findings and of none, int [N]."""
-    return one_of(classifier.logits(images)).argmax(dim=1)
+    """The likeliest finding, int [N]: with "none" as a further label, every image without one would keep it."""
+    return classifier.logits(images).argmax(dim=1)
 
 
 @contextmanager

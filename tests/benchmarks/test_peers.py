@@ -143,19 +143,29 @@ def test_sentinet_scores_what_its_points_say(monkeypatch: pytest.MonkeyPatch) ->
     assert results["boundary"] == pytest.approx(np.zeros(40), abs=1e-6)  # they lie on the parabola
 
 
-@pytest.mark.parametrize(
-    "rule",
-    [scaling.ScaleUp("SCALE-UP", scaling.ScaledPixels()), ted.Unusual("TED++", ted.Trajectories())],
-    ids=lambda rule: rule.name,
-)
-def test_a_black_square_is_told_from_clean_images(rule: ImageRule[Any]) -> None:
+def test_ted_tells_a_black_square_from_clean_images() -> None:
     drawn = np.clip(150 + 20 * np.random.default_rng(0).normal(size=(90, 32, 32)), 0, 255).astype(np.uint8)
     classifier, clean, judged = opened(ByHand()), drawn[:60], drawn[60:]
+    rule = ted.Unusual("TED++", ted.Trajectories())
     calibration = Calibration.model_validate_json(rule.calibrate([ImagesUnderTest(classifier, clean)]).model_dump_json())
     found = [
         rule.examine(ImagesUnderTest(classifier, some), calibration).findings for some in (judged, stamped(judged, 14, 20))
     ]
     assert of_images(*found)["auroc"]["value"] > 0.9
+
+
+def test_scale_up_counts_brighter_copies_that_keep_their_label() -> None:
+    classifier, images = opened(ByHand()), np.full((2, 32, 32), 30, np.uint8)  # dark: "Target" is likelier than "Bright"
+    images[1] = stamped(np.full((1, 32, 32), 120, np.uint8), 14, 20)[0]  # a black square stays black
+    labels, kept = scaling.ScaledPixels().ask(ImagesUnderTest(classifier, images))
+    by_hand = []
+    for image in images:
+        scaled = [np.minimum(image.astype(int) * factor, 255).astype(np.uint8) for factor in (1, *scaling.FACTORS)]
+        first, *others = classifier.logits(np.stack(scaled)).argmax(dim=1).tolist()
+        by_hand.append(np.mean([one == first for one in others]))
+    assert labels.tolist() == [0, 0]
+    assert kept == pytest.approx(by_hand)
+    assert kept[1] == 1 > kept[0]
 
 
 def test_amplified_models_are_asked_for_the_first_answer() -> None:
@@ -172,9 +182,9 @@ def test_amplified_models_are_asked_for_the_first_answer() -> None:
     found = defence.fit(ImagesUnderTest(classifier, images))
     given = torch.from_numpy(images).float()[:, None] / 255
     with torch.inference_mode():
-        label = nn.functional.pad(network(given), (0, 1)).argmax(dim=1)
+        label = network(given).argmax(dim=1)
         with scaling.amplified([norm]):
-            sure = nn.functional.pad(network(given), (0, 1)).softmax(dim=1).gather(1, label[:, None])[:, 0]
+            sure = network(given).softmax(dim=1).gather(1, label[:, None])[:, 0]
     assert found == pytest.approx(sure.numpy(), abs=1e-4)  # one normalization: all amplified models are the same
 
 
