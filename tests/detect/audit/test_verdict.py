@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from petechia.detect.audit.measured import FEWEST, STAMPS, Measured
-from petechia.detect.audit.verdict import WARP, AuditNulls, evidence_of
+from petechia.detect.audit.verdict import AuditNulls, evidence_of
 
 CLASSES = 8
 
@@ -24,7 +24,6 @@ def measured(gains: Sequence[float], chance: Sequence[float] | None = None, patt
         spread=(1.0,) * count,
         gains=tuple(gains),
         rises={"pattern": (tuple(pattern),) * 3} if pattern else {},
-        own={STAMPS: tuple(gains)},
         leads=tuple(gains) if count < FEWEST else (),
     )
 
@@ -50,14 +49,12 @@ def test_evidence_is_the_logarithm_of_what_was_found() -> None:
     np.testing.assert_allclose(np.exp(found["pattern"]), [3, 2, 10, 2])
 
 
-def test_of_few_classes_it_is_the_lead_of_a_place_and_the_rise_by_a_warp() -> None:
-    own = {STAMPS: (8.0, 8.0), "pattern": (7.0, 7.0), WARP: (3.0, 5.0)}
-    one = measured([4, 1], pattern=[9, 9]).model_copy(update={"own": own, "leads": (6, 1)})
+def test_of_few_classes_it_is_the_lead_of_a_place_alone() -> None:
+    one = measured([4, 1], pattern=[9, 9]).model_copy(update={"leads": (6, 1)})
     found = evidence_of(one)
-    assert set(found) == {STAMPS, WARP}  # clean models answer to patterns as strongly
+    assert set(found) == {STAMPS}
     np.testing.assert_allclose(np.exp(found[STAMPS]), [6, 1])
-    np.testing.assert_allclose(np.exp(found[WARP]), [3, 5])
-    assert STAMPS not in evidence_of(one.model_copy(update={"leads": ()}))  # not measured
+    assert evidence_of(one.model_copy(update={"leads": ()})) == {}  # not measured
 
 
 def test_p_values_of_clean_models_are_uniform() -> None:

@@ -19,7 +19,7 @@ from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import FEWEST as FEWEST_CLASSES
-from petechia.detect.audit.measured import SHARE, STAMPS, Measured, Values, rounded
+from petechia.detect.audit.measured import Measured, Values, rounded
 from petechia.detect.audit.queries import QUERIES, rise_by_asking
 from petechia.detect.audit.response import (
     MAP,
@@ -197,7 +197,7 @@ class ModelEvidence(NamedTuple):
 
     Attributes:
         response: the stamps.
-        rises: what each family of changes of the whole image does; none where only stamps were tried.
+        rises: what each family of changes of the whole image does; none where only stamps were tried, as for few classes.
         leads: of the best stamps' places over others, float64 [K]; of a model with few classes, else [0].
     """
 
@@ -367,10 +367,9 @@ class _Subject:
         self.progress.phase("trying stamps")
         most = STAMP_QUERIES if self.classifier.network is None else None
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
-        leads = np.zeros(0)
         if len(self.classifier.classes) < FEWEST_CLASSES:
-            leads = place_leads(self.classifier, self.hosts, response, self._cells, self.progress)
-        return ModelEvidence(response, [] if stamps_only else list(self._rises()), leads)
+            return ModelEvidence(response, [], place_leads(self.classifier, self.hosts, response, self._cells, self.progress))
+        return ModelEvidence(response, [] if stamps_only else list(self._rises()), np.zeros(0))
 
     def _rises(self) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
@@ -396,10 +395,6 @@ class _Subject:
             spread=rounded(self.logits.std(dim=0).numpy()),
             gains=rounded(evidence.response.margins.max(axis=0)),
             rises={one.family: tuple(map(rounded, one.margins)) for one in evidence.rises},
-            own={
-                STAMPS: rounded(evidence.response.gains.max(axis=0)),
-                **{one.family: rounded(one.own[SHARE]) for one in evidence.rises},
-            },
             leads=rounded(evidence.leads),
         )
 
@@ -479,7 +474,10 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
     if len(clean) < HOSTS:
         found.append(f"There are only {len(clean)} clean images; give 50 or more for a stable result.")
     if not evidence.rises:
-        found.append("Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.")
+        few = " With fewer than four classes clean models answer to these as backdoored ones do." if len(evidence.leads) else ""
+        found.append(
+            f"Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.{few}"
+        )
     elif black_box:
         found.append(
             "Only the answers of this model were used: changes of the whole image were searched for without gradients."

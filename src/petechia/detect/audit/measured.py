@@ -33,7 +33,6 @@ class Measured(Record):
         spread: K standard deviations of their logits.
         gains: K margins of the best stamp: see `margins`.
         rises: family of changes → share of its limit → K margins; none where only stamps were tried.
-        own: test → K rises of the logit themselves, by the best stamp and by the changes at the share that counts.
         leads: K leads of a stamp's best place over all others; of models with fewer than `FEWEST` classes, else none.
         sha256: of the model's file; None without one.
     """
@@ -47,7 +46,6 @@ class Measured(Record):
     spread: tuple[FiniteFloat, ...]
     gains: tuple[FiniteFloat, ...]
     rises: dict[str, tuple[tuple[FiniteFloat, ...], ...]] = Field(default_factory=dict)
-    own: dict[str, tuple[FiniteFloat, ...]] = Field(default_factory=dict)
     leads: tuple[FiniteFloat, ...] = ()
     sha256: str | None = None
 
@@ -59,7 +57,7 @@ class Measured(Record):
     @model_validator(mode="after")
     def _one_for_each_class(self) -> Self:
         count = len(self.classes)
-        rows = [self.chance, self.spread, self.gains, *self.own.values()]
+        rows = [self.chance, self.spread, self.gains]
         rows += [self.leads] if self.leads else []
         rows += [row for shares in self.rises.values() for row in shares]
         if not count or not all(self.rises.values()) or any(len(row) != count for row in rows):

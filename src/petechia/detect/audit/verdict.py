@@ -17,7 +17,6 @@ from petechia.detect.audit.measured import MOST, SHARE, STAMPS, TOGETHER, Measur
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
-WARP = "warp"  # a test, by the family of this name
 LEVEL = 0.02  # p-value up to which a class is flagged, where there are models enough
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1.0  # of a stamp's margin, before the logarithm
@@ -31,12 +30,10 @@ def evidence_of(found: Measured) -> dict[str, Values]:
     """How strongly each class answers, test by test: test → float64 [K], logarithms, higher is stronger.
 
     The classes of a model that has enough of them are compared with each other: what counts are margins. Of a model with few
-    classes, it is the lead of a stamp's place over other places, and the rise by a warp. To patterns and free shapes clean
-    models with few classes answer as strongly as backdoored ones do.
+    classes, it is the lead of a stamp's place over other places alone.
     """
     if found.few:
         values = {STAMPS: np.array(found.leads)} if found.leads else {}
-        values |= {WARP: np.array(found.own[WARP])} if WARP in found.own else {}
     else:
         values = {STAMPS: np.array(found.gains), **{name: np.array(shares[SHARE]) for name, shares in found.rises.items()}}
     return {test: np.log(np.clip(one, _least(test), MOST)) for test, one in values.items()}
