@@ -43,7 +43,7 @@ WHOLE = ("sinusoid", "fiba", "warp")  # kinds of triggers that change the whole 
 def examine(specimen: Specimen, runtime: Runtime) -> Row:
     """What an audit finds in a model, with the truth."""
     found = examine_model(specimen.classifier(runtime), specimen.clean[np.arange(len(specimen.clean))])
-    config, attack = specimen.config, specimen.config.attack
+    config, attack, run_data = specimen.config, specimen.config.attack, specimen.run_data
     return {
         "name": specimen.name,
         "arm": specimen.arm,
@@ -54,7 +54,7 @@ def examine(specimen: Specimen, runtime: Runtime) -> Row:
         "trigger": attack.trigger.model_dump(mode="json"),
         "rate": attack.rate,
         "mode": attack.mode,
-        "targets": [attack.target, *attack.also] if specimen.arm == "attacked" else [],
+        "targets": [run_data.dataset.classes[run_data.target], *attack.also] if specimen.arm == "attacked" else [],
         "measured": found.measured.model_dump(mode="json"),
         "stamps": {one.name: _effect(one.recovered) for one in found.classes if one.recovered},
         "changes": {one.name: _effect(one.change) for one in found.classes if one.change},
@@ -140,6 +140,8 @@ def trigger_words(trigger: Row) -> str:
     if trigger["kind"] == "pattern":
         size = trigger["size"]
         return f"{trigger['image']}, whole image" if size == "whole" else f"{trigger['image']} {size} × {size}"
+    if trigger["kind"] == "marker":
+        return f"marker: {trigger['shape']}"
     return {"sinusoid": "wave", "fiba": "FIBA", "warp": "warp"}.get(trigger["kind"], str(trigger["kind"]))
 
 
@@ -203,7 +205,7 @@ def _kinds(rows: Sequence[Judged]) -> dict[str, list[Judged]]:
     return found
 
 
-VERDICT = "network size images trigger kind asr_0.9 backdoor target flagged outcome p found_by seconds".split()  # noqa: SIM905
+VERDICT = "network size images classes trigger kind asr_0.9 backdoor target flagged outcome p found_by seconds".split()  # noqa: SIM905
 
 
 def _verdict(one: Judged) -> tuple[Any, ...]:
@@ -211,6 +213,7 @@ def _verdict(one: Judged) -> tuple[Any, ...]:
     row, attacked = one.row, bool(one.row["targets"])
     return (
         *_network(row),
+        len(row["measured"]["classes"]),
         trigger_words(row["trigger"]) if attacked else "none",
         kind_of(row["trigger"]) if attacked else "none",
         f"{row['asr']:.3f}",
@@ -225,7 +228,11 @@ def _verdict(one: Judged) -> tuple[Any, ...]:
 
 
 def _network(row: Row) -> tuple[Any, ...]:
-    return row["arch"], row["measured"]["size"], "drawn" if row["source"].startswith("phantom") else "NIH"
+    return row["arch"], row["measured"]["size"], _images(row["source"])
+
+
+def _images(source: str) -> str:
+    return "drawn" if source.startswith("phantom") else "PneumoniaMNIST" if source.startswith("medmnist") else "NIH"
 
 
 def _compared(one: Judged, tests: Sequence[str]) -> tuple[Any, ...]:

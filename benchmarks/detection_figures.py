@@ -44,7 +44,11 @@ AUDITED = {  # how the triggers are called among the audited models
     "sinusoid": ("wave",),
     "warp": ("warp",),
     "fiba": ("FIBA",),
+    "marker-L": ("marker: L",),
+    "pacemaker": ("marker: pacemaker",),
+    "electrode": ("marker: electrode",),
 }
+FEWEST = 4  # classes that the audit compares with each other
 LEVEL = 0.02  # of the audit
 COLOURS = 96  # palette size of the PNG files, to keep them small
 NETWORKS = {"regnetx_002": "RegNetX", "resnet10t": "ResNet-10-T", "densenet121": "DenseNet-121"}
@@ -91,7 +95,7 @@ def overview(folder: Path) -> Figure:
     """Draw kinds of triggers against detectors."""
     scanned = read(folder, "scan-evasion")
     squares = [row for row in read(folder, "scan-attacks") if (row["dataset"], row["rate"]) == ("phantom", "5%")]
-    audited = [row for row in read(folder, "audit-models") if row["backdoor"] == "took"]
+    audited = [row for row in read(folder, "audit-models") if row["backdoor"] == "took" and int(row["classes"]) >= FEWEST]
 
     def audits(*triggers: str) -> tuple[float | None, str]:
         some = [row for row in audited if row["trigger"].startswith(triggers)] if triggers else []
@@ -193,7 +197,8 @@ def _square(place: str, size: str, level: str) -> str:
 
 def audit(folder: Path) -> Figure:
     """Draw the p-values of all audited models."""
-    rows = read(folder, "audit-models")
+    every = read(folder, "audit-models")
+    rows, few = ([row for row in every if (int(row["classes"]) < FEWEST) == fewer] for fewer in (False, True))
     took = [row for row in rows if row["backdoor"] == "took"]
     groups: list[tuple[str, list[Row]]] = [
         (f"{kind}, {images}", [row for row in took if (row["kind"], row["images"]) == (kind, images)])
@@ -204,12 +209,17 @@ def audit(folder: Path) -> Figure:
         ("backdoors that did not take", [row for row in rows if row["backdoor"] == "did not take"]),
         ("clean", [row for row in rows if row["backdoor"] == "clean"]),
     ]
-    right = sum(row["target"] in row["flagged"].split(", ") for row in took)
     accused = sum(row["flagged"] != "nothing" for row in groups[-1][1])
+    innocent = len(groups[-1][1])
+    groups += [
+        (f"1 to 3 classes: {name}", [row for row in few if row["backdoor"] == backdoor])
+        for name, backdoor in (("backdoors", "took"), ("did not take", "did not take"), ("clean", "clean"))
+    ]
+    right = sum(row["target"] in row["flagged"].split(", ") for row in took)
     figure = canvas(
-        4.8,
-        f"Audit finds {right} of {len(took)} backdoors with the right class,\n"
-        f"and flags {accused} of {len(groups[-1][1])} clean models.",
+        5.6,
+        f"Audit finds {right} of {len(took)} backdoors in models of four classes and more,\n"
+        f"with the right class, and flags {accused} of {innocent} clean ones.",
     )
     axes = figure.subplots()
     axes.axvspan(1e-4, LEVEL, color="#E8F1F8", zorder=0)
