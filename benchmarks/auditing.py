@@ -279,10 +279,7 @@ def main() -> None:
     rows = _read(given.given)
     if given.action == "calibrate":
         clean = [measured_of(row) for row in rows if row["arm"] == "control"]
-        calibrated(
-            clean,
-            COMMAND,
-        ).save(given.out)
+        calibrated(clean, COMMAND).save(given.out)
         return
     nulls = AuditNulls.of(Calibration.load(given.calibration) if given.calibration else None)
     known = [judged(row, nulls) for row in rows if measured_of(row) in nulls.models]

@@ -4,6 +4,7 @@ import pytest
 from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT
 from petechia.detect.audit import AuditResult, ModelAudit, examine_model
+from petechia.detect.audit.detector import calibrated
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import stamp_response
 from petechia.detect.audit.rises import SHARES
@@ -61,6 +62,21 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
     assert result.findings[0].about == "Target"
     assert set(result.classes[0].tests) == {"stamps"}  # clean models gave no null for others
     assert "4 clean models" in result.limits
+
+
+@pytest.mark.parametrize(("many", "few", "level"), [(1, 9, 0.1), (9, 1, 0.1), (60, 10, 0.02), (5, 70, 0.02), (2, 0, 1 / 3)])
+def test_the_larger_group_sets_the_level(many: int, few: int, level: float) -> None:
+    packaged = AuditNulls.of().models
+    with_many, with_few = ([one for one in packaged if one.few == kind] for kind in (False, True))
+    models = [*(with_many * 2)[:many], *(with_few * 2)[:few]]
+    assert calibrated(models, "by hand").values["level"] == pytest.approx(max(level, 1 / (max(many, few) + 1)))
+
+
+def test_one_model_of_either_kind_is_too_few() -> None:
+    packaged = AuditNulls.of().models
+    one_of_each = [next(one for one in packaged if one.few == kind) for kind in (False, True)]
+    with pytest.raises(PetechiaError, match="needs 2 clean models"):
+        calibrated(one_of_each, "by hand")
 
 
 def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:

@@ -133,7 +133,7 @@ def test_calibrations_that_cannot_be_used(saved: Path, clean: Images, given: Ima
     with pytest.raises(PetechiaError, match="is for the detector 'audit', not for 'screen'"):
         detector.examine(subject, good.model_copy(update={"detector": "audit"}))
     with pytest.raises(PetechiaError, match="cannot be used"):
-        detector.examine(subject, Calibration.packaged("screen"))  # weights alone
+        detector.examine(subject, Calibration.packaged("screen"))  # constants alone
     with pytest.raises(PetechiaError, match="same parts"):
         detector.examine(subject, broken(middle={"removal": 0.0}))
     with pytest.raises(PetechiaError, match="a tail for each kind"):

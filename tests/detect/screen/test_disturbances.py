@@ -25,9 +25,9 @@ def test_detail_is_what_a_blur_takes_away() -> None:
 
 def test_detail_takes_a_wave_along_and_nothing_else(draw: Draw) -> None:
     classifier, images, hosts = opened(ByHand(edges=Waves())), draw(6, 0), draw(4, 1)
-    on = np.broadcast_to(hosts, (6, *hosts.shape))
-    before = np.broadcast_to(classifier.logits(hosts).numpy(), (6, 4, 2))
-    with_wave, without = (carried(classifier, some, on, before) for some in (waved(images), images))
+    before, which = np.broadcast_to(classifier.logits(hosts).numpy(), (6, 4, 2)), np.tile(np.arange(4), (6, 1))
+    coarse = hosts - details(hosts)
+    with_wave, without = (carried(classifier, some, coarse, which, before) for some in (waved(images), images))
     assert (with_wave[:, 0] > 2).all()
     assert np.abs(without).max() < 0.7
     assert np.abs(with_wave[:, 1]).max() < 0.7

@@ -1,15 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 from sklearn.neighbors import NearestNeighbors
+from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
-from petechia.detect.screen.features import NEIGHBOURS, features, has_maps, strangeness
+from petechia.detect.screen.features import NEIGHBOURS, answered, has_maps, strangeness
 from tests.detect.screen.conftest import ByHand, opened
 
 Draw = Callable[[int, int], NDArray[np.uint8]]
@@ -20,14 +22,43 @@ def test_features_are_moments_of_the_last_map(draw: Draw) -> None:
     with torch.inference_mode():
         maps = network.halves(network.edges(torch.from_numpy(images).float()[:, None] / 255))
     expected = torch.cat([maps.mean(dim=(2, 3)), maps.flatten(2).std(dim=2)], dim=1).numpy()
-    np.testing.assert_allclose(features(opened(network), images), expected, atol=1e-5)
+    classifier = opened(network)
+    logits, found = answered(classifier, images)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    np.testing.assert_array_equal(logits, classifier.logits(images).numpy())
+
+
+def test_of_a_module_that_is_used_again_the_last_map_counts(draw: Draw) -> None:
+    class Again(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.convs = nn.ModuleList(nn.Conv2d(1 if not n else 4, 4, 3, padding=1) for n in range(3))
+            self.relu = nn.ReLU()
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, images: Tensor) -> Tensor:
+            for conv in self.convs:
+                images = self.relu(conv(images))
+            return self.head(images.mean(dim=(2, 3)))
+
+    torch.manual_seed(0)
+    network, images = Again(), draw(5, 0)
+    pieces = opened(network)
+    in_pieces = replace(pieces, answer=lambda batch: torch.cat([network(part) for part in torch.split(batch, 2)]))
+    maps = torch.from_numpy(images).float()[:, None] / 255
+    with torch.inference_mode():
+        for conv in network.convs:
+            maps = conv(maps).relu()
+    expected = torch.cat([maps.mean(dim=(2, 3)), maps.flatten(2).std(dim=2)], dim=1).numpy()
+    for classifier in (pieces, in_pieces):
+        np.testing.assert_allclose(answered(classifier, images)[1], expected, atol=1e-5)
 
 
 def test_a_black_box_has_none(draw: Draw) -> None:
     assert has_maps(opened(ByHand()))
     assert not has_maps(opened(ByHand(), blind=True))
     with pytest.raises(PetechiaError):
-        features(opened(ByHand(), blind=True), draw(2, 0))
+        answered(opened(ByHand(), blind=True), draw(2, 0))
 
 
 def test_strangeness_is_the_distance_to_a_near_neighbour() -> None:

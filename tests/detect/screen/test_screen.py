@@ -5,8 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.data.preprocess import Box
@@ -65,6 +67,21 @@ def test_a_trigger_over_the_whole_image_is_flagged_as_such(clean: Images, draw: 
     assert not screen.explain(waved(images)[0]).pixels.any()
 
 
+def leaning(images: Images) -> Images:
+    """Images with a pattern of stripes that lean to one side."""
+    row, column = np.indices((SIZE, SIZE))
+    return np.clip(images + 20 * np.sin((row + column) * np.pi / 4), 0, 255).astype(np.uint8)
+
+
+class Leaning(nn.Module):
+    """ "Target" is stripes that lean to one side; "Bright" is the mean."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        row, column = torch.meshgrid(torch.arange(SIZE), torch.arange(SIZE), indexing="ij")
+        match = (images[:, 0] * torch.sin((row + column) * torch.pi / 4)).mean(dim=(1, 2))
+        return torch.stack([200 * match - 4, 10 * images.mean(dim=(1, 2, 3)) - 6], dim=1)
+
+
 def _mound(row: int, column: int) -> NDArray[np.float64]:
     """A wide bright area around a place, float64 [H, W], up to 1."""
     pixel = np.arange(SIZE)
@@ -83,6 +100,23 @@ def test_each_part_alone_tells_them_apart(clean: Images, draw: Draw, part: str) 
     found, triggered = screen.score(images), screen.score(stamped(images, 20, 8))
     assert set(found.parts) == {part}
     assert roc_auc_score(np.repeat([0, 1], 30), np.concatenate([found.suspicion, triggered.suspicion])) > 0.95
+
+
+@pytest.mark.parametrize("part", ["detail", "strip", "features", "outlier", "mirror"])
+def test_each_part_alone_tells_waves_apart(clean: Images, draw: Draw, part: str) -> None:
+    screen, images = Screen.fit(opened(ByHand(edges=Waves())), clean, fpr=0.05, parts=[part]), draw(30, 12)
+    found, triggered = screen.score(images), screen.score(waved(images))
+    assert set(found.parts) == {part}
+    # A wave along the rows stays what it is in the mirror.
+    assert roc_auc_score(np.repeat([0, 1], 30), np.concatenate([found.suspicion, triggered.suspicion])) > (
+        0.3 if part == "mirror" else 0.95
+    )
+
+
+def test_what_a_mirror_ends_is_suspicious(clean: Images, draw: Draw) -> None:
+    screen, images = Screen.fit(opened(Leaning()), clean, fpr=0.05, parts=["mirror"]), draw(20, 13)
+    found = screen.score(images), screen.score(leaning(images))
+    assert found[1].parts["mirror"].min() > found[0].parts["mirror"].max()
 
 
 def test_an_explanation_is_what_the_score_says(fitted: Screen, draw: Draw) -> None:

@@ -75,20 +75,21 @@ class ModelAudit:
 def calibrated(models: Sequence[Measured], command: str) -> Calibration:
     """The calibration that follows from what was measured of clean models.
 
-    With few models the level is higher: no p-value is smaller than they can support.
+    With few models the level is higher: no p-value is smaller than they can support. Models with few classes are compared with
+    each other, and so are those with more; the larger group sets the level.
 
     Args:
         models: what an audit found in each.
         command: that measured them.
 
     Raises:
-        PetechiaError: there is only one.
+        PetechiaError: there is only one of either.
     """
-    if len(models) < FEWEST_MODELS:
-        raise PetechiaError(f"A calibration needs {FEWEST_MODELS} clean models, and better 60; there is {len(models)}.")
+    few = sum(one.few for one in models)
+    compared = max(few, len(models) - few)
+    if compared < FEWEST_MODELS:
+        raise PetechiaError(f"A calibration needs {FEWEST_MODELS} clean models, and better 60; there is {compared}.")
     packaged = AuditNulls.of()
-    many = sum(not one.few for one in models)
-    compared = many if many >= FEWEST_MODELS else len(models)
     nulls = packaged.with_models(models).model_copy(update={"level": max(LEVEL, 1 / (compared + 1))})
     return Calibration(
         detector=DETECTOR, measured_on=_described(models), command=command, values=nulls.model_dump(mode="json", by_alias=True)

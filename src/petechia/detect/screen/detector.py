@@ -23,8 +23,9 @@ CLEAN = 200  # clean images that are used at most; examining them takes as long 
 class ImageScreen:
     """Detects images that carry the trigger of a backdoored model.
 
-    The class of an image that stands out most from the clean images is examined. A trigger is a small part of the image whose
-    removal ends the prediction, and which brings the prediction to clean images. See `Screen`, which does the work.
+    The class of an image that stands out most from the clean images is examined. A trigger takes its class along to clean
+    images: a stamp in a few pixels, a pattern or a wave in the fine structure of the whole image. See `Screen`, which does the
+    work.
 
     `examine` compares images with the clean ones, which are not part of a calibration. The detector keeps them after
     `calibrate`. To use a calibration that was loaded from a file, give the clean images that it was made with.

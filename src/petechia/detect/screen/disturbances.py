@@ -29,22 +29,26 @@ def details(images: NDArray[np.uint8]) -> NDArray[np.float32]:
     return np.asarray(values - gaussian_filter(values, sigma, axes=(first, first + 1), mode="nearest"))
 
 
-def carried(classifier: Classifier, images: NDArray[np.uint8], hosts: NDArray[np.uint8], before: Logits) -> Logits:
+def carried(
+    classifier: Classifier, images: NDArray[np.uint8], coarse: NDArray[np.float32], hosts: NDArray[np.intp], before: Logits
+) -> Logits:
     """Give the hosts of each image its detail in place of their own: a pattern or a wave takes its class along.
 
     Args:
         classifier: the model.
         images: uint8 [N, H, W] or [N, H, W, 3].
-        hosts: uint8 [N, C, H, W] or [N, C, H, W, 3], C clean images each.
-        before: float32 [N, C, K], the hosts' logits.
+        coarse: float32 [M, H, W] or [M, H, W, 3], clean images less their details.
+        hosts: int [N, C], which of them are the hosts of each image.
+        before: float32 [N, C, K], the hosts' logits, with their own details.
 
     Returns:
         float32 [N, K], the median rise of the hosts' logits.
     """
-    given = hosts - details(hosts) + details(images)[:, None]
-    changed = np.clip(np.rint(given), 0, 255).astype(np.uint8)
-    after = classifier.logits(changed.reshape(-1, *images.shape[1:])).numpy().reshape(before.shape)
-    return np.asarray(np.median(after - before, axis=1))
+    fine, rises = details(images), []
+    for number in range(hosts.shape[1]):
+        changed = np.clip(np.rint(coarse[hosts[:, number]] + fine), 0, 255).astype(np.uint8)
+        rises.append(classifier.logits(changed).numpy() - before[:, number])
+    return np.asarray(np.median(rises, axis=0))
 
 
 def strip(

@@ -24,35 +24,37 @@ def has_maps(classifier: Classifier) -> bool:
     return "last" in names_of(classifier.network, classifier.tensor(np.zeros((1, size, size, *colours), np.uint8)))
 
 
-def features(classifier: Classifier, images: NDArray[np.uint8]) -> Features:
-    """What the last map of the network says of images.
+def answered(classifier: Classifier, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Features]:
+    """What a network and its last map say of images, in one pass.
 
     Args:
         classifier: a network with a layer that is a map of the image.
         images: uint8 [N, H, W] or [N, H, W, 3].
 
     Returns:
-        float32 [N, 2 C], of each of C channels the mean and the standard deviation over the map.
+        The logits, float32 [N, K]; and the features, float32 [N, 2 C]: of each of C channels the mean and the standard
+        deviation over the map.
 
     Raises:
         PetechiaError: the classifier is a black box, or has no such layer.
     """
     layer = find_layers(classifier.require_network(), ["last"], classifier.tensor(images[:1]))["last"]
-    found = []
+    found: list[Features] = []
 
     def keep(_module: object, _given: object, output: Any) -> None:
         given = layer.of(output)
         maps = None if given is None or layer.reading is None else layer.reading.as_map(given)
-        if maps is not None:
+        if maps is not None and not maps.is_meta:  # a program rehearses new sizes without data
             places = maps.float().flatten(2)
             found.append(torch.cat([places.mean(dim=2), places.std(dim=2)], dim=1).cpu().numpy())
 
     handle = layer.module.register_forward_hook(keep)
     try:
-        classifier.logits(images)
+        logits = classifier.logits(images).numpy()
     finally:
         handle.remove()
-    return np.concatenate(found)
+    times = sum(map(len, found)) // len(images)  # a network may use a module several times in one pass; the last counts
+    return logits, np.concatenate(found[times - 1 :: times])
 
 
 def strangeness(given: Features, known: Features, own: bool = False) -> NDArray[np.float64]:

@@ -99,7 +99,7 @@ class ScreenResult(Result):
         clean_images: number of clean images that set the threshold.
         false_positive_rate: share of images like the clean ones that is flagged, at most.
         threshold: the suspicion above which an image is flagged.
-        groups: extent of a trigger → the parts whose mean is the suspicion of such a trigger; the higher suspicion counts.
+        groups: extent of a trigger → the parts that its suspicion is made of; the first limits it. The higher one counts.
         flagged: number of flagged images.
         warnings: sentences about the clean images.
         limits: what the screen does not show.

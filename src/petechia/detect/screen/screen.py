@@ -22,8 +22,8 @@ from petechia.detect.screen.conformal import (
     ScreenValues,
     check_count,
 )
-from petechia.detect.screen.disturbances import carried, strip
-from petechia.detect.screen.features import Features, features, has_maps, strangeness
+from petechia.detect.screen.disturbances import carried, details, strip
+from petechia.detect.screen.features import Features, answered, has_maps, strangeness
 from petechia.detect.screen.hotspots import find_hotspots, transplant
 from petechia.detect.screen.reference import Reference
 from petechia.models.classifier import Classifier
@@ -96,7 +96,7 @@ class Screen:
     Attributes:
         classifier: the model.
         reference: the clean images.
-        known: float32 [n, D], their features; None where these are not computed.
+        known: float32 [n, D], their features; [n, 0] where these are not computed.
         conformal: the threshold.
         names: of the parts that are computed.
         target: index of the one class that is examined, or None.
@@ -105,7 +105,7 @@ class Screen:
 
     classifier: Classifier
     reference: Reference
-    known: Features | None
+    known: Features
     conformal: ConformalThreshold
     names: tuple[str, ...]
     target: int | None = None
@@ -246,15 +246,17 @@ class Screen:
             raise PetechiaError(f"The images to screen are {given}; give uint8 [N, {', '.join(map(str, expected))}], N > 0.")
         hosts = self.reference.hosts(len(images), HOSTS, own)
         usual, spread = self.reference.usual(len(images), own)
+        tried = self.reference.images[: FEWER + 1]  # all that are hosts of detail: of the clean images one is left out
+        coarse = tried - details(tried)
         found = []
         for start in range(0, len(images), BATCH):
             rows = slice(start, start + BATCH)
-            found.append(self._examine_batch(images[rows], hosts[rows], usual[rows], spread[rows]))
+            found.append(self._examine_batch(images[rows], hosts[rows], usual[rows], spread[rows], coarse))
             progress.advance(len(images[rows]))
         parts = {name: np.concatenate([one.parts[name] for one in found]) for name in found[0].parts}
         classes, falls, pixels = (np.concatenate([getattr(one, name) for one in found]) for name in _Examined._fields[1:])
-        if self.known is not None:
-            parts["features"] = strangeness(self.known if own else features(self.classifier, images), self.known, own)
+        if own and "features" in self.names:
+            parts["features"] = strangeness(self.known, self.known, own)
         return _Examined(parts, classes, falls, pixels)
 
     def _examine_batch(
@@ -263,8 +265,9 @@ class Screen:
         hosts: NDArray[np.intp],
         usual: NDArray[np.float64],
         spread: NDArray[np.float64],
+        coarse: NDArray[np.float32],
     ) -> _Examined:
-        every, logits = np.arange(len(images)), self.classifier.logits(images).numpy()
+        every, logits, seen = np.arange(len(images)), *self._answered(images)
         surprise = (logits - usual) / spread
         classes = surprise.argmax(axis=1) if self.target is None else np.full(len(images), self.target)
         spots = find_hotspots(self.classifier, images, logits, classes)
@@ -275,13 +278,20 @@ class Screen:
             "removal": lambda: spots.falls,
             "outlier": lambda: surprise[every, classes],
             "detail": lambda: (
-                carried(self.classifier, images, on[:, :FEWER], before[:, :FEWER])[every, classes] / spread[every, classes]
+                carried(self.classifier, images, coarse, hosts[:, :FEWER], before)[every, classes] / spread[every, classes]
             ),
             "mirror": lambda: (logits - self._mirrored(images))[every, classes] / spread[every, classes],
+            "features": lambda: strangeness(seen, self.known),
             "strip": lambda: strip(self.classifier, images, on[:, :FEWER], classes, of_class),
         }
         parts = {name: np.asarray(do(), np.float64) for name, do in work.items() if name in self.names}
         return _Examined(parts, classes, spots.falls, spots.pixels)
+
+    def _answered(self, images: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Features]:
+        """Logits and, where they are asked for, features; else [N, 0]."""
+        if "features" not in self.names:
+            return self.classifier.logits(images).numpy(), np.zeros((len(images), 0), np.float32)
+        return answered(self.classifier, images)
 
     def _mirrored(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Logits of mirrored images: a pattern is no longer the one that was learnt, while findings stay."""
@@ -311,9 +321,11 @@ def _known(parts: Sequence[str], classifier: Classifier) -> tuple[str, ...]:
     return found
 
 
-def _features(classifier: Classifier, reference: Reference, names: Sequence[str]) -> Features | None:
-    """Those of the clean images, if they are asked for."""
-    return features(classifier, reference.images) if "features" in names else None
+def _features(classifier: Classifier, reference: Reference, names: Sequence[str]) -> Features:
+    """Those of the clean images, if they are asked for; else [n, 0]."""
+    return (
+        answered(classifier, reference.images)[1] if "features" in names else np.zeros((len(reference.images), 0), np.float32)
+    )
 
 
 def _same_reference(values: ReferenceValues, reference: Reference, count: int, same_parts: bool) -> bool:

@@ -8,7 +8,7 @@ import { words } from "./suspicion.js";
 import { Viewport } from "./viewport.js";
 
 const KINDS = ["clean", "triggered"];
-const UNASKED = "Screening looks for a small part of the image that alone makes this network report a finding, as a trigger does.";
+const UNASKED = "Screening looks for a small part of the image, or fine structure all over it, that alone makes this network report a finding.";
 const PAUSE = 60; // milliseconds without a move of a slider before the server is asked
 
 const $ = (id) => document.getElementById(id);
