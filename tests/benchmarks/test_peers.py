@@ -173,7 +173,7 @@ def test_amplified_models_are_asked_for_the_first_answer() -> None:
     network = nn.Sequential(
         nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
     ).eval()
-    norm = network[1]
+    norm: Any = network[1]
     with scaling.amplified([norm]):
         assert norm.weight.tolist() == [scaling.AMPLIFIED] * 4
     assert norm.weight.tolist() == [1.0] * 4

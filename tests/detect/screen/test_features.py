@@ -39,7 +39,8 @@ def test_of_a_module_that_is_used_again_the_last_map_counts(draw: Draw) -> None:
         def forward(self, images: Tensor) -> Tensor:
             for conv in self.convs:
                 images = self.relu(conv(images))
-            return self.head(images.mean(dim=(2, 3)))
+            found: Tensor = self.head(images.mean(dim=(2, 3)))
+            return found
 
     torch.manual_seed(0)
     network, images = Again(), draw(5, 0)

@@ -70,7 +70,7 @@ def test_a_trigger_over_the_whole_image_is_flagged_as_such(clean: Images, draw: 
 def leaning(images: Images) -> Images:
     """Images with a pattern of stripes that lean to one side."""
     row, column = np.indices((SIZE, SIZE))
-    return np.clip(images + 20 * np.sin((row + column) * np.pi / 4), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(images + 20 * np.sin((row + column) * np.pi / 4), 0, 255), np.uint8)
 
 
 class Leaning(nn.Module):
