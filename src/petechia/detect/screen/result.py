@@ -66,7 +66,7 @@ class ScreenedImage(Record):
         p_value: share of images like the clean ones that would be at least as suspicious.
         flagged: whether the suspicion is above the threshold.
         class_: the class that a trigger would be for; `class` in the file.
-        extent: whether a trigger would be a small "part" of the image or lie over the "whole" image.
+        extent: "whole" if the image is flagged for a trigger that lies over all of it, else "part".
         box: where the trigger would be, in pixels of the model's input: all of it if over the whole image; empty where nothing
             stands out.
         box_in_file: the same in pixels of the image's file.

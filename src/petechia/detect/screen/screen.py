@@ -44,7 +44,7 @@ class Suspicions(NamedTuple):
         p_values: float64 [N], share of images like the clean ones that would be at least as suspicious.
         flagged: bool [N], whether the suspicion is above the threshold.
         classes: int [N], the class that a trigger would be for.
-        whole: bool [N], whether a trigger would lie over the whole image and not in a box.
+        whole: bool [N], whether the image is flagged for a trigger that lies over all of it and not in a box.
         boxes: where the trigger would be, in pixels of the input; if over the whole image, all of it.
         parts: name → float64 [N], the score of each part; higher is more suspicious.
     """
@@ -66,7 +66,7 @@ class ImageEvidence(NamedTuple):
         p_value: of the suspicion.
         flagged: whether the suspicion is above the threshold.
         name: of the class that the trigger would be for.
-        whole: whether the trigger would lie over the whole image and not in a box.
+        whole: whether the image is flagged for a trigger that lies over all of it and not in a box.
         box: where the trigger would be, in pixels of the input; if over the whole image, all of it.
         pixels: bool [H, W], the pixels that the trigger would consist of; if over the whole image, none.
         parts: name → its score.
@@ -225,9 +225,10 @@ class Screen:
         )
 
     def _judge(self, found: _Examined) -> Suspicions:
-        by_kind, suspicion = self.conformal.by_kind(found.parts), self.conformal.suspicion(found.parts)
-        flagged, part = suspicion > self.conformal.threshold, by_kind.get("part", np.full(len(suspicion), -np.inf))
-        whole = (suspicion > part) & (part <= self.conformal.threshold)  # a small part explains more, where it suffices
+        suspicion, threshold = self.conformal.suspicion(found.parts), self.conformal.threshold
+        part = self.conformal.by_kind(found.parts).get("part", np.full(len(suspicion), -np.inf))
+        flagged = suspicion > threshold
+        whole = flagged & (part <= threshold)  # a small part explains more, where it suffices
         return Suspicions(
             suspicion,
             self.conformal.p_values(suspicion),

@@ -7,10 +7,7 @@ const number = (value) => value.toFixed(2).replace("-", "−");
 const percent = (share) => `${Number((100 * share).toPrecision(2))} %`;
 
 function reason({ flagged, whole, pixels, box: { top, left, height, width } }, title) {
-  if (whole) {
-    return flagged ? `Fine structure all over the image seems to make the model report ${title}, as a pattern, wave or warp does.`
-      : `No small part of the image stands out; its fine structure does most, for ${title}.`;
-  }
+  if (whole) return `Fine structure all over the image seems to make the model report ${title}, as a pattern, wave or warp does.`;
   if (!pixels) return "No small part of the image stands out.";
   const place = `${height} × ${width} pixels at row ${top}, column ${left}`;
   return flagged ? `A small part of the image (framed) seems to make the model report ${title}, as a trigger does: ${place}.`
