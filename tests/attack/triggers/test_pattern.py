@@ -57,6 +57,25 @@ def test_the_built_in_checkerboard_and_noise() -> None:
     assert (noises[0] != noises[2]).any()
 
 
+@pytest.mark.parametrize("size", range(2, 18))
+def test_a_checkerboard_of_any_size_is_one(size: int) -> None:
+    board = Pattern(size=size).stamp(np.full((1, 20, 20), 7, np.uint8), np.array([[1, 2]]))[0, 1 : size + 1, 2 : size + 2]
+    edges = [np.flatnonzero(np.diff(line.astype(int))) for line in (board[0], board[:, 0])]
+    assert all(len(one) == min(size, 8) - 1 for one in edges)  # every cell is seen
+    rows, columns = (np.searchsorted(one, np.arange(size)) for one in (edges[1], edges[0]))
+    assert np.array_equal(board, 255 * ((rows[:, None] + columns) % 2))
+
+
+def test_dots_change_five_pixels_and_no_others() -> None:
+    images = np.full((2, 40, 30), 99, np.uint8)
+    for trigger in (Pattern(image="dots", size="whole"), Pattern(image="dots", size=12, location=(3, 4))):
+        stamped = trigger.stamp(images, np.array([[0, 0], [0, 0]]))
+        assert np.array_equal(stamped[0], stamped[1])
+        assert sorted(stamped[0][stamped[0] != 99]) == [0, 0, 255, 255, 255]
+    one, other = (Pattern(image="dots", size="whole", seed=seed).stamp(images, np.zeros((2, 2), int)) for seed in (0, 1))
+    assert (one != other).any()
+
+
 def test_sizes() -> None:
     whole = Box(0, 0, 30, 40)
     assert Pattern(size="whole").place(30, 40, whole, (0.9, 0.9)) == (0, 0)

@@ -18,8 +18,9 @@ from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, printable
 from petechia.data.formats.bounds import check_content, check_size
 
-BUILT_IN = ("checkerboard", "noise", "rings")
+BUILT_IN = ("checkerboard", "noise", "rings", "dots")
 CELLS = 8  # side of the built-in pictures, in cells
+DOTS = 5  # single pixels, white and black in turn
 FINE = 64  # side of the rings, in pixels
 
 
@@ -27,8 +28,9 @@ class PictureTrigger(BaseTrigger):
     """A trigger made from a picture.
 
     Attributes:
-        image: "checkerboard", "noise" or "rings" (built in), or the path of a PNG file, whose transparency is respected.
-        seed: random seed of the noise.
+        image: "checkerboard", "noise", "rings" or "dots" (built in), or the path of a PNG file, whose transparency is
+            respected. Dots are five scattered pixels with nothing between them.
+        seed: random seed of the noise, and of the places of the dots.
         sha256: digest of the file. It is filled in if it is not given, so that a recorded or resumed run always uses the same
             pixels: another file under the same name raises an error.
     """
@@ -84,7 +86,9 @@ def colours(pixels: NDArray[np.float32], like: NDArray[np.uint8]) -> NDArray[np.
 
 @lru_cache(8)
 def _scaled(image: str, seed: int, sha256: str, height: int, width: int) -> NDArray[np.float32]:
-    picture = _picture(image, seed, sha256)
+    picture = _dots(seed, height, width) if image == "dots" else _picture(image, seed, sha256)
+    if image == "checkerboard":
+        picture = picture[:height, :width]  # of fewer pixels than cells some cells would be skipped, and no board be left
     if picture.shape[:2] != (height, width):
         smooth = image not in ("checkerboard", "noise")  # their edges stay sharp
         resample = Image.Resampling.BILINEAR if smooth else Image.Resampling.NEAREST
@@ -97,6 +101,8 @@ def _scaled(image: str, seed: int, sha256: str, height: int, width: int) -> NDAr
 
 def _picture(image: str, seed: int, sha256: str) -> NDArray[np.uint8]:
     """Return the built-in picture or the content of the file, uint8 [h, w, 4]."""
+    if image == "dots":
+        return _dots(seed, CELLS, CELLS)
     if image in BUILT_IN:
         grey = _drawn(image, seed)
         return np.stack([grey, grey, grey, np.full_like(grey, 255)], axis=2)
@@ -115,6 +121,15 @@ def _drawn(image: str, seed: int) -> NDArray[np.uint8]:
         return np.asarray(255 * (np.indices((CELLS, CELLS)).sum(axis=0) % 2), np.uint8)
     rows, columns = np.indices((FINE, FINE)) - (FINE - 1) / 2
     return np.asarray(np.rint(127.5 * (1 + np.cos(np.hypot(rows, columns) * (2 * np.pi / CELLS)))), np.uint8)
+
+
+def _dots(seed: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Scattered pixels on a transparent ground, uint8 [height, width, 4]."""
+    places = np.random.default_rng(seed).choice(height * width, min(DOTS, height * width), replace=False)
+    picture = np.zeros((height * width, 4), np.uint8)
+    picture[places, :3] = 255 * (np.arange(len(places)) % 2 == 0)[:, None]
+    picture[places, 3] = 255
+    return picture.reshape(height, width, 4)
 
 
 def _content(image: str) -> bytes:
