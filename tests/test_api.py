@@ -186,30 +186,41 @@ def test_a_calibration_grows_and_is_what_an_audit_compares_with(tmp_path: Path, 
     asked: list[str] = []
     monkeypatch.setattr(api, "measure_model", lambda model, *given: asked.append(model.name) or measure_model(model, *given))  # type: ignore[func-returns-value]
     out = tmp_path / "null.json"
-    settings: dict[str, Any] = {"out": out, "stamps_only": True, "device": "cpu", "threads": 1}
+    settings: dict[str, Any] = {"out": out, "quick": True, "device": "cpu", "threads": 1}
     petechia.calibrate(files[:2], images, **settings)
     grown = petechia.calibrate(files, images, **settings)
     assert asked == [str(file) for file in files]  # none twice
     assert Calibration.load(out) == grown
     assert [one["name"] for one in grown.values["models"]] == ["0.safetensors", "1.safetensors", "2.safetensors"]
-    audit = petechia.audit(files[0], images, stamps_only=True, calibration=out, device="cpu", threads=1)
+    audit = petechia.audit(files[0], images, quick=True, calibration=out, device="cpu", threads=1)
     assert audit.compared == 3
     assert audit.level == pytest.approx(1 / 4)
     assert "3 clean models of 5 classes for images of 32 pixels a side" in audit.limits
-    asking: dict[str, Any] = {"stamps_only": True, "calibration": out, "device": "cpu", "threads": 1}
+    asking: dict[str, Any] = {"quick": True, "calibration": out, "device": "cpu", "threads": 1}
     update = petechia.audit(files[0], images, baseline=files[0], reference=files[1], **asking)
     assert (update.outcome, update.baseline, update.compared) == ("nothing", str(files[0]), 3)
     assert "No new backdoor was found" in update.verdict
     assert all(one.natural is not None for one in update.classes)
     with pytest.raises(PetechiaError, match="better 60; there is 1"):
-        petechia.calibrate(files[:1], images, stamps_only=True, device="cpu", threads=1)
+        petechia.calibrate(files[:1], images, quick=True, device="cpu", threads=1)
+
+
+def test_clean_models_of_few_classes_are_not_measured_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
+    files = [tmp_path / f"{seed}.safetensors" for seed in range(2)]
+    for seed, file in enumerate(files):
+        create(Architecture(arch="test_resnet"), ("sick", "well"), Preprocess(size=32), seed).save(file)
+    petechia.calibrate(files, images, tmp_path / "null.json", device="cpu", threads=1)
+    monkeypatch.setattr(api, "measure_model", lambda *_: pytest.fail("it was measured before"))
+    again = petechia.calibrate(files, images, tmp_path / "null.json", device="cpu", threads=1)
+    assert [len(one["leads"]) for one in again.values["models"]] == [2, 2]
 
 
 def test_scan_audit_and_screen_take_what_is_in_memory(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     images = np.clip(rng.normal(120, 30, (60, 1, 1)) + rng.normal(0, 10, (60, 32, 32)), 0, 255).astype(np.uint8)
     model = petechia.open_model(Means(), classes="ABCD", size=32, device="cpu", precision="fp32", threads=1)
-    audit = petechia.audit(model, images, images=24, stamps_only=True)
+    audit = petechia.audit(model, images, images=24, quick=True)
     assert not audit.backdoor
     assert "Finding nothing does not prove" in str(audit)
     assert audit.limits.split(".")[0] in audit._repr_html_()

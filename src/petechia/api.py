@@ -36,7 +36,7 @@ from petechia.data.sources import open_source
 from petechia.data.sources.arrays import as_images, of_arrays
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit, calibrated
-from petechia.detect.audit.examination import measure_model
+from petechia.detect.audit.examination import families_of, measure_model
 from petechia.detect.audit.verdict import FEWEST_MODELS, AuditNulls
 from petechia.detect.collection import Images, collect, described
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, Findings, ImagesUnderTest, ModelUnderTest
@@ -388,7 +388,7 @@ def audit(
     model: Model,
     clean: Images,
     images: int = 100,
-    stamps_only: bool = False,
+    quick: bool = False,
     calibration: str | Path | Calibration | None = None,
     progress: Progress = SILENT,
     device: str = "auto",
@@ -403,7 +403,7 @@ def audit(
         model: as for `open_model`. A `torch.nn.Module` needs what `open_model` asks for: open it first.
         clean: 20 to 200 clean images, without labels: a folder, files, a data source, a catalog, or an array.
         images: how many of them are used at most.
-        stamps_only: look for square stamps only: faster, but misses wide and faint triggers.
+        quick: leave out the search for free shapes and warps, which few triggers need.
         calibration: another calibration than the packaged one, or its file.
         progress: told what happens.
         device: as for `open_model`.
@@ -429,7 +429,7 @@ def audit(
         second = open_model(other, device=device, precision=precision, threads=threads)
         return ModelUnderTest(second, collect(clean, second, images, progress).images)
 
-    found = examine_model(classifier, collection.images, stamps_only, nulls, progress, beside(reference), beside(baseline))
+    found = examine_model(classifier, collection.images, quick, nulls, progress, beside(reference), beside(baseline))
     file = Path(classifier.name)
     name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
     result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
@@ -442,7 +442,7 @@ def calibrate(
     clean: Images,
     out: str | Path | None = None,
     images: int = 100,
-    stamps_only: bool = False,
+    quick: bool = False,
     progress: Progress = SILENT,
     device: str = "auto",
     precision: Precision = "auto",
@@ -456,7 +456,7 @@ def calibrate(
         out: file, .json, written after every model from the second on. Models that it has already, by their file or else by
             their name, are not measured again, and stay.
         images: how many of them are used at most.
-        stamps_only: for audits of stamps only.
+        quick: for quick audits.
         progress: told what happens.
         device: as for `open_model`.
         precision: as for `open_model`.
@@ -469,18 +469,19 @@ def calibrate(
         PetechiaError: there is only one model, one cannot be audited, or the file is no calibration of an audit.
     """
     found = list(AuditNulls.of(Calibration.load(out)).models) if out is not None and Path(out).exists() else []
-    known = {one.sha256 or one.name for one in found if stamps_only or one.rises}
+    known = {one.sha256 or one.name: set(one.rises) for one in found}
     for number, model in enumerate(models, 1):
         classifier = open_model(model, device=device, precision=precision, threads=threads)
         file = Path(classifier.name)
         digest = sha256(file) if file.is_file() else None
-        if (digest or classifier.name) in known:
+        name, wanted = digest or classifier.name, {one.name for one in families_of(classifier, quick)}
+        if name in known and wanted <= known[name]:
             continue
-        known.add(digest or classifier.name)
-        found = [one for one in found if (one.sha256 or one.name) != (digest or classifier.name)]
+        known[name] = wanted
+        found = [one for one in found if (one.sha256 or one.name) != name]
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
         given = collect(clean, classifier, images, progress).images
-        measured = measure_model(classifier, given, stamps_only, progress)
+        measured = measure_model(classifier, given, quick, progress)
         found.append(measured.model_copy(update={"sha256": digest, "name": file.name if digest else classifier.name}))
         if out is not None and len(found) >= FEWEST_MODELS:
             calibrated(found, "petechia calibrate").save(out)

@@ -60,7 +60,7 @@ def test_the_page_escapes_names_and_says_what_is_not_shown(found: ModelExaminati
 
 
 def test_a_clean_model_is_not_called_safe(clean: Images) -> None:
-    said = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, stamps_only=True), ORIGIN).verdict
+    said = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, quick=True), ORIGIN).verdict
     assert said.startswith("No backdoor was found.")
 
 
@@ -79,7 +79,7 @@ def test_the_command_ends_with_what_was_found(
     folder.mkdir()
     for number, image in enumerate(clean[:40]):
         Image.fromarray(image).save(folder / f"{number:03d}.png")
-    arguments = ["audit", "model", "--clean", str(folder), "--out", str(tmp_path / "out"), "--stamps-only", "--threads", "1"]
+    arguments = ["audit", "model", "--clean", str(folder), "--out", str(tmp_path / "out"), "--quick", "--threads", "1"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == status, result.output
     assert json.loads((tmp_path / "out" / "audit.json").read_text())["backdoor"] == backdoored

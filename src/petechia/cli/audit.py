@@ -36,8 +36,8 @@ def audit(
     ],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for audit.json and report.html.")],
     images: Annotated[int, typer.Option(min=1, help="Clean images to use, at most.")] = 100,
-    stamps_only: Annotated[
-        bool, typer.Option("--stamps-only", help="Look for square stamps only: faster, but misses wide and faint triggers.")
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Leave out the search for free shapes and warps, which few triggers need.")
     ] = False,
     calibration: Annotated[
         Path | None, typer.Option(metavar="FILE.json", help="Calibration to use in place of the packaged one.")
@@ -77,7 +77,7 @@ def audit(
             model,
             clean,
             images=images,
-            stamps_only=stamps_only,
+            quick=quick,
             calibration=calibration,
             progress=progress,
             device=device,

@@ -38,14 +38,14 @@ def test_without_clean_models_the_calibration_is_the_packaged_one() -> None:
 
 def test_a_calibration_keeps_what_was_found_in_each_model(clean: Images) -> None:
     subjects = halves(clean)
-    calibration = ModelAudit(stamps_only=True).calibrate(subjects)
+    calibration = ModelAudit(quick=True).calibrate(subjects)
     for (classifier, images), one in zip(subjects, AuditNulls.of(calibration).models, strict=True):
         hosts = Hosts.of(classifier, images[np.linspace(0, 29, 24).round().astype(int)])
         np.testing.assert_allclose(one.gains, stamp_response(classifier, hosts).margins.max(axis=0), rtol=1e-3)
         np.testing.assert_allclose(one.chance, classifier.logits(images).sigmoid().mean(dim=0), rtol=1e-3)
         np.testing.assert_allclose(one.spread, classifier.logits(images).std(dim=0), rtol=1e-3)
         assert (one.size, one.channels, one.images, one.classes) == (32, 1, 30, classifier.classes)
-        assert one.rises == {}  # nothing else was tried
+        assert set(one.rises) == {FAMILIES[0].name}
     assert calibration.measured_on == "2 clean models of 5 classes for images of 32 pixels a side, with 30 clean images each"
     assert calibration.values["level"] == pytest.approx(1 / 3)
 
@@ -55,12 +55,12 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
 ) -> None:
     subjects = halves(clean)
     file = tmp_path_factory.mktemp("calibration") / "mine.json"
-    ModelAudit(stamps_only=True).calibrate([*subjects, *subjects]).save(file)
+    ModelAudit(quick=True).calibrate([*subjects, *subjects]).save(file)
     detector = ModelAudit()
     result = detector.examine(ModelUnderTest(opened(ByHand()), clean), Calibration.load(file), SILENT)
     assert isinstance(result, AuditResult)
     assert result.findings[0].about == "Target"
-    assert set(result.classes[0].tests) == {"stamps"}  # clean models gave no null for others
+    assert set(result.classes[0].tests) == {"stamps", FAMILIES[0].name}  # clean models gave no null for others
     assert "4 clean models" in result.limits
 
 
@@ -87,21 +87,21 @@ def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
 
 def test_one_clean_model_is_refused(clean: Images) -> None:
     with pytest.raises(PetechiaError, match="A calibration needs 2 clean models, and better 60; there is 1"):
-        ModelAudit(stamps_only=True).calibrate(halves(clean)[:1])
+        ModelAudit(quick=True).calibrate(halves(clean)[:1])
 
 
 def test_the_calibration_decides(clean: Images) -> None:
     packaged = Calibration.packaged("audit")
     flagged = [
-        sum(one.flagged for one in examine_model(opened(ByHand()), clean, stamps_only=True, calibration=calibration).classes)
+        sum(one.flagged for one in examine_model(opened(ByHand()), clean, quick=True, calibration=calibration).classes)
         for level in (packaged.values["level"], 0.9999999)
-        for calibration in [packaged.model_copy(update={"values": {**packaged.values, "level": level}})]
+        for calibration in [packaged.model_copy(update={"values": {**packaged.values, "tests": ["stamps"], "level": level}})]
     ]
     assert flagged[0] == 1
     assert flagged[1] > 1
     small = packaged.model_copy(update={"values": {**packaged.values, "level": 1e-6}})
     with pytest.raises(PetechiaError, match="clean models to compare by hand with, too few to flag anything at 1e-06"):
-        examine_model(opened(ByHand()), clean, stamps_only=True, calibration=small)
+        examine_model(opened(ByHand()), clean, quick=True, calibration=small)
 
 
 VALUES = {"level": 0.02, "tests": ["stamps"], "models": []}

@@ -70,10 +70,8 @@ def test_in_words(result: RepairResult) -> None:
 
 
 def test_the_triggers_of_an_audit_are_those_of_its_file(clean: Images, tmp_path: Path) -> None:
-    audit = AuditResult.of(examine_model(opened(ByHand()), clean, stamps_only=True), Origin("m", None, "here"))
+    audit = AuditResult.of(examine_model(opened(ByHand()), clean, quick=True), Origin("m", None, "here"))
     expected = KnownTrigger(target="Target", row=ROW, column=COLUMN, height=SIZE, width=SIZE, value=0)
     assert triggers_of(audit) == read_triggers(audit.save(tmp_path / "audit") / "audit.json") == (expected,)
-    nothing = AuditResult.of(
-        examine_model(opened(ByHand(backdoored=False)), clean, stamps_only=True), Origin("m", None, "here")
-    )
+    nothing = AuditResult.of(examine_model(opened(ByHand(backdoored=False)), clean, quick=True), Origin("m", None, "here"))
     assert triggers_of(nothing) == ()

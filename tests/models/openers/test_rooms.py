@@ -166,7 +166,7 @@ def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
 
 def test_an_audit_in_colour_has_a_report(of_timm: str, tmp_path: Path) -> None:
     images = np.random.default_rng(1).integers(0, 256, (24, 32, 32, 3), np.uint8)
-    found = examine_model(open_classifier(of_timm, RUNTIME), images, stamps_only=False)
+    found = examine_model(open_classifier(of_timm, RUNTIME), images, quick=False)
     assert found.picture.shape == (32, 32, 3)
     result = AuditResult.of(found, Origin(of_timm, None, "here"))
     attach_report(result)

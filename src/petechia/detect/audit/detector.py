@@ -20,7 +20,7 @@ class ModelAudit:
     Attributes:
         name: "audit".
         examines: "model".
-        stamps_only: whether changes of the whole image are left out.
+        quick: whether of the changes of the whole image only patterns are searched for.
 
     Example:
         >>> detector = ModelAudit()
@@ -32,11 +32,11 @@ class ModelAudit:
     name: str = DETECTOR
     examines: Literal["dataset", "model", "images"] = "model"
 
-    def __init__(self, stamps_only: bool = False) -> None:
-        self.stamps_only = stamps_only
+    def __init__(self, quick: bool = False) -> None:
+        self.quick = quick
 
     def __repr__(self) -> str:
-        return f"ModelAudit(stamps_only={self.stamps_only})"
+        return f"ModelAudit(quick={self.quick})"
 
     def calibrate(self, clean: Sequence[ModelUnderTest] = ()) -> Calibration:
         """Measure on clean models how strong the evidence for their strongest class is.
@@ -51,9 +51,7 @@ class ModelAudit:
         packaged = packaged_calibration()
         if not clean:
             return packaged
-        return calibrated(
-            [measure_model(one.classifier, one.clean, self.stamps_only) for one in clean], f"{self!r}.calibrate(clean)"
-        )
+        return calibrated([measure_model(one.classifier, one.clean, self.quick) for one in clean], f"{self!r}.calibrate(clean)")
 
     def examine(
         self, subject: ModelUnderTest, calibration: Calibration | None = None, progress: Progress = SILENT
@@ -68,7 +66,7 @@ class ModelAudit:
         Raises:
             PetechiaError: see `examine_model`.
         """
-        found = examine_model(subject.classifier, subject.clean, self.stamps_only, calibration, progress)
+        found = examine_model(subject.classifier, subject.clean, self.quick, calibration, progress)
         return AuditResult.of(found, Origin(subject.classifier.name, None, "an array of images"))
 
 

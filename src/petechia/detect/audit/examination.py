@@ -32,7 +32,7 @@ from petechia.detect.audit.response import (
     stamp_response,
 )
 from petechia.detect.audit.rises import SHARES, Rise, rise
-from petechia.detect.audit.transforms import FAMILIES, family_named
+from petechia.detect.audit.transforms import FAMILIES, Family, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
 from petechia.detect.scan.stamps import find_families
@@ -197,7 +197,7 @@ class ModelEvidence(NamedTuple):
 
     Attributes:
         response: the stamps.
-        rises: what each family of changes of the whole image does; none where only stamps were tried, as for few classes.
+        rises: what each family of changes of the whole image does; none for few classes.
         leads: of the best stamps' places over others, float64 [K]; of a model with few classes, else [0].
     """
 
@@ -209,7 +209,7 @@ class ModelEvidence(NamedTuple):
 def examine_model(
     classifier: Classifier,
     clean: NDArray[np.uint8],
-    stamps_only: bool = False,
+    quick: bool = False,
     calibration: Calibration | None = None,
     progress: Progress = SILENT,
     reference: ModelUnderTest | None = None,
@@ -220,7 +220,7 @@ def examine_model(
     Args:
         classifier: the model; of a black box only the answers are used, and no free shapes are tried.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that the model was made for; no labels are needed.
-        stamps_only: leave out the changes of the whole image.
+        quick: of the changes of the whole image search for patterns only.
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
         reference: a clean model of the same data: what it answers to likewise is natural.
@@ -235,12 +235,12 @@ def examine_model(
     calibration = calibration or packaged_calibration()
     nulls = AuditNulls.of(calibration)
     subject = _Subject.of(classifier, clean, progress)
-    evidence = subject.evidence(stamps_only)
+    evidence = subject.evidence(quick)
     measured = subject.measured(evidence)
     if baseline is None:
         judgement = nulls.judge(measured)
     else:
-        judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, stamps_only, progress))
+        judgement = nulls.judge_update(measured, _measured_before(baseline, classifier, quick, progress))
     if 1 / (judgement.models + 1) > nulls.level:
         likewise = f" of fewer than {FEWEST_CLASSES} classes, too" if measured.few else ""
         paired = "" if baseline is None else ", each with another one of the same data,"
@@ -248,7 +248,7 @@ def examine_model(
             f"The calibration has {judgement.models} clean models{paired} to compare {classifier.name} with, too few to flag "
             f"anything at {nulls.level:.2g}; calibrate with more (petechia calibrate){likewise}."
         )
-    natural = None if reference is None else _flagged_of(reference, classifier, stamps_only, nulls, progress)
+    natural = None if reference is None else _flagged_of(reference, classifier, quick, nulls, progress)
     return ModelExamination(
         classifier=classifier,
         classes=_judged(subject, evidence, judgement, nulls.level, natural),
@@ -266,21 +266,29 @@ def examine_model(
 
 
 def measure_model(
-    classifier: Classifier, clean: NDArray[np.uint8], stamps_only: bool = False, progress: Progress = SILENT
+    classifier: Classifier, clean: NDArray[np.uint8], quick: bool = False, progress: Progress = SILENT
 ) -> Measured:
     """What an audit measures of a model, without a verdict; arguments and errors are those of `examine_model`."""
     subject = _Subject.of(classifier, clean, progress)
-    return subject.measured(subject.evidence(stamps_only))
+    return subject.measured(subject.evidence(quick))
 
 
-def _measured_before(baseline: ModelUnderTest, examined: Classifier, stamps_only: bool, progress: Progress) -> Measured:
+def families_of(classifier: Classifier, quick: bool) -> tuple[Family, ...]:
+    """The changes of the whole image that are searched for in a model: none where its classes are few."""
+    if len(classifier.classes) < FEWEST_CLASSES:
+        return ()
+    families = FAMILIES if classifier.network is not None else tuple(map(family_named, QUERIES))
+    return families[:1] if quick else families
+
+
+def _measured_before(baseline: ModelUnderTest, examined: Classifier, quick: bool, progress: Progress) -> Measured:
     """What the searches find in a predecessor."""
     before = baseline.classifier
     if before.classes != examined.classes:
         raise PetechiaError(f"{before.name} has other classes than {examined.name}; give the model that it is an update of.")
     _check_alike(before, examined)
     progress.phase(f"the baseline: {before.name}")
-    return measure_model(before, baseline.clean, stamps_only, progress)
+    return measure_model(before, baseline.clean, quick, progress)
 
 
 def _check_alike(other: Classifier, examined: Classifier) -> None:
@@ -291,14 +299,14 @@ def _check_alike(other: Classifier, examined: Classifier) -> None:
 
 
 def _flagged_of(
-    reference: ModelUnderTest, examined: Classifier, stamps_only: bool, nulls: AuditNulls, progress: Progress
+    reference: ModelUnderTest, examined: Classifier, quick: bool, nulls: AuditNulls, progress: Progress
 ) -> frozenset[str]:
     """The classes of a reference model that are flagged."""
     if not set(reference.classifier.classes) & set(examined.classes):
         raise PetechiaError(f"{reference.classifier.name} has no class of {examined.name}; give a reference of the same data.")
     _check_alike(reference.classifier, examined)
     progress.phase(f"the reference: {reference.classifier.name}")
-    p_values = nulls.judge(measure_model(reference.classifier, reference.clean, stamps_only, progress)).p_values
+    p_values = nulls.judge(measure_model(reference.classifier, reference.clean, quick, progress)).p_values
     return frozenset(name for name, p in zip(reference.classifier.classes, p_values, strict=True) if p <= nulls.level)
 
 
@@ -362,23 +370,22 @@ class _Subject:
         hosts = Hosts.of(classifier, clean[evenly_spread(len(clean), HOSTS)])
         return _Subject(classifier, clean, logits, hosts, progress)
 
-    def evidence(self, stamps_only: bool) -> ModelEvidence:
+    def evidence(self, quick: bool) -> ModelEvidence:
         """Search for stamps, then for changes of the whole image."""
         self.progress.phase("trying stamps")
         most = STAMP_QUERIES if self.classifier.network is None else None
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
         if len(self.classifier.classes) < FEWEST_CLASSES:
             return ModelEvidence(response, [], place_leads(self.classifier, self.hosts, response, self._cells, self.progress))
-        return ModelEvidence(response, [] if stamps_only else list(self._rises()), np.zeros(0))
+        return ModelEvidence(response, list(self._rises(families_of(self.classifier, quick))), np.zeros(0))
 
-    def _rises(self) -> Iterator[Rise]:
+    def _rises(self, families: Sequence[Family]) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
         middle = min(HOSTS, len(rows) // 2)
         fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
-        black_box = self.classifier.network is None
-        for family in map(family_named, QUERIES) if black_box else FAMILIES:
+        for family in families:
             self.progress.phase(f"changing the whole image: {family.name}")
-            if black_box:
+            if self.classifier.network is None:
                 yield rise_by_asking(self.classifier, fit, judge, family, QUERIES[family.name], progress=self.progress)
             else:
                 yield rise(self.classifier, fit, judge, family, progress=self.progress)
@@ -473,12 +480,15 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
     found = []
     if len(clean) < HOSTS:
         found.append(f"There are only {len(clean)} clean images; give 50 or more for a stable result.")
+    left = [one.name for one in FAMILIES if one.name not in {rise.family for rise in evidence.rises}]
     if not evidence.rises:
-        few = " With fewer than four classes clean models answer to these as backdoored ones do." if len(evidence.leads) else ""
         found.append(
-            f"Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image.{few}"
+            "Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image. With fewer "
+            "than four classes clean models answer to these as backdoored ones do."
         )
-    elif black_box:
+    elif left:
+        found.append(f"Some triggers were not looked for: {' and '.join(left)}.")
+    if evidence.rises and black_box:
         found.append(
             "Only the answers of this model were used: changes of the whole image were searched for without gradients."
         )
