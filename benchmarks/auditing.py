@@ -4,8 +4,8 @@ python -m benchmarks.auditing measure ZOO --out ROWS.json       what the searche
 python -m benchmarks.auditing calibrate ROWS.json… --out FILE.json   the calibration that follows from the clean models
 python -m benchmarks.auditing judge ROWS.json… [--csv FOLDER]   a table of verdicts, and how p-values of clean models lie
 
-Both of the last two use the rows only, so that another calibration needs no second search. Measuring goes on with the models
-that are missing in its file.
+Both of the last two use the rows only, so that another calibration needs no second search; judge --csv keeps the rows that it
+judged in audit-judged.jsonl, which it takes, too. Measuring goes on with the models that are missing in its file.
 """
 
 from __future__ import annotations
@@ -258,8 +258,21 @@ def _measure(zoo: Path, half: Any, out: Path, threads: int) -> None:
             print(f"{specimen.name} {specimen.arm}: {rows[-1]['seconds']:.0f} s", flush=True)
 
 
-def _read(files: Sequence[Path]) -> list[Row]:
-    return [row for file in files for row in json.loads(file.read_text())]
+def read_rows(files: Sequence[Path]) -> list[Row]:
+    """What was measured, from lists in JSON or one row in each line."""
+    texts = [(file.suffix == ".jsonl", file.read_text(encoding="utf-8")) for file in files]
+    return [row for lines, text in texts for row in (map(json.loads, text.splitlines()) if lines else json.loads(text))]
+
+
+def write_results(folder: Path, rows: Sequence[Row], nulls: AuditNulls) -> None:
+    """Write the tables: the models that were judged, what was measured of them, and the clean models of the calibration."""
+    new = [row for row in rows if measured_of(row) not in nulls.models]
+    write_csv(folder / "audit-models.csv", VERDICT, [_verdict(judged(row, nulls)) for row in new])
+    (folder / "audit-judged.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new), "utf-8")
+    known = [row for row in rows if measured_of(row) in nulls.models]
+    if known:
+        header = ["network", "size", "images", "classes", "p", *nulls.tests]
+        write_csv(folder / "audit-clean.csv", header, [_compared(judged(row, nulls), nulls.tests) for row in known])
 
 
 def main() -> None:
@@ -270,13 +283,13 @@ def main() -> None:
     parser.add_argument("--half", choices=["tune", "judge"])
     parser.add_argument("--out", type=Path, default=Path("auditing.json"))
     parser.add_argument("--calibration", type=Path)
-    parser.add_argument("--csv", type=Path, help="folder for audit-models.csv, and audit-clean.csv of the calibration's models")
+    parser.add_argument("--csv", type=Path, help="folder for the tables of results")
     parser.add_argument("--threads", type=int, default=0)
     given = parser.parse_args()
     if given.action == "measure":
         _measure(given.given[0], given.half, given.out, given.threads)
         return
-    rows = _read(given.given)
+    rows = read_rows(given.given)
     if given.action == "calibrate":
         clean = [measured_of(row) for row in rows if row["arm"] == "control"]
         calibrated(clean, COMMAND).save(given.out)
@@ -285,13 +298,12 @@ def main() -> None:
     known = [judged(row, nulls) for row in rows if measured_of(row) in nulls.models]
     new = [judged(row, nulls) for row in rows if measured_of(row) not in nulls.models]
     if given.csv:
-        write_csv(given.csv / "audit-models.csv", VERDICT, [_verdict(one) for one in new])
-        header = ["network", "size", "images", "classes", "p", *nulls.tests]
-        write_csv(given.csv / "audit-clean.csv", header, [_compared(one, nulls.tests) for one in known])
+        write_results(given.csv, rows, nulls)
     print("\n".join(table(new)), "\n")
     print("\n".join(summary(new)))
-    print("\nThe models of the calibration, each compared with the others:")
-    print("\n".join(summary(known)))
+    if known:
+        print("\nThe models of the calibration, each compared with the others:")
+        print("\n".join(summary(known)))
 
 
 if __name__ == "__main__":

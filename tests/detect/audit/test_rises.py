@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.rises import SHARES, rise
+from petechia.detect.audit.rises import PIXELS, SHARES, rise
 from petechia.detect.audit.transforms import Pattern, Warp
 from tests.detect.audit.conftest import CLASSES, SIDE, ByHand, Images, opened
 
@@ -48,6 +48,16 @@ def test_the_rise_is_that_of_the_direction_on_images_that_it_was_not_fitted_on(c
         expected = np.quantile(classifier.logits(changed[label]) - judge.logits, 0.5, axis=0, method="lower")
         assert found.effects[-1, label] == pytest.approx(expected, abs=1e-2)  # directions are kept in half precision
         assert found.own[-1, label] == found.effects[-1, label, label]
+
+
+def test_classes_that_are_searched_for_apart_give_the_same(clean: Images, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = opened(Waves(400.0))
+    hosts = Hosts.of(classifier, clean[:24]), Hosts.of(classifier, clean[24:44])
+    together = rise(classifier, *hosts, Pattern(8))
+    monkeypatch.setitem(PIXELS, "cpu", 2 * 4 * SIDE**2)  # of four images for each of two classes
+    apart = rise(classifier, *hosts, Pattern(8))
+    np.testing.assert_allclose(apart.effects, together.effects, atol=1e-3)
+    torch.testing.assert_close(apart.directions, together.directions, atol=1e-2, rtol=0)
 
 
 def test_a_black_box_has_no_gradients(clean: Images) -> None:

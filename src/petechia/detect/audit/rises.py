@@ -18,8 +18,8 @@ from petechia.models.classifier import Classifier
 SHARES = (0.5, 1.0)  # of a family's limit, tried in this order, each from the direction that the one before found
 STEPS = (20, 12)  # of Adam at each
 RATE = 0.1
-AT_A_TIME = 4  # images per step
-GOALS_AT_A_TIME = 32
+AT_A_TIME = 4  # images per step, for every class
+PIXELS = {"cpu": 2**20, "cuda": 2**24}  # of all images of a step, for memory: with DenseNet-121 on the processor 2 GB
 
 
 class Rise(NamedTuple):
@@ -61,12 +61,18 @@ def rise(classifier: Classifier, fit: Hosts, judge: Hosts, family: Family, seed:
     for parameter in classifier.require_network().parameters():
         parameter.requires_grad_(False)
     labels = torch.arange(fit.logits.shape[1], device=fit.images.device)
-    parts = [_fitted(classifier, fit, judge, family, some, seed, progress) for some in torch.split(labels, GOALS_AT_A_TIME)]
+    chunks = torch.split(labels, _at_once(fit.images))
+    parts = [_fitted(classifier, fit, judge, family, some, seed, progress) for some in chunks]
     return Rise(
         family.name,
         np.concatenate([one[0] for one in parts], axis=1),
         torch.cat([one[1] for one in parts]),
     )
+
+
+def _at_once(images: Tensor) -> int:
+    """How many classes are searched for together; each has its own change, so the result is the same."""
+    return max(1, PIXELS[images.device.type] // (AT_A_TIME * images[0, 0].numel()))
 
 
 def _fitted(
