@@ -32,8 +32,8 @@ from petechia.detect.protocol import Calibration
 from petechia.zoo.specimens import Specimen, specimens
 
 COMMAND = (
-    "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml, clean-phantoms.yaml, clean-few.yaml and "
-    "few-classes.yaml"
+    "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml, clean-phantoms.yaml, clean-few.yaml, "
+    "few-classes.yaml, judge-real.yaml and judge-drawn.yaml"
 )
 Row = dict[str, Any]
 Values = NDArray[np.float64]
@@ -89,14 +89,7 @@ class Judged(NamedTuple):
     @property
     def first(self) -> int:
         """The class with the strongest evidence."""
-        labels = range(len(self.found.p_values))
-        return min(labels, key=lambda label: (self.found.p_values[label], self.found.least(label)))
-
-    @property
-    def unfloored(self) -> float:
-        """The least p-value of all classes and tests, as no number of clean models supports it: for rankings only."""
-        tests = self.found.tests
-        return min((len(tests) * float(values.min()) for values in tests.values()), default=1.0)
+        return self.found.ranked[0]
 
     @property
     def outcome(self) -> str:
@@ -180,15 +173,19 @@ def summary(rows: Sequence[Judged]) -> Iterator[str]:
     yield f"clean: {sum(bool(one.flagged) for one in clean)} of {len(clean)} flagged, least p {least:.2g}"
     if took and clean:
         truth = [1] * len(took) + [0] * len(clean)
-        yield f"AUROC of model against model: {roc_auc_score(truth, [-one.unfloored for one in (*took, *clean)]):.3f}"
+        yield f"AUROC of model against model: {roc_auc_score(truth, [one.found.evidence.max() for one in (*took, *clean)]):.3f}"
     if len(clean) > 1:
+        yield _uniform([one.p for one in clean], "all tests together")
         for test in sorted({test for one in clean for test in one.found.tests}):
-            values = [float(one.found.tests[test].min()) for one in clean if test in one.found.tests]
-            uniform, small = (stats.kstest(values, "uniform", alternative=side).pvalue for side in ("two-sided", "greater"))
-            yield (
-                f"p-values of {len(values)} clean models by {test}: Kolmogorov-Smirnov against uniform p {uniform:.2g}, "
-                f"against too many small ones {small:.2g}"
-            )
+            yield _uniform([float(one.found.tests[test].min()) for one in clean if test in one.found.tests], f"{test} alone")
+
+
+def _uniform(values: Sequence[float], name: str) -> str:
+    both, small = (stats.kstest(values, "uniform", alternative=side).pvalue for side in ("two-sided", "greater"))
+    return (
+        f"p-values of {len(values)} clean models by {name}: Kolmogorov-Smirnov against uniform p {both:.2g}, "
+        f"against too many small ones {small:.2g}"
+    )
 
 
 def kind_of(trigger: Row) -> str:

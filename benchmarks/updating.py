@@ -98,7 +98,7 @@ def judge(rows: Sequence[Row]) -> Iterator[str]:
         poison = row["trigger"] != "clean"
         if not poison or row["asr"] >= 0.5:
             truth.append(poison)
-            scores.append(-min(float(values.min()) for values in found.tests.values()))
+            scores.append(float(found.evidence.max()))
         wrong = " (wrong)" if flagged and poison and row["target"] not in flagged else ""
         shown = ", ".join(flagged) or "nothing"
         yield f"| {row['arch']} | {row['trigger']} | {row['asr']:.2f} | {found.p_values.min():.2g} | {shown}{wrong} |"

@@ -57,14 +57,17 @@ def test_of_few_classes_it_is_the_lead_of_a_place_alone() -> None:
     assert evidence_of(one.model_copy(update={"leads": ()})) == {}  # not measured
 
 
-def test_p_values_of_clean_models_are_uniform() -> None:
+@pytest.mark.parametrize("tests", [(STAMPS,), (STAMPS, "pattern")])
+def test_p_values_of_clean_models_are_uniform(tests: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
     found = []
-    for _ in range(300):
-        *models, one = random_models(31, rng, common=0.7)
-        null = nulls(models).nulls[False, STAMPS]
-        ((_, row),) = nulls(models)._rows(one)
-        found.append(float(null.p_values(row).min()))
+    for _ in range(200):
+        models = random_models(31, rng, common=0.7)
+        gains = [np.exp(rng.standard_t(2, CLASSES)) + 2 for _ in models]  # with heavy tails
+        *known, one = (
+            model.model_copy(update={"rises": {"pattern": (some,)}}) for model, some in zip(models, gains, strict=True)
+        )
+        found.append(float(p_values(known, one, *tests).min()))
     assert stats.kstest(found, "uniform").pvalue > 0.01
 
 
@@ -92,19 +95,42 @@ def test_no_p_value_is_smaller_than_the_clean_models_support() -> None:
     assert found.models == 9
 
 
-def test_tests_are_combined_as_holm_does_and_one_that_was_not_made_costs_nothing() -> None:
+def test_tests_that_point_at_the_same_class_add_up() -> None:
     rng = np.random.default_rng(0)
-    both = [one.model_copy(update={"rises": {"pattern": (one.gains,) * 3}}) for one in random_models(60, rng)]
-    chance = both[0].chance
-    gains = [1.8, *[1.0] * (CLASSES - 1)]
-    two = nulls(both, STAMPS, "pattern").judge(measured(gains, chance, pattern=[1.0] * CLASSES))
-    assert set(two.tests) == {STAMPS, "pattern"}
-    assert two.p_values[0] == pytest.approx(2 * two.tests[STAMPS][0])
-    assert two.least(0) == pytest.approx(two.tests[STAMPS][0])
-    one = nulls(both, STAMPS, "pattern").judge(measured(gains, chance))  # a black box has no pattern
-    assert one.p_values[0] == pytest.approx(one.tests[STAMPS][0])
-    left_out = nulls(both, STAMPS).judge(measured(gains, chance, pattern=[1e9, *[1.0] * (CLASSES - 1)]))
-    assert set(left_out.tests) == {STAMPS}
+    both = []
+    for one in random_models(60, rng):
+        pattern = tuple(2 + np.exp(rng.normal(0, 0.3, CLASSES)))
+        both.append(one.model_copy(update={"rises": {"pattern": (pattern,)}}))
+    known, chance, low = nulls(both, STAMPS, "pattern"), both[0].chance, [1.0] * (CLASSES - 1)
+    same = known.judge(measured([1.6, *low], chance, pattern=[2.8, *[2.0] * (CLASSES - 1)]))
+    apart = known.judge(measured([1.6, *low], chance, pattern=[*[2.0] * (CLASSES - 1), 2.8]))
+    assert set(same.tests) == {STAMPS, "pattern"}
+    np.testing.assert_allclose(same.evidence, stats.combine_pvalues(list(same.tests.values())).statistic / 2)  # Fisher's
+    assert same.evidence.max() > 1.2 * apart.evidence.max()
+    assert same.ranked[0] == 0
+    assert same.p_values[0] < apart.p_values.min()
+
+
+def test_a_rank_among_the_clean_models_is_what_counts() -> None:
+    rng = np.random.default_rng(0)
+    known, chance = nulls(random_models(60, rng)), [0.5] + [0.1] * (CLASSES - 1)
+    strongest = [known.nulls[False, STAMPS][1].own[n].min() for n in range(60)]
+    for gain in (1.2, 1.6, 2.2, 9):
+        found = known.judge(measured([1.0, gain, *[1.0] * (CLASSES - 2)], chance))
+        assert found.p_values[1] == pytest.approx((1 + sum(found.tests[STAMPS][1] >= np.array(strongest))) / 61)
+
+
+def test_a_test_that_was_not_made_costs_nothing() -> None:
+    rng = np.random.default_rng(0)
+    both = [one.model_copy(update={"rises": {"pattern": (one.gains,)}}) for one in random_models(60, rng)]
+    gains, chance = [1.8, *[1.0] * (CLASSES - 1)], both[0].chance
+    without = nulls(both, STAMPS, "pattern").judge(measured(gains, chance))  # as of an audit that leaves patterns out
+    alone = nulls(both, STAMPS).judge(measured(gains, chance, pattern=[1e9, *[1.0] * (CLASSES - 1)]))
+    assert set(without.tests) == set(alone.tests) == {STAMPS}
+    np.testing.assert_allclose(without.p_values, alone.p_values)
+    some = nulls([*both, *random_models(40, rng)], STAMPS, "pattern")  # 40 of the clean models have no pattern, either
+    assert some.judge(measured(gains, chance)).models == 100
+    assert some.judge(measured(gains, chance, pattern=[2.0] * CLASSES)).models == 60
 
 
 def test_few_classes_are_compared_with_those_of_models_with_few() -> None:

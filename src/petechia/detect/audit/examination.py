@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -189,7 +190,7 @@ class ModelExamination:
     @property
     def ranked(self) -> list[tuple[int, ExaminedClass]]:
         """Position and evidence of each class, the strongest evidence first."""
-        return sorted(enumerate(self.classes), key=lambda one: (one[1].p_value, min(one[1].tests.values(), default=1)))
+        return sorted(enumerate(self.classes), key=lambda one: (one[1].p_value, prod(one[1].tests.values())))
 
 
 class ModelEvidence(NamedTuple):
@@ -314,7 +315,7 @@ def _judged(
     subject: _Subject, evidence: ModelEvidence, judgement: Judgement, level: float, natural: frozenset[str] | None
 ) -> list[ExaminedClass]:
     p_values = judgement.p_values
-    strongest = min(range(len(p_values)), key=lambda label: (p_values[label], judgement.least(label)))
+    strongest = judgement.ranked[0]
     found = []
     for label, name in enumerate(subject.classifier.classes):
         best, gain = evidence.response.best(label)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from math import log2, sqrt
 from typing import NamedTuple
@@ -17,13 +17,14 @@ from petechia.detect.audit.measured import MOST, SHARE, STAMPS, TOGETHER, Measur
 from petechia.detect.protocol import Calibration
 
 DETECTOR = "audit"
-LEVEL = 0.02  # p-value up to which a class is flagged, where there are models enough
+LEVEL = 0.03  # p-value up to which a class is flagged, where there are models enough
 FEWEST_MODELS = 2  # clean models that give a null
 LEAST = 1.0  # of a stamp's margin, before the logarithm
 LEAST_RISE = 2.0  # of the margin of another change, likewise: less is no evidence
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
+TINY = 1e-300  # of a p-value, before the logarithm
 
 
 def evidence_of(found: Measured) -> dict[str, Values]:
@@ -117,36 +118,36 @@ class _Row(NamedTuple):
 
 
 class Null(NamedTuple):
-    """How strong the evidence for the strongest class of a clean model is, in one test.
+    """What one test finds in clean models.
 
     Attributes:
         weights: float64 [4], by how much what is known of a class moves its evidence.
-        mean: how far the strongest class of a clean model stands out, each corrected by the weights of the others.
-        std: of that, as a sample.
-        models: how many models were measured.
+        strongest: float64 [M], how far the strongest class of each stands out, corrected by the weights of the others.
+        own: of each, the p-values of its classes, as those of a model that the others are compared with.
     """
 
     weights: Values
-    mean: float
-    std: float
-    models: int
+    strongest: Values
+    own: tuple[Values, ...]
 
     @staticmethod
     def of(rows: Sequence[_Row]) -> Null:
         """From clean models."""
-        strongest = [
-            float(row.standing(row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))).max()) for n, row in enumerate(rows)
-        ]
-        return Null(_weights(rows), float(np.mean(strongest)), max(LEAST_STD, float(np.std(strongest, ddof=1))), len(rows))
+        standing = [row.standing(row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))) for n, row in enumerate(rows)]
+        strongest = np.array([one.max() for one in standing])
+        own = tuple(_surprise(one, np.delete(strongest, n)) for n, one in enumerate(standing))
+        return Null(_weights(rows), strongest, own)
 
     def p_values(self, row: _Row) -> Values:
-        """For each class, the chance that any class of another clean model stands out as far, float64 [K].
+        """For each class, how rare it is that any class of a clean model stands out as far, float64 [K]."""
+        return _surprise(row.standing(row.corrected(self.weights)), self.strongest)
 
-        This is Student's prediction for one more model, so few models give no small p-values. It counts all classes of a
-        model together, so no correction for the number of classes is left to make.
-        """
-        distance = (row.standing(row.corrected(self.weights)) - self.mean) / (self.std * sqrt(1 + 1 / self.models))
-        return np.asarray(stats.t.sf(distance, self.models - 1))
+
+def _surprise(standing: Values, strongest: Values) -> Values:
+    """Student's prediction for one more model: the chance that its strongest class stands out as far."""
+    std = max(LEAST_STD, float(np.std(strongest, ddof=1)) if len(strongest) > 1 else 0.0)
+    distance = (standing - strongest.mean()) / (std * sqrt(1 + 1 / len(strongest)))
+    return np.asarray(stats.t.sf(distance, max(1, len(strongest) - 1)))
 
 
 def _weights(rows: Sequence[_Row]) -> Values:
@@ -159,9 +160,9 @@ class Judgement(NamedTuple):
     """What the tests together say of one model.
 
     Attributes:
-        p_values: float64 [K], the chance that any class of a clean model has evidence as strong in any test.
+        p_values: float64 [K], the chance that any class of a clean model has evidence as strong, all tests together.
         tests: test → float64 [K], of each alone.
-        models: clean models that it was compared with, the fewest of all tests.
+        models: clean models that it was compared with in every test.
         likeness: share of the clean models that are as far from the one next to them as this model is, or farther; 0 where
             this model is farther from all than any of them is.
     """
@@ -171,9 +172,26 @@ class Judgement(NamedTuple):
     models: int
     likeness: float
 
-    def least(self, label: int) -> float:
-        """The smallest p-value of a class in any one test."""
-        return min((float(values[label]) for values in self.tests.values()), default=1.0)
+    @property
+    def evidence(self) -> Values:
+        """Of all tests together, float64 [K], higher is stronger: it ranks classes and models whose p-values are equal."""
+        return together(list(self.tests.values())) if self.tests else np.zeros(len(self.p_values))
+
+    @property
+    def ranked(self) -> list[int]:
+        """The classes, the strongest evidence first."""
+        return [int(label) for label in np.lexsort((-self.evidence, self.p_values))]
+
+
+def together(p_values: Sequence[Values]) -> Values:
+    """Of several tests, as Fisher (1932) combines them: float64 [K], the negative logarithm of the product.
+
+    Tests that point at the same class add up, which a single test by chance does not.
+    """
+    return np.asarray(-np.log(np.clip(np.stack(list(p_values)), TINY, 1)).sum(axis=0))
+
+
+Nulls = Mapping[tuple[bool, str], tuple[list[int], Null]]  # whether classes are few, test → numbers of models, and their null
 
 
 class AuditNulls(Record):
@@ -204,25 +222,18 @@ class AuditNulls(Record):
         return AuditNulls(level=self.level, tests=self.tests, models=tuple(models))
 
     @cached_property
-    def nulls(self) -> Mapping[tuple[bool, str], Null]:
-        """Whether the classes are few, test → null; none where too few models have evidence of this kind."""
-        rows: dict[tuple[bool, str], list[_Row]] = {}
-        for one in self.models:
-            for test, row in self._rows(one):
-                rows.setdefault((one.few, test), []).append(row)
-        return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
+    def nulls(self) -> Nulls:
+        """What each test finds in the clean models, by number; none where too few have evidence of this kind."""
+        return _nulls((number, one.few, test, row) for number, one in enumerate(self.models) for test, row in self._rows(one))
 
     @cached_property
-    def update_nulls(self) -> Mapping[tuple[bool, str], Null]:
+    def update_nulls(self) -> Nulls:
         """The same of updates: each clean model as an update of another one of the same data.
 
         They were trained apart, so they differ more than a model and its successor do: these nulls are on the safe side.
         """
-        rows: dict[tuple[bool, str], list[_Row]] = {}
-        for new, old in self._pairs():
-            for test, row in self._changes(new, old):
-                rows.setdefault((new.few, test), []).append(row)
-        return {key: Null.of(some) for key, some in rows.items() if len(some) >= FEWEST_MODELS}
+        pairs = enumerate(self._pairs())
+        return _nulls((n, new.few, test, row) for n, (new, old) in pairs for test, row in self._changes(new, old))
 
     def _pairs(self) -> Iterator[tuple[Measured, Measured]]:
         """Of the models with the same classes, size and channels, each with the next, the last with the first."""
@@ -266,10 +277,10 @@ class AuditNulls(Record):
     def judge(self, found: Measured) -> Judgement:
         """Compare a model with the clean ones.
 
-        The tests are combined as Holm (1979) does: the smallest of T p-values counts T times. No p-value is smaller than the
-        number of clean models can support.
+        The evidence for a class is that of all tests together. Its p-value is its rank among the strongest classes of the clean
+        models, so p-values of clean models are uniform, and none is smaller than their number can support.
         """
-        return self._combined(found, {test: (self.nulls.get((found.few, test)), row) for test, row in self._rows(found)})
+        return self._compared(found, dict(self._rows(found)), self.nulls)
 
     def judge_update(self, found: Measured, before: Measured) -> Judgement:
         """Compare what changed from a model to its successor with what differs between clean models of the same data.
@@ -278,21 +289,28 @@ class AuditNulls(Record):
         predecessor answered to as strongly is no news. Otherwise as `judge`.
         """
         own = self.judge(found)
-        changes = self._changes(found, before)
-        changed = self._combined(found, {test: (self.update_nulls.get((found.few, test)), row) for test, row in changes})
+        changed = self._compared(found, dict(self._changes(found, before)), self.update_nulls)
         tests = {test: np.maximum(values, own.tests[test]) for test, values in changed.tests.items() if test in own.tests}
-        return self._judgement(found, tests, min(own.models, changed.models))
+        p_values = np.maximum(own.p_values, changed.p_values)
+        return Judgement(p_values, tests, min(own.models, changed.models), own.likeness)
 
-    def _combined(self, found: Measured, rows: Mapping[str, tuple[Null | None, _Row]]) -> Judgement:
-        compared = {test: (null, row) for test, (null, row) in rows.items() if null is not None}
-        tests = {test: null.p_values(row) for test, (null, row) in compared.items()}
-        return self._judgement(found, tests, min((null.models for null, _ in compared.values()), default=0))
+    def _compared(self, found: Measured, rows: Mapping[str, _Row], nulls: Nulls) -> Judgement:
+        known = {test: nulls[found.few, test] for test in rows if (found.few, test) in nulls}
+        shared = sorted(set.intersection(*(set(numbers) for numbers, _ in known.values()))) if known else []
+        if len(shared) < FEWEST_MODELS:
+            return Judgement(np.ones(len(found.classes)), {}, len(shared), 0.0)
+        tests = {test: null.p_values(rows[test]) for test, (_, null) in known.items()}
+        clean = np.array([together([null.own[numbers.index(one)] for numbers, null in known.values()]).max() for one in shared])
+        as_strong = (clean[:, None] >= together(list(tests.values()))).sum(axis=0)
+        return Judgement((1 + as_strong) / (1 + len(shared)), tests, len(shared), self.likeness(found))
 
-    def _judgement(self, found: Measured, tests: dict[str, Values], models: int) -> Judgement:
-        if not tests:
-            return Judgement(np.ones(len(found.classes)), {}, models, 0.0)
-        combined = np.minimum(1, len(tests) * np.stack(list(tests.values())).min(axis=0))
-        return Judgement(np.maximum(combined, 1 / (models + 1)), tests, models, self.likeness(found))
+
+def _nulls(rows: Iterable[tuple[int, bool, str, _Row]]) -> Nulls:
+    """From the number of a clean model, whether its classes are few, a test, and what that found."""
+    grouped: dict[tuple[bool, str], dict[int, _Row]] = {}
+    for number, few, test, row in rows:
+        grouped.setdefault((few, test), {})[number] = row
+    return {key: (list(some), Null.of(list(some.values()))) for key, some in grouped.items() if len(some) >= FEWEST_MODELS}
 
 
 @cache
