@@ -68,6 +68,13 @@ def _effect(one: RecoveredStamp | RecoveredChange) -> Row:
     return {**what, "gain": one.gain, "asr": one.asr[0.9].share, "false_trigger": one.false_trigger[0.9].share}
 
 
+class Clean(NamedTuple):
+    """A clean model of the calibration, compared with the others."""
+
+    measured: Measured
+    found: Judgement
+
+
 class Judged(NamedTuple):
     """A row with the verdict on it.
 
@@ -108,11 +115,18 @@ class Judged(NamedTuple):
 def judged(row: Row, nulls: AuditNulls) -> Judged:
     """Judge a row; a clean model is not compared with itself."""
     measured = measured_of(row)
-    others = tuple(one for one in nulls.models if one != measured)
-    if len(others) < len(nulls.models):
-        nulls = nulls.with_models(others)
-    found = nulls.judge(measured)
+    found = _compared(measured, nulls)
     return Judged(row, found, [c for c, p in zip(measured.classes, found.p_values, strict=True) if p <= nulls.level])
+
+
+def _compared(measured: Measured, nulls: AuditNulls) -> Judgement:
+    others = [one for one in nulls.models if one != measured]
+    return (nulls.with_models(others) if len(others) < len(nulls.models) else nulls).judge(measured)
+
+
+def calibrated_on(nulls: AuditNulls) -> list[Clean]:
+    """The clean models of a calibration, each compared with the others."""
+    return [Clean(one, _compared(one, nulls)) for one in nulls.models]
 
 
 def measured_of(row: Row) -> Measured:
@@ -174,10 +188,18 @@ def summary(rows: Sequence[Judged]) -> Iterator[str]:
     if took and clean:
         truth = [1] * len(took) + [0] * len(clean)
         yield f"AUROC of model against model: {roc_auc_score(truth, [one.found.evidence.max() for one in (*took, *clean)]):.3f}"
-    if len(clean) > 1:
-        yield _uniform([one.p for one in clean], "all tests together")
-        for test in sorted({test for one in clean for test in one.found.tests}):
-            yield _uniform([float(one.found.tests[test].min()) for one in clean if test in one.found.tests], f"{test} alone")
+
+
+def null_summary(models: Sequence[Clean], level: float) -> Iterator[str]:
+    """How the p-values of clean models lie, of those with few classes apart."""
+    for few, name in ((False, "four classes and more"), (True, "fewer classes")):
+        some = [one for one in models if one.measured.few == few]
+        least = [float(one.found.p_values.min()) for one in some]
+        if len(some) > 1:
+            yield f"{name}: {sum(p <= level for p in least)} of {len(some)} flagged"
+            yield _uniform(least, "all tests together")
+            for test in sorted({test for one in some for test in one.found.tests}):
+                yield _uniform([float(one.found.tests[test].min()) for one in some if test in one.found.tests], f"{test} alone")
 
 
 def _uniform(values: Sequence[float], name: str) -> str:
@@ -232,11 +254,11 @@ def _images(source: str) -> str:
     return "drawn" if source.startswith("phantom") else "PneumoniaMNIST" if source.startswith("medmnist") else "NIH"
 
 
-def _compared(one: Judged, tests: Sequence[str]) -> tuple[Any, ...]:
+def _clean(one: Clean, tests: Sequence[str]) -> tuple[Any, ...]:
     """A row of audit-clean.csv."""
     alone = (one.found.tests.get(test) for test in tests)
     values = ("" if found is None else f"{found.min():.3g}" for found in alone)
-    return (*_network(one.row), len(one.row["measured"]["classes"]), f"{one.p:.3g}", *values)
+    return one.measured.name, one.measured.size, len(one.measured.classes), f"{one.found.p_values.min():.3g}", *values
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
@@ -261,15 +283,13 @@ def read_rows(files: Sequence[Path]) -> list[Row]:
     return [row for lines, text in texts for row in (map(json.loads, text.splitlines()) if lines else json.loads(text))]
 
 
-def write_results(folder: Path, rows: Sequence[Row], nulls: AuditNulls) -> None:
+def write_results(folder: Path, rows: Sequence[Judged], clean: Sequence[Clean], tests: Sequence[str]) -> None:
     """Write the tables: the models that were judged, what was measured of them, and the clean models of the calibration."""
-    new = [row for row in rows if measured_of(row) not in nulls.models]
-    write_csv(folder / "audit-models.csv", VERDICT, [_verdict(judged(row, nulls)) for row in new])
-    (folder / "audit-judged.jsonl").write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new), "utf-8")
-    known = [row for row in rows if measured_of(row) in nulls.models]
-    if known:
-        header = ["network", "size", "images", "classes", "p", *nulls.tests]
-        write_csv(folder / "audit-clean.csv", header, [_compared(judged(row, nulls), nulls.tests) for row in known])
+    write_csv(folder / "audit-models.csv", VERDICT, [_verdict(one) for one in rows])
+    lines = "".join(json.dumps(one.row, ensure_ascii=False) + "\n" for one in rows)
+    (folder / "audit-judged.jsonl").write_text(lines, "utf-8")
+    header = ["model", "size", "classes", "p", *tests]
+    write_csv(folder / "audit-clean.csv", header, [_clean(one, tests) for one in clean])
 
 
 def main() -> None:
@@ -292,15 +312,16 @@ def main() -> None:
         calibrated(clean, COMMAND).save(given.out)
         return
     nulls = AuditNulls.of(Calibration.load(given.calibration) if given.calibration else None)
-    known = [judged(row, nulls) for row in rows if measured_of(row) in nulls.models]
-    new = [judged(row, nulls) for row in rows if measured_of(row) not in nulls.models]
+    every = [judged(row, nulls) for row in rows]
+    compared = calibrated_on(nulls)
     if given.csv:
-        write_results(given.csv, rows, nulls)
-    print("\n".join(table(new)), "\n")
-    print("\n".join(summary(new)))
-    if known:
-        print("\nThe models of the calibration, each compared with the others:")
-        print("\n".join(summary(known)))
+        write_results(given.csv, every, compared, nulls.tests)
+    print("\n".join(table(every)), "\n")
+    for few in (False, True):
+        print("fewer than four classes:" if few else "four classes and more:")
+        print("\n".join(summary([one for one in every if measured_of(one.row).few == few])))
+    print("\nThe models of the calibration, each compared with the others:")
+    print("\n".join(null_summary(compared, nulls.level)))
 
 
 if __name__ == "__main__":

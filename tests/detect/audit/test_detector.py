@@ -31,8 +31,8 @@ def test_without_clean_models_the_calibration_is_the_packaged_one() -> None:
     for few in (True, False):
         compared = sum(one.few == few for one in nulls.models)
         assert nulls.level >= 1 / (compared + 1)  # no p-value is smaller
-    assert len(nulls.models) >= 100
-    assert {one.size for one in nulls.models} >= {32, 64, 96, 160}
+    assert len(nulls.models) >= 160
+    assert {one.size for one in nulls.models} >= {28, 64, 96, 160, 224}
     assert calibration.command
 
 
@@ -64,7 +64,7 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
     assert "4 clean models" in result.limits
 
 
-@pytest.mark.parametrize(("many", "few", "level"), [(1, 9, 0.1), (9, 1, 0.1), (60, 10, 0.02), (5, 70, 0.02), (2, 0, 1 / 3)])
+@pytest.mark.parametrize(("many", "few", "level"), [(1, 9, 0.1), (9, 1, 0.1), (60, 10, 0.03), (5, 70, 0.03), (2, 0, 1 / 3)])
 def test_the_larger_group_sets_the_level(many: int, few: int, level: float) -> None:
     packaged = AuditNulls.of().models
     with_many, with_few = ([one for one in packaged if one.few == kind] for kind in (False, True))

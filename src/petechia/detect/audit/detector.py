@@ -26,7 +26,7 @@ class ModelAudit:
         >>> detector = ModelAudit()
         >>> calibration = detector.calibrate()
         >>> calibration.values["level"]
-        0.02
+        0.03
     """
 
     name: str = DETECTOR

@@ -153,7 +153,7 @@ class AuditedClass(Record):
 
     Attributes:
         name: of the class.
-        p_value: chance that a clean model has any class with evidence as strong, in any test.
+        p_value: chance that a clean model has any class with evidence as strong, all tests together: a rank among clean models.
         flagged: whether the p-value is not above the level.
         natural: whether the same class of the clean reference is flagged, too; None without a reference.
         took: whether a recovered trigger does what a backdoor's does: of the clean images that score below 0.9, it brings half

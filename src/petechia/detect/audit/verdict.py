@@ -24,6 +24,7 @@ LEAST_RISE = 2.0  # of the margin of another change, likewise: less is no eviden
 LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes never change
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
+TIE = 0.05  # in the evidence of all tests together: models that do not answer differ by the models they are compared with only
 TINY = 1e-300  # of a p-value, before the logarithm
 
 
@@ -301,7 +302,7 @@ class AuditNulls(Record):
             return Judgement(np.ones(len(found.classes)), {}, len(shared), 0.0)
         tests = {test: null.p_values(rows[test]) for test, (_, null) in known.items()}
         clean = np.array([together([null.own[numbers.index(one)] for numbers, null in known.values()]).max() for one in shared])
-        as_strong = (clean[:, None] >= together(list(tests.values()))).sum(axis=0)
+        as_strong = (clean[:, None] + TIE >= together(list(tests.values()))).sum(axis=0)
         return Judgement((1 + as_strong) / (1 + len(shared)), tests, len(shared), self.likeness(found))
 
 
