@@ -25,6 +25,7 @@ LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes ne
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 TIE = 0.05  # in the evidence of all tests together: models that do not answer differ by the models they are compared with only
+STAMPS_COUNT = 3  # times as much as another test
 TINY = 1e-300  # of a p-value, before the logarithm
 
 
@@ -176,7 +177,7 @@ class Judgement(NamedTuple):
     @property
     def evidence(self) -> Values:
         """Of all tests together, float64 [K], higher is stronger: it ranks classes and models whose p-values are equal."""
-        return together(list(self.tests.values())) if self.tests else np.zeros(len(self.p_values))
+        return together(self.tests) if self.tests else np.zeros(len(self.p_values))
 
     @property
     def ranked(self) -> list[int]:
@@ -184,12 +185,14 @@ class Judgement(NamedTuple):
         return [int(label) for label in np.lexsort((-self.evidence, self.p_values))]
 
 
-def together(p_values: Sequence[Values]) -> Values:
-    """Of several tests, as Fisher (1932) combines them: float64 [K], the negative logarithm of the product.
+def together(tests: Mapping[str, Values]) -> Values:
+    """Of several tests: float64 [K], the sum of the negative logarithms of their p-values, as Fisher (1932) combines them.
 
-    Tests that point at the same class add up, which a single test by chance does not.
+    Tests that point at the same class add up, which a single test by chance does not. Stamps count as much as three others:
+    they are what small marks are found by, and other searches hardly see these.
     """
-    return np.asarray(-np.log(np.clip(np.stack(list(p_values)), TINY, 1)).sum(axis=0))
+    logarithms = [-np.log(np.clip(values, TINY, 1)) * (STAMPS_COUNT if test == STAMPS else 1) for test, values in tests.items()]
+    return np.asarray(np.sum(logarithms, axis=0))
 
 
 Nulls = Mapping[tuple[bool, str], tuple[list[int], Null]]  # whether classes are few, test → numbers of models, and their null
@@ -301,8 +304,9 @@ class AuditNulls(Record):
         if len(shared) < FEWEST_MODELS:
             return Judgement(np.ones(len(found.classes)), {}, len(shared), 0.0)
         tests = {test: null.p_values(rows[test]) for test, (_, null) in known.items()}
-        clean = np.array([together([null.own[numbers.index(one)] for numbers, null in known.values()]).max() for one in shared])
-        as_strong = (clean[:, None] + TIE >= together(list(tests.values()))).sum(axis=0)
+        of_clean = ({test: null.own[numbers.index(one)] for test, (numbers, null) in known.items()} for one in shared)
+        clean = np.array([together(own).max() for own in of_clean])
+        as_strong = (clean[:, None] + TIE >= together(tests)).sum(axis=0)
         return Judgement((1 + as_strong) / (1 + len(shared)), tests, len(shared), self.likeness(found))
 
 
