@@ -260,7 +260,8 @@ def audit_uniform(folder: Path) -> Figure:
     panels += [(f"{test} alone", many, test) for test in tests]
     figure = canvas(
         5.6,
-        "P-values of clean models that the null has not seen: all tests together are\nuniform, up to the models that answer to nothing.",
+        "P-values of clean models that the null has not seen: all tests together are\n"
+        "uniform, up to the models that answer to nothing.",
     )
     grid = figure.subplots(2, -(-len(panels) // 2), sharex=True, sharey=True, squeeze=False)
     for axes, (name, some, column) in zip(grid.flat, panels, strict=True):
