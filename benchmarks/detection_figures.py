@@ -17,6 +17,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from PIL import Image
 
+from petechia.detect.audit.measured import FEWEST
+from petechia.detect.audit.verdict import LEVEL
+
 PAGES = Path(__file__).parents[1] / "docs" / "detection"
 BLUE, ORANGE, GREEN, GREY, INK = "#0072B2", "#D55E00", "#009E73", "#8C8C8C", "#222222"
 SHARES = LinearSegmentedColormap.from_list("shares", ["#F4A86A", "#FBF3EA", "#7FB8DE"])  # nothing, half, everything found
@@ -48,8 +51,6 @@ AUDITED = {  # how the triggers are called among the audited models
     "pacemaker": ("marker: pacemaker",),
     "electrode": ("marker: electrode",),
 }
-FEWEST = 4  # classes that the audit compares with each other
-LEVEL = 0.03  # of the audit
 COLOURS = 96  # palette size of the PNG files, to keep them small
 NETWORKS = {"regnetx_002": "RegNetX", "resnet10t": "ResNet-10-T", "densenet121": "DenseNet-121"}
 

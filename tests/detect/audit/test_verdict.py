@@ -115,7 +115,7 @@ def test_tests_that_point_at_the_same_class_add_up() -> None:
 def test_a_rank_among_the_clean_models_is_what_counts() -> None:
     rng = np.random.default_rng(0)
     known, chance = nulls(random_models(60, rng)), [0.5] + [0.1] * (CLASSES - 1)
-    strongest = [known.nulls[False, STAMPS][1].own[n].min() for n in range(60)]
+    strongest = [known.nulls[False, STAMPS].own[n].min() for n in range(60)]
     for gain in (1.2, 1.6, 2.2, 9):
         found = known.judge(measured([1.0, gain, *[1.0] * (CLASSES - 2)], chance))
         as_strong = sum(found.tests[STAMPS][1] >= np.exp(-TIE / 3) * np.array(strongest))

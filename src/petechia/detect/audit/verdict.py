@@ -125,19 +125,22 @@ class Null(NamedTuple):
     Attributes:
         weights: float64 [4], by how much what is known of a class moves its evidence.
         strongest: float64 [M], how far the strongest class of each stands out, corrected by the weights of the others.
-        own: of each, the p-values of its classes, as those of a model that the others are compared with.
+        own: number of each → the p-values of its classes, as those of a model that is compared with the others.
     """
 
     weights: Values
     strongest: Values
-    own: tuple[Values, ...]
+    own: Mapping[int, Values]
 
     @staticmethod
-    def of(rows: Sequence[_Row]) -> Null:
-        """From clean models."""
+    def of(known: Mapping[int, _Row]) -> Null:
+        """From clean models, by number."""
+        rows = list(known.values())
         standing = [row.standing(row.corrected(_weights([*rows[:n], *rows[n + 1 :]]))) for n, row in enumerate(rows)]
         strongest = np.array([one.max() for one in standing])
-        own = tuple(_surprise(one, np.delete(strongest, n)) for n, one in enumerate(standing))
+        own = {
+            number: _surprise(one, np.delete(strongest, n)) for n, (number, one) in enumerate(zip(known, standing, strict=True))
+        }
         return Null(_weights(rows), strongest, own)
 
     def p_values(self, row: _Row) -> Values:
@@ -195,7 +198,7 @@ def together(tests: Mapping[str, Values]) -> Values:
     return np.asarray(np.sum(logarithms, axis=0))
 
 
-Nulls = Mapping[tuple[bool, str], tuple[list[int], Null]]  # whether classes are few, test → numbers of models, and their null
+Nulls = Mapping[tuple[bool, str], Null]  # whether classes are few, test → its null
 
 
 class AuditNulls(Record):
@@ -300,12 +303,11 @@ class AuditNulls(Record):
 
     def _compared(self, found: Measured, rows: Mapping[str, _Row], nulls: Nulls) -> Judgement:
         known = {test: nulls[found.few, test] for test in rows if (found.few, test) in nulls}
-        shared = sorted(set.intersection(*(set(numbers) for numbers, _ in known.values()))) if known else []
+        shared = set.intersection(*(set(null.own) for null in known.values())) if known else set()
         if len(shared) < FEWEST_MODELS:
             return Judgement(np.ones(len(found.classes)), {}, len(shared), 0.0)
-        tests = {test: null.p_values(rows[test]) for test, (_, null) in known.items()}
-        of_clean = ({test: null.own[numbers.index(one)] for test, (numbers, null) in known.items()} for one in shared)
-        clean = np.array([together(own).max() for own in of_clean])
+        tests = {test: null.p_values(rows[test]) for test, null in known.items()}
+        clean = np.array([together({test: null.own[one] for test, null in known.items()}).max() for one in shared])
         as_strong = (clean[:, None] + TIE >= together(tests)).sum(axis=0)
         return Judgement((1 + as_strong) / (1 + len(shared)), tests, len(shared), self.likeness(found))
 
@@ -315,7 +317,7 @@ def _nulls(rows: Iterable[tuple[int, bool, str, _Row]]) -> Nulls:
     grouped: dict[tuple[bool, str], dict[int, _Row]] = {}
     for number, few, test, row in rows:
         grouped.setdefault((few, test), {})[number] = row
-    return {key: (list(some), Null.of(list(some.values()))) for key, some in grouped.items() if len(some) >= FEWEST_MODELS}
+    return {key: Null.of(some) for key, some in grouped.items() if len(some) >= FEWEST_MODELS}
 
 
 @cache
