@@ -48,6 +48,7 @@ JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
 WANDERS = 0.5  # share of these places at which a stamp must work, at least half as well, to be said to work anywhere
 PAINTED = 64  # images that a recovered trigger is put on at a time
+POINTS = 0.2  # p-value of a class up to which a test of a change points at it; where nothing answers it is 0.5 and more
 SURE = THRESHOLDS[-1]
 TOOK = 0.5  # ASR from which a trigger does what a backdoor's does
 
@@ -424,10 +425,15 @@ class _Subject:
         )
 
     def recover_change(self, label: int, rises: Sequence[Rise], judgement: Judgement) -> RecoveredChange | None:
-        """What the most striking change of the whole image does to all clean images, at its family's limit."""
-        if not rises:
+        """What the most striking change of the whole image does to all clean images, at its family's limit.
+
+        None where no test of a change points at the class, as with a stamp that works only in its place.
+        """
+        standing = {one.family: judgement.tests[one.family][label] for one in rises if one.family in judgement.tests}
+        strongest = min(standing, key=standing.__getitem__, default=None)
+        if strongest is None or standing[strongest] > POINTS:
             return None
-        found = min(rises, key=lambda one: judgement.tests[one.family][label] if one.family in judgement.tests else 1)
+        found = next(one for one in rises if one.family == strongest)
         family = family_named(found.family)
         direction = found.directions[label : label + 1].float().to(self.hosts.images.device)
         strength = SHARES[-1] * family.limit
