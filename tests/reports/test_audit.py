@@ -9,9 +9,10 @@ from typer.testing import CliRunner
 
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
+from petechia.data.not_read import NotRead, Reason
 from petechia.detect.audit import AuditResult, ModelExamination, Origin, examine_model
 from petechia.reports.audit import attach_report, render_audit
-from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, opened
+from tests.detect.audit.conftest import COLUMN, ROW, SIZE, ByHand, Images, Wavy, opened
 from tests.detect.audit.conftest import clean as clean_images
 
 clean = clean_images
@@ -57,6 +58,20 @@ def test_the_page_escapes_names_and_says_what_is_not_shown(found: ModelExaminati
     assert "&lt;script&gt;" in page
     assert "does not prove that there is nothing" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_page_names_the_images_that_were_not_read(found: ModelExamination) -> None:
+    everything, most = (
+        render_audit(AuditResult.of(found, ORIGIN._replace(not_read=one))) for one in (NotRead(), NotRead.of(Reason.VIDEO, ["a.avi"]))
+    )
+    assert "<dd>60 from phantom</dd>" in everything
+    assert f"<dd>60 from phantom. {NotRead.of(Reason.VIDEO, ['a.avi'])}</dd>" in most
+
+
+def test_the_strongest_evidence_comes_first(found: ModelExamination, clean: Images) -> None:
+    stamp, wave = (render_audit(AuditResult.of(one, ORIGIN)) for one in (found, examine_model(opened(Wavy()), clean)))
+    assert stamp.index("reach it with this stamp") < stamp.index("reach it with this change")
+    assert wave.index("reach it with this change") < wave.index("reach it with this stamp")
 
 
 def test_a_clean_model_is_not_called_safe(clean: Images) -> None:

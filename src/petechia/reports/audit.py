@@ -41,6 +41,7 @@ def render_audit(result: AuditResult) -> str:
     return page_template("petechia.reports", "audit.html").render(
         audit=content,
         verdict=result.verdict,
+        not_read=str(result.clean.not_read) if result.clean.not_read else "",
         sections=[_section(examination.picture, one, found) for one, found in shown],
         squares={one.name: one.square for one in result.classes},
         words={one.name: one.change.words for one in result.classes if one.change},
