@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,9 +41,12 @@ Values = NDArray[np.float64]
 WHOLE = ("sinusoid", "fiba", "warp")  # kinds of triggers that change the whole image, as do pictures of size "whole"
 
 
-def examine(specimen: Specimen, runtime: Runtime) -> Row:
-    """What an audit finds in a model, with the truth."""
-    found = examine_model(specimen.classifier(runtime), specimen.clean[np.arange(len(specimen.clean))])
+def examine(specimen: Specimen, runtime: Runtime, blind: bool = False) -> Row:
+    """What an audit finds in a model, with the truth; as a black box only its answers are used."""
+    classifier = specimen.classifier(runtime)
+    if blind:
+        classifier = replace(classifier, network=None)
+    found = examine_model(classifier, specimen.clean[np.arange(len(specimen.clean))])
     config, attack, run_data = specimen.config, specimen.config.attack, specimen.run_data
     return {
         "name": specimen.name,
@@ -267,12 +271,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def _measure(zoo: Path, half: Any, out: Path, threads: int) -> None:
+def _measure(zoo: Path, half: Any, out: Path, threads: int, blind: bool) -> None:
     runtime = Compute(threads=threads).start()
     rows: list[Row] = json.loads(out.read_text()) if out.is_file() else []
     for specimen in specimens(zoo, half):
         if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
-            rows.append(examine(specimen, runtime))
+            rows.append(examine(specimen, runtime, blind))
             out.write_text(json.dumps(rows))
             print(f"{specimen.name} {specimen.arm}: {rows[-1]['seconds']:.0f} s", flush=True)
 
@@ -302,9 +306,10 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--csv", type=Path, help="folder for the tables of results")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--blind", action="store_true", help="treat the models as black boxes")
     given = parser.parse_args()
     if given.action == "measure":
-        _measure(given.given[0], given.half, given.out, given.threads)
+        _measure(given.given[0], given.half, given.out, given.threads, given.blind)
         return
     rows = read_rows(given.given)
     if given.action == "calibrate":

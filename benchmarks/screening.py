@@ -11,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -59,9 +60,7 @@ def judge(specimen: Specimen, runtime: Runtime, most: int, blind: bool = False) 
     """Fit on the specimen's clean images; judge on others, with and without the trigger."""
     classifier = specimen.classifier(runtime)
     if blind:
-        classifier = Classifier(
-            classifier.name, classifier.classes, classifier.preprocess, classifier.answer, runtime, None, classifier.colour
-        )
+        classifier = replace(classifier, network=None)
     clean, triggered = (_all(images) for images in specimen.judged(most))
     screen = Screen.fit(classifier, _all(specimen.clean))
     began = time.perf_counter()
