@@ -18,7 +18,8 @@ from benchmarks.adaptive import HEAD, judged
 from petechia.attack import Patch
 from petechia.core.runtime import Compute, Runtime
 from petechia.models.classifier import Classifier
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
+from petechia.models.scoring import predict
 from petechia.saliency import cam
 from petechia.saliency.layers import find_layers
 from petechia.zoo.specimens import Specimen, specimens

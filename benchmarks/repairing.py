@@ -15,8 +15,9 @@ from petechia.attack import Patch
 from petechia.core.runtime import Compute, Runtime
 from petechia.detect.repair import CleanSet, KnownTrigger, Repairing, read_clean, repair
 from petechia.measure import auroc, exceedance
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
 from petechia.models.openers import open_classifier
+from petechia.models.scoring import predict
 from petechia.zoo.specimens import Specimen, specimens
 
 CLEAN = "phantom:images=800,size=64,seed=77"  # the defender's; no model was trained or tested on them

@@ -24,7 +24,8 @@ from petechia.detect.audit.measured import Measured
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.repair import CleanSet, Repairing, read_clean, repair
 from petechia.models.classifier import Classifier
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
+from petechia.models.scoring import predict
 from petechia.zoo.specimens import Specimen, specimens
 
 DATA = "phantom:images=1200,size={size},seed=91"  # no model was trained or tested on them

@@ -22,7 +22,8 @@ import petechia
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess, Selection
-from petechia.models.model import Architecture, Model, create, predict
+from petechia.models.model import Architecture, Model, create
+from petechia.models.scoring import predict
 from petechia.models.training import Labelled, Trainer, Training
 
 Numbers = dict[str, NDArray[Any]]

@@ -13,7 +13,8 @@ import pytest
 
 from petechia.core.runtime import Compute
 from petechia.data import open_source, prepare
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
+from petechia.models.scoring import predict
 from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
 from tests.docs.pages import Block, blocks, inline_commands, pages
 from tests.docs.story import check, commands, run_python, tell

@@ -10,10 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from petechia.core.errors import PetechiaError
-from petechia.core.runtime import Compute
-from petechia.data import Preprocess, Selection
-from petechia.models.model import Architecture, Model, create, log_odds, predict
-from tests.conftest import Steps
+from petechia.data import Preprocess
+from petechia.models.model import Architecture, Model, create, log_odds
 
 TINY = Architecture(arch="test_resnet")
 GEOMETRY = Preprocess(size=32)
@@ -135,24 +133,6 @@ def test_without_a_network_pretrained_weights_are_missed_with_a_sentence(monkeyp
         PetechiaError, match=r"pretrained weights of test_resnet are not available \(no route.*model.pretrained"
     ):
         create(Architecture(arch="test_resnet", pretrained=True), CLASSES, GEOMETRY, 0)
-
-
-def test_predict_gives_probabilities_in_order_whatever_the_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    runtime = Compute(precision="fp32").start()
-    images = np.random.default_rng(0).integers(0, 256, (30, 32, 32), dtype=np.uint8)
-    model = runtime.to_device(create(TINY, CLASSES, GEOMETRY, 0))
-    rows = np.arange(30)[::-1]
-    whole = predict(model, Selection(images, rows), runtime)
-    monkeypatch.setattr("petechia.models.model.BATCH", 7)
-    seen = Steps()
-    parts = predict(model, Selection(images, rows), runtime, seen)
-    assert seen == [7, 7, 7, 7, 2]
-    assert whole.dtype == np.float32
-    assert np.allclose(whole, parts, atol=1e-5)
-    with torch.inference_mode():
-        by_hand = model(torch.from_numpy(images[::-1].copy()).float()[:, None] / 255).sigmoid().numpy()
-    assert np.allclose(whole, by_hand, atol=1e-5)
-    assert predict(model, Selection(images, rows[:0]), runtime).shape == (0, 3)
 
 
 def test_log_odds_are_what_the_sigmoid_makes_the_softmax_of() -> None:

@@ -10,6 +10,7 @@ from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess, Selection
 from petechia.models.model import Architecture, create, log_odds
 from petechia.models.training import Labelled, Loss, Trainer, Training, draw_turns, frequency_weights, mean_loss, turn
+from tests.core.rerunning import Rerunning
 
 GEOMETRY = Preprocess(size=32)
 COMPUTE = Compute(device="cpu", precision="fp32", threads=1)
@@ -159,7 +160,7 @@ def test_an_image_without_finding_contributes_nothing_to_the_papers_loss() -> No
 
 def test_flips_mirror_and_nothing_else() -> None:
     images = torch.rand(64, 1, 8, 8)
-    out = turn(images, draw_turns(64, np.random.default_rng(0), flip=True, rotate=0))
+    out = turn(images, torch.from_numpy(draw_turns(64, np.random.default_rng(0), flip=True, rotate=0)))
     mirrored = [torch.allclose(a, b.flip(-1), atol=1e-5) for a, b in zip(out, images, strict=True)]
     same = [torch.allclose(a, b, atol=1e-5) for a, b in zip(out, images, strict=True)]
     assert all(x != y for x, y in zip(mirrored, same, strict=True))
@@ -169,7 +170,7 @@ def test_flips_mirror_and_nothing_else() -> None:
 def test_rotation_turns_by_at_most_the_angle() -> None:
     images = torch.zeros(64, 1, 65, 65)
     images[:, :, 32, 62] = 1  # a point on the right: a turn by a degrees moves it by 30 sin(a) rows
-    out = turn(images, draw_turns(64, np.random.default_rng(0), flip=False, rotate=10))
+    out = turn(images, torch.from_numpy(draw_turns(64, np.random.default_rng(0), flip=False, rotate=10)))
     weights = out[:, 0] / out[:, 0].sum(dim=(1, 2), keepdim=True)
     rows = (weights * torch.arange(65.0)[:, None]).sum(dim=(1, 2)) - 32
     columns = (weights * torch.arange(65.0)).sum(dim=(1, 2)) - 32
@@ -200,7 +201,6 @@ def test_training_learns() -> None:
 
 
 def test_batches_are_nearly_equal_and_cover_everything_once() -> None:
-    victim = trainer(Training(epochs=1, batch_size=16), count=50)
     seen: list[np.ndarray] = []
 
     class Watched(Selection):
@@ -208,7 +208,11 @@ def test_batches_are_nearly_equal_and_cover_everything_once() -> None:
             seen.append(rows)
             return super().__getitem__(rows)
 
-    victim.data = Labelled(Watched(victim.data.images.images, victim.data.images.rows), victim.data.labels)  # type: ignore[attr-defined]
+    given = labelled(50)
+    assert isinstance(given.images, Selection)
+    watched = Labelled(Watched(given.images.images, given.images.rows), given.labels)
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), GEOMETRY, 0)
+    victim = Trainer(model, watched, Training(epochs=1, batch_size=16), COMPUTE.start(), 0)
     victim.run_epoch()
     assert [len(rows) for rows in seen] == [13, 13, 12, 12]
     assert sorted(np.concatenate(seen).tolist()) == list(range(50))
@@ -236,6 +240,36 @@ def test_a_restored_trainer_goes_on_as_if_nothing_had_happened(schedule: str) ->
     a, b = undisturbed.model.state_dict(), second.model.state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert second.finished
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "plateau"])
+def test_a_recorded_training_gives_the_same_numbers(schedule: str) -> None:
+    settings = Training.model_validate({"epochs": 4, "batch_size": 10, "schedule": schedule, "flip": True, "rotate": 5})
+    validation = labelled(20, seed=1)
+    eager = trainer(settings, count=47, validation=validation)
+    model = create(Architecture(arch="test_resnet"), ("A", "B", "C"), GEOMETRY, 0)
+    recorder = Rerunning(list(model.buffers()))
+    runtime = Runtime(torch.device("cpu"), bf16=False, recorder=recorder)
+    recorded = Trainer(model, labelled(47), settings, runtime, 0, validation)
+    for _ in range(4):
+        assert recorded.run_epoch()._replace(seconds=0) == eager.run_epoch()._replace(seconds=0)
+    assert all(torch.equal(one, eager.model.state_dict()[name]) for name, one in model.state_dict().items())
+    assert recorder.rehearsed == 6  # three for batches of 10 images, three for those of 9
+    assert sum(recorder.recorded) == 4 * 5 - 6
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("arch", ["densenet121", "test_resnet"])
+def test_a_graph_and_single_kernels_agree_to_rounding(arch: str) -> None:
+    settings = Training(epochs=3, batch_size=10, flip=True, rotate=5, lr=1e-3)
+    losses = []
+    for graph in ("auto", "off"):
+        model = create(Architecture(arch=arch), ("A", "B", "C"), GEOMETRY, 0)
+        runtime = Compute.model_validate({"device": "cuda", "precision": "fp32", "graph": graph}).start()
+        victim = Trainer(model, labelled(47), settings, runtime, 0)
+        losses.append([victim.run_epoch().loss for _ in range(3)])
+        assert bool(victim.gradients.recordings) == (graph == "auto")
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
 
 
 def test_the_plateau_halves_the_rate_and_ends_the_training() -> None:

@@ -61,11 +61,10 @@ def test_the_page_escapes_names_and_says_what_is_not_shown(found: ModelExaminati
 
 
 def test_the_page_names_the_images_that_were_not_read(found: ModelExamination) -> None:
-    everything, most = (
-        render_audit(AuditResult.of(found, ORIGIN._replace(not_read=one))) for one in (NotRead(), NotRead.of(Reason.VIDEO, ["a.avi"]))
-    )
+    video = NotRead.of(Reason.VIDEO, ["a.avi"])
+    everything, most = (render_audit(AuditResult.of(found, ORIGIN._replace(not_read=one))) for one in (NotRead(), video))
     assert "<dd>60 from phantom</dd>" in everything
-    assert f"<dd>60 from phantom. {NotRead.of(Reason.VIDEO, ['a.avi'])}</dd>" in most
+    assert f"<dd>60 from phantom. {video}</dd>" in most
 
 
 def test_the_strongest_evidence_comes_first(found: ModelExamination, clean: Images) -> None:

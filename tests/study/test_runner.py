@@ -18,7 +18,8 @@ from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Selection
 from petechia.measure import METRICS
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
+from petechia.models.scoring import predict
 from petechia.study import Epoch, Run, StudyProgress
 from petechia.study.config import make_config
 from petechia.study.directory import RunDirectory

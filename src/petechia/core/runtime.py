@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor, distributed, nn
 
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.graphs import CudaRecorder, Recorder
 from petechia.core.parallel import workers
 from petechia.core.processes import ProcessInfo, join, replicate
 from petechia.core.settings import Settings
@@ -25,6 +26,7 @@ T = TypeVar("T")
 
 
 Precision = Literal["auto", "bf16", "fp32"]
+Graph = Literal["auto", "off"]
 LOGGER = logging.getLogger(__name__)
 
 
@@ -38,12 +40,15 @@ class Compute(Settings):
         precision: "auto" uses bf16 if the CPU or GPU supports fast bf16 multiplication, and fp32 otherwise. Weights and losses
             are always fp32.
         threads: number of CPU threads; 0 uses all that are available to this process.
+        graph: "auto" records what a GPU does for a batch once and replays it, in training and in scoring; where that is not
+            possible, and with "off", every kernel is launched anew. This has no effect on the CPU or with several processes.
         deterministic: reject operations whose result can differ between runs. This has no effect on the CPU.
     """
 
     device: str = "auto"
     precision: Precision = "auto"
     threads: int = Field(0, ge=0, le=4096)
+    graph: Graph = "auto"
     deterministic: bool = False
 
     def start(self) -> Runtime:
@@ -61,7 +66,9 @@ class Compute(Settings):
         join(place, device)
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
-        runtime = Runtime(device, bf16, place.rank, place.world_size)
+        recorded = self.graph == "auto" and device.type == "cuda" and place.world_size == 1
+        recorder = CudaRecorder(device) if recorded else None
+        runtime = Runtime(device, bf16, place.rank, place.world_size, recorder)
         runtime.barrier()
         LOGGER.info("computing on %s", runtime)
         return runtime
@@ -103,13 +110,17 @@ class Runtime:
         bf16: whether networks multiply in bf16.
         rank: index of this process among all processes, from 0.
         world_size: number of processes.
+        recorder: records work as a graph; None: nothing is recorded.
     """
 
-    def __init__(self, device: torch.device, bf16: bool, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self, device: torch.device, bf16: bool, rank: int = 0, world_size: int = 1, recorder: Recorder | None = None
+    ) -> None:
         self.device = device
         self.bf16 = bf16
         self.rank = rank
         self.world_size = world_size
+        self.recorder = recorder
 
     @property
     def is_main(self) -> bool:
@@ -128,9 +139,14 @@ class Runtime:
         """Return the context manager in which to call a network."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def tensor(self, images: NDArray[np.uint8]) -> Tensor:
+    def free_memory(self) -> int:
+        """Return the free memory of the GPU, in bytes; 0 on the CPU."""
+        return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else 0
+
+    def tensor(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
         """Convert uint8 images [B, H, W] or [B, H, W, 3] to a float32 tensor [B, C, H, W] in 0…1 on the device."""
-        batch = torch.from_numpy(np.require(images, None, ["C", "W"])).to(self.device)
+        given = images if isinstance(images, Tensor) else torch.from_numpy(np.require(images, None, ["C", "W"]))
+        batch = given.to(self.device)
         batch = batch.unsqueeze(1) if batch.ndim == 3 else batch.permute(0, 3, 1, 2)
         return batch.float().div_(255).contiguous(memory_format=torch.channels_last)
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import timm
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -19,11 +18,8 @@ from torch import Tensor, nn
 from petechia.core.budget import check_file
 from petechia.core.errors import PetechiaError, first_line, printable, shown
 from petechia.core.files import write_bytes
-from petechia.core.progress import SILENT, Progress
-from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
-from petechia.data.dataset import Images
 from petechia.data.preprocess import Preprocess
 
 BATCH = 256
@@ -257,24 +253,3 @@ def build_network(architecture: Architecture, classes: int, size: int, pretraine
             f"model.pretrained to a safetensors file that contains them, or to false."
         ) from None
     return network
-
-
-def predict(model: Model, images: Images, runtime: Runtime, progress: Progress = SILENT) -> NDArray[np.float32]:
-    """Return the predicted probabilities, float32 [N, K].
-
-    Under several processes, the batches are divided among them. Every process must call this, and each gets all scores.
-
-    Args:
-        model: a model on the runtime's device.
-        images: prepared images, uint8 [N, H, W] or [N, H, W, 3].
-        runtime: device and precision.
-        progress: advanced by the number of images that all processes have finished.
-    """
-    model.eval()
-    scores = np.zeros((len(images), len(model.description.classes)), np.float32)
-    with torch.inference_mode(), runtime.autocast():
-        for rows, together in runtime.batches(len(images), BATCH):
-            if len(rows):
-                scores[rows] = model(runtime.tensor(images[rows])).sigmoid().cpu().numpy()
-            progress.advance(together)
-    return runtime.sum(torch.from_numpy(scores)).numpy()

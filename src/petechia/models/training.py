@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch.nn import functional
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from petechia.core.errors import PetechiaError
+from petechia.core.graphs import Replayed
 from petechia.core.progress import SILENT, Progress
 from petechia.core.randomness import stream
 from petechia.core.runtime import Runtime
 from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.dataset import Images
+from petechia.models.feeding import Feed
 from petechia.models.model import BATCH, Model
 
 Loss = Literal["bce", "sigmoid-cce", "cross-entropy"]
@@ -177,9 +180,9 @@ def draw_turns(count: int, rng: np.random.Generator, flip: bool, rotate: float) 
     return turns
 
 
-def turn(batch: Tensor, turns: NDArray[np.float32]) -> Tensor:
-    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix; pixels from outside the image are black."""
-    grid = functional.affine_grid(torch.from_numpy(turns).to(batch.device), list(batch.shape), align_corners=False)
+def turn(batch: Tensor, turns: Tensor) -> Tensor:
+    """Mirror and rotate images, float32 [B, C, H, W], each by its own matrix, [B, 2, 3]; pixels from outside are black."""
+    grid = functional.affine_grid(turns, list(batch.shape), align_corners=False)
     turned = functional.grid_sample(batch, grid, padding_mode="zeros", align_corners=False)
     return turned.contiguous(memory_format=torch.channels_last)
 
@@ -216,6 +219,7 @@ class Trainer:
         self.model = runtime.to_device(model)
         self.replica = runtime.replicate(self.model)
         self.data = data
+        self.feed = Feed(data.images, runtime)
         self.settings = settings
         self.kind = settings.loss_for(model.description.task, len(model.description.classes))
         self.runtime = runtime
@@ -227,6 +231,8 @@ class Trainer:
         self.weights: Tensor | None = None
         if settings.class_weights == "frequency":
             self.weights = torch.from_numpy(frequency_weights(data.labels)).to(runtime.device)
+        self.trained = [one for one in self.replica.parameters() if one.requires_grad]
+        self.gradients = Replayed(self._gradients, runtime.recorder, "training")
         self.optimizer = torch.optim.Adam(model.parameters(), settings.lr, fused=True)
         self.schedule: OneCycleLR | ReduceLROnPlateau
         if settings.schedule == "one-cycle":
@@ -254,36 +260,53 @@ class Trainer:
         torch.manual_seed(int(rng.integers(2**62)) + self.runtime.rank)  # for networks with dropout
         self.replica.train()
         total = torch.zeros((), device=self.runtime.device)
-        for rows in np.array_split(rng.permutation(len(self.data.images)), self.steps):
-            total += self._step(rows, rng) * len(rows)
+        batches = np.array_split(rng.permutation(len(self.data.images)), self.steps)
+        for rows, inputs in zip(batches, self._inputs(batches, rng), strict=True):
+            total += self._step(*inputs) * len(rows)
             progress.advance(len(rows))
         loss = float(self.runtime.sum(total)) / len(self.data.images)
         if not np.isfinite(loss):
             raise PetechiaError(f"The loss is {loss} in epoch {self.epoch}; lower train.lr.")
         return EpochLog(self.epoch, loss, self._validate(), len(self.data.images), time.perf_counter() - started)
 
-    def _step(self, rows: NDArray[np.intp], rng: np.random.Generator) -> Tensor:
+    def _inputs(self, batches: Sequence[NDArray[np.intp]], rng: np.random.Generator) -> Iterator[tuple[Tensor, ...]]:
+        """This process's part of each batch, on the device: images, labels, its share of the loss, and turns, if there are any.
+
+        All but the images go to the device at once: a copy for each batch would wait for the batch before it.
+        """
+        mine = [self.runtime.share(rows) for rows in batches]
+        sizes = [len(rows) for rows in mine]
+        counts = [[_terms(self.data.labels[rows], self.kind) for rows in some] for some in (mine, batches)]
+        shares = torch.tensor([own / max(1, every) for own, every in zip(*counts, strict=True)], device=self.runtime.device)
+        labels = torch.split(self._labels(self.data, np.concatenate(mine)), sizes)
+        inputs: list[Iterable[Tensor]] = [self.feed.batches(mine), labels, shares]
+        if self.settings.flip or self.settings.rotate:
+            turns = [draw_turns(len(rows), rng, self.settings.flip, self.settings.rotate) for rows in batches]
+            drawn = torch.from_numpy(np.concatenate([self.runtime.share(one) for one in turns]))
+            inputs.append(torch.split(drawn.to(self.runtime.device), sizes))
+        return zip(*inputs, strict=True)
+
+    def _step(self, *inputs: Tensor) -> Tensor:
         """Train on a batch and return this process's contribution to its loss."""
-        mine = self.runtime.share(rows)
-        images = self._images(mine, len(rows), rng)
-        with self.runtime.autocast():
-            logits = self.replica(images)
-        kind = self.kind
-        share = _terms(self.data.labels[mine], kind) / max(1, _terms(self.data.labels[rows], kind))
-        loss = mean_loss(logits, self._labels(self.data, mine), kind, self.weights) * share
-        self.optimizer.zero_grad()
-        (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged over processes
+        loss, gradients = self.gradients(*inputs)
+        for parameter, gradient in zip(self.trained, gradients, strict=True):
+            parameter.grad = gradient
         self.optimizer.step()
         if isinstance(self.schedule, OneCycleLR):
             self.schedule.step()
-        return loss.detach()
+        return loss
 
-    def _images(self, mine: NDArray[np.intp], count: int, rng: np.random.Generator) -> Tensor:
-        """Return this process's images, augmented exactly as in the whole batch of `count` images."""
-        images = self.runtime.tensor(self.data.images[mine])
-        if not self.settings.flip and not self.settings.rotate:
-            return images
-        return turn(images, self.runtime.share(draw_turns(count, rng, self.settings.flip, self.settings.rotate)))
+    def _gradients(
+        self, images: Tensor, labels: Tensor, share: Tensor, turns: Tensor | None = None
+    ) -> tuple[Tensor, list[Tensor | None]]:
+        """The loss of a batch, and its gradients: all that a GPU does between the images and the optimiser's step."""
+        batch = self.runtime.tensor(images)
+        with self.runtime.autocast():
+            logits = self.replica(batch if turns is None else turn(batch, turns))
+        loss = mean_loss(logits, labels, self.kind, self.weights) * share
+        self.optimizer.zero_grad()
+        (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged over processes
+        return loss.detach(), [one.grad for one in self.trained]
 
     def _labels(self, data: Labelled, rows: NDArray[np.intp]) -> Tensor:
         return torch.from_numpy(data.labels[rows].astype(np.float32)).to(self.runtime.device)

@@ -12,7 +12,9 @@ from petechia.core.runtime import Runtime
 from petechia.core.task import Task
 from petechia.core.version import __version__
 from petechia.data.dataset import Images
-from petechia.models.model import Model, create, predict
+from petechia.models.feeding import Feed
+from petechia.models.model import Model, create
+from petechia.models.scoring import Predictor, predict
 from petechia.models.training import EpochLog, Labelled, Trainer
 from petechia.study.config import Config
 from petechia.study.directory import NetworkFiles, read_arrays, read_state, write_arrays, write_state
@@ -113,14 +115,15 @@ def train_network(
         progress.expect(-(recipe.config.train.epochs - len(history.logs)) * recipe.work)
         return history
     trainer = _trainer(recipe, files, runtime)
+    predictor = Predictor(trainer.model, runtime)
+    sets = {kind: Feed(images, runtime) for kind, images in {CLEAN: recipe.clean, **recipe.triggered}.items()}
     while not trainer.finished:
         name = f"{recipe.name}, epoch {trainer.epoch + 1}/{recipe.config.train.epochs}"
         progress.phase(f"training {name}", len(recipe.data.images), TRAINING_WORK)
         log = trainer.run_epoch(progress)
         began = time.perf_counter()
         progress.phase(f"scoring {name}", (1 + len(recipe.triggered)) * len(recipe.clean), 1)
-        sets = {CLEAN: recipe.clean, **recipe.triggered}
-        scores = {kind: predict(trainer.model, images, runtime, progress) for kind, images in sets.items()}
+        scores = {kind: predictor(images, progress) for kind, images in sets.items()}
         scored = time.perf_counter()
         if runtime.is_main:
             write_arrays(files.scores_of(log.epoch), scores)

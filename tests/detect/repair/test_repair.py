@@ -18,7 +18,8 @@ from petechia.detect.repair.methods import FrozenBatchNormModel, prune
 from petechia.detect.repair.outcome import change
 from petechia.detect.repair.result import MeasuredModel
 from petechia.measure import Count, auroc
-from petechia.models.model import Architecture, Model, create, predict
+from petechia.models.model import Architecture, Model, create
+from petechia.models.scoring import predict
 from petechia.models.training import Labelled, Trainer, Training
 from tests.conftest import unasked
 

@@ -22,7 +22,8 @@ from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
 from petechia.detect.repair.known_trigger import Known, SometimesStamped
 from petechia.measure import auroc
-from petechia.models.model import BATCH, Model, predict
+from petechia.models.model import BATCH, Model
+from petechia.models.scoring import predict
 from petechia.models.training import Labelled, Trainer, Training
 
 Method = Literal["unlearn", "fine-prune", "fine-tune"]

@@ -15,7 +15,8 @@ from petechia.detect.repair.known_trigger import Known
 from petechia.measure import Count, PatientBootstrap, auroc
 from petechia.measure.bootstrap import Draws, interval
 from petechia.measure.epoch import THRESHOLDS
-from petechia.models.model import Model, predict
+from petechia.models.model import Model
+from petechia.models.scoring import predict
 
 
 class Effect(NamedTuple):
