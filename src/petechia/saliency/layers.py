@@ -50,10 +50,10 @@ def find_layers(model: nn.Module, layers: Sequence[str] | None, images: Tensor) 
     Raises:
         PetechiaError: there is no such layer.
     """
-    found, modules = _found(model, images), dict(network_of(model).named_modules())
+    found = _found(model, images)
     if layers is None:
         layers = ("middle", "last") if "middle" in found.named else ("last",)
-    return {layer: _layer(model, layer, found, modules, images) for layer in layers}
+    return {layer: _layer(model, layer, found, images) for layer in layers}
 
 
 def names_of(model: nn.Module, images: Tensor) -> dict[str, str]:
@@ -77,19 +77,23 @@ def _found(model: nn.Module, images: Tensor) -> Found:
     return known[size]
 
 
-def _layer(model: nn.Module, layer: str, found: Found, modules: dict[str, nn.Module], images: Tensor) -> Layer:
+def _layer(model: nn.Module, layer: str, found: Found, images: Tensor) -> Layer:
     if layer in NAMED and layer not in found.named:
         raise PetechiaError(_why_not(model, layer, found, images))
     name = found.named.get(layer) or found.parts.get(layer, layer)
-    if not name or name not in modules:
+    try:
+        module = network_of(model).get_submodule(name) if name else None
+    except AttributeError:
+        module = None
+    if module is None:
         near = difflib.get_close_matches(layer, [*NAMED, *found.parts], 5)
         raise PetechiaError(f"{name_of(model)} has no layer {layer!r}; near names: {', '.join(near or NAMED)}.")
-    if isinstance(modules[name], torch.jit.ScriptModule):
+    if isinstance(module, torch.jit.ScriptModule):
         raise PetechiaError(_scripted(model))
     # A module that hands the images on gives no tensor of its own.
     as_image = Reading("BCHW", (images.shape[2], images.shape[3]), channels=images.shape[1])
     place, reading = found.maps.get(name, ((), as_image))
-    return Layer(modules[name], place, reading)
+    return Layer(module, place, reading)
 
 
 def _why_not(model: nn.Module, layer: str, found: Found, images: Tensor) -> str:
