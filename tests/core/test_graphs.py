@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from petechia.core.graphs import REHEARSALS, CudaRecorder, Recorder, Replayed
+from petechia.core.graphs import MOST, REHEARSALS, CudaRecorder, Recorder, Replayed
 from petechia.core.runtime import Compute
 from tests.core.rerunning import Rerunning
 
@@ -64,6 +64,14 @@ def test_work_that_cannot_be_recorded_is_done_step_by_step_and_the_log_says_so(c
     assert [record.getMessage() for record in caplog.records] == [
         "training cannot be recorded as a graph and runs step by step: operation not permitted when stream is capturing"
     ]
+
+
+def test_only_so_many_shapes_are_recorded() -> None:
+    replayed = Replayed(both, Rerunning(), "adding")
+    for size in range(MOST + 3):
+        for _ in range(REHEARSALS + 2):
+            assert replayed(torch.ones(size), torch.ones(size))[0].tolist() == [2] * size
+    assert len(replayed.recordings) == MOST
 
 
 @NEEDS_GPU

@@ -1,12 +1,15 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
-from petechia.core.runtime import Compute
+from petechia.core.runtime import Compute, Runtime
 from petechia.data import Preprocess
 from petechia.models.classifier import Classifier
+from tests.core.rerunning import Rerunning
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
 
@@ -58,3 +61,13 @@ def test_a_model_that_answers_at_random_is_told() -> None:
     torch.manual_seed(0)
     with pytest.raises(PetechiaError, match=r"^mine gives other scores for the same images .*turn off dropout"):
         of(Drops()).require_steady(IMAGES)
+
+
+def test_a_recorded_classifier_gives_the_same_logits() -> None:
+    plain = of(Means())
+    recorded = replace(plain, runtime=Runtime(torch.device("cpu"), bf16=False, recorder=Rerunning()))
+    for shift in range(6):
+        images = np.roll(IMAGES, shift, axis=1)
+        assert torch.equal(recorded.logits(images, batch=5), plain.logits(images, batch=5))
+    assert len(recorded._answers.recordings) == 2  # batches of 5, and the 2 that are left
+    assert replace(recorded, network=None)._answers.recorder is None  # a black box may run anywhere

@@ -11,11 +11,12 @@ from typing import Generic, Protocol, TypeVar
 import torch
 from torch import Tensor
 
-from petechia.core.errors import first_line
+from petechia.core.errors import PetechiaError, first_line
 
 T = TypeVar("T")
 
 LOGGER = logging.getLogger(__name__)
+MOST = 8  # recordings of one function; for other shapes it is done as it is
 REHEARSALS = 3  # calls before the work is recorded: libraries choose their kernels and reserve memory in the first ones
 
 
@@ -81,7 +82,8 @@ class Replayed(Generic[T]):
         """Wrap a function.
 
         Args:
-            work: takes tensors, returns tensors, in any structure. What it does must depend on nothing else that changes.
+            work: takes tensors, returns tensors, in any structure. What else it reads must be tensors that stay where they are,
+                such as a network's weights.
             recorder: None: nothing is recorded.
             name: of the work, for the log.
         """
@@ -98,12 +100,12 @@ class Replayed(Generic[T]):
         shapes = tuple(one.shape for one in inputs)
         if shapes not in self.recordings:
             self.calls[shapes] += 1
-            if self.calls[shapes] <= REHEARSALS:
+            if self.calls[shapes] <= REHEARSALS or len(self.recordings) == MOST:
                 return self.recorder.rehearse(lambda: self.work(*inputs))
             own = tuple(one.clone() for one in inputs)
             try:
                 self.recordings[shapes] = _Recording(own, *self.recorder.record(lambda: self.work(*own)))
-            except RuntimeError as error:
+            except (RuntimeError, PetechiaError) as error:  # a caller's code may have put the one into the other
                 LOGGER.warning("%s cannot be recorded as a graph and runs step by step: %s", self.name, first_line(error))
                 self.recorder = None
                 return self.work(*inputs)

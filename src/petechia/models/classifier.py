@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.graphs import Replayed
 from petechia.core.runtime import Runtime
 from petechia.data.levels import in_colour, to_grey
 from petechia.data.preprocess import Preprocess
@@ -112,9 +114,9 @@ class Classifier:
             PetechiaError: an output is not finite, the number of scores is not the number of classes, or as `ask`.
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
-        with torch.inference_mode(), self.runtime.autocast():
-            parts = [self.ask(some).float().cpu() for some in torch.split(given, batch) if len(some)]
-        found = torch.cat(parts) if parts else torch.zeros(0, len(self.classes))
+        with torch.inference_mode():
+            parts = [self._answers(some).clone() for some in torch.split(given, batch) if len(some)]
+        found = torch.cat(parts).cpu() if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(
                 f"{self.name} gives {found.shape[1]} scores, but {len(self.classes)} classes are named; name one per score."
@@ -123,6 +125,14 @@ class Classifier:
             row = int((~found.isfinite().all(dim=1)).nonzero()[0])
             raise PetechiaError(f"{self.name} gives NaN or infinity for image {row + 1}; it cannot be examined.")
         return found
+
+    @cached_property
+    def _answers(self) -> Replayed[Tensor]:
+        return Replayed(self._answered, self.runtime.recorder if self.network is not None else None, self.name)
+
+    def _answered(self, images: Tensor) -> Tensor:
+        with self.runtime.autocast():  # in here, or a graph would keep the weights that autocast has cast before
+            return self.ask(images).float()
 
     def require_network(self) -> nn.Module:
         """Return the network.

@@ -1,12 +1,16 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
+from petechia.core.runtime import Runtime
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.rises import PIXELS, SHARES, rise
+from petechia.detect.audit.rises import PIXELS, SHARES, STEPS, rise
 from petechia.detect.audit.transforms import Pattern, Warp
+from tests.core.rerunning import Rerunning
 from tests.detect.audit.conftest import CLASSES, SIDE, ByHand, Images, opened
 
 
@@ -65,3 +69,15 @@ def test_a_black_box_has_no_gradients(clean: Images) -> None:
     hosts = Hosts.of(classifier, clean[:4])
     with pytest.raises(PetechiaError, match="black box"):
         rise(classifier, hosts, hosts, Pattern(None))
+
+
+def test_a_recorded_search_finds_the_same(clean: Images) -> None:
+    recorder = Rerunning()
+    plain = opened(Waves(400.0))
+    recorded = replace(plain, runtime=Runtime(torch.device("cpu"), bf16=False, recorder=recorder))
+    found, expected = (
+        rise(one, Hosts.of(one, clean[:24]), Hosts.of(one, clean[24:44]), Pattern(None)) for one in (recorded, plain)
+    )
+    assert np.array_equal(found.effects, expected.effects)
+    assert torch.equal(found.directions, expected.directions)
+    assert sum(recorder.recorded) > sum(STEPS) / 2

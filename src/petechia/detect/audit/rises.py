@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from petechia.core.graphs import Replayed
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts, own_rises
 from petechia.detect.audit.measured import Values, margins
@@ -92,12 +93,16 @@ def _fitted(
     clean = fit.logits.to(device)
     found = []
     for share, steps in zip(SHARES, STEPS, strict=True):
+
+        def slope(images: Tensor, before: Tensor, strength: float = share * family.limit) -> Tensor:
+            logits = family.logits(classifier, images, free.tanh(), strength)
+            loss = -(own_rises(logits, before, labels).mean(dim=1) / scale).sum()
+            return torch.autograd.grad(loss, free)[0]
+
+        recorded = Replayed(slope, classifier.runtime.recorder, family.name)
         for _ in range(steps):
-            rows = torch.from_numpy(chance.choice(len(fit), min(AT_A_TIME, len(fit)), replace=False))
-            logits = family.logits(classifier, fit.images[rows], free.tanh(), share * family.limit)
-            loss = -(own_rises(logits, clean[rows], labels).mean(dim=1) / scale).sum()
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            rows = torch.from_numpy(chance.choice(len(fit), min(AT_A_TIME, len(fit)), replace=False)).to(device)
+            free.grad = recorded(fit.images[rows], clean[rows])
             optimizer.step()
             progress.advance(len(labels) * len(rows))
         direction = free.detach().tanh()
