@@ -115,6 +115,24 @@ def test_a_run_that_fails_on_a_worker_is_told_and_the_others_go_on(address: str,
     assert "The loss is" in study.failures["lr-1e-30"]
 
 
+def test_networks_share_a_gpu(tmp_path: Path) -> None:
+    Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
+    free = set()
+
+    class Watching(Recorder):
+        def advance(self, count: int = 1) -> None:
+            free.add(ray.available_resources().get("GPU", 0))
+
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
+    try:
+        config = LONG | {"compute": {"threads": 1, "device": "cpu", "gpu_share": 0.25}}
+        study = petechia.run_study(config, tmp_path / "study", progress=Watching(), ray=nodes.address)
+    finally:
+        nodes.shutdown()
+    assert study.failures == {}
+    assert min(free) == 0.5  # both networks at a time, a quarter each
+
+
 def test_ray_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for nowhere in ("127.0.0.1:1", "127.0.0.1", "127.0.0.1:99999999"):
         with pytest.raises(PetechiaError, match=f"There is no Ray cluster at {nowhere}"):

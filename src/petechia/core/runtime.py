@@ -42,6 +42,8 @@ class Compute(Settings):
         threads: number of CPU threads; 0 uses all that are available to this process.
         graph: "auto" records what a GPU does for a batch once and replays it, in training and in scoring; where that is not
             possible, and with "off", every kernel is launched anew. This has no effect on the CPU or with several processes.
+        gpu_share: part of a GPU that a network of a study gets on a Ray cluster: with 0.2, five are trained side by side. Its
+            process takes no more than that part of the memory. Without Ray it bounds the memory only.
         deterministic: reject operations whose result can differ between runs. This has no effect on the CPU.
     """
 
@@ -49,6 +51,7 @@ class Compute(Settings):
     precision: Precision = "auto"
     threads: int = Field(0, ge=0, le=4096)
     graph: Graph = "auto"
+    gpu_share: float = Field(1, gt=0, le=1)
     deterministic: bool = False
 
     def start(self) -> Runtime:
@@ -66,6 +69,8 @@ class Compute(Settings):
         join(place, device)
         fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
+        if device.type == "cuda" and self.gpu_share < 1:
+            torch.cuda.set_per_process_memory_fraction(self.gpu_share, device)
         recorded = self.graph == "auto" and device.type == "cuda" and place.world_size == 1
         recorder = CudaRecorder(device) if recorded else None
         runtime = Runtime(device, bf16, place.rank, place.world_size, recorder)
@@ -140,8 +145,12 @@ class Runtime:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
     def free_memory(self) -> int:
-        """Return the free memory of the GPU, in bytes; 0 on the CPU."""
-        return int(torch.cuda.mem_get_info(self.device)[0]) if self.device.type == "cuda" else 0
+        """Return the memory of the GPU that this process may still take, in bytes; 0 on the CPU."""
+        if self.device.type != "cuda":
+            return 0
+        free, total = torch.cuda.mem_get_info(self.device)
+        allowed = int(torch.cuda.get_per_process_memory_fraction(self.device) * total)
+        return max(0, min(free, allowed - torch.cuda.memory_reserved(self.device)))
 
     def tensor(self, images: NDArray[np.uint8] | Tensor) -> Tensor:
         """Convert uint8 images [B, H, W] or [B, H, W, 3] to a float32 tensor [B, C, H, W] in 0…1 on the device."""

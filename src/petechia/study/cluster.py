@@ -171,10 +171,11 @@ def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress
         .options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=beside_us)
         .remote(here)
     )
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0  # type: ignore[no-untyped-call]
+    has_gpus = bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
 
     def submit(task: NetworkTask) -> Any:
         cpus = task.config.compute.threads or 1
+        gpus = task.config.compute.gpu_share if has_gpus else 0
         remote: Any = ray.remote(_work)
         return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(task, here, token, actor, cpus, Path.cwd())
 
