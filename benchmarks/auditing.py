@@ -228,13 +228,14 @@ def _kinds(rows: Sequence[Judged]) -> dict[str, list[Judged]]:
     return found
 
 
-VERDICT = "network size images classes trigger kind asr_0.9 backdoor target flagged outcome p found_by seconds".split()  # noqa: SIM905
+VERDICT = "set network size images classes trigger kind asr_0.9 backdoor target flagged outcome p found_by seconds".split()  # noqa: SIM905
 
 
 def _verdict(one: Judged) -> tuple[Any, ...]:
     """A row of audit-models.csv."""
     row, attacked = one.row, bool(one.row["targets"])
     return (
+        row["set"],
         *_network(row),
         len(row["measured"]["classes"]),
         trigger_words(row["trigger"]) if attacked else "none",
@@ -271,12 +272,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Sequence[Sequence[Any]]) 
         csv.writer(file, lineterminator="\n").writerows([header, *rows])
 
 
-def _measure(zoo: Path, half: Any, out: Path, threads: int, blind: bool) -> None:
+def _measure(zoo: Path, half: Any, out: Path, threads: int, blind: bool, name: str) -> None:
     runtime = Compute(threads=threads).start()
     rows: list[Row] = json.loads(out.read_text()) if out.is_file() else []
     for specimen in specimens(zoo, half):
         if (specimen.name, specimen.arm) not in {(row["name"], row["arm"]) for row in rows}:
-            rows.append(examine(specimen, runtime, blind))
+            rows.append({"set": name, **examine(specimen, runtime, blind)})
             out.write_text(json.dumps(rows))
             print(f"{specimen.name} {specimen.arm}: {rows[-1]['seconds']:.0f} s", flush=True)
 
@@ -306,10 +307,11 @@ def main() -> None:
     parser.add_argument("--calibration", type=Path)
     parser.add_argument("--csv", type=Path, help="folder for the tables of results")
     parser.add_argument("--threads", type=int, default=0)
+    parser.add_argument("--set", default="", help="name of the set of models, kept with what is measured")
     parser.add_argument("--blind", action="store_true", help="treat the models as black boxes")
     given = parser.parse_args()
     if given.action == "measure":
-        _measure(given.given[0], given.half, given.out, given.threads, given.blind)
+        _measure(given.given[0], given.half, given.out, given.threads, given.blind, given.set)
         return
     rows = read_rows(given.given)
     if given.action == "calibrate":
@@ -322,9 +324,11 @@ def main() -> None:
     if given.csv:
         write_results(given.csv, every, compared, nulls.tests)
     print("\n".join(table(every)), "\n")
-    for few in (False, True):
-        print("fewer than four classes:" if few else "four classes and more:")
-        print("\n".join(summary([one for one in every if measured_of(one.row).few == few])))
+    for name in dict.fromkeys(row["set"] for row in rows):
+        for few, classes in ((False, "four classes and more"), (True, "fewer than four classes")):
+            if some := [one for one in every if measured_of(one.row).few == few and one.row["set"] == name]:
+                print(f"{name or 'all'}, {classes}:")
+                print("\n".join(summary(some)))
     print("\nThe models of the calibration, each compared with the others:")
     print("\n".join(null_summary(compared, nulls.level)))
 

@@ -96,7 +96,7 @@ def overview(folder: Path) -> Figure:
     """Draw kinds of triggers against detectors."""
     scanned = read(folder, "scan-evasion")
     squares = [row for row in read(folder, "scan-attacks") if (row["dataset"], row["rate"]) == ("phantom", "5%")]
-    audited = [row for row in read(folder, "audit-models") if row["backdoor"] == "took" and int(row["classes"]) >= FEWEST]
+    audited = [row for row in _audited(folder) if row["backdoor"] == "took" and int(row["classes"]) >= FEWEST]
 
     def audits(*triggers: str) -> tuple[float | None, str]:
         some = [row for row in audited if row["trigger"].startswith(triggers)] if triggers else []
@@ -196,9 +196,14 @@ def _square(place: str, size: str, level: str) -> str:
     return f"{size} {'black' if level == '0' else 'white'}, {place.replace('[70, 90]', 'at 70, 90')}"
 
 
+def _audited(folder: Path) -> list[Row]:
+    """The models that the audit is judged on: those that its verdict was not tuned on, and those with few classes."""
+    return [row for row in read(folder, "audit-models") if row["set"] in ("fresh", "few classes")]
+
+
 def audit(folder: Path) -> Figure:
     """Draw the p-values of all audited models."""
-    every = read(folder, "audit-models")
+    every = _audited(folder)
     rows, few = ([row for row in every if (int(row["classes"]) < FEWEST) == fewer] for fewer in (False, True))
     took = [row for row in rows if row["backdoor"] == "took"]
     groups: list[tuple[str, list[Row]]] = [
