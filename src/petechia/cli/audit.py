@@ -13,10 +13,13 @@ from petechia.cli.common import (
     Device,
     ModelArgument,
     Precision,
+    Sarif,
     Threads,
     console,
     examine_with,
     note,
+    refuse_sarif,
+    save_sarif,
     say,
     say_labelled,
     table,
@@ -49,6 +52,7 @@ def audit(
         str | None,
         typer.Option(metavar="MODEL", help="Trusted model that this one is an update of: only what changed since is judged."),
     ] = None,
+    sarif: Sarif = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -59,10 +63,12 @@ def audit(
     from petechia.cli.progress import ConsoleProgress
 
     refuse_existing(out)
+    refuse_sarif(sarif)
     if detector is not None:
         examine_with(
             detector,
             out,
+            sarif,
             context,
             model=model,
             clean=clean,
@@ -88,6 +94,7 @@ def audit(
         )
         result.save(out)
     show_audit(result, out)
+    save_sarif(result, sarif)
     if result.flagged:
         raise typer.Exit(3 if result.backdoor else 4)
 

@@ -25,12 +25,13 @@ from rich.table import Table
 from rich.text import Text
 
 from petechia.core.errors import PetechiaError, harmless, shown
-from petechia.core.files import naming
+from petechia.core.files import naming, refuse_existing
 from petechia.core.settings import LARGEST
 from petechia.data.sources.registry import source_forms
 from petechia.models.registry import short_model_forms
 
 if TYPE_CHECKING:
+    from petechia.core.results import Result
     from petechia.data.not_read import NotRead
 
 
@@ -92,6 +93,9 @@ Threads = Annotated[int, typer.Option(min=0, help="CPU threads. 0 uses all.")]
 Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Log what happens to stderr. -vv logs more.")]
 Detector = Annotated[
     str | None, typer.Option(metavar="NAME", help="Use this detector, of another package, instead; it writes findings.json.")
+]
+Sarif = Annotated[
+    Path | None, typer.Option("--sarif", metavar="FILE.sarif", help="New file for what is flagged, as SARIF 2.1.0.")
 ]
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")]
 
@@ -169,12 +173,27 @@ def _harmless(text: str) -> str:
     return harmless(text, "\n")
 
 
-def examine_with(name: str, out: Path | None, context: typer.Context, **given: Any) -> None:
+def refuse_sarif(file: Path | None) -> None:
+    """Check, before any work is done, that the file of `save_sarif` can be made."""
+    if file is not None:
+        refuse_existing(file, "--sarif")
+
+
+def save_sarif(result: Result, file: Path | None) -> None:
+    """Write what is flagged as SARIF, if a file is given."""
+    from petechia.reports.sarif import write_sarif
+
+    if file is not None:
+        say(f"SARIF: {write_sarif(result, file)}")
+
+
+def examine_with(name: str, out: Path | None, sarif: Path | None, context: typer.Context, **given: Any) -> None:
     """Run a detector in place of the command's own, save and show what it finds. The exit status is 3 if anything is flagged.
 
     Args:
         name: the detector's.
         out: folder for findings.json.
+        sarif: file for what is flagged, as SARIF.
         context: the command's; options that the detector would not be told of are refused.
         given: arguments of `petechia.api.run_detector`.
 
@@ -187,12 +206,13 @@ def examine_with(name: str, out: Path | None, context: typer.Context, **given: A
 
     for option in context.command.params:
         typed = (source := context.get_parameter_source(option.name or "")) is not None and source.name == "COMMANDLINE"
-        if typed and option.param_type_name == "option" and option.name not in {*given, "detector", "out", "verbose"}:
+        if typed and option.param_type_name == "option" and option.name not in {*given, "detector", "out", "sarif", "verbose"}:
             raise PetechiaError(f"--detector {name} cannot use {option.opts[0]}; leave it out.")
     with ConsoleProgress().live() as progress:
         findings = petechia.api.run_detector(name, progress=progress, **given)
     if out is not None:
         findings.save(out)
+    save_sarif(findings, sarif)
     ranked = sorted(findings.found, key=lambda one: -one.score)
     rows = [[one.about, f"{one.score:.3g}", "yes" if one.flagged else "no", one.reason] for one in ranked[:FINDINGS]]
     console.print(table("about", "score", "flagged", "reason", title=f"Findings of {findings.detector}", rows=rows))

@@ -14,10 +14,13 @@ from petechia.cli.common import (
     Missing,
     OnError,
     Precision,
+    Sarif,
     Threads,
     console,
     examine_with,
     note,
+    refuse_sarif,
+    save_sarif,
     say,
     say_labelled,
     table,
@@ -48,6 +51,7 @@ def scan(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 4 if nothing is found but images could not be looked at.")
     ] = False,
+    sarif: Sarif = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -58,8 +62,9 @@ def scan(
     from petechia.cli.progress import ConsoleProgress
 
     earlier = _check_outputs(out, clean_to)
+    refuse_sarif(sarif)
     if detector is not None:
-        examine_with(detector, out, context, dataset=source)
+        examine_with(detector, out, sarif, context, dataset=source)
         return
     with ConsoleProgress().live() as progress:
         result = petechia.scan(
@@ -77,6 +82,7 @@ def scan(
     elif result != earlier or not result.suspects.equals(earlier.suspects):
         raise PetechiaError(f"{out} holds a scan that found something else; choose another --out.")
     show_scan(result, out)
+    save_sarif(result, sarif)
     if clean_to is not None:
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
     if result.tampered:

@@ -13,10 +13,13 @@ from petechia.cli.common import (
     Device,
     ModelArgument,
     Precision,
+    Sarif,
     Threads,
     console,
     examine_with,
     note,
+    refuse_sarif,
+    save_sarif,
     say,
     say_labelled,
     table,
@@ -47,6 +50,7 @@ def screen(
     out: Annotated[
         Path | None, typer.Option(metavar="DIR", help="New folder for screen.json, screen.csv and pictures.")
     ] = None,
+    sarif: Sarif = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -58,9 +62,19 @@ def screen(
 
     if out is not None:
         refuse_existing(out)
+    refuse_sarif(sarif)
     if detector is not None:
         examine_with(
-            detector, out, context, model=model, images=images, clean=clean, device=device, precision=precision, threads=threads
+            detector,
+            out,
+            sarif,
+            context,
+            model=model,
+            images=images,
+            clean=clean,
+            device=device,
+            precision=precision,
+            threads=threads,
         )
         return
     with ConsoleProgress().live() as progress:
@@ -78,6 +92,7 @@ def screen(
     if out is not None:
         result.save(out)
     show_screen(result, out)
+    save_sarif(result, sarif)
     if result.flagged:
         raise typer.Exit(3)
 
