@@ -11,6 +11,7 @@ from rich.text import Text
 from petechia.cli.common import (
     Detector,
     Device,
+    Evidence,
     ModelArgument,
     Precision,
     Sarif,
@@ -18,8 +19,8 @@ from petechia.cli.common import (
     console,
     examine_with,
     note,
-    refuse_sarif,
-    save_sarif,
+    refuse_exports,
+    save_exports,
     say,
     say_labelled,
     table,
@@ -53,6 +54,7 @@ def audit(
         typer.Option(metavar="MODEL", help="Trusted model that this one is an update of: only what changed since is judged."),
     ] = None,
     sarif: Sarif = None,
+    evidence: Evidence = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -63,12 +65,13 @@ def audit(
     from petechia.cli.progress import ConsoleProgress
 
     refuse_existing(out)
-    refuse_sarif(sarif)
+    refuse_exports(sarif, evidence, out)
     if detector is not None:
         examine_with(
             detector,
             out,
             sarif,
+            evidence,
             context,
             model=model,
             clean=clean,
@@ -94,7 +97,7 @@ def audit(
         )
         result.save(out)
     show_audit(result, out)
-    save_sarif(result, sarif)
+    save_exports(result, out, sarif, evidence, calibration or "audit")
     if result.flagged:
         raise typer.Exit(3 if result.backdoor else 4)
 

@@ -97,6 +97,11 @@ Detector = Annotated[
 Sarif = Annotated[
     Path | None, typer.Option("--sarif", metavar="FILE.sarif", help="New file for what is flagged, as SARIF 2.1.0.")
 ]
+Evidence = Annotated[
+    Path | None,
+    typer.Option("--evidence", metavar="FILE.zip", help="New archive of all files of --out, for petechia verify."),
+]
+EXPORTS = ("out", "sarif", "evidence", "verbose")  # options that every detector may be given
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=f"{MODELS}.")]
 
 
@@ -173,27 +178,50 @@ def _harmless(text: str) -> str:
     return harmless(text, "\n")
 
 
-def refuse_sarif(file: Path | None) -> None:
-    """Check, before any work is done, that the file of `save_sarif` can be made."""
-    if file is not None:
-        refuse_existing(file, "--sarif")
+def refuse_exports(sarif: Path | None, evidence: Path | None, out: Path | None) -> None:
+    """Check, before any work is done, that the files of `save_exports` can be made."""
+    if sarif is not None:
+        refuse_existing(sarif, "--sarif")
+    if evidence is not None:
+        refuse_existing(evidence, "--evidence")
+        if out is None:
+            raise PetechiaError("--evidence packs the files of --out; give that, too.")
 
 
-def save_sarif(result: Result, file: Path | None) -> None:
-    """Write what is flagged as SARIF, if a file is given."""
+def save_exports(
+    result: Result, out: Path | None, sarif: Path | None, evidence: Path | None, calibration: str | Path | None = None
+) -> None:
+    """Write what is flagged as SARIF, and the files of --out as an evidence pack, where these are wanted.
+
+    Args:
+        result: what was found.
+        out: where it was saved.
+        sarif: new file.
+        evidence: new file.
+        calibration: what it was judged by: a file, or the name of one that comes with Petechia.
+    """
+    from petechia.detect.protocol import Calibration
+    from petechia.reports.evidence import write_evidence
     from petechia.reports.sarif import write_sarif
 
-    if file is not None:
-        say(f"SARIF: {write_sarif(result, file)}")
+    if sarif is not None:
+        say(f"SARIF: {write_sarif(result, sarif)}")
+    if evidence is not None and out is not None:
+        load = Calibration.load if isinstance(calibration, Path) else Calibration.packaged
+        more = {} if calibration is None else {"calibration.json": load(str(calibration)).to_json().encode()}
+        say(f"Evidence: {write_evidence(out, evidence, ('petechia', *sys.argv[1:]), more)}")
 
 
-def examine_with(name: str, out: Path | None, sarif: Path | None, context: typer.Context, **given: Any) -> None:
+def examine_with(
+    name: str, out: Path | None, sarif: Path | None, evidence: Path | None, context: typer.Context, **given: Any
+) -> None:
     """Run a detector in place of the command's own, save and show what it finds. The exit status is 3 if anything is flagged.
 
     Args:
         name: the detector's.
         out: folder for findings.json.
         sarif: file for what is flagged, as SARIF.
+        evidence: file for an evidence pack.
         context: the command's; options that the detector would not be told of are refused.
         given: arguments of `petechia.api.run_detector`.
 
@@ -206,13 +234,13 @@ def examine_with(name: str, out: Path | None, sarif: Path | None, context: typer
 
     for option in context.command.params:
         typed = (source := context.get_parameter_source(option.name or "")) is not None and source.name == "COMMANDLINE"
-        if typed and option.param_type_name == "option" and option.name not in {*given, "detector", "out", "sarif", "verbose"}:
+        if typed and option.param_type_name == "option" and option.name not in {*given, "detector", *EXPORTS}:
             raise PetechiaError(f"--detector {name} cannot use {option.opts[0]}; leave it out.")
     with ConsoleProgress().live() as progress:
         findings = petechia.api.run_detector(name, progress=progress, **given)
     if out is not None:
         findings.save(out)
-    save_sarif(findings, sarif)
+    save_exports(findings, out, sarif, evidence)
     ranked = sorted(findings.found, key=lambda one: -one.score)
     rows = [[one.about, f"{one.score:.3g}", "yes" if one.flagged else "no", one.reason] for one in ranked[:FINDINGS]]
     console.print(table("about", "score", "flagged", "reason", title=f"Findings of {findings.detector}", rows=rows))

@@ -11,6 +11,7 @@ from petechia.cli.common import (
     FORMS,
     Detector,
     Device,
+    Evidence,
     Missing,
     OnError,
     Precision,
@@ -19,8 +20,8 @@ from petechia.cli.common import (
     console,
     examine_with,
     note,
-    refuse_sarif,
-    save_sarif,
+    refuse_exports,
+    save_exports,
     say,
     say_labelled,
     table,
@@ -52,6 +53,7 @@ def scan(
         bool, typer.Option("--strict", help="Exit with 4 if nothing is found but images could not be looked at.")
     ] = False,
     sarif: Sarif = None,
+    evidence: Evidence = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -62,9 +64,9 @@ def scan(
     from petechia.cli.progress import ConsoleProgress
 
     earlier = _check_outputs(out, clean_to)
-    refuse_sarif(sarif)
+    refuse_exports(sarif, evidence, out)
     if detector is not None:
-        examine_with(detector, out, sarif, context, dataset=source)
+        examine_with(detector, out, sarif, evidence, context, dataset=source)
         return
     with ConsoleProgress().live() as progress:
         result = petechia.scan(
@@ -82,7 +84,7 @@ def scan(
     elif result != earlier or not result.suspects.equals(earlier.suspects):
         raise PetechiaError(f"{out} holds a scan that found something else; choose another --out.")
     show_scan(result, out)
-    save_sarif(result, sarif)
+    save_exports(result, out, sarif, evidence, "scan")
     if clean_to is not None:
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
     if result.tampered:

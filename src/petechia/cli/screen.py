@@ -11,6 +11,7 @@ from rich.text import Text
 from petechia.cli.common import (
     Detector,
     Device,
+    Evidence,
     ModelArgument,
     Precision,
     Sarif,
@@ -18,8 +19,8 @@ from petechia.cli.common import (
     console,
     examine_with,
     note,
-    refuse_sarif,
-    save_sarif,
+    refuse_exports,
+    save_exports,
     say,
     say_labelled,
     table,
@@ -51,6 +52,7 @@ def screen(
         Path | None, typer.Option(metavar="DIR", help="New folder for screen.json, screen.csv and pictures.")
     ] = None,
     sarif: Sarif = None,
+    evidence: Evidence = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -62,12 +64,13 @@ def screen(
 
     if out is not None:
         refuse_existing(out)
-    refuse_sarif(sarif)
+    refuse_exports(sarif, evidence, out)
     if detector is not None:
         examine_with(
             detector,
             out,
             sarif,
+            evidence,
             context,
             model=model,
             images=images,
@@ -92,7 +95,7 @@ def screen(
     if out is not None:
         result.save(out)
     show_screen(result, out)
-    save_sarif(result, sarif)
+    save_exports(result, out, sarif, evidence, "screen")
     if result.flagged:
         raise typer.Exit(3)
 

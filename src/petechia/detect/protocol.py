@@ -133,7 +133,11 @@ class Calibration(Record):
 
     def save(self, path: str | Path) -> None:
         """Write the file, in one step."""
-        write_text(Path(path), json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n")
+        write_text(Path(path), self.to_json())
+
+    def to_json(self) -> str:
+        """Return the text of the file."""
+        return json.dumps(self.model_dump(mode="json"), indent=1, allow_nan=False) + "\n"
 
 
 class ModelUnderTest(NamedTuple):
