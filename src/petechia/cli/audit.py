@@ -55,6 +55,10 @@ def audit(
     ] = None,
     sarif: Sarif = None,
     evidence: Evidence = None,
+    ml_bom: Annotated[
+        Path | None,
+        typer.Option("--ml-bom", metavar="FILE.cdx.json", help="New file: the model's bill of materials, CycloneDX 1.7."),
+    ] = None,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -66,6 +70,8 @@ def audit(
 
     refuse_existing(out)
     refuse_exports(sarif, evidence, out)
+    if ml_bom is not None:
+        refuse_existing(ml_bom, "--ml-bom")
     if detector is not None:
         examine_with(
             detector,
@@ -98,6 +104,10 @@ def audit(
         result.save(out)
     show_audit(result, out)
     save_exports(result, out, sarif, evidence, calibration or "audit")
+    if ml_bom is not None:
+        from petechia.reports.ml_bom import write_ml_bom
+
+        say(f"Bill of materials: {write_ml_bom(result, ml_bom)}")
     if result.flagged:
         raise typer.Exit(3 if result.backdoor else 4)
 
