@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -153,6 +154,7 @@ def report(device: str) -> Iterator[str]:
     parts = [("train", training, TRAINED), ("score", scoring, SCORED), ("Grad-CAM of two layers", explaining, EXPLAINED)]
     for name, of, cases in parts:
         for size, batch in cases:
+            gc.collect()  # what the case before has left on the card
             yield from _rows(f"{name}, {size} × {size}, batches of {batch}", of(size, batch, runtime))
     seconds = default_run(device)
     yield ""

@@ -1,11 +1,13 @@
+import gc
 from collections.abc import Callable
 from typing import TypeVar
+from weakref import ref
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from petechia.core.graphs import MOST, REHEARSALS, CudaRecorder, Recorder, Replayed
+from petechia.core.graphs import MOST, REHEARSALS, CudaRecorder, Recorder, Replayed, keeps_tensors
 from petechia.core.runtime import Compute
 from tests.core.rerunning import Rerunning
 
@@ -42,7 +44,7 @@ def test_work_is_rehearsed_recorded_and_replayed_for_each_shape(recorder: Callab
             assert nothing is None
             assert total.tolist() == [2 * number + 1] * size
             assert product.tolist() == [number * (number + 1)] * size
-    assert set(replayed.recordings) == {((size,), (size,)) for size in (3, 4)}
+    assert {key[0][0] for key in replayed.recordings} == {(3,), (4,)}
     if device == "cuda":
         assert len(calls) == 2 * (REHEARSALS + 1)  # a replay does not come back to Python
 
@@ -64,6 +66,80 @@ def test_work_that_cannot_be_recorded_is_done_step_by_step_and_the_log_says_so(c
     assert [record.getMessage() for record in caplog.records] == [
         "training cannot be recorded as a graph and runs step by step: operation not permitted when stream is capturing"
     ]
+
+
+def test_work_that_finds_no_memory_beside_a_recording_goes_on_without(caplog: pytest.LogCaptureFixture) -> None:
+    full = False
+
+    class Full(Rerunning):
+        def rehearse(self, work: Callable[[], T]) -> T:
+            if full:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().rehearse(work)
+
+    replayed = Replayed(both, Full(), "training")
+    full = True
+    with pytest.raises(torch.OutOfMemoryError):
+        replayed(torch.ones(2), torch.ones(2))
+    full = False
+    for _ in range(REHEARSALS + 1):
+        replayed(torch.ones(2), torch.ones(2))
+    full = True
+    assert replayed(torch.ones(3), torch.ones(3))[0].tolist() == [2] * 3
+    assert not replayed.recordings
+    assert "there is no memory for batches of a second size" in caplog.text
+
+
+def test_a_network_that_keeps_tensors_between_calls_is_not_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    class Caching(nn.Linear):
+        def forward(self, given: Tensor) -> Tensor:
+            self.cache = {"weight": self.weight.clone()}
+            return super().forward(given)
+
+    plain, caching = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), Caching(2, 2)
+    assert not keeps_tensors(plain)
+    replayed = Replayed(caching, Rerunning(), "scoring", lambda: not keeps_tensors(caching))
+    for _ in range(REHEARSALS + 2):
+        replayed(torch.ones(1, 2))
+    assert not replayed.recordings
+    assert "scoring cannot be recorded as a graph and runs step by step: it keeps tensors" in caplog.text
+
+
+def test_a_method_does_not_keep_its_object_alive() -> None:
+    class Owner:
+        def __init__(self) -> None:
+            self.replayed = Replayed(self.work, Rerunning(), "owning")
+
+        def work(self, a: Tensor) -> Tensor:
+            return a + 1
+
+    owner = Owner()
+    for _ in range(REHEARSALS + 2):
+        assert owner.replayed(torch.zeros(1)).tolist() == [1]
+    alive = ref(owner)
+    del owner
+    assert alive() is None
+
+
+@NEEDS_GPU
+def test_a_refused_recording_leaves_the_stream_as_it_was() -> None:
+    before = torch.cuda.current_stream()
+    with pytest.raises(RuntimeError):
+        CudaRecorder(torch.device("cuda", 0)).record(lambda: float(torch.ones(1, device="cuda")))
+    assert torch.cuda.current_stream() == before
+
+
+@NEEDS_GPU
+def test_a_recording_outlives_others() -> None:
+    recorder, weights = CudaRecorder(torch.device("cuda", 0)), torch.rand(256, 256, device="cuda")
+    given = torch.rand(64, 256, device="cuda")
+    kept, gone = (Replayed(lambda a: a @ weights, recorder, "multiplying") for _ in range(2))
+    for _ in range(REHEARSALS + 2):
+        kept(given), gone(given)
+    del gone
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.testing.assert_close(kept(given), given @ weights)
 
 
 def test_only_so_many_shapes_are_recorded() -> None:

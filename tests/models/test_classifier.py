@@ -70,4 +70,9 @@ def test_a_recorded_classifier_gives_the_same_logits() -> None:
         images = np.roll(IMAGES, shift, axis=1)
         assert torch.equal(recorded.logits(images, batch=5), plain.logits(images, batch=5))
     assert len(recorded._answers.recordings) == 2  # batches of 5, and the 2 that are left
+    seen: list[int] = []
+    assert recorded.network is not None
+    with recorded.network.register_forward_hook(lambda _module, given, _output: seen.append(len(given[0]))):
+        recorded.logits(IMAGES, batch=5)
+    assert seen == [5, 5, 2]  # a replay would not call the hook
     assert replace(recorded, network=None)._answers.recorder is None  # a black box may run anywhere

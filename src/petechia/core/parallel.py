@@ -1,4 +1,4 @@
-"""Run work on many rows in threads and return the results in order."""
+"""Threads: work on many rows, and hooks of networks that several threads use."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import os
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from threading import get_ident
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,3 +39,9 @@ def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Gene
 def workers() -> int:
     """Return the number of CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook of a module that is deaf to passes of other threads, which may use the same network meanwhile."""
+    mine = get_ident()
+    return lambda *given: hook(*given) if get_ident() == mine else None

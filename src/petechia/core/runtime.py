@@ -67,10 +67,10 @@ class Compute(Settings):
         torch.use_deterministic_algorithms(self.deterministic)
         device = self._device(place)
         join(place, device)
-        fast = torch.cuda.is_bf16_supported() if device.type == "cuda" else _fast_bf16_on_cpu()
+        fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _fast_bf16_on_cpu()
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
-        if device.type == "cuda" and self.gpu_share < 1:
-            torch.cuda.set_per_process_memory_fraction(self.gpu_share, device)
+        if device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(float(self.gpu_share), device)
         recorded = self.graph == "auto" and device.type == "cuda" and place.world_size == 1
         recorder = CudaRecorder(device) if recorded else None
         runtime = Runtime(device, bf16, place.rank, place.world_size, recorder)
@@ -87,6 +87,9 @@ class Compute(Settings):
         try:
             device = torch.device(name)
             torch.empty(1, device=device)
+            if device.type == "cuda":  # a number, and the current one: some of torch's functions ask for it
+                device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+                torch.cuda.set_device(device)
         except (RuntimeError, AssertionError) as error:
             raise PetechiaError(
                 f"compute.device is {self.device!r}, which cannot be used ({first_line(error)}); try auto or cpu."
@@ -140,9 +143,9 @@ class Runtime:
         """Wrap a network on this device for training; see `petechia.core.processes.replicate`."""
         return module if self.world_size == 1 else replicate(module, self.device)
 
-    def autocast(self) -> torch.autocast:
-        """Return the context manager in which to call a network."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+    def autocast(self, cache: bool = True) -> torch.autocast:
+        """Return the context manager in which to call a network; with or without keeping the weights that were cast."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16, cache_enabled=cache)
 
     def free_memory(self) -> int:
         """Return the memory of the GPU that this process may still take, in bytes; 0 on the CPU."""

@@ -115,7 +115,8 @@ class Classifier:
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode():
-            parts = [self._answers(some).clone() for some in torch.split(given, batch) if len(some)]
+            answer = self._answers.directly if self._watched else self._answers
+            parts = [answer(some).clone() for some in torch.split(given, batch) if len(some)]
         found = torch.cat(parts).cpu() if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(
@@ -126,12 +127,18 @@ class Classifier:
             raise PetechiaError(f"{self.name} gives NaN or infinity for image {row + 1}; it cannot be examined.")
         return found
 
+    @property
+    def _watched(self) -> bool:
+        """Whether somebody reads what a module of the network gives; a replay would not tell them."""
+        network = self.network if self._answers.recorder else None
+        return network is not None and any(one._forward_hooks or one._forward_pre_hooks for one in network.modules())
+
     @cached_property
     def _answers(self) -> Replayed[Tensor]:
         return Replayed(self._answered, self.runtime.recorder if self.network is not None else None, self.name)
 
     def _answered(self, images: Tensor) -> Tensor:
-        with self.runtime.autocast():  # in here, or a graph would keep the weights that autocast has cast before
+        with self.runtime.autocast(cache=False):  # in here, or a graph would keep the weights that autocast has cast before
             return self.ask(images).float()
 
     def require_network(self) -> nn.Module:

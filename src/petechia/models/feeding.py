@@ -26,18 +26,19 @@ class Feed:
     thread reads the next batches into pinned memory, from where they are copied beside the computation.
     """
 
-    def __init__(self, images: Images, runtime: Runtime, keep: bool = True) -> None:
+    def __init__(self, images: Images, runtime: Runtime, keep: bool = True, among: int = 1) -> None:
         """Prepare the images; copies them to a GPU where they fit.
 
         Args:
             images: prepared images.
             runtime: device.
             keep: whether they will be wanted more than once.
+            among: number of collections that share the quarter of the memory.
         """
         self.images = images
         self.runtime = runtime
         self.kept: Tensor | None = None
-        if keep and len(images) and int(np.prod(images.shape)) <= runtime.free_memory() // SHARE:
+        if keep and len(images) and int(np.prod(images.shape)) <= runtime.free_memory() // SHARE // among:
             self.kept = self._copied()
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.core.graphs import Replayed
+from petechia.core.graphs import Replayed, keeps_tensors
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.data.dataset import Images
@@ -26,7 +26,7 @@ class Predictor:
     def __init__(self, model: Model, runtime: Runtime) -> None:
         self.model = model
         self.runtime = runtime
-        self.scores = Replayed(self._scores, runtime.recorder, "scoring")
+        self.scores = Replayed(self._scores, runtime.recorder, "scoring", lambda: not keeps_tensors(model))
 
     def __call__(self, images: Images | Feed, progress: Progress = SILENT) -> NDArray[np.float32]:
         """Return the predicted probabilities, float32 [N, K].
@@ -50,11 +50,12 @@ class Predictor:
         return self.runtime.sum(found.cpu()).numpy()
 
     def _scores(self, images: Tensor) -> Tensor:
-        with self.runtime.autocast():  # in here, or a graph would keep the weights that autocast has cast before
+        with self.runtime.autocast(cache=False):  # in here, or a graph would keep the weights that autocast has cast before
             logits: Tensor = self.model(self.runtime.tensor(images))
         return logits.sigmoid()
 
 
 def predict(model: Model, images: Images, runtime: Runtime, progress: Progress = SILENT) -> NDArray[np.float32]:
     """Return the predicted probabilities of images, float32 [N, K], as `Predictor` does."""
-    return Predictor(model, runtime)(images, progress)
+    predictor = Predictor(model, runtime)
+    return predictor(images, progress)

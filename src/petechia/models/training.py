@@ -292,6 +292,7 @@ class Trainer:
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
+        self.optimizer.zero_grad()  # gradients of a graph lie in its memory
         if isinstance(self.schedule, OneCycleLR):
             self.schedule.step()
         return loss
@@ -301,8 +302,10 @@ class Trainer:
     ) -> tuple[Tensor, list[Tensor | None]]:
         """The loss of a batch, and its gradients: all that a GPU does between the images and the optimiser's step."""
         batch = self.runtime.tensor(images)
+        if turns is not None:
+            batch = turn(batch, turns)  # not in half precision
         with self.runtime.autocast():
-            logits = self.replica(batch if turns is None else turn(batch, turns))
+            logits = self.replica(batch)
         loss = mean_loss(logits, labels, self.kind, self.weights) * share
         self.optimizer.zero_grad()
         (loss * self.runtime.world_size).backward()  # type: ignore[no-untyped-call]  # gradients are averaged over processes

@@ -116,14 +116,15 @@ def train_network(
         return history
     trainer = _trainer(recipe, files, runtime)
     predictor = Predictor(trainer.model, runtime)
-    sets = {kind: Feed(images, runtime) for kind, images in {CLEAN: recipe.clean, **recipe.triggered}.items()}
+    images = {CLEAN: recipe.clean, **recipe.triggered}
+    sets = {kind: Feed(some, runtime, among=len(images)) for kind, some in images.items()}
     while not trainer.finished:
         name = f"{recipe.name}, epoch {trainer.epoch + 1}/{recipe.config.train.epochs}"
         progress.phase(f"training {name}", len(recipe.data.images), TRAINING_WORK)
         log = trainer.run_epoch(progress)
         began = time.perf_counter()
         progress.phase(f"scoring {name}", (1 + len(recipe.triggered)) * len(recipe.clean), 1)
-        scores = {kind: predictor(images, progress) for kind, images in sets.items()}
+        scores = {kind: predictor(feed, progress) for kind, feed in sets.items()}
         scored = time.perf_counter()
         if runtime.is_main:
             write_arrays(files.scores_of(log.epoch), scores)

@@ -82,7 +82,7 @@ class _PacedRuntime(Runtime):
         super().__init__(runtime.device, runtime.bf16, runtime.rank, runtime.world_size)
         self._pace = pace
 
-    def autocast(self) -> torch.autocast:
+    def autocast(self, cache: bool = True) -> torch.autocast:
         return _Turn(self._pace, self.device.type, self.bf16)
 
 

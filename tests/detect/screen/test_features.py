@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -26,6 +27,25 @@ def test_features_are_moments_of_the_last_map(draw: Draw) -> None:
     logits, found = answered(classifier, images)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     np.testing.assert_array_equal(logits, classifier.logits(images).numpy())
+
+
+def test_another_thread_that_uses_the_network_meanwhile_is_not_heard(draw: Draw) -> None:
+    network, images = ByHand(), draw(5, 0)
+    alone = opened(network)
+
+    def pass_by() -> None:
+        with torch.inference_mode():
+            network(torch.zeros(7, 1, *images.shape[1:]))
+
+    def disturbed(batch: Tensor) -> Tensor:
+        other = Thread(target=pass_by)
+        other.start()
+        other.join()
+        found: Tensor = network(batch)
+        return found
+
+    for one, expected in zip(answered(replace(alone, answer=disturbed), images), answered(alone, images), strict=True):
+        np.testing.assert_array_equal(one, expected)
 
 
 def test_of_a_module_that_is_used_again_the_last_map_counts(draw: Draw) -> None:

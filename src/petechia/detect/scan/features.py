@@ -24,7 +24,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
-from petechia.core.parallel import in_parallel
+from petechia.core.parallel import in_parallel, in_this_thread
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.models.classifier import Classifier
@@ -113,7 +113,8 @@ def _before_last_linear(network: nn.Module) -> Iterator[list[Tensor]]:
     def keep(_module: nn.Module, given: tuple[Tensor, ...]) -> None:
         taken[:] = [given[0].detach()]
 
-    handles = [module.register_forward_pre_hook(keep) for module in network.modules() if isinstance(module, nn.Linear)]
+    here = in_this_thread(keep)
+    handles = [module.register_forward_pre_hook(here) for module in network.modules() if isinstance(module, nn.Linear)]
     try:
         yield taken
     finally:

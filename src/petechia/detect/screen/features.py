@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
+from petechia.core.parallel import in_this_thread
 from petechia.models.classifier import Classifier
 from petechia.saliency.layers import find_layers, names_of
 
@@ -48,7 +49,7 @@ def answered(classifier: Classifier, images: NDArray[np.uint8]) -> tuple[NDArray
             places = maps.float().flatten(2)
             found.append(torch.cat([places.mean(dim=2), places.std(dim=2)], dim=1).cpu().numpy())
 
-    handle = layer.module.register_forward_hook(keep)
+    handle = layer.module.register_forward_hook(in_this_thread(keep))
     try:
         logits = classifier.logits(images).numpy()
     finally:
