@@ -35,13 +35,13 @@ def test_another_thread_that_uses_the_network_meanwhile_is_not_heard(draw: Draw)
 
     def pass_by() -> None:
         with torch.inference_mode():
-            network(torch.zeros(7, 1, *images.shape[1:]))
+            network(torch.zeros(len(images), 1, *images.shape[1:]))
 
     def disturbed(batch: Tensor) -> Tensor:
+        found: Tensor = network(batch)
         other = Thread(target=pass_by)
         other.start()
         other.join()
-        found: Tensor = network(batch)
         return found
 
     for one, expected in zip(answered(replace(alone, answer=disturbed), images), answered(alone, images), strict=True):
