@@ -84,9 +84,9 @@ def scan(
     elif result != earlier or not result.suspects.equals(earlier.suspects):
         raise PetechiaError(f"{out} holds a scan that found something else; choose another --out.")
     show_scan(result, out)
-    save_exports(result, out, sarif, evidence, "scan")
     if clean_to is not None:
         say(f"Clean dataset: {clean_to}, {result.write_clean(clean_to):,} images")
+    save_exports(result, out, sarif, evidence, "scan")  # last, so that the same command can go on if it was killed before
     if result.tampered:
         raise typer.Exit(3)
     if strict and result.not_read.images:
