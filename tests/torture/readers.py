@@ -345,7 +345,7 @@ def medmnist_traps() -> dict[str, Plant]:
             train_images=np.zeros((0, 16, 16), np.uint8), train_labels=np.zeros((0, 1), np.uint8)
         ),
         "images of nothing": lambda: npz(train_images=shaped(6, 0, 16)),
-        "volumes": lambda: npz(train_images=np.zeros((6, 8, 8, 8), np.uint8)),
+        "volumes of colours": lambda: npz(train_images=np.zeros((6, 8, 8, 8, 3), np.uint8)),
         "a thousand dimensions": lambda: npz(train_images=shaped(*[1] * 1000)),
         "floats as images": lambda: npz(train_images=np.full((6, 16, 16), np.nan)),
         "another order": lambda: npz(train_images=np.asfortranarray(np.zeros((6, 16, 16), np.uint8))),

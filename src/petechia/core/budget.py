@@ -38,6 +38,8 @@ class Budget:
     dicom_elements: int = _limit(100_000, "data elements and items of a DICOM file, nested ones included")
     dicom_value: int = _limit(1 * MIB, "bytes of a list of numbers or texts in a DICOM file")
     dicomdir_elements: int = _limit(1_000_000, "data elements and items of a DICOMDIR; an image takes about 40")
+    volume_slices: int = _limit(20_000, "slices of a volume, or frames of a DICOM file")
+    volume_bytes: int = _limit(2 * GIB, "bytes of a volume in memory, unpacked")
     table_bytes: int = _limit(1 * GIB, "bytes of the text of a table, unpacked")
     table_columns: int = _limit(5_000, "columns of a table")
     table_rows: int = _limit(100_000_000, "rows of a table")

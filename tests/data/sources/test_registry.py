@@ -13,8 +13,8 @@ from petechia.data.formats.locate import Missing
 from petechia.data.sources import SOURCES, SourceOpener, source_forms
 
 FORMS = (
-    "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, folder:FOLDER, medmnist:FILE, dicom:FOLDER or "
-    "xrv:NAME:FOLDER"
+    "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, folder:FOLDER, medmnist:FILE, dicom:FOLDER, "
+    "nifti:FOLDER or xrv:NAME:FOLDER"
 )
 
 

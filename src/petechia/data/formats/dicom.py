@@ -10,7 +10,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pydicom
@@ -42,6 +42,7 @@ LOOKED_AT = 4  # entries
 GROUP_LENGTH = 4  # bytes of the entry xxxx,0000
 LOGGERS = "pydicom", "pydicom.pixels.decoders.base"  # disabling the first does not disable the second
 T = TypeVar("T")
+Reading: TypeAlias = Callable[[pydicom.Dataset, NDArray[Any] | None], T]  # gets a file, and its pixels if they were compressed
 _SILENCE = threading.Lock()
 
 
@@ -100,14 +101,7 @@ def read_dicom(content: bytes, name: str, window: int = 1) -> Levels:
         PetechiaError: this is not a DICOM file, it has no pixels, several frames or too few windows, exceeds a limit,
             or it cannot be decoded.
     """
-
-    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> Levels:
-        pixels = decode(dataset, unpacked)
-        if pixels.ndim == 3:
-            return Levels(_luma(pixels).astype(np.float32), 0, 255)
-        return levels_of(dataset, pixels, window)
-
-    return _decoded(content, name, levels)
+    return _decoded(content, name, levels_at(window))
 
 
 def read_dicom_uncut(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8] | NDArray[np.int16]:
@@ -121,14 +115,7 @@ def read_dicom_uncut(content: bytes, name: str, window: int = 1) -> NDArray[np.u
     Raises:
         PetechiaError: as for `read_dicom`.
     """
-
-    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8] | NDArray[np.int16]:
-        pixels = decode(dataset, unpacked)
-        if pixels.ndim == 3:
-            return _luma(pixels)
-        return uncut(levels_of(dataset, pixels, window).grey(), levels_of(dataset, pixels, None))
-
-    return _decoded(content, name, levels)
+    return _decoded(content, name, uncut_at(window))
 
 
 def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.uint8]:
@@ -142,35 +129,80 @@ def read_dicom_colour(content: bytes, name: str, window: int = 1) -> NDArray[np.
     Raises:
         PetechiaError: as for `read_dicom`.
     """
+    return _decoded(content, name, colours_at(window))
+
+
+def levels_at(window: int) -> Reading[Levels]:
+    """Return a function that reads the grey levels of a decoded image, see `read_dicom`."""
+
+    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> Levels:
+        pixels = decode(dataset, unpacked)
+        if pixels.ndim == 3:
+            return Levels(_luma(pixels).astype(np.float32), 0, 255)
+        return levels_of(dataset, pixels, window)
+
+    return levels
+
+
+def uncut_at(window: int) -> Reading[NDArray[np.uint8] | NDArray[np.int16]]:
+    """Return a function that reads grey levels which no window cuts off, see `read_dicom_uncut`."""
+
+    def levels(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8] | NDArray[np.int16]:
+        pixels = decode(dataset, unpacked)
+        if pixels.ndim == 3:
+            return _luma(pixels)
+        return uncut(levels_of(dataset, pixels, window).grey(), levels_of(dataset, pixels, None))
+
+    return levels
+
+
+def colours_at(window: int) -> Reading[NDArray[np.uint8]]:
+    """Return a function that reads colours, see `read_dicom_colour`."""
 
     def colours(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[np.uint8]:
         pixels = decode(dataset, unpacked)
         return pixels if pixels.ndim == 3 else in_colour(levels_of(dataset, pixels, window).grey())
 
-    return _decoded(content, name, colours)
+    return colours
 
 
 def _luma(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return np.asarray(Image.fromarray(pixels).convert("L"))
 
 
-def _decoded(content: bytes, name: str, read: Callable[[pydicom.Dataset, NDArray[Any] | None], T]) -> T:
-    with _explained(name):
+def _decoded(content: bytes, name: str, read: Reading[T]) -> T:
+    with explained(name):
         with quiet():
             dataset = parse(content, name)
-            compressed = check(dataset, name)
-        unpacked = None
-        if compressed:
-            try:
-                unpacked = unpack(compressed, name, OPTIONS)  # not within `quiet`, so that threads can do so at the same time
-            except FailedCallError:
-                raise damaged(dataset) from None
-        with quiet():
-            return read(dataset, unpacked)
+        return decoded(dataset, name, read)
+
+
+def decoded(dataset: pydicom.Dataset, name: str, read: Reading[T]) -> T:
+    """Check and decode an image of one frame; call it within `explained`.
+
+    Args:
+        dataset: the parsed file, or one frame of it.
+        name: name of the file for messages.
+        read: gets the file, and its pixels if they were compressed.
+
+    Raises:
+        EntryError: an entry cannot be used, or the pixels are damaged.
+        PetechiaError: the file exceeds a limit.
+    """
+    with quiet():
+        compressed = check(dataset, name)
+    unpacked = None
+    if compressed:
+        try:
+            unpacked = unpack(compressed, name, OPTIONS)  # not within `quiet`, so that threads can do so at the same time
+        except FailedCallError:
+            raise damaged(dataset) from None
+    with quiet():
+        return read(dataset, unpacked)
 
 
 @contextmanager
-def _explained(name: str) -> Iterator[None]:
+def explained(name: str) -> Iterator[None]:
     """Say what is wrong with a file."""
     try:
         yield

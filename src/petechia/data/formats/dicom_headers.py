@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
 import pydicom
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, MediaStorageDirectoryStorage
+from pydicom.uid import (
+    UID,
+    MediaStorageDirectoryStorage,
+    ParametricMapStorage,
+    RTDoseStorage,
+    SegmentationStorage,
+    VLWholeSlideMicroscopyImageStorage,
+)
 
 from petechia.core.budget import read_file
 from petechia.data.formats.dicom import DEFLATED, HEAD, has_preamble, is_dicom, parse, quiet
+from petechia.data.formats.dicom_entries import FUNCTIONAL_GROUPS, EntryError, integer
+from petechia.data.formats.dicom_frames import can_hold
+from petechia.data.formats.dicom_geometry import GROUPS, Plane, planes_of
 from petechia.data.formats.dicom_parsing import parse_bounded
 from petechia.data.formats.walking import READABLE, kind_of
 from petechia.data.not_read import Reason
 
-TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
-TAGS = [*TEXTS, "SOPClassUID", "Rows", "NumberOfFrames"]
+TEXTS = ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition", "SeriesInstanceUID")
+SIZES = "Rows", "Columns", "SamplesPerPixel", "BitsAllocated"
+TAGS = [*TEXTS, *SIZES, *GROUPS, *FUNCTIONAL_GROUPS, "SOPClassUID", "NumberOfFrames", "InstanceNumber"]
+MASKS = (SegmentationStorage,)  # objects whose frames are no slices of an image
+OTHERS = (VLWholeSlideMicroscopyImageStorage, RTDoseStorage, ParametricMapStorage)
 
 
 class Header(NamedTuple):
@@ -28,8 +42,13 @@ class Header(NamedTuple):
         patient: PatientID; never shown to anybody.
         study: StudyInstanceUID.
         view: ViewPosition.
-        frames: number of frames.
+        frames: number of frames that it states.
         bare: whether the file has no preamble.
+        series: SeriesInstanceUID.
+        instance: InstanceNumber; 0 if there is none.
+        size: rows and columns.
+        planes: where its frames lie; () if it does not say so.
+        whole: whether it can have as many frames as it states. Of another, reading the pixels raises the error.
     """
 
     path: str
@@ -39,6 +58,16 @@ class Header(NamedTuple):
     view: str = ""
     frames: int = 1
     bare: bool = False
+    series: str = ""
+    instance: int = 0
+    size: tuple[int, int] = (0, 0)
+    planes: tuple[Plane, ...] = ()
+    whole: bool = True
+
+    @property
+    def slices(self) -> int:
+        """How many images are read from the file."""
+        return self.frames if self.whole else 1
 
 
 def read_header(root: Path, path: str) -> Header | Reason | None:
@@ -68,17 +97,48 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
                 return Header(path, path)
             else:
                 entries = parse_bounded(file, path, stop_before_pixels=True, specific_tags=TAGS)
-            texts = (
-                str(entries.get(name) or "") for name in ("SOPInstanceUID", "PatientID", "StudyInstanceUID", "ViewPosition")
-            )
-            uid, patient, study, view = texts
             if "Rows" not in entries:
                 return _without_image(entries)
-            return Header(path, uid or path, patient, study, view, int(entries.get("NumberOfFrames") or 1), bare)
+            return _of_entries(path, entries, bare, os.fstat(file.fileno()).st_size)
     except OSError:
         return Reason.UNREADABLE
     except Exception:  # a damaged file can make pydicom raise anything
         return Header(path, path)
+
+
+def _of_entries(path: str, entries: pydicom.Dataset, bare: bool, size: int) -> Header | Reason:
+    uid, patient, study, view, series = (str(entries.get(name) or "") for name in TEXTS)
+    frames = _number(entries, "NumberOfFrames", 1) or 1
+    if frames > 1 and entries.get("SOPClassUID") in (*MASKS, *OTHERS):
+        return Reason.MASK if entries.SOPClassUID in MASKS else Reason.FRAMES
+    rows, columns, samples, bits = (_number(entries, key, 1) for key in SIZES)
+    whole = frames == 1 or can_hold(size, frames, rows * columns * samples * bits, _is_compressed(entries))
+    return Header(
+        path,
+        uid or path,
+        patient,
+        study,
+        view,
+        frames,
+        bare,
+        series,
+        _number(entries, "InstanceNumber", 0),
+        (rows, columns),
+        planes_of(entries, frames) if whole else (),
+        whole,
+    )
+
+
+def _number(entries: pydicom.Dataset, key: str, missing: int) -> int:
+    try:
+        return integer(entries, key, missing)
+    except EntryError:  # the patient is known all the same; reading the pixels raises it where it matters
+        return missing
+
+
+def _is_compressed(entries: pydicom.Dataset) -> bool:
+    syntax = UID(str(entries.file_meta.get("TransferSyntaxUID") or ""))
+    return syntax.is_transfer_syntax and bool(syntax.is_encapsulated)
 
 
 def _without_image(entries: pydicom.Dataset) -> Reason | None:

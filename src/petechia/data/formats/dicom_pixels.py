@@ -69,14 +69,14 @@ def check(dataset: pydicom.Dataset, name: str) -> Packed | None:
         EntryError: an entry is missing or contradicts another, or the file has no pixels or several frames.
         PetechiaError: the file exceeds a limit.
     """
-    keyword = _keyword(dataset)
+    keyword = keyword_of(dataset)
     frames = integer(dataset, "NumberOfFrames", 1) or 1
     if frames != 1:
-        raise EntryError(f"has {frames} frames; give a DICOM file with one image")
+        raise EntryError(f"has {frames} frames; give its folder as dicom:FOLDER, which reads them slice by slice")
     height, width = (integer(dataset, key, None) for key in ("Rows", "Columns"))
-    _check_size(height, width, name)
+    check_size(height, width, name)
     dataset.NumberOfFrames = 1
-    _complete(dataset, keyword)
+    complete(dataset, keyword)
     try:
         _correct_syntax(dataset, keyword, height * width)
         compressed = packed(dataset, name)
@@ -96,7 +96,7 @@ def _check_colours(kind: str) -> None:
         )
 
 
-def _keyword(dataset: pydicom.Dataset) -> str:
+def keyword_of(dataset: pydicom.Dataset) -> str:
     """Return the name of the entry that contains the pixels."""
     for keyword in (PIXELS, *FLOATS):
         if keyword in dataset:
@@ -106,7 +106,13 @@ def _keyword(dataset: pydicom.Dataset) -> str:
     raise EntryError("is a DICOM file without pixels; give a file with an image")
 
 
-def _check_size(rows: int, columns: int, name: str) -> None:
+def check_size(rows: int, columns: int, name: str) -> None:
+    """Check the size that a file claims.
+
+    Raises:
+        EntryError: it has no pixels.
+        PetechiaError: it exceeds a limit.
+    """
     claim = f"{name} is refused before decoding because it claims {columns:,} x {rows:,} pixels"
     check_limit("image_pixels", rows * columns, claim)
     check_limit("image_side", max(rows, columns), claim)
@@ -117,7 +123,7 @@ def _check_size(rows: int, columns: int, name: str) -> None:
         )
 
 
-def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
+def complete(dataset: pydicom.Dataset, keyword: str) -> None:
     """Add the entries that pydicom needs and that have a usual value; others must be there."""
     kind = word(dataset, "PhotometricInterpretation")
     if not kind:
@@ -149,6 +155,12 @@ def _complete(dataset: pydicom.Dataset, keyword: str) -> None:
     dataset.PixelRepresentation = int(integer(dataset, "PixelRepresentation", 0) == 1)
 
 
+def bits_of(dataset: pydicom.Dataset, pixels: int) -> int:
+    """Return the bits of one frame that is not compressed; its entries are complete."""
+    bits = int(pixels * dataset.SamplesPerPixel * dataset.BitsAllocated)
+    return bits * 2 // 3 if dataset.PhotometricInterpretation == "YBR_FULL_422" else bits
+
+
 def _offsets(content: bytes) -> int:
     """How many frames the table of offsets names; 0 where there is none, or it is damaged."""
     with suppress(Exception):  # pydicom raises many types
@@ -162,9 +174,7 @@ def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None
     syntax = UID(str(syntax)) if syntax else None
     compressed = bool(dataset[keyword].is_undefined_length)
     content = dataset[keyword].value
-    size = -(-pixels * dataset.SamplesPerPixel * dataset.BitsAllocated // 8)
-    if dataset.PhotometricInterpretation == "YBR_FULL_422" and not compressed:
-        size = size * 2 // 3
+    size = -(-bits_of(dataset, pixels) // BYTE)
     if not compressed and len(content) < size:
         raise EntryError(
             f"cannot be decoded, because its {entry(keyword)} has {len(content):,} bytes and its {entry('Rows')}, "
@@ -174,7 +184,7 @@ def _correct_syntax(dataset: pydicom.Dataset, keyword: str, pixels: int) -> None
     more = not compressed and len(set(content[size : 2 * size])) > 1
     several = _offsets(content) if compressed else len(content) // max(1, size) if more else 1
     if several > 1:
-        raise EntryError(f"has {several} frames, without saying so; give a DICOM file with one image")
+        raise EntryError(f"has {several} frames, without saying so; state them in {entry('NumberOfFrames')}")
     written = _written(dataset)
     if compressed:
         syntax = _syntax_of(next(generate_frames(content, number_of_frames=1)), syntax)
@@ -244,7 +254,7 @@ def decode(dataset: pydicom.Dataset, unpacked: NDArray[Any] | None) -> NDArray[A
     Raises:
         EntryError: the pixels or the palette are damaged.
     """
-    keyword = _keyword(dataset)
+    keyword = keyword_of(dataset)
     try:
         pixels = pixel_array(dataset, **OPTIONS) if unpacked is None else unpacked
         pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,7 @@ from petechia.data.not_read import Files
 Missing = Literal["error", "skip"]
 FEW = 8  # up to this many files per folder are looked up one by one
 ENOUGH = 1000  # missing images for which near names are looked up
+VOLUME = re.compile(r"(.+)\.nii(?:\.gz)?", re.IGNORECASE)
 DEPTH = 3  # maximum number of leading folders in a table's paths that may lie above the given folder
 
 
@@ -128,6 +130,8 @@ class _Index:
             self.by_name[name].append(path)
             if stem and (dot + suffix).lower() in SUFFIXES:
                 self.by_name[stem].append(path)
+            elif volume := VOLUME.fullmatch(name):
+                self.by_name[volume[1]].append(path)
 
     def without(self, taken: Iterable[str | None]) -> list[str]:
         known = set(taken)

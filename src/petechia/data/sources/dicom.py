@@ -1,4 +1,4 @@
-"""The `dicom:` source: a folder or a DICOMDIR of DICOM images, with or without a table of labels."""
+"""The `dicom:` source: a folder or a DICOMDIR of DICOM images, with or without a table of labels: each frame is an image."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from petechia.data.formats.dicom import is_dicom, quiet
 from petechia.data.formats.dicom_headers import Header, is_deflated, read_header
 from petechia.data.formats.dicom_parsing import parse_bounded
 from petechia.data.formats.grouping import in_paths
-from petechia.data.formats.images import Decoding, FileReader
+from petechia.data.formats.images import Decoding
 from petechia.data.formats.labelling import (
     PATIENTS,
     TEST_SHARE,
@@ -36,10 +36,12 @@ from petechia.data.formats.labelling import (
     with_split,
 )
 from petechia.data.formats.locate import DEPTH, Missing, refuse_missing
+from petechia.data.formats.slices import SliceOptions, note_on_slices
 from petechia.data.formats.spelling import SUFFIX, accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 from petechia.data.not_read import Files, Reason
+from petechia.data.sources.dicom_volumes import rows_of
 from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
 
@@ -53,8 +55,8 @@ PLACEHOLDER = re.compile(
 )
 
 
-class DicomOptions(LabelOptions):
-    """Options of the source, in addition to those in `LabelOptions`.
+class DicomOptions(LabelOptions, SliceOptions):
+    """Options of the source, in addition to those in `LabelOptions` and `SliceOptions`.
 
     Attributes:
         table: table of labels; its column of images contains SOPInstanceUIDs, paths or file names.
@@ -70,7 +72,8 @@ class DicomOptions(LabelOptions):
 def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
     """Open a DICOM source: read the headers of all images, without decoding pixels.
 
-    Patients are identified by a digest of their PatientID, or of the StudyInstanceUID where the PatientID says nothing.
+    The frames of a file and the files of a series are the slices of a volume. Patients are identified by a digest of their
+    PatientID, or of the StudyInstanceUID where the PatientID says nothing.
 
     Args:
         source: the whole source, for messages.
@@ -111,15 +114,10 @@ def _without_table(source: str, root: Path, headers: list[Header], options: Dico
         headers = [one for one in headers if one.view.casefold() in wanted]
         if not headers:
             raise PetechiaError(f"No DICOM image in {root} has the view {options.view_is}; leave out view_is.")
-    several = [one for one in headers if one.frames > 1]
-    for one in several:
-        files.add(Reason.FRAMES, one.path)
-    headers = [one for one in headers if one.frames <= 1]
-    if not headers:
-        raise PetechiaError(f"All {len(several):,} DICOM images in {root} have several frames; give files with one image each.")
     patients, notes = patients_of(headers, options.patient)
     labels, labelling = np.zeros((len(headers), 0), np.int8), Labelling((), "multi-label", ())
-    return _catalog(root, headers, options, labelling, labels, patients, split_by_patient(patients, TEST_SHARE), notes)
+    split = split_by_patient(patients, TEST_SHARE)
+    return _catalog(root, headers, options, labelling, labels, patients, split, notes, files)
 
 
 def _with_table(
@@ -135,13 +133,15 @@ def _with_table(
     for leading in range(1, DEPTH + 1):  # folders above the given one
         if index.keys().isdisjoint(listed.tolist()):
             index |= {name: index[rest] for name in names if (rest := "/".join(name.split("/")[leading:])) in index}
-    several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1), None)
+    volumes = _volumes(headers)
+    several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1 and name not in volumes), None)
     if several is not None:
         raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
     if options.near == "accept":
-        absent = [name for name in listed.tolist() if name not in index]
+        absent = [name for name in listed.tolist() if name not in index and name not in volumes]
         rows = {one.path: row for row, one in enumerate(headers)}
         index |= {name: [rows[path]] for name, path in accept_near(rows, absent, root).items()}
+    index = volumes | index
     here = np.array([name in index for name in listed.tolist()])
     refuse_missing(root, path, listed, here, missing, "check the folder and the table")
     for name in listed[~here].tolist():
@@ -150,14 +150,17 @@ def _with_table(
     for row, one in enumerate(headers):
         if row not in known:
             files.add(Reason.UNLISTED, one.path)
-    table = table.take(np.flatnonzero(here))
-    headers = [headers[index[name][0]] for name in listed[here].tolist()]
+    named = [index[name] for name in listed[here].tolist()]
+    table = table.take(np.repeat(np.flatnonzero(here), [len(rows) for rows in named]))  # a row may name a volume
+    headers = [headers[row] for rows in named for row in rows]
+    if len({one.path for one in headers}) < len(headers):
+        raise PetechiaError(f"{path} names an image of {root} in two ways; keep only one of the rows.")
     patients, notes = patients_of(headers, options.patient)
     if options.patient or (notes and options.patient is None and find_column(table, None, PATIENTS)):
         patients, notes = read_patients(table, options, patients), ()
     split = read_split(table, options, patients)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    return _catalog(root, headers, options, labelling, labels, patients, split, notes)
+    return _catalog(root, headers, options, labelling, labels, patients, split, notes, None)
 
 
 def _catalog(
@@ -169,21 +172,39 @@ def _catalog(
     patients: NDArray[np.str_],
     split: NDArray[np.str_],
     notes: tuple[str, ...],
+    files: Files | None,
 ) -> Catalog:
-    paths = np.array([one.path for one in headers], np.str_)
-    if len(np.unique(paths)) < len(paths):
-        raise PetechiaError(f"{options.table} names an image of {root} in two ways; keep only one of the rows.")
+    """Make a catalog of the slices of N files.
+
+    Args:
+        root: folder of the source.
+        headers: of the files.
+        options: of the source.
+        labelling: the classes.
+        labels: int8 [N, K], of the files.
+        patients: str [N], of the files.
+        split: str [N], of the files.
+        notes: about the source.
+        files: gets volumes without the slices that were asked for; None refuses them.
+    """
+    rows = rows_of(root, headers, options, Decoding(options.colour, options.window), files)
+    for parts, name in zip(rows.parts, rows.ids.tolist(), strict=True):
+        if len(parts) > 1 and (labels[parts] != labels[parts[0]]).any():
+            raise PetechiaError(
+                f"The slices of the volume of {root / name.rpartition('#')[0]} have different labels in {options.table}, so a "
+                f"slice across them has none; leave out axis=."
+            )
     return Catalog(
         name=root.resolve().name,
         classes=labelling.classes,
-        ids=paths,
-        patients=patients,
-        split=split,
-        labels=labels,
-        reader=FileReader(root, paths, Decoding(options.colour, options.window)),
+        ids=rows.ids,
+        patients=patients[rows.headers],
+        split=split[rows.headers],
+        labels=labels[rows.headers],
+        reader=rows.reader,
         task=labelling.task,
         colour=options.colour,
-        notes=(*notes, *labelling.notes),
+        notes=(*notes, *labelling.notes, *note_on_slices(len(rows.ids), rows.there, options)),
     )
 
 
@@ -191,7 +212,7 @@ def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[n
     """Return the patient of each image as a digest, str [N], and notes.
 
     The PatientID of de-identified files is often empty, a placeholder, or the same in all. Of such files the StudyInstanceUID
-    is the patient, or, without one, what the path says, or the file.
+    is the patient, or, without one, the SeriesInstanceUID, what the path says, or the file.
 
     Args:
         headers: of N images.
@@ -205,7 +226,10 @@ def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[n
         given == "" or bool(PLACEHOLDER.fullmatch(one.patient.strip())) or (shared and one.patient == common) for one in headers
     ]
     paths = in_paths(np.array([one.path for one in headers], np.str_), guess=False).tolist()
-    names = [one.study or path if unnamed else one.patient for one, path, unnamed in zip(headers, paths, nameless, strict=True)]
+    names = [
+        one.study or one.series or path if unnamed else one.patient
+        for one, path, unnamed in zip(headers, paths, nameless, strict=True)
+    ]
     count = sum(unnamed and bool(one.patient.strip()) for one, unnamed in zip(headers, nameless, strict=True))
     note = (
         f"{count:,} of {len(headers):,} DICOM files have a PatientID that many files share, as de-identified files do, so each "
@@ -230,6 +254,17 @@ def _index(headers: list[Header]) -> dict[str, list[int]]:
         for key in {one.uid, one.path, name, stem}:
             found[key].append(row)
     return found
+
+
+def _volumes(headers: list[Header]) -> dict[str, list[int]]:
+    """Index the files of series by the series' UID, and by their folder if it has files of this series alone."""
+    series: dict[str, list[int]] = defaultdict(list)
+    folders: dict[str, list[int]] = defaultdict(list)
+    for row, one in enumerate(headers):
+        series[one.series].append(row)
+        folders[one.path.rpartition("/")[0]].append(row)
+    alone = {folder: rows for folder, rows in folders.items() if len({headers[row].series for row in rows}) == 1}
+    return {name: rows for name, rows in (series | alone).items() if name}
 
 
 def _headers(root: Path, directory: Path | None, missing: Missing, files: Files) -> list[Header]:

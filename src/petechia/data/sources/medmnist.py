@@ -1,4 +1,4 @@
-"""The `medmnist:` source: MedMNIST (Yang et al., Scientific Data 2023), 2-D images, grey or colour, in one .npz file."""
+"""The `medmnist:` source: MedMNIST (Yang et al., Scientific Data 2023), 2-D and 3-D, grey or colour, in one .npz file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -21,17 +23,19 @@ from numpy.typing import NDArray
 from petechia.core.archives import open_zip
 from petechia.core.budget import check, check_unpacked, limit
 from petechia.core.errors import PetechiaError, first_line
-from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog
 from petechia.data.formats.locate import Missing
+from petechia.data.formats.slices import Axis, SliceOptions, note_on_slices
 from petechia.data.sources.nih import CLASSES as NIH_CLASSES
 from petechia.data.sources.options import hint_at_option, split_options
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}  # name in the file → our name
 ADVICE = "give a MedMNIST file"
 CHUNK = 1 << 22
+COLOURS = 3  # channels
+STORED: tuple[Axis, ...] = ("axial", "coronal", "sagittal")  # what the axes of a volume count as; no file says it
 NUMBERED = tuple("01234")
 ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver", "lung-left", "lung-right"),
@@ -63,11 +67,20 @@ NAMES = {
     "organamnist": ORGANS,
     "organcmnist": ORGANS,
     "organsmnist": ORGANS,
+    "organmnist3d": (
+        *("liver", "kidney-right", "kidney-left", "femur-right", "femur-left", "bladder", "heart", "lung-right", "lung-left"),
+        *("spleen", "pancreas"),
+    ),
+    "nodulemnist3d": ("benign", "malignant"),
+    "adrenalmnist3d": ("normal", "hyperplasia"),
+    "fracturemnist3d": ("buckle rib fracture", "nondisplaced rib fracture", "displaced rib fracture"),
+    "vesselmnist3d": ("vessel", "aneurysm"),
+    "synapsemnist3d": ("inhibitory synapse", "excitatory synapse"),
 }
 
 
-class MedmnistOptions(Settings):
-    """Options of the source.
+class MedmnistOptions(SliceOptions):
+    """Options of the source, in addition to those in `SliceOptions`.
 
     Attributes:
         task: task; None means multi-label if there are several columns of labels, and multi-class otherwise.
@@ -89,7 +102,7 @@ class Member(NamedTuple):
 def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog:
     """Open a MedMNIST file: read the labels; images are read on access.
 
-    Patients are unknown, so every image counts as its own patient.
+    Patients are unknown, so every image counts as its own patient. So does every volume; its slices are images with its labels.
 
     Args:
         source: the whole source, for messages.
@@ -120,17 +133,48 @@ def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog
     if len({member.shape[1:] for member in images.values()}) > 1:
         raise PetechiaError(f"{path} has images of different shapes in its splits; restore it.")
     classes, task, matrix = _classes(path, np.concatenate(list(labels.values())), options)
-    ids = [f"{key}/{i:06d}.png" for key, one in labels.items() for i in range(len(one))]
-    return Catalog(
+    shape = next(iter(images.values())).shape[1:]
+    ids = np.array([f"{key}/{i:06d}.png" for key, one in labels.items() for i in range(len(one))], np.str_)
+    catalog = Catalog(
         name=path.stem,
         classes=classes,
-        ids=np.array(ids, np.str_),
-        patients=np.array(ids, np.str_),
+        ids=ids,
+        patients=ids,
         split=np.repeat([SPLITS[key] for key in labels], [len(one) for one in labels.values()]),
         labels=matrix,
         reader=MedmnistReader(path, tuple(images.values()), np.arange(len(ids))),
         task=task,
-        colour=len(next(iter(images.values())).shape) == 4,
+        colour=len(shape) == 3 and shape[2] == COLOURS,
+    )
+    if len(shape) == 3 and not catalog.colour:
+        return _in_slices(path, catalog, shape, options)
+    if options.slices != "all" or options.axis:
+        raise PetechiaError(f"{source!r} has slices= or axis=, but {path} has images and not volumes; leave them out.")
+    return catalog
+
+
+def _in_slices(path: Path, volumes: Catalog, shape: tuple[int, ...], options: MedmnistOptions) -> Catalog:
+    """Return a catalog of the slices of volumes [D, H, W]; the file does not say how they lie."""
+    axis = options.axis or "axial"
+    count = shape[STORED.index(axis)]
+    chosen = options.chosen(count)
+    if not len(chosen):
+        raise PetechiaError(
+            f"The volumes of {path} have {count:,} {axis} slices, too few for slices={options.slices}; change it."
+        )
+    rows = np.repeat(np.arange(len(volumes)), len(chosen))
+    numbers = np.tile(chosen, len(volumes))
+    check("array_images", len(rows), f"{path} has {len(rows):,} slices", "choose fewer with slices=")
+    check("array_cells", len(rows) * len(volumes.classes), f"{path} has too many labels of slices", "choose fewer with slices=")
+    reader = volumes.reader
+    assert isinstance(reader, MedmnistReader)  # noqa: S101 (for mypy)
+    sliced = volumes.take(rows)
+    names = zip(sliced.ids.tolist(), numbers.tolist(), strict=True)
+    return replace(
+        sliced,
+        ids=np.array([f"{name.removesuffix('.png')}#{axis}-{number + 1}.png" for name, number in names], np.str_),
+        reader=MedmnistReader(path, reader.members, rows, numbers, axis),
+        notes=note_on_slices(len(rows), len(volumes) * count, options),
     )
 
 
@@ -140,13 +184,24 @@ class MedmnistReader:
     Attributes:
         path: path of the file.
         members: arrays of images in the file, uint8 [N, H, W] or [N, H, W, 3], one per split.
-        rows: int [N], rows of the images in the concatenation of all arrays.
+        rows: int [N], rows of the images, or of the volumes of slices, in the concatenation of all arrays.
+        numbers: int [N], which slice of its volume each image is; None if there are no volumes.
+        axis: plane of the slices.
     """
 
-    def __init__(self, path: Path, members: tuple[Member, ...], rows: NDArray[np.intp]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        members: tuple[Member, ...],
+        rows: NDArray[np.intp],
+        numbers: NDArray[np.intp] | None = None,
+        axis: Axis = "axial",
+    ) -> None:
         self.path = path
         self.members = members
         self.rows = rows
+        self.numbers = numbers
+        self.axis = axis
         self._starts = np.cumsum([0, *(member.shape[0] for member in members)])
         self._lock = threading.Lock()
 
@@ -157,17 +212,25 @@ class MedmnistReader:
         """Read some of the images."""
         with self._lock:
             arrays = self._arrays
-        for row in self.rows[rows].tolist():
+        for place in rows.tolist():
+            row = int(self.rows[place])
             which = int(np.searchsorted(self._starts, row, "right")) - 1
-            yield np.array(arrays[which][row - self._starts[which]])
+            found = arrays[which][row - self._starts[which]]
+            if self.numbers is not None:
+                found = found.take(self.numbers[place], STORED.index(self.axis))
+            yield np.array(found)
 
     def take(self, rows: NDArray[np.intp]) -> MedmnistReader:
         """Return a reader for some of the images."""
-        return MedmnistReader(self.path, self.members, self.rows[rows])
+        numbers = None if self.numbers is None else self.numbers[rows]
+        return MedmnistReader(self.path, self.members, self.rows[rows], numbers, self.axis)
 
     def fingerprint(self) -> str:
         """Return a digest of the file's path, size and times, and of the rows."""
-        return hashlib.sha256(f"{self._file()}".encode() + self.rows.astype(np.int64).tobytes()).hexdigest()
+        digest = hashlib.sha256(f"{self._file()}".encode() + self.rows.astype(np.int64).tobytes())
+        if self.numbers is not None:
+            digest.update(self.axis.encode() + self.numbers.astype(np.int64).tobytes())
+        return digest.hexdigest()
 
     def _file(self) -> list[object]:
         status = self.path.stat()
@@ -252,15 +315,12 @@ def _refuse_member(path: Path, key: str, dtype: np.dtype[np.generic], size: int,
 
 def _check_images(path: Path, member: Member, labels: NDArray[np.int64]) -> Member:
     shape = member.shape
-    grey = len(shape) == 3
-    if (
-        member.dtype != np.uint8
-        or not (grey or (len(shape) == 4 and shape[3] == 3))
-        or not 1 <= np.prod(shape[1:3]) <= limit("image_pixels")
-    ):
+    colour = shape[3:] == (COLOURS,)
+    pixels = [int(np.prod(shape[1:3], dtype=object))] if colour else [a * b for a, b in combinations(shape[1:], 2)]
+    if member.dtype != np.uint8 or len(shape) not in (3, 4) or not all(1 <= one <= limit("image_pixels") for one in pixels):
         raise PetechiaError(
-            f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3]; "
-            f"volumes are not supported."
+            f"{path} has {member.key} as {member.dtype} {list(shape)}; images must be uint8 [N, H, W] or [N, H, W, 3], and "
+            f"volumes uint8 [N, D, H, W]."
         )
     check("array_images", shape[0], f"{path} has {shape[0]:,} {member.key}", "split it")
     if shape[0] != len(labels):

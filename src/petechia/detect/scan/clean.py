@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from petechia.core.errors import PetechiaError
 from petechia.core.files import building, refuse_existing
 from petechia.data.catalog import Catalog, Written
-from petechia.data.export import write_dataset
+from petechia.data.export import as_png, write_dataset
 from petechia.data.formats.images import FileReader, encode_png
 
 
@@ -40,6 +40,7 @@ def write_kept(catalog: Catalog, kept: NDArray[np.intp], folder: Path) -> int:
             raise image
         return encode_png(image)
 
+    ids = catalog.ids[kept] if isinstance(catalog.reader, FileReader) else as_png(catalog.ids[kept])
     with building(folder, "--clean-to") as temporary:
-        write_dataset(temporary, catalog, Written(kept, catalog.ids[kept], catalog.labels[kept], content))
+        write_dataset(temporary, catalog, Written(kept, ids, catalog.labels[kept], content))
     return len(kept)

@@ -14,6 +14,7 @@ from petechia.core.parallel import in_parallel
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.data.formats.images import FileReader
+from petechia.data.formats.slices import SliceReader
 from petechia.data.levels import to_grey
 from petechia.data.preparation import OnError
 from petechia.detect.scan.traces import FINE, GRID, Grey, Spot, Trace, trace
@@ -79,7 +80,7 @@ def read_grey(catalog: Catalog, rows: NDArray[np.intp]) -> Iterator[Grey | Petec
         For each row, uint8 or int16 [H, W], see `petechia.data.levels.uncut`, or the error if the image cannot be decoded.
     """
     reader = catalog.reader
-    for image in reader.read_uncut(rows) if isinstance(reader, FileReader) else reader.read(rows):
+    for image in reader.read_uncut(rows) if isinstance(reader, FileReader | SliceReader) else reader.read(rows):
         yield image if isinstance(image, PetechiaError) or image.ndim == 2 else to_grey(image.astype(np.uint8, copy=False))
 
 
