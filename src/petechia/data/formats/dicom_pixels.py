@@ -72,7 +72,7 @@ def check(dataset: pydicom.Dataset, name: str) -> Packed | None:
     keyword = keyword_of(dataset)
     frames = integer(dataset, "NumberOfFrames", 1) or 1
     if frames != 1:
-        raise EntryError(f"has {frames} frames; give its folder as dicom:FOLDER, which reads them slice by slice")
+        raise EntryError(f"has {frames} frames; give a file with one image, or, where a data source can be given, dicom:FOLDER")
     height, width = (integer(dataset, key, None) for key in ("Rows", "Columns"))
     check_size(height, width, name)
     dataset.NumberOfFrames = 1

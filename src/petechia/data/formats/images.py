@@ -155,6 +155,8 @@ def read_levels(content: bytes, name: str, window: int = 1) -> Levels:
 
 def _read(content: bytes, name: str, mode: str, advice: str = ADVICE) -> NDArray[np.uint8] | Deep:
     """Decode an image upright: one of 8 bits per channel in a mode of Pillow's, and others at full depth."""
+    if name.lower().endswith((".nii", ".nii.gz")):
+        raise PetechiaError(f"{name} is a volume; {advice}, or, where a data source can be given, nifti:FOLDER.")
     if not is_tiff(content):
         check_content(content, name, advice)
         return _decode(content, name, mode, advice)

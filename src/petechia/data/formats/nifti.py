@@ -132,7 +132,7 @@ def _parsed(head: bytes, name: str) -> Header:
         raise PetechiaError(f"{name} has several numbers a voxel, such as vectors or colours, which are not read; convert it.")
     dtype = parsed.get_data_dtype()
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
-        kind = "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else f"numbers of {dtype.itemsize * 8} bits"
+        kind = "colours" if dtype.names else "complex numbers" if dtype.kind == "c" else "an unusual type of numbers"
         raise PetechiaError(f"{name} has {kind} as voxels, which are not read; convert it to real numbers.")
     offset = float(parsed["vox_offset"])
     if not size <= offset <= 2**53:
