@@ -421,3 +421,27 @@ def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:
     (root / "a#2").write_bytes(written(made(PIXELS[0])))
     with pytest.raises(PetechiaError, match="two images that are called 'a#2'"):
         open_source(f"dicom:{root}")
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"ImageOrientationPatient": [1e300, 0, 0, 0, 1e300, 0]},
+        {"ImageOrientationPatient": [0, 0, 0, 0, 0, 0]},
+        {"ImageOrientationPatient": [1, 0, 0, 1, 0, 0]},
+        {"ImagePositionPatient": [1e308, 0, 0]},
+        {"ImagePositionPatient": [0, 0]},
+    ],
+)
+def test_places_that_make_no_sense_are_none(tmp_path: Path, entries: dict[str, Any]) -> None:
+    root = write_series(tmp_path / "s", "axial")
+    path = sorted(root.iterdir())[0]
+    dataset = pydicom.dcmread(path)
+    for key, value in entries.items():
+        setattr(dataset, key, value)
+    path.write_bytes(written(dataset))
+    catalog = open_source(f"dicom:{root}")
+    assert len(decoded(catalog, *range(Z))) == Z
+    across = open_source(f"dicom:{root},axis=coronal")  # of the other slices
+    assert decoded(across, 0).shape == (1, Z - 1, X)
+    assert {one.reason: one.names for one in across.not_read.reasons} == {Reason.SLICES: (path.name,)}

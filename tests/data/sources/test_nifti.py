@@ -291,13 +291,13 @@ def test_extensions_of_any_claimed_size_are_skipped(tmp_path: Path) -> None:
 
 def test_a_packed_volume_is_unpacked_once_for_all_its_slices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save(tmp_path / "a.nii.gz", VOLUME)
-    catalog, count, read = only(tmp_path), [0], module._voxels
+    catalog, count, read = only(tmp_path), [0], module._stored
 
     def counted(*given: Any) -> Any:
         count[0] += 1
         return read(*given)
 
-    monkeypatch.setattr(module, "_voxels", counted)
+    monkeypatch.setattr(module, "_stored", counted)
     decoded(catalog, *range(Z))
     decoded(catalog.take(np.array([2, 0])), 0, 1)
     assert count == [1]

@@ -22,6 +22,8 @@ COUNTS = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing
 TO_RAS = np.array([-1.0, -1.0, 1.0])  # DICOM's axes grow to the left, the back and the head
 ALIKE = 1e-3  # difference of directions that counts as none
 UNEVEN = 0.05  # of the distance of slices
+UNIT, FARTHEST = 1.01, 1e6  # of a number of a direction, and of a position in mm
+SKEWED = 0.5  # length of the normal of rows and columns that are no directions of an image
 
 
 class Plane(NamedTuple):
@@ -70,10 +72,10 @@ def planes_of(dataset: pydicom.Dataset, frames: int) -> tuple[Plane, ...]:
         own = [*per_frame[frame : frame + 1], *shared[:1]]
         places = {key: [*(item for one in own for item in items(one, group)[:1]), dataset] for key, group in GROUPS.items()}
         position, orientation, spacing = (_stated(places[key], key) for key in GROUPS)
-        if not position or not orientation:
+        if not position or not orientation or max(map(abs, orientation)) > UNIT or max(map(abs, position)) > FARTHEST:
             return ()
         plane = Plane(position, orientation, spacing or (0.0, 0.0))
-        if not np.linalg.norm(plane.normal) > 0.5 or not are_parallel([*found[:1], plane]):
+        if np.linalg.norm(plane.normal) < SKEWED or not are_parallel([*found[:1], plane]):
             return ()
         found.append(plane)
     return tuple(found)

@@ -19,7 +19,7 @@ from petechia.core.budget import check, check_file, check_unpacked
 from petechia.core.errors import PetechiaError, first_line
 from petechia.data.formats.bounds import check_size
 from petechia.data.formats.slices import Axis, number_of, plane
-from petechia.data.levels import Levels, histogram, in_colour, shown_range, uncut
+from petechia.data.levels import Levels, histogram, shown_range, uncut
 
 SUFFIXES = ".nii", ".nii.gz"
 GZIP = b"\x1f\x8b"
@@ -172,13 +172,11 @@ class NiftiFile:
         path: relative to the folder of the source.
         axis: plane of the slices.
         shown: values that are black and white; None means as the file says.
-        colour: whether grey levels are repeated in three channels.
     """
 
     path: str
     axis: Axis
     shown: tuple[float, float] | None = None
-    colour: bool = False
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -193,13 +191,13 @@ class NiftiFile:
         """
         header = read_header(root / self.path)
         try:
-            return OpenNifti(_voxels(root / self.path, header), header, self)
+            return OpenNifti(_stored(root / self.path, header), header, self)
         except MemoryError:
             raise PetechiaError(f"{root / self.path} needs more memory than there is; close other programs.") from None
 
 
-def _voxels(path: Path, header: Header) -> NDArray[Any]:
-    """Read the voxels of the first volume, [x, y, z] with axes that grow to the right, the front and the head."""
+def _stored(path: Path, header: Header) -> NDArray[Any]:
+    """Read the voxels of the first volume, [N], in the order of the file."""
     content: NDArray[Any] = np.empty(math.prod(header.shape), header.dtype)
     left = content.view(np.uint8)
     try:
@@ -213,30 +211,33 @@ def _voxels(path: Path, header: Header) -> NDArray[Any]:
         raise PetechiaError(f"{path} is damaged ({first_line(error)}); {RESTORE}.") from None
     if left.size:
         raise PetechiaError(f"{path} ends before its last voxel; {RESTORE}.")
-    stored = content.reshape(header.shape, order="F")
+    return content
+
+
+def _upright(stored: NDArray[Any], header: Header) -> NDArray[Any]:
+    """Return a view [x, y, z] of stored voxels, [N], with axes that grow to the right, the front and the head."""
     flips = tuple(slice(None, None, way) for _, way in header.turned)
     axes = [axis for axis, _ in header.turned]
-    return stored[flips].transpose([axes.index(axis) for axis in range(3)])
+    return stored.reshape(header.shape, order="F")[flips].transpose([axes.index(axis) for axis in range(3)])
 
 
 class OpenNifti:
     """A volume in memory.
 
     Args:
-        voxels: [x, y, z], as stored.
+        stored: voxels, [N], in the order of the file.
         header: header of the file.
         file: how its slices are read.
     """
 
-    def __init__(self, voxels: NDArray[Any], header: Header, file: NiftiFile) -> None:
-        self._voxels, self._header, self._file = voxels, header, file
-        self._range = self._whole_range()
+    def __init__(self, stored: NDArray[Any], header: Header, file: NiftiFile) -> None:
+        self._voxels, self._header, self._file = _upright(stored, header), header, file
+        self._range = self._whole_range(stored)
         self._shown = file.shown or header.shown or self._range
 
     def grey(self, number: int) -> NDArray[np.uint8]:
-        """Return a slice, uint8 [H, W] or [H, W, 3]."""
-        grey = Levels(self._values(number), *self._shown).grey()
-        return in_colour(grey) if self._file.colour else grey
+        """Return a slice, uint8 [H, W]."""
+        return Levels(self._values(number), *self._shown).grey()
 
     def uncut(self, number: int) -> NDArray[np.uint8] | NDArray[np.int16]:
         """Return a slice that no range cuts off."""
@@ -253,16 +254,15 @@ class OpenNifti:
         with np.errstate(over="ignore", invalid="ignore"):
             return stored.astype(np.float64) * self._header.slope + self._header.intercept
 
-    def _whole_range(self) -> tuple[float, float]:
+    def _whole_range(self, stored: NDArray[Any]) -> tuple[float, float]:
         """Return the range of the values of the volume without outliers, see `petechia.data.levels.shown_range`."""
-        native = self._voxels.astype(self._voxels.dtype.newbyteorder("="), copy=False)
+        native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
         step = abs(self._header.slope) if native.dtype.kind != "f" else 0.0
         counted = histogram(native)
         if counted is not None:
             low, high = shown_range(self._scaled(counted[0]), counted[1], step)
         else:
-            flat = native.ravel(order="K")
-            values = self._scaled(flat[:: -(-flat.size // SAMPLE)])
+            values = self._scaled(native[:: -(-native.size // SAMPLE)])
             values = values[np.isfinite(values) & (np.abs(values) <= LARGEST)]
             low, high = shown_range(values, step=step) if values.size else (0.0, 0.0)
         if not all(abs(end) <= LARGEST for end in (low, high)):
