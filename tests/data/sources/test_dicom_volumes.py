@@ -407,11 +407,21 @@ def test_limits_of_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("PETECHIA_LIMITS", "volume_bytes=100")
     budget.cache_clear()
     try:
-        catalog = open_source(f"dicom:{write_series(tmp_path / 's', 'axial')},axis=coronal")
-        assert "need 1,120 bytes, and the maximum is 100" in problem(catalog)
+        with pytest.raises(PetechiaError, match="cannot be read as asked: it needs 1,120 bytes, and the maximum is 100"):
+            open_source(f"dicom:{write_series(tmp_path / 's', 'axial')},axis=coronal")
     finally:
         monkeypatch.undo()
         budget.cache_clear()
+
+
+def test_sides_that_are_claimed_are_bounded_before_slices_are_counted(tmp_path: Path) -> None:
+    for path in write_series(tmp_path / "s", "axial").iterdir():
+        dataset = pydicom.dcmread(path)
+        dataset.add_new("Rows", "UL", 2**31)
+        dataset.Columns = 1
+        path.write_bytes(written(dataset))
+    with pytest.raises(PetechiaError, match="it needs 42,949,672,960 bytes, and the maximum is 2,147,483,648"):
+        open_source(f"dicom:{tmp_path / 's'},axis=coronal")
 
 
 def test_two_images_of_one_name_are_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from petechia.data.formats.slices import Axis, OpenVolume, SliceOptions, SliceRe
 from petechia.data.levels import Levels, to_grey
 from petechia.data.not_read import Files, Reason
 
+BYTES = 4  # of a value of a volume in memory
 DIRECTIONS = 3  # decimals of directions that files of one volume share
 
 
@@ -112,12 +113,9 @@ class DicomStack:
         """Decode all slices.
 
         Raises:
-            PetechiaError: one cannot be decoded or has another size, or the volume exceeds a limit.
+            PetechiaError: one cannot be decoded or has another size.
         """
-        shape = (len(self.images), *self.size)
-        size = 4 * int(np.prod(shape, dtype=object))
-        check("volume_bytes", size, f"{root / self.paths[0]} and the other slices of its volume need {size:,} bytes")
-        stack, low, high = np.empty(shape, np.float32), np.inf, -np.inf
+        stack, low, high = np.empty((len(self.images), *self.size), np.float32), np.inf, -np.inf
         frames = dict(self.files)
         before, file = None, None
         for at, (path, frame) in enumerate(self.images):
@@ -143,6 +141,19 @@ class _OpenStack:
 
     def uncut(self, number: int) -> NDArray[np.uint8] | NDArray[np.int16]:
         return to_grey(self.grey(number))
+
+
+def check_stack(count: int, size: tuple[int, int]) -> None:
+    """Check how much memory a volume of `count` slices takes, and how many slices it has in any plane.
+
+    Raises:
+        PetechiaError: it exceeds a limit, or its slices have no pixels.
+    """
+    if min(size) < 1:
+        raise PetechiaError("its slices have no pixels.")
+    bytes_ = BYTES * count * size[0] * size[1]
+    check("volume_bytes", bytes_, f"it needs {bytes_:,} bytes", "read it as acquired")
+    check("volume_slices", max(count, *size), f"it has {max(count, *size):,} slices", "read it as acquired")
 
 
 def volumes_of(headers: Sequence[Header]) -> list[list[Image]]:
@@ -250,12 +261,17 @@ def _across(headers: Sequence[Header], images: list[Image], axis: Axis | None, d
         return None
     if problem := why_no_volume(planes):
         raise _NoSliceError(problem)
+    size = headers[images[0].header].size
+    try:
+        check_stack(len(images), size)
+    except PetechiaError as error:
+        raise _NoSliceError(str(error).rstrip(".")) from None
     used = {headers[one.header].path: headers[one.header].frames for one in images}
     return DicomStack(
         images=tuple((headers[one.header].path, one.frame) for one in images),
         files=tuple(used.items()),
         plane=planes[0],
-        size=headers[images[0].header].size,
+        size=size,
         axis=axis,
         colour=decoding.colour,
         window=decoding.window,

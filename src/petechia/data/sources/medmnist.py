@@ -162,10 +162,12 @@ def _in_slices(path: Path, volumes: Catalog, shape: tuple[int, ...], options: Me
         raise PetechiaError(
             f"The volumes of {path} have {count:,} {axis} slices, too few for slices={options.slices}; change it."
         )
+    images, advice = len(volumes) * len(chosen), "choose fewer with slices="
+    check("array_images", images, f"{path} has {images:,} slices", advice)
+    cells = images * len(volumes.classes)
+    check("array_cells", cells, f"{path} has {cells:,} labels, for every slice and class", advice)
     rows = np.repeat(np.arange(len(volumes)), len(chosen))
     numbers = np.tile(chosen, len(volumes))
-    check("array_images", len(rows), f"{path} has {len(rows):,} slices", "choose fewer with slices=")
-    check("array_cells", len(rows) * len(volumes.classes), f"{path} has too many labels of slices", "choose fewer with slices=")
     reader = volumes.reader
     assert isinstance(reader, MedmnistReader)  # noqa: S101 (for mypy)
     sliced = volumes.take(rows)
