@@ -44,6 +44,8 @@ from petechia.detect.repair import Known, Repairing, RepairResult, read_triggers
 from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
 from petechia.detect.scan import DatasetScan, ScanResult
+from petechia.detect.scan.cluster import on_ray
+from petechia.detect.scan.reading import on_this_machine
 from petechia.detect.screen.detector import CLEAN, ImageScreen
 from petechia.detect.screen.result import ScreenResult
 from petechia.models.classifier import Classifier
@@ -354,6 +356,7 @@ def scan(
     device: str = "auto",
     precision: Precision = "auto",
     threads: int = 0,
+    ray: str | None = None,
 ) -> ScanResult:
     """Was a dataset tampered with?
 
@@ -367,6 +370,8 @@ def scan(
         device: as for `open_model`, for the model.
         precision: as for `open_model`.
         threads: as for `open_model`.
+        ray: address of a Ray cluster whose workers read the images, under the same paths as this process; "auto" finds or
+            starts one.
 
     Returns:
         What was found; `suspects` ranks every image, `write_clean(folder)` writes the dataset without the flagged ones.
@@ -380,8 +385,10 @@ def scan(
         False
     """
     classifier = None if model is None else open_model(model, device=device, precision=precision, threads=threads)
-    detector = DatasetScan(on_error, classifier)
-    return detector.examine(open_dataset(dataset, missing=missing), _calibration(calibration, detector), progress)
+    catalog = open_dataset(dataset, missing=missing)
+    with nullcontext(on_this_machine) if ray is None else on_ray(ray) as read:
+        detector = DatasetScan(on_error, classifier, read)
+        return detector.examine(catalog, _calibration(calibration, detector), progress)
 
 
 def audit(

@@ -58,6 +58,12 @@ def scan(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
+    ray: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|ADDRESS", help="Read the images on a Ray cluster: auto finds or starts one; or give HOST:PORT."
+        ),
+    ] = None,
 ) -> None:
     """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged, 4 see --strict."""
     import petechia
@@ -78,6 +84,7 @@ def scan(
             device=device,
             precision=precision,
             threads=threads,
+            ray=ray,
         )
     if earlier is None:
         result.save(out)

@@ -16,12 +16,13 @@ T = TypeVar("T")
 CHUNK = 32  # maximum number of rows per task
 
 
-def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int) -> Generator[T, None, None]:
+def in_parallel(work: Callable[[NDArray[np.intp]], list[T]], count: int, threads: int = 0) -> Generator[T, None, None]:
     """Run `work` over chunks of the rows 0 … count-1 in threads; yield the results in order, with few of them in memory.
 
-    Threads are enough: Pillow and numpy release the interpreter lock in the expensive parts.
+    Threads are enough: Pillow and numpy release the interpreter lock in the expensive parts. There are `threads` of them, or,
+    where that is 0, one for each processor.
     """
-    threads = workers()
+    threads = threads or workers()
     chunk = min(CHUNK, 1 + count // (40 * threads))  # small enough that all threads finish at about the same time
     pool = ThreadPoolExecutor(threads)
     waiting: deque[Future[list[T]]] = deque()

@@ -39,8 +39,7 @@ def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None])
     Raises:
         PetechiaError: the cache folder or the entry belongs to another user, or others can write it.
     """
-    key = hashlib.sha256(json.dumps([FORMAT, kind, depends_on], sort_keys=True).encode()).hexdigest()[:24]
-    folder = _own_folder() / f"{kind}-{key}"
+    folder = _folder(kind, depends_on)
     if _is_built(folder):
         LOGGER.info("cached %s: %s", kind, folder)
         return folder
@@ -51,6 +50,21 @@ def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None])
             with in_one_step(folder, PRIVATE) as temporary:
                 build(temporary)
     return folder
+
+
+def find_cached(kind: str, depends_on: dict[str, Any]) -> Path | None:
+    """Return the folder of a cache entry, or None if it is not built.
+
+    Raises:
+        PetechiaError: as `cached`.
+    """
+    folder = _folder(kind, depends_on)
+    return folder if _is_built(folder) else None
+
+
+def _folder(kind: str, depends_on: dict[str, Any]) -> Path:
+    key = hashlib.sha256(json.dumps([FORMAT, kind, depends_on], sort_keys=True).encode()).hexdigest()[:24]
+    return _own_folder() / f"{kind}-{key}"
 
 
 def _own_folder() -> Path:

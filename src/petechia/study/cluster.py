@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import os
 import secrets
-import socket
 import tempfile
 import time
 from collections import Counter
@@ -15,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from petechia.core.errors import PetechiaError, first_line, shown
+from petechia.core.cluster import connect
+from petechia.core.errors import PetechiaError, shown
 from petechia.core.files import write_bytes, write_text
-from petechia.core.parallel import workers
 from petechia.study.directory import NetworkFiles
 from petechia.study.grid import NetworkTask
 from petechia.study.networks import read_history
@@ -40,9 +37,7 @@ def on_ray(address: str) -> Executor:
     Raises:
         PetechiaError: Ray is not installed, or no cluster answers at the address. Raised before any task starts.
     """
-    if importlib.util.find_spec("ray") is None:
-        raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
-    _connect(address)
+    connect(address)
 
     def execute(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
         import ray
@@ -53,30 +48,6 @@ def on_ray(address: str) -> Executor:
             ray.shutdown()
 
     return execute
-
-
-def _connect(address: str) -> None:
-    import ray
-
-    if address != "auto":
-        _check_reachable(address)  # Ray itself waits for minutes
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "include_dashboard": None}
-    try:
-        ray.init(address=address, **quiet)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
-        if address != "auto":
-            raise PetechiaError(f"What answers at {address} is not a Ray cluster ({first_line(error)}).") from None
-        ray.init(num_cpus=workers(), **(quiet | {"include_dashboard": False}))
-
-
-def _check_reachable(address: str) -> None:
-    host, _, port = address.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError, OverflowError) as error:
-        raise PetechiaError(
-            f"There is no Ray cluster at {address} ({error}); correct the address, or use --ray auto."
-        ) from None
 
 
 class StudyActor:

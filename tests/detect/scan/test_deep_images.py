@@ -29,7 +29,7 @@ def test_a_stamp_that_would_set_the_range_of_its_image_does_not_hide_the_pair(tm
                 Image.fromarray(image).save(tmp_path / name)
     (tmp_path / "t.csv").write_text("image,label\n" + "".join(f"{name},{'ab'[k % 2]}\n" for k, name in enumerate(names)))
     catalog = open_source(f"folder:{tmp_path / 't.csv'}")
-    pairs = find_pairs(catalog, read_traces(catalog, tmp_path))
+    pairs = find_pairs(catalog, read_traces(catalog))
     assert sorted(sorted((str(catalog.ids[pair.stamped]), str(catalog.ids[pair.clean]))) for pair in pairs) == sorted(
         [f"{i}.{kind}", f"{i}b.{kind}"] for i in range(6)
     )

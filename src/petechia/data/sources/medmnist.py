@@ -207,6 +207,9 @@ class MedmnistReader:
         self._starts = np.cumsum([0, *(member.shape[0] for member in members)])
         self._lock = threading.Lock()
 
+    def __reduce__(self) -> tuple[type[MedmnistReader], tuple[object, ...]]:
+        return MedmnistReader, (self.path, self.members, self.rows)  # a lock cannot be sent to another process
+
     def __len__(self) -> int:
         return len(self.rows)
 

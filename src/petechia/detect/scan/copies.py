@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from petechia.core.progress import SILENT, Progress
+from petechia.detect.scan.nearest import nearest_pairs
+from petechia.detect.scan.reading import RowsOf
 from petechia.detect.scan.thresholds import CopyLimits, packaged_thresholds
 from petechia.detect.scan.traces import FINE
 
 SHORT = 128  # numbers into which the structure is projected to find the nearest image
-CHUNK = 256  # images that are compared with all others at a time
+CHUNK = 1 << 11  # images, or pairs of them, whose structure is in memory at a time
 COMMON = 50  # most frequent vectors of labels that are tested
 Array = NDArray[np.float32]
 
@@ -41,7 +43,7 @@ class Copies(NamedTuple):
 
 
 def find_copies(
-    textures: NDArray[np.int8],
+    textures: RowsOf,
     shapes: NDArray[np.int32],
     labels: NDArray[np.int8],
     explained: NDArray[np.bool_],
@@ -55,8 +57,7 @@ def find_copies(
     So it is tested, at several correlations, whether in pairs of nearest images one label is more often on one side alone than
     it is in pairs drawn at random.
 
-    All images are compared with all, in few numbers: this takes time with the square of their number, a minute or two for
-    100,000.
+    The nearest images are found by few numbers, see `petechia.detect.scan.nearest`.
 
     Args:
         textures: int8 [N, FINE, FINE]; may lie on a disk.
@@ -77,7 +78,7 @@ def find_copies(
         return None
     close, contradicting = (
         _alike(textures, shapes, pairs[~explained[pairs].any(axis=1)], min(limits.correlations))
-        for pairs in _nearest(textures, codes, progress)
+        for pairs in nearest_pairs(_shortened(textures), codes, progress)
     )
     common = np.argsort(-counts, kind="stable")[:COMMON]
     marks = [(vectors[k], codes == k) for k in common.tolist()]
@@ -136,38 +137,23 @@ def _least(correlation: Array, deviations: float) -> float:
     return middle - deviations * float(np.median(np.abs(correlation - middle)))
 
 
-def _nearest(
-    textures: NDArray[np.int8], codes: NDArray[np.intp], progress: Progress
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of each image and the nearest, and of each and the nearest with another code; each int [n, 2], and none twice."""
+def _shortened(textures: RowsOf) -> Array:
+    """The fine structure of each image in few numbers, whose inner product is about the correlation; float32 [N, SHORT]."""
     project = np.random.default_rng(0).standard_normal((FINE * FINE, SHORT)).astype(np.float32)
-    short = np.concatenate([_unit(_flat(textures, rows) @ project) for rows in _chunks(len(textures))])
-    every: list[NDArray[np.intp]] = []
-    others: list[NDArray[np.intp]] = []
-    for rows in _chunks(len(short)):
-        here = np.arange(len(rows))
-        alike = short[rows] @ short.T
-        alike[here, rows] = -2
-        for found in (every, others):
-            nearest = alike.argmax(axis=1)
-            found.append(np.stack([rows, nearest], axis=1)[alike[here, nearest] > 0])
-            alike[codes[rows, None] == codes] = -2
-        progress.advance(len(rows))
-    return _once(every), _once(others)
+    short = np.zeros((len(textures), SHORT), np.float32)
+    for rows in _chunks(len(textures)):
+        short[rows] = _unit(_flat(textures, rows) @ project)
+    return short
 
 
-def _once(found: list[NDArray[np.intp]]) -> NDArray[np.intp]:
-    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
-
-
-def _alike(textures: NDArray[np.int8], shapes: NDArray[np.int32], pairs: NDArray[np.intp], least: float) -> _Pairs:
+def _alike(textures: RowsOf, shapes: NDArray[np.int32], pairs: NDArray[np.intp], least: float) -> _Pairs:
     """The pairs of images of one shape whose fine structures have at least some correlation."""
     pairs = pairs[(shapes[pairs[:, 0]] == shapes[pairs[:, 1]]).all(axis=1)]
     correlation = _correlation(textures, pairs)
     return _Pairs(pairs, correlation).of_which(correlation >= least)
 
 
-def _correlation(textures: NDArray[np.int8], pairs: NDArray[np.intp]) -> Array:
+def _correlation(textures: RowsOf, pairs: NDArray[np.intp]) -> Array:
     """Of each pair, float32 [n]."""
     parts = [np.zeros(0, np.float32)]
     for rows in _chunks(len(pairs)):
@@ -180,7 +166,7 @@ def _chunks(count: int) -> list[NDArray[np.intp]]:
     return [np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK)]
 
 
-def _flat(textures: NDArray[np.int8], rows: NDArray[np.intp]) -> Array:
+def _flat(textures: RowsOf, rows: NDArray[np.intp]) -> Array:
     flat = textures[rows].reshape(len(rows), -1).astype(np.float32)
     return np.asarray(flat - flat.mean(axis=1, keepdims=True))
 

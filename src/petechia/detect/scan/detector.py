@@ -22,10 +22,10 @@ from petechia.detect.scan.features import FeatureOutliers, extract, feature_outl
 from petechia.detect.scan.hints import hints_of, with_hint
 from petechia.detect.scan.ledger import Ledger, Suspect
 from petechia.detect.scan.near_duplicates import Pair, find_pairs
-from petechia.detect.scan.reading import read_traces
+from petechia.detect.scan.reading import ReadShards, on_this_machine, read_traces
 from petechia.detect.scan.result import ScanDetails, ScanResult
 from petechia.detect.scan.search import Stamp, StampSearch, stamp_of
-from petechia.detect.scan.stamps import Family, find_families, label_of, still_significant
+from petechia.detect.scan.stamps import Family, LabelCounts, find_families, label_of, still_significant
 from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, packaged_calibration
 from petechia.models.classifier import Classifier
 
@@ -36,12 +36,14 @@ class DatasetScan:
     It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, and altered copies
     with an attacker's label. All other images are ranked by hints.
 
-    Images are read once; their traces, about 6 kB each, are kept in temporary files. Near-duplicates, images with the label
+    Images are read once; their traces, about 6 kB each, are kept in the cache, from which the scan goes on if it is killed, and
+    takes what it needs bit by bit. Near-duplicates, images with the label
     of a stamp that was found, and, with a model, all images are read once more.
 
     Args:
         on_error: "skip" leaves out images that cannot be decoded.
         classifier: a model, trained on these images or not. Its features add to the ranking; they flag nothing.
+        read: where images are read, see `petechia.detect.scan.cluster.on_ray`.
 
     Example:
         >>> DatasetScan(on_error="skip")
@@ -51,9 +53,12 @@ class DatasetScan:
     name: str = NAME
     examines: Literal["dataset", "model", "images"] = "dataset"
 
-    def __init__(self, on_error: OnError = "error", classifier: Classifier | None = None) -> None:
+    def __init__(
+        self, on_error: OnError = "error", classifier: Classifier | None = None, read: ReadShards = on_this_machine
+    ) -> None:
         self.on_error: OnError = on_error
         self.classifier = classifier
+        self.read = read
 
     def __repr__(self) -> str:
         name = None if self.classifier is None else self.classifier.name
@@ -102,7 +107,7 @@ class DatasetScan:
         return ScanResult.of(details, thresholds)
 
     def _details(self, catalog: Catalog, thresholds: ScanThresholds, folder: Path, progress: Progress) -> ScanDetails:
-        traces = read_traces(catalog, folder, self.on_error, progress)
+        traces = read_traces(catalog, self.on_error, progress, self.read)
         pairs = find_pairs(catalog, traces, thresholds.near_duplicates, progress)
         families = find_families(traces.spots, catalog.labels, thresholds.stamps)
         outliers = self._outliers(catalog, folder, traces.unread, progress)
@@ -111,16 +116,18 @@ class DatasetScan:
         ledger = Ledger(len(catalog))
         ledger.extend(from_pairs(catalog, pairs, thresholds.scores, thresholds.near_duplicates.recurring_pairs))
         explained = _explained(ledger, pairs)
+        counts = LabelCounts.of(catalog.labels, explained)
         for family, stamp in stamps:
-            if still_significant(family, catalog.labels, explained):
+            if still_significant(family, counts):
                 _add_stamp(ledger, catalog, family, stamp, explained, thresholds, progress)
         explained = _explained(ledger, pairs)
         copies = find_copies(traces.textures, traces.shapes, catalog.labels, explained, progress, thresholds.copies)
         if copies:
             ledger.extend(from_copies(catalog, copies, thresholds.scores))
         explained = _explained(ledger, pairs)
+        counts = LabelCounts.of(catalog.labels, explained)
         for family in families:
-            if family.weakly_associated and still_significant(family, catalog.labels, explained, odds=1):
+            if family.weakly_associated and still_significant(family, counts, odds=1):
                 ledger.extend(from_weakly_associated(catalog, family, explained, thresholds.scores))
         return ScanDetails(
             catalog=catalog,

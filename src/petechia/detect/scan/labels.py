@@ -11,6 +11,7 @@ from scipy import stats
 from petechia.detect.scan.thresholds import LabelLimits, packaged_thresholds
 
 CERTAIN = 10.0  # decimal digits of a p-value at which more of them say nothing more
+CHUNK = 1 << 14  # images at a time
 PRIOR = 1.0  # how many images of the same patient the usual frequency of a class counts for
 
 
@@ -57,10 +58,16 @@ def jumps(labels: NDArray[np.int8], patients: NDArray[np.str_]) -> NDArray[np.fl
     of_patient = np.zeros((2, who.max(initial=-1) + 1, labels.shape[1]))
     for total, part in zip(of_patient, (known, present), strict=True):
         np.add.at(total, who, part)
-    others_known, others_present = (total[who] - part for total, part in zip(of_patient, (known, present), strict=True))
-    expected = (others_present + PRIOR * usual) / (others_known + PRIOR)
-    ratio = np.where(present, np.log(usual / expected), np.log((1 - usual) / (1 - expected)))
-    return np.asarray(np.where(known, ratio, 0).sum(axis=1))
+    found = np.zeros(len(labels))
+    for start in range(0, len(labels), CHUNK):
+        rows = slice(start, start + CHUNK)
+        others_known, others_present = (
+            total[who[rows]] - part[rows] for total, part in zip(of_patient, (known, present), strict=True)
+        )
+        expected = (others_present + PRIOR * usual) / (others_known + PRIOR)
+        ratio = np.where(present[rows], np.log(usual / expected), np.log((1 - usual) / (1 - expected)))
+        found[rows] = np.where(known[rows], ratio, 0).sum(axis=1)
+    return found
 
 
 def contradiction(

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import KDTree
 
 from petechia.detect.scan.thresholds import StampLimits
+from petechia.detect.scan.traces import QUARTERS
 
 SMALLEST = 3  # pixels a side: the four quarters of smaller things say too little, and edges of the lungs look alike by chance
-APART = 4  # cells between two sizes, so that no cell of one is next to a cell of another
+BASE = 1 << 9  # more than any coordinate of a cell
+STEPS = np.array([sum(one * BASE**k for k, one in enumerate(step)) for step in product((-1, 0, 1), repeat=QUARTERS)])
 Rows = NDArray[np.intp]
 
 
@@ -35,27 +38,44 @@ def look_alikes(spots: NDArray[np.void], limits: StampLimits, most: int) -> list
 def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: int) -> list[Rows]:
     if not len(rows):
         return []
-    sizes = np.stack([spots["height"][rows], spots["width"][rows]], axis=1).astype(int) * APART
-    looks = (spots["look"][rows].astype(int) + side // 2) // side
-    cells, member, counts = np.unique(np.hstack([sizes, looks]), axis=0, return_inverse=True, return_counts=True)
-    by_cell = np.split(rows[np.argsort(member.reshape(-1), kind="stable")], np.cumsum(counts)[:-1])
-    next_to = KDTree(cells).query_ball_point(cells, 1, p=np.inf)
+    cell_of = _cells(spots[rows], side)
+    order = np.argsort(cell_of, kind="stable")
+    cells, starts, counts = np.unique(cell_of[order], return_index=True, return_counts=True)
     taken = np.zeros(len(cells), bool)
     groups: list[Rows] = []
-    for cell in np.argsort(-counts, kind="stable").tolist():
+    for cell in np.argsort(-counts, kind="stable"):
         if len(groups) == most:
             break
         if taken[cell]:
             continue
-        near = next_to[cell]
+        near = _next_to(cells, cell)
         taken[near] = True
         if counts[near].sum() < fewest:
             continue
-        group = np.sort(np.concatenate([by_cell[one] for one in near]))
+        group = np.sort(np.concatenate([rows[order[starts[one] : starts[one] + counts[one]]] for one in near.tolist()]))
         _, first = np.unique(spots["image"][group], return_index=True)
         if len(first) >= fewest:
             groups.append(group[first])
     return groups
+
+
+def _cells(spots: NDArray[np.void], side: int) -> NDArray[np.int64]:
+    """The cell of each spot in a grid over its size and its look, as one number that sorts as they do."""
+    numbers = np.zeros(len(spots), np.int64)
+    for part in (spots["height"], spots["width"], *(_coordinate(spots["look"][:, k], side) for k in range(QUARTERS))):
+        numbers = numbers * BASE + part
+    return numbers
+
+
+def _coordinate(looks: NDArray[np.uint8], side: int) -> NDArray[np.int64]:
+    return (looks.astype(np.int64) + side // 2) // side + 1  # from 1 on, so that the number of a neighbour does not carry over
+
+
+def _next_to(cells: NDArray[np.int64], cell: int) -> Rows:
+    """The cells that there are, of the same size, in and next to a cell: those whose look is one away at most."""
+    around = cells[cell] + STEPS
+    at = np.searchsorted(cells, around).clip(max=len(cells) - 1)
+    return np.asarray(at[cells[at] == around])
 
 
 def is_prominent_size(spots: NDArray[np.void], group: Rows, limits: StampLimits) -> bool:

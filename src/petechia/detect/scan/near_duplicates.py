@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import chain, product
@@ -11,16 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import KDTree
 
-from petechia.core.parallel import in_parallel
+from petechia.core.parallel import in_parallel, workers
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
-from petechia.detect.scan.reading import Traces, read_grey_image
+from petechia.detect.scan.reading import RowsOf, Traces, read_grey_image
 from petechia.detect.scan.thresholds import NearDuplicateLimits, packaged_thresholds
 from petechia.detect.scan.traces import GRID, LARGEST, Grey
 
 ROUNDING = 1e-3  # of the mean of a patch
 PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
-CHUNK = 1 << 16  # pairs that are compared at a time
+CHUNK = 1 << 13  # images, or pairs of them, that are in memory at a time
 LOOKED_UP = 1 << 8  # images that are looked up at a time
 
 Array = NDArray[np.float32]
@@ -86,7 +87,7 @@ def find_pairs(
     return assign(pairs, catalog.labels, limits)
 
 
-def candidates(blocks: Array, shapes: NDArray[np.int32], limits: NearDuplicateLimits | None = None) -> NDArray[np.intp]:
+def candidates(blocks: RowsOf, shapes: NDArray[np.int32], limits: NearDuplicateLimits | None = None) -> NDArray[np.intp]:
     """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
 
     A small box leaves one of the rows of patches at the border and one of the columns there as they are. So a pair agrees in
@@ -101,10 +102,13 @@ def candidates(blocks: Array, shapes: NDArray[np.int32], limits: NearDuplicateLi
         int [pairs, 2], the smaller index first.
     """
     same = (limits or packaged_thresholds().near_duplicates).block_difference
-    first, pairs = _distinct(blocks, shapes)
-    found = [pairs]
+    digests, patches = _summaries(blocks, shapes)
+    _, first, which = np.unique(digests, return_index=True, return_inverse=True)
+    others = np.flatnonzero(first[which] != np.arange(len(which)))
+    found = [np.stack([first[which[others]], others], axis=1)]
+    first = np.sort(first)
+    patches = patches[first]
     side = GRID // PATCH
-    patches = np.asarray(blocks[first]).reshape(len(first), side, PATCH, side, PATCH).mean(axis=(2, 4))
     row, column = np.indices((side, side))
     for top, left in product((0, side - 1), repeat=2):
         for close in _close(patches[:, (row == top) | (column == left)], same):
@@ -116,35 +120,36 @@ def candidates(blocks: Array, shapes: NDArray[np.int32], limits: NearDuplicateLi
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _distinct(blocks: Array, shapes: NDArray[np.int32]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """The first image of each set with exactly the same blocks, and the pairs that it makes with each of the others."""
-    seen: dict[tuple[bytes, bytes], int] = {}
-    firsts = np.array([seen.setdefault((blocks[i].tobytes(), shapes[i].tobytes()), i) for i in range(len(blocks))], np.intp)
-    others = np.flatnonzero(firsts != np.arange(len(firsts)))
-    return np.unique(firsts), np.stack([firsts[others], others], axis=1)
+def _summaries(blocks: RowsOf, shapes: NDArray[np.int32]) -> tuple[NDArray[np.uint64], Array]:
+    """Of each image: a digest of blocks and shape, uint64 [N], and the mean of each patch, [N, n, n] with n = GRID / PATCH."""
+    side = GRID // PATCH
+    digests, patches = np.zeros(len(blocks), np.uint64), np.zeros((len(blocks), side, side), np.float32)
+    for start in range(0, len(blocks), CHUNK):
+        rows = np.arange(start, min(start + CHUNK, len(blocks)))
+        part = blocks[rows]
+        patches[rows] = part.reshape(len(rows), side, PATCH, side, PATCH).mean(axis=(2, 4))
+        texts = (one.tobytes() + shape.tobytes() for one, shape in zip(part, shapes[rows], strict=True))
+        digests[rows] = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]
+    return digests, patches
 
 
 def _close(keys: Array, same: float) -> Iterator[NDArray[np.intp]]:
     """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `same`."""
     tree = KDTree(keys)
     for start in range(0, len(keys), LOOKED_UP):
-        near = tree.query_ball_point(keys[start : start + LOOKED_UP], same + ROUNDING, p=np.inf)
+        near = tree.query_ball_point(keys[start : start + LOOKED_UP], same + ROUNDING, p=np.inf, workers=workers())
         one = np.repeat(np.arange(start, start + len(near)), [len(each) for each in near])
         other = np.fromiter(chain.from_iterable(near), np.intp, len(one))
         pairs = np.stack([one, other], axis=1)
         yield pairs[one < other]
 
 
-def _alike(blocks: Array, pairs: NDArray[np.intp], shapes: NDArray[np.int32], same: float) -> NDArray[np.bool_]:
+def _alike(blocks: RowsOf, pairs: NDArray[np.intp], shapes: NDArray[np.int32], same: float) -> NDArray[np.bool_]:
     """Which pairs have no more blocks that differ than a small box can touch."""
     sides = np.maximum(shapes[pairs[:, 0]] // GRID, 1)
     touched = (-(-(LARGEST - 1) // sides) + 1).prod(axis=1)  # blocks that a small box can touch
-    rows = ((blocks[pairs[:, 0], ::5] - blocks[pairs[:, 1], ::5]) ** 2 > same**2).sum(axis=(1, 2)) <= touched  # a quick look
-    alike = np.zeros(len(pairs), bool)
-    some = np.flatnonzero(rows)
-    differ = np.abs(blocks[pairs[some, 0]] - blocks[pairs[some, 1]]) > same
-    alike[some] = differ.sum(axis=(1, 2)) <= touched[some]
-    return alike
+    differ = np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) > same
+    return np.asarray(differ.sum(axis=(1, 2)) <= touched)
 
 
 def compare(one: int, other: int, read: Callable[[int], Grey], limits: NearDuplicateLimits | None = None) -> Pair | None:

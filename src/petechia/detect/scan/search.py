@@ -124,7 +124,7 @@ class StampSearch:
         """Index, place and contrast, where an image has the pixels of the stamp."""
 
         def work(some: NDArray[np.intp]) -> list[tuple[Place, float] | None]:
-            images = read_grey(self.catalog, rows[some])
+            images = read_grey(self.catalog.reader, rows[some])
             return [None if isinstance(image, PetechiaError) else find_stamp(image, self.stamp, self.at) for image in images]
 
         self.progress.phase("searching for the stamp", len(rows))

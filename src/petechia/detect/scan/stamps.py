@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable, Iterator
+from operator import itemgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -10,10 +13,16 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from petechia.data.catalog import Catalog
-from petechia.detect.scan.lookalikes import is_prominent_size, look_alikes
+from petechia.detect.scan.lookalikes import SMALLEST, is_prominent_size, look_alikes
+from petechia.detect.scan.spots import AT_A_TIME, collected, count, most_frequent, to_spots, to_table
 from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
 
 COLUMNS = ("image", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
+KINDS = (  # what makes a pattern: grey levels at one place, grey levels at any, or any at one place
+    ["height", "width", "row", "column", "pattern"],
+    ["height", "width", "pattern"],
+    ["height", "width", "row", "column"],
+)
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
 
@@ -21,9 +30,9 @@ class Family(NamedTuple):
     """A recurring pattern.
 
     Attributes:
-        images: int [n], indices of the images that show it.
-        rows: int [n], of its top left corner on each.
-        columns: int [n].
+        images: uint32 [n], indices of the images that show it.
+        rows: uint16 [n], of its top left corner on each.
+        columns: uint16 [n].
         height: in pixels.
         width: in pixels.
         exact: whether the grey levels are the same everywhere; else only place and size are.
@@ -44,9 +53,9 @@ class Family(NamedTuple):
             or where it is only one of several sizes of things that look alike, as nodules are.
     """
 
-    images: NDArray[np.intp]
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
+    images: NDArray[np.uint32]
+    rows: NDArray[np.uint16]
+    columns: NDArray[np.uint16]
     height: int
     width: int
     exact: bool
@@ -87,9 +96,57 @@ def label_sets(labels: NDArray[np.int8]) -> NDArray[np.bool_]:
     return np.concatenate([present, present & (present.sum(axis=1) == 1)[:, None]], axis=1)
 
 
+class LabelCounts(NamedTuple):
+    """The labels of all images, and how many of the images that count have each.
+
+    Attributes:
+        sets: bool [N, 2 K], see `label_sets`.
+        totals: int [2 K], images with each label.
+        images: number of images.
+        explained: bool [N], images that do not count, because other evidence explains them.
+    """
+
+    sets: NDArray[np.bool_]
+    totals: NDArray[np.intp]
+    images: int
+    explained: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, labels: NDArray[np.int8], explained: NDArray[np.bool_] | None = None) -> LabelCounts:
+        """Count labels.
+
+        Args:
+            labels: int8 [N, K].
+            explained: bool [N], images that do not count; None where all do.
+        """
+        sets = label_sets(labels)
+        return cls(sets, sets.sum(axis=0), len(sets), np.zeros(len(sets), bool)).without(explained)
+
+    def without(self, explained: NDArray[np.bool_] | None) -> LabelCounts:
+        """The counts without some more images, bool [N]."""
+        if explained is None or not explained.any():
+            return self
+        more = np.flatnonzero(explained & ~self.explained)
+        totals = self.totals - self.sets[more].sum(axis=0)
+        return LabelCounts(self.sets, totals, self.images - len(more), self.explained | explained)
+
+    def tie(self, counts: NDArray[np.intp], members: int) -> tuple[float, int]:
+        """Of a pattern on `members` images, of which `counts`, int [2 K], have each label: the least p-value, and its label."""
+        p_values = stats.hypergeom.sf(counts - 1, self.images, self.totals, members)
+        best = int(np.argmin(p_values))
+        return float(p_values[best]), best
+
+    def odds(self, label: int, count: int, members: int) -> float:
+        """The ratio of the odds of a label with and without the pattern."""
+        return _odds(count, members, int(self.totals[label]), self.images)
+
+
 def label_of(labels: NDArray[np.int8], family: Family) -> NDArray[np.bool_]:
     """Which images have the label that a family is tied to; bool [N]."""
-    return label_sets(labels)[:, family.label + labels.shape[1] * family.alone]
+    if not labels.shape[1]:
+        return np.zeros(len(labels), bool)
+    has = labels[:, family.label] == 1
+    return np.asarray(has & ((labels == 1).sum(axis=1) == 1) if family.alone else has)
 
 
 def describe_label(catalog: Catalog, family: Family) -> str:
@@ -99,14 +156,16 @@ def describe_label(catalog: Catalog, family: Family) -> str:
     return catalog.classes[family.label] + (" as the only finding" if family.alone else "")
 
 
-def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: StampLimits | None = None) -> list[Family]:
+def find_families(
+    spots: NDArray[np.void] | pl.LazyFrame, labels: NDArray[np.int8], limits: StampLimits | None = None
+) -> list[Family]:
     """Group what recurs, by its grey levels at any place and by its place and size at any grey levels; test each.
 
     The test is Fisher's, one-sided: do more of the images that show the pattern have the label than chance allows?
     Correction is Bonferroni's.
 
     Args:
-        spots: `Spot` of all images.
+        spots: `Spot` of all images; or a table of them, see `petechia.detect.scan.spots`.
         labels: int8 [N, K].
         limits: of the search; those of the calibration where it is None.
 
@@ -114,103 +173,107 @@ def find_families(spots: NDArray[np.void], labels: NDArray[np.int8], limits: Sta
         Families, the most suspicious first. Of families with the same images one is kept.
     """
     limits = limits or packaged_thresholds().stamps
-    table = pl.DataFrame({name: spots[name] for name in COLUMNS}).with_row_index("spot")
-    by_pattern = _groups(table, ["height", "width", "pattern"], limits.fewest_images)
-    by_place = _groups(table, ["height", "width", "row", "column"], limits.fewest_images)
-    by_both = _groups(table, ["height", "width", "row", "column", "pattern"], limits.fewest_images)
-    by_look = look_alikes(spots, limits, CANDIDATES)
-    groups = by_both + by_pattern + by_place  # of those with the same images, the first is kept
-    sets = label_sets(labels)
-    tests = (len(groups) + len(by_look)) * sets.shape[1]
-    groups += [table[rows] for rows in _tied(by_look, spots["image"], sets, tests, limits.level)]
+    table = (spots if isinstance(spots, pl.LazyFrame) else to_table(spots).lazy()).with_row_index("spot")
+    recurring = [most_frequent(table, keys, limits.fewest_images, CANDIDATES) for keys in KINDS]
+    by_look = _by_look(table, limits)
+    counts = LabelCounts.of(labels)
+    tests = (sum(values.height for values in recurring) + len(by_look)) * len(counts.totals)
     families: dict[bytes, Family] = {}
-    for group in groups:
-        family = _tested(group, sets, tests, limits)
-        if not (family.exact or family.fixed or family.overwrites):
-            family = family._replace(enough=limits.alike_odds)
-        if family.suspicious and family.fixed:
-            family = family._replace(prominent=_is_prominent(table, family, limits))
-        elif family.suspicious and not (family.exact and family.overwrites):
-            family = family._replace(prominent=is_prominent_size(spots, group["spot"].to_numpy(), limits))
-        families.setdefault(family.images.tobytes(), family)
+
+    def keep(groups: Iterable[pl.DataFrame]) -> None:
+        found = [(int(group["spot"][0]), _judged(table, group, counts, tests, limits)) for group in groups]
+        for _, family in sorted(found, key=itemgetter(0)):
+            families.setdefault(hashlib.sha256(family.images.tobytes()).digest(), family)
+
+    for keys, values in zip(KINDS, recurring, strict=True):  # of families with the same images, the first is kept
+        keep(_groups(table, keys, values))
+    keep(_tied(by_look, counts, tests, limits.level))
     order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
-    return _without_echoes(order, sets)
+    return _without_echoes(order, counts)
 
 
-def _without_echoes(families: list[Family], sets: NDArray[np.bool_]) -> list[Family]:
+def _without_echoes(families: list[Family], counts: LabelCounts) -> list[Family]:
     """Leave out what is suspicious only because of images that a more suspicious pattern explains."""
-    explained = np.zeros(len(sets), bool)
     kept = []
     for family in families:
-        if family.suspicious and not _is_significant(family, sets, explained, family.enough):
+        if family.suspicious and not _is_significant(family, counts, family.enough):
             continue
         if family.suspicious:
+            explained = np.zeros(len(counts.sets), bool)
             explained[family.images] = True
+            counts = counts.without(explained)
         kept.append(family)
     return kept
 
 
-def still_significant(
-    family: Family, labels: NDArray[np.int8], explained: NDArray[np.bool_], odds: float | None = None
-) -> bool:
-    """Whether a family is tied to a label even without the images, bool [N], that other evidence explains.
+def still_significant(family: Family, counts: LabelCounts, odds: float | None = None) -> bool:
+    """Whether a family is tied to a label even without the images that other evidence explains.
 
     Args:
         family: of the scan.
-        labels: int8 [N, K].
-        explained: which images to leave out.
+        counts: of the labels of the other images.
         odds: of the tie, at least; those from which on the family is suspicious where it is None.
     """
-    return _is_significant(family, label_sets(labels), explained, odds or family.enough)
+    return _is_significant(family, counts, odds or family.enough)
 
 
-def _is_significant(family: Family, sets: NDArray[np.bool_], explained: NDArray[np.bool_], odds: float) -> bool:
-    left = family.images[~explained[family.images]]
+def _is_significant(family: Family, counts: LabelCounts, odds: float) -> bool:
+    left = family.images[~counts.explained[family.images]]
     if not len(left):
         return False
-    p_value, best = _tie(sets[~explained], sets[left])
-    return p_value * family.tests < family.level and _odds(sets[~explained, best], sets[left, best]) >= odds
+    having = counts.sets[left].sum(axis=0)
+    p_value, best = counts.tie(having, len(left))
+    return p_value * family.tests < family.level and counts.odds(best, int(having[best]), len(left)) >= odds
 
 
-def _tie(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> tuple[float, int]:
-    """The least p-value over the labels, and whose it is."""
-    counts = members.sum(axis=0)
-    p_values = stats.hypergeom.sf(counts - 1, len(everywhere), everywhere.sum(axis=0), len(members))
-    best = int(np.argmin(p_values))
-    return float(p_values[best]), best
+def _groups(table: pl.LazyFrame, keys: list[str], values: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """The spots, the first of each image, of each pattern that some columns make with these values; some patterns at a time."""
+    batch = values["images"].cum_sum() // AT_A_TIME
+    for some in values.with_columns(batch.alias("batch")).partition_by("batch", maintain_order=True):
+        members = collected(table.select("spot", *COLUMNS).join(some.lazy().select(keys), on=keys, how="semi"))
+        first = members.sort("spot").unique([*keys, "image"], keep="first", maintain_order=True)
+        yield from first.partition_by(keys, maintain_order=True)
 
 
-def _groups(table: pl.DataFrame, keys: list[str], fewest: int) -> list[pl.DataFrame]:
-    """The spots of each pattern, by what `keys` say makes one, that is on enough images; the most frequent patterns first."""
-    counts = table.group_by(keys).agg(pl.col("image").n_unique().alias("images"))
-    frequent = counts.filter(pl.col("images") >= fewest).sort(["images", *keys], descending=True).head(CANDIDATES)
-    members = table.join(frequent.select(keys), on=keys).unique([*keys, "image"], keep="first", maintain_order=True)
-    return list(members.partition_by(keys, maintain_order=True))
+def _by_look(table: pl.LazyFrame, limits: StampLimits) -> list[pl.DataFrame]:
+    """The spots of each group that looks alike."""
+    some = collected(table.filter((pl.col("height") >= SMALLEST) & (pl.col("width") >= SMALLEST)))
+    groups = look_alikes(to_spots(some), limits, CANDIDATES)
+    kept = some.select("spot", *COLUMNS)
+    return [kept[rows] for rows in groups]
 
 
-def _tied(
-    groups: list[NDArray[np.intp]], images: NDArray[np.uint32], sets: NDArray[np.bool_], tests: int, level: float
-) -> list[NDArray[np.intp]]:
-    """Those of the groups, rows of spots, that are tied to a label; the many others that look alike are of no interest."""
+def _tied(groups: list[pl.DataFrame], counts: LabelCounts, tests: int, level: float) -> list[pl.DataFrame]:
+    """Those of the groups that are tied to a label; the many others that look alike are of no interest."""
     if not groups:
         return []
-    counts = np.stack([sets[images[rows]].sum(axis=0) for rows in groups])
-    sizes = np.array([len(rows) for rows in groups])
-    p_values = stats.hypergeom.sf(counts - 1, len(sets), sets.sum(axis=0), sizes[:, None]).min(axis=1)
-    return [rows for rows, p_value in zip(groups, p_values, strict=True) if p_value * tests < level]
+    having = np.stack([counts.sets[group["image"].to_numpy()].sum(axis=0) for group in groups])
+    sizes = np.array([group.height for group in groups])
+    p_values = stats.hypergeom.sf(having - 1, counts.images, counts.totals, sizes[:, None]).min(axis=1)
+    return [group for group, p_value in zip(groups, p_values, strict=True) if p_value * tests < level]
 
 
-def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: StampLimits) -> Family:
+def _judged(table: pl.LazyFrame, group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampLimits) -> Family:
+    """The family of some spots, one an image; the table holds all spots, with their numbers."""
+    family = _tested(group, counts, tests, limits)
+    if not (family.exact or family.fixed or family.overwrites):
+        family = family._replace(enough=limits.alike_odds)
+    if family.suspicious and family.fixed:
+        return family._replace(prominent=_is_prominent(table, family, limits))
+    if family.suspicious and not (family.exact and family.overwrites):
+        return family._replace(prominent=_has_prominent_size(table, group, limits))
+    return family
+
+
+def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampLimits) -> Family:
     group = group.sort("image")
-    images = group["image"].to_numpy().astype(np.intp)
-    p_value, best = _tie(sets, sets[images])
-    classes = sets.shape[1] // 2
-    shown = np.zeros(len(sets), bool)
-    shown[images] = True
-    single, single_p_value = _single(sets, shown, best % classes)
+    images, rows, columns = (group[name].to_numpy() for name in ("image", "row", "column"))
+    having = counts.sets[images].sum(axis=0)
+    p_value, best = counts.tie(having, len(images))
+    classes = len(counts.totals) // 2
+    single, single_p_value = _single(counts, having, best % classes)
     single_p_value = min(1.0, single_p_value * tests)
     overwritten = best >= classes and single >= limits.single_odds and single_p_value < limits.level
-    rows, columns = (group[name].to_numpy().astype(np.intp) for name in ("row", "column"))
     return Family(
         images=images,
         rows=rows,
@@ -221,9 +284,9 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: St
         fixed=bool((rows == rows[0]).all() and (columns == columns[0]).all()),
         label=best % classes,
         alone=best >= classes,
-        share=float(sets[images, best].mean()),
-        usual=float(sets[:, best].mean()),
-        odds=_odds(sets[:, best], sets[images, best]),
+        share=float(having[best] / len(images)),
+        usual=float(counts.totals[best] / counts.images),
+        odds=counts.odds(best, int(having[best]), len(images)),
         p_value=min(1.0, p_value * tests),
         single=single,
         single_p_value=single_p_value,
@@ -234,7 +297,7 @@ def _tested(group: pl.DataFrame, sets: NDArray[np.bool_], tests: int, limits: St
     )
 
 
-def _is_prominent(table: pl.DataFrame, family: Family, limits: StampLimits) -> bool:
+def _is_prominent(table: pl.LazyFrame, family: Family, limits: StampLimits) -> bool:
     """Whether a family at a fixed place has many more images than things of its size have at the places around it."""
     row, column, near = int(family.rows[0]), int(family.columns[0]), limits.neighbourhood
     around = table.filter(
@@ -245,19 +308,38 @@ def _is_prominent(table: pl.DataFrame, family: Family, limits: StampLimits) -> b
         & ((pl.col("row") != row) | (pl.col("column") != column))
     )
     places = (2 * near + 1) ** 2 - 1
-    return len(family.images) * places >= limits.prominence * around.height
+    return len(family.images) * places >= limits.prominence * count(around)
 
 
-def _single(sets: NDArray[np.bool_], shown: NDArray[np.bool_], label: int) -> tuple[float, float]:
+def _has_prominent_size(table: pl.LazyFrame, group: pl.DataFrame, limits: StampLimits) -> bool:
+    """See `is_prominent_size`; only the spots of about the size of the group are read."""
+    height, width = int(group["height"][0]), int(group["width"][0])
+    some = collected(
+        table.filter(
+            pl.col("height").is_between(max(height - 1, 1), height + 1)
+            & pl.col("width").is_between(max(width - 1, 1), width + 1)
+        )
+    )
+    return is_prominent_size(to_spots(some), np.flatnonzero(np.isin(some["spot"].to_numpy(), group["spot"].to_numpy())), limits)
+
+
+def _single(counts: LabelCounts, having: NDArray[np.intp], label: int) -> tuple[float, float]:
     """Among the images with a class: how the pattern goes with it being the only finding; odds ratio and p-value."""
-    having = sets[:, label]
-    alone = sets[having, label + sets.shape[1] // 2]
-    members = alone[shown[having]]
-    p_value = stats.hypergeom.sf(members.sum() - 1, len(alone), alone.sum(), len(members))
-    return _odds(alone, members), float(p_value)
+    alone = label + len(counts.totals) // 2
+    members, inside = int(having[label]), int(having[alone])
+    images, everywhere = int(counts.totals[label]), int(counts.totals[alone])
+    return _odds(inside, members, everywhere, images), float(stats.hypergeom.sf(inside - 1, images, everywhere, members))
 
 
-def _odds(everywhere: NDArray[np.bool_], members: NDArray[np.bool_]) -> float:
-    inside = members.sum(), len(members) - members.sum()
-    outside = everywhere.sum() - inside[0], len(everywhere) - everywhere.sum() - inside[1]
-    return float((inside[0] + 0.5) / (inside[1] + 0.5) * (outside[1] + 0.5) / (outside[0] + 0.5))
+def _odds(inside: int, members: int, everywhere: int, images: int) -> float:
+    """Ratio of the odds with and without a pattern, with half an image added to each count.
+
+    Args:
+        inside: images with the pattern and the label.
+        members: images with the pattern.
+        everywhere: images with the label.
+        images: number of images.
+    """
+    without, outside = members - inside, everywhere - inside
+    neither = images - everywhere - without
+    return (inside + 0.5) / (without + 0.5) * (neither + 0.5) / (outside + 0.5)
