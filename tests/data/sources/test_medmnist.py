@@ -1,5 +1,6 @@
 import io
 import json
+import pickle
 import struct
 import zipfile
 from pathlib import Path
@@ -70,6 +71,15 @@ def test_the_published_forms(
     expected = given if task == "multi-label" else np.eye(len(classes), dtype=int)[given[:, 0]]
     assert np.array_equal(catalog.labels, expected)
     assert len(set(catalog.patients)) == 60
+
+
+def test_the_reader_can_be_sent_to_another_process(folder: Path) -> None:
+    np.savez(folder / "x.npz", **arrays(of_classes(2)))  # type: ignore[arg-type]
+    reader = open_source(f"medmnist:{folder / 'x.npz'}").reader
+    sent = pickle.loads(pickle.dumps(reader))  # noqa: S301
+    rows = np.arange(len(reader))
+    assert len(sent) == len(reader)
+    assert all(np.array_equal(one, other) for one, other in zip(reader.read(rows), sent.read(rows), strict=True))
 
 
 def test_names_can_be_given(folder: Path) -> None:

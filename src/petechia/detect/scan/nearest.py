@@ -28,7 +28,8 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
     """Pairs of each image and the nearest, and of each and the nearest with another code.
 
     Up to `EXACT` images this is exact. With more, an image is compared with about `COMPARED` others, those in the cells next to
-    it: by codes of 32 bytes (an inverted file with product quantisation, Jégou et al. 2011), then the best by the vectors. So some of the pairs that are not very similar are missed.
+    it (an inverted file with product quantisation, Jégou et al. 2011), and the best by their vectors. So some of the pairs that
+    are not very similar are missed.
 
     Args:
         vectors: float32 [N, D], of length 1, or 0 for an image that is like no other.
@@ -38,6 +39,8 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
     Returns:
         Two arrays, int [n, 2], the smaller index first and no pair twice.
     """
+    if len(vectors) < 2:
+        return np.zeros((0, 2), np.intp), np.zeros((0, 2), np.intp)
     index = _index(vectors)
 
     def work(chunks: Rows) -> list[tuple[Rows, Rows]]:
@@ -92,7 +95,7 @@ def _look_up(index: Any, vectors: Array, rows: Rows, most: int) -> tuple[Rows, A
     _, near = index.search(vectors[rows], min(most + 1, len(vectors)))
     similar = np.einsum("nd,nkd->nk", vectors[rows], vectors[near])
     similar[(near < 0) | (near == rows[:, None])] = -1
-    order = np.argsort(-similar, axis=1, kind="stable")
+    order = np.argsort(-similar, axis=1, kind="stable")[:, :-1]  # the last is the image itself
     return np.take_along_axis(near, order, axis=1), np.take_along_axis(similar, order, axis=1)
 
 

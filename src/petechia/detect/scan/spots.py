@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from petechia.detect.scan.traces import QUARTERS, Spot
 
-AT_A_TIME = 1 << 22  # spots that are grouped at a time
+COUNTED = 1 << 22  # spots that are counted at a time
+GROUPED = 1 << 20  # spots that are in memory at a time, with all that is known of them
 NUMBERS = ("image", "row", "column", "height", "width", "contrast", "pattern")  # columns that are numbers in a `Spot`, too
 
 
@@ -38,7 +39,7 @@ def most_frequent(spots: pl.LazyFrame, keys: list[str], fewest: int, most: int) 
     """
     order = ["images", *keys]
     # Nearly every pattern is there once, so counting all takes more memory than the table: part by part, by a digest.
-    parts = 1 + count(spots) // AT_A_TIME
+    parts = 1 + count(spots) // COUNTED
     found = []
     for part in range(parts):
         some = spots.select("image", *keys)

@@ -14,7 +14,7 @@ from scipy import stats
 
 from petechia.data.catalog import Catalog
 from petechia.detect.scan.lookalikes import SMALLEST, is_prominent_size, look_alikes
-from petechia.detect.scan.spots import AT_A_TIME, collected, count, most_frequent, to_spots, to_table
+from petechia.detect.scan.spots import GROUPED, collected, count, most_frequent, to_spots, to_table
 from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
 
 COLUMNS = ("image", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
@@ -228,7 +228,7 @@ def _is_significant(family: Family, counts: LabelCounts, odds: float) -> bool:
 
 def _groups(table: pl.LazyFrame, keys: list[str], values: pl.DataFrame) -> Iterator[pl.DataFrame]:
     """The spots, the first of each image, of each pattern that some columns make with these values; some patterns at a time."""
-    batch = values["images"].cum_sum() // AT_A_TIME
+    batch = values["images"].cum_sum() // GROUPED
     for some in values.with_columns(batch.alias("batch")).partition_by("batch", maintain_order=True):
         members = collected(table.select("spot", *COLUMNS).join(some.lazy().select(keys), on=keys, how="semi"))
         first = members.sort("spot").unique([*keys, "image"], keep="first", maintain_order=True)
