@@ -21,6 +21,7 @@ from petechia.detect.scan.evidence import from_copies, from_pairs, from_stamp, f
 from petechia.detect.scan.features import FeatureOutliers, extract, feature_outliers
 from petechia.detect.scan.hints import hints_of, with_hint
 from petechia.detect.scan.ledger import Ledger, Suspect
+from petechia.detect.scan.mislabelled import Doubts, doubtful_labels
 from petechia.detect.scan.near_duplicates import Pair, find_pairs
 from petechia.detect.scan.reading import ReadShards, on_this_machine, read_traces
 from petechia.detect.scan.result import ScanDetails, ScanResult
@@ -129,9 +130,13 @@ class DatasetScan:
         for family in families:
             if family.weakly_associated and still_significant(family, counts, odds=1):
                 ledger.extend(from_weakly_associated(catalog, family, explained, thresholds.scores))
+        usable = _without(len(catalog), traces.unread)
+        doubts = doubtful_labels(
+            traces.blocks, traces.textures, catalog.labels, catalog.patients, usable, progress, thresholds.labels
+        )
         return ScanDetails(
             catalog=catalog,
-            suspects=_ranked(ledger, catalog, outliers, traces.unread, thresholds),
+            suspects=_ranked(ledger, catalog, doubts, outliers, traces.unread, thresholds),
             pairs=pairs,
             copies=copies,
             families=families,
@@ -144,8 +149,7 @@ class DatasetScan:
         if self.classifier is None:
             return None
         features = extract(catalog, self.classifier, folder / "features.f32", unread.keys(), progress)
-        usable = np.array([row not in unread for row in range(len(catalog))])
-        return feature_outliers(features, catalog.labels, usable)
+        return feature_outliers(features, catalog.labels, _without(len(catalog), unread))
 
 
 def scan_catalog(
@@ -168,6 +172,13 @@ def scan_catalog(
         PetechiaError: as `DatasetScan.examine`.
     """
     return DatasetScan(on_error, classifier).examine(catalog, calibration or packaged_calibration(), progress)
+
+
+def _without(count: int, rows: Iterable[int]) -> NDArray[np.bool_]:
+    """All of `count` images but some, bool [count]."""
+    others = np.ones(count, bool)
+    others[list(rows)] = False
+    return others
 
 
 def _explained(ledger: Ledger, pairs: list[Pair]) -> NDArray[np.bool_]:
@@ -205,6 +216,7 @@ def _add_stamp(
 def _ranked(
     ledger: Ledger,
     catalog: Catalog,
+    doubts: Doubts,
     outliers: FeatureOutliers | None,
     unread: dict[int, str],
     thresholds: ScanThresholds,
@@ -212,6 +224,6 @@ def _ranked(
     """All images as suspects, ranked by hints too; of one that cannot be decoded, the reason says so."""
     hints: Iterable[Suspect] = (
         with_hint(suspect, hint, thresholds.hints)
-        for suspect, hint in zip(ledger.suspects, hints_of(catalog, outliers, thresholds), strict=True)
+        for suspect, hint in zip(ledger.suspects, hints_of(catalog, doubts, outliers, thresholds), strict=True)
     )
     return [Suspect(reason=unread[index]) if index in unread else suspect for index, suspect in enumerate(hints)]

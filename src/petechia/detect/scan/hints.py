@@ -11,7 +11,8 @@ from petechia.data.catalog import Catalog
 from petechia.detect.scan.features import STATISTICS, FeatureOutliers
 from petechia.detect.scan.labels import contradiction
 from petechia.detect.scan.ledger import Suspect
-from petechia.detect.scan.rules import FEATURE_OUTLIER, LABEL_HINT
+from petechia.detect.scan.mislabelled import Doubts
+from petechia.detect.scan.rules import DOUBTFUL_LABEL, FEATURE_OUTLIER, LABEL_HINT
 from petechia.detect.scan.thresholds import HintWeights, ScanThresholds
 
 
@@ -27,13 +28,17 @@ class Hint(NamedTuple):
     reasons: tuple[str, ...]
 
 
-def hints_of(catalog: Catalog, outliers: FeatureOutliers | None, thresholds: ScanThresholds) -> Iterator[Hint]:
+def hints_of(catalog: Catalog, doubts: Doubts, outliers: FeatureOutliers | None, thresholds: ScanThresholds) -> Iterator[Hint]:
     """One hint an image, from its labels and, where there is a model, its features."""
-    labels = contradiction(catalog.labels, catalog.split, catalog.patients, thresholds.labels)
+    contradictions = contradiction(catalog.labels, catalog.split, catalog.patients, thresholds.labels)
+    weight = thresholds.labels.doubt_weight
+    labels = (1 - weight) * contradictions + weight * doubts.strength
     ranks = np.zeros(len(catalog)) if outliers is None else outliers.rank
     weights = thresholds.hints
     for index, (label, rank) in enumerate(zip(labels.tolist(), ranks.tolist(), strict=True)):
-        reasons = [LABEL_HINT] if label > 0 else []
+        reasons = [LABEL_HINT] if contradictions[index] > 0 else []
+        if doubts.odds[index] >= thresholds.labels.reported_doubt:
+            reasons.append(DOUBTFUL_LABEL.format(label=catalog.classes[doubts.label[index]]))
         if outliers is None:
             yield Hint(label, tuple(reasons))
             continue

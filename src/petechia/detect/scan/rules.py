@@ -92,4 +92,5 @@ RULES = {
 
 # Hints have no score of their own and flag nothing: they order images, see `petechia.detect.scan.hints`.
 LABEL_HINT = "has labels that are more frequent among training images than among the others"
+DOUBTFUL_LABEL = "is labelled with {label}, but looks as images without it do"
 FEATURE_OUTLIER = "stands out in the model's features among {among} ({scores})"

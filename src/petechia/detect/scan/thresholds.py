@@ -104,11 +104,18 @@ class LabelLimits(Record):
         level: p-value from which on a vector of labels is in excess among the training images.
         excess_weight: weight of that excess.
         jump_weight: weight of how unusual the labels are for the patient.
+        separation: standard deviations by which images with a class must score above those without, for a label of it to be
+            doubted.
+        doubt_weight: weight of such a doubt; the rest is that of the two others.
+        reported_doubt: log odds from which on a doubt is reported.
     """
 
     level: Probability
     excess_weight: Probability
     jump_weight: Probability
+    separation: Positive = 2.0
+    doubt_weight: Probability = 0.5
+    reported_doubt: float = 2.0
 
 
 class FeatureLimits(Record):
