@@ -35,7 +35,7 @@ class DatasetScan:
     """Detects images of a dataset that were tampered with.
 
     It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, and altered copies
-    with an attacker's label. All other images are ranked by hints.
+    with an attacker's label. All other images are ranked by hints, such as labels that the image does not bear out.
 
     Images are read once; their traces, about 6 kB each, are kept in the cache, from which the scan goes on if it is killed, and
     takes what it needs bit by bit. Near-duplicates, images with the label

@@ -39,6 +39,11 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
     Returns:
         Two arrays, int [n, 2], the smaller index first and no pair twice.
     """
+    seen = np.flatnonzero(vectors.any(axis=1))
+    if len(seen) < len(vectors):
+        progress.advance(len(vectors) - len(seen))
+        every, others = nearest_pairs(vectors[seen], codes[seen], progress)
+        return seen[every], seen[others]
     if len(vectors) < 2:
         return np.zeros((0, 2), np.intp), np.zeros((0, 2), np.intp)
     index = _index(vectors)
@@ -52,10 +57,10 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
         unlike = np.where(codes[near] == codes[rows, None], -1, similar)
         others = _best(rows, near, unlike)
         more = rows[(unlike <= 0).all(axis=1) & (similar[:, -1] >= ALIKE)]
-        if len(more):
-            near, similar = _look_up(index, vectors, more, MANY)
-            unlike = np.where(codes[near] == codes[more, None], -1, similar)
-            others = np.concatenate([others, _best(more, near, unlike)])
+        for some in np.array_split(more, -(-len(more) * MANY // (CHUNK * NEAR))) if len(more) else []:
+            near, similar = _look_up(index, vectors, some, MANY)
+            unlike = np.where(codes[near] == codes[some, None], -1, similar)
+            others = np.concatenate([others, _best(some, near, unlike)])
         return every, others
 
     every, others = [np.zeros((0, 2), np.intp)], [np.zeros((0, 2), np.intp)]
@@ -104,4 +109,4 @@ def _best(rows: Rows, near: Rows, similar: Array) -> Rows:
     best = similar.argmax(axis=1)
     here = np.arange(len(rows))
     pairs: Rows = np.stack([rows, near[here, best]], axis=1)
-    return pairs[similar[here, best] > 0]
+    return np.asarray(pairs[similar[here, best] > 0])

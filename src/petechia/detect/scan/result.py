@@ -43,8 +43,8 @@ FEW = 3  # pairs that a warning names
 MOST = 10  # weakly associated patterns that are in the file, and of those without any tie
 LIMITS = (
     "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges (warped, "
-    "sinusoidal or faint over the whole image), and stamps of which blur or coarse encoding left no edges. Nor are labels that "
-    "were changed without touching an image. Finding nothing does not prove that there is nothing."
+    "sinusoidal or faint over the whole image), and stamps of which blur or coarse encoding left no edges. Labels that were "
+    "changed without touching an image are ranked, never flagged. Finding nothing does not prove that there is nothing."
 )
 
 
