@@ -81,4 +81,4 @@ def run(source: str | None) -> None:
 
 
 if __name__ == "__main__":
-    run(*sys.argv[1:2] or [None])
+    run(sys.argv[1] if len(sys.argv) > 1 else None)

@@ -42,8 +42,8 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
     seen = np.flatnonzero(vectors.any(axis=1))
     if len(seen) < len(vectors):
         progress.advance(len(vectors) - len(seen))
-        every, others = nearest_pairs(vectors[seen], codes[seen], progress)
-        return seen[every], seen[others]
+        of_seen, of_others = nearest_pairs(vectors[seen], codes[seen], progress)
+        return seen[of_seen], seen[of_others]
     if len(vectors) < 2:
         return np.zeros((0, 2), np.intp), np.zeros((0, 2), np.intp)
     index = _index(vectors)
@@ -53,20 +53,20 @@ def nearest_pairs(vectors: Array, codes: Rows, progress: Progress = SILENT) -> t
 
     def pairs_of(rows: Rows) -> tuple[Rows, Rows]:
         near, similar = _look_up(index, vectors, rows, NEAR)
-        every = _best(rows, near, similar)
+        best = _best(rows, near, similar)
         unlike = np.where(codes[near] == codes[rows, None], -1, similar)
-        others = _best(rows, near, unlike)
+        contradicting = _best(rows, near, unlike)
         more = rows[(unlike <= 0).all(axis=1) & (similar[:, -1] >= ALIKE)]
         for some in np.array_split(more, -(-len(more) * MANY // (CHUNK * NEAR))) if len(more) else []:
             near, similar = _look_up(index, vectors, some, MANY)
             unlike = np.where(codes[near] == codes[some, None], -1, similar)
-            others = np.concatenate([others, _best(some, near, unlike)])
-        return every, others
+            contradicting = np.concatenate([contradicting, _best(some, near, unlike)])
+        return best, contradicting
 
     every, others = [np.zeros((0, 2), np.intp)], [np.zeros((0, 2), np.intp)]
-    for nearest, unlike in in_parallel(work, -(-len(vectors) // CHUNK)):
-        every.append(nearest)
-        others.append(unlike)
+    for best, contradicting in in_parallel(work, -(-len(vectors) // CHUNK)):
+        every.append(best)
+        others.append(contradicting)
         progress.advance(min(CHUNK, len(vectors) - CHUNK * (len(every) - 2)))
     return _once(every), _once(others)
 
