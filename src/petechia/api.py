@@ -75,7 +75,7 @@ from petechia.zoo.specimens import list_models
 Dataset = str | Path | Catalog | ArrayLike
 Model = str | Path | Classifier | Network
 Settings = Config | Mapping[str, Any] | None
-Resample = Literal["nearest", "bilinear", "area"]
+Resample = Literal["nearest", "bilinear", "bicubic", "area"]
 
 
 def open_dataset(
@@ -438,7 +438,7 @@ def audit(
 
     found = examine_model(classifier, collection.images, quick, nulls, progress, beside(reference), beside(baseline))
     file = Path(classifier.name)
-    name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, None)
+    name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, classifier.digest)
     result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
     attach_report(result)
     return result
@@ -480,7 +480,7 @@ def calibrate(
     for number, model in enumerate(models, 1):
         classifier = open_model(model, device=device, precision=precision, threads=threads)
         file = Path(classifier.name)
-        digest = sha256(file) if file.is_file() else None
+        digest = sha256(file) if file.is_file() else classifier.digest
         name, wanted = digest or classifier.name, {one.name for one in families_of(classifier, quick)}
         if name in known and wanted <= known[name]:
             continue

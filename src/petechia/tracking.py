@@ -1,4 +1,7 @@
-"""Record finished runs in MLflow: parameters, metrics of every epoch, artefacts; no images and no patient identifiers."""
+"""Record in MLflow: finished runs with parameters, metrics of every epoch and artefacts; verdicts on registered models.
+
+Neither images nor identifiers of patients are recorded.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.version import __version__
+from petechia.detect.audit.result import AuditResult
+from petechia.models.openers.registered import find_version, registry
 from petechia.reports import build_report
 from petechia.study import Run
 from petechia.study.directory import read_json, read_table, write_json
@@ -114,6 +120,40 @@ class Tracker:
     def _remember(self, folder: Path, identifier: str) -> None:
         file = folder / RECORD
         write_json(file, (read_json(file) if file.is_file() else {}) | {self.uri: identifier})
+
+
+def tag_version(result: AuditResult) -> dict[str, str]:
+    """Tag an audited version of a registered model with the verdict.
+
+    Args:
+        result: of the audit of a model that was given as mlflow:MODEL/VERSION or mlflow:MODEL@ALIAS.
+
+    Returns:
+        The tags: petechia.verdict ("backdoor", "simple change" or "nothing found"), petechia.p-value (the smallest of all
+        classes), petechia.classes (those that are flagged), petechia.date, petechia.version and petechia.sha256.
+
+    Raises:
+        PetechiaError: the model is of no registry, or the registry refuses the tags.
+    """
+    found = find_version(result.model.name)
+    flagged = ", ".join(one.name for one in result.flagged)[:LONGEST]
+    tags = {
+        "petechia.verdict": result.outcome,
+        "petechia.p-value": f"{min(one.p_value for one in result.classes):.3g}",
+        **({"petechia.classes": flagged} if flagged else {}),
+        "petechia.date": str(result.date),
+        "petechia.version": __version__,
+        "petechia.sha256": result.model.sha256 or "",
+    }
+    client = registry(result.model.name)
+    try:
+        if not flagged:  # one of an earlier audit
+            client.delete_model_version_tag(found.name, found.version, "petechia.classes")
+        for key, value in tags.items():
+            client.set_model_version_tag(found.name, found.version, key, value)
+    except Exception as error:
+        raise PetechiaError(f"The MLflow registry refuses tags of {found} ({first_line(error)}); check your rights.") from None
+    return tags
 
 
 def _client(uri: str) -> MlflowClient:

@@ -59,6 +59,9 @@ def audit(
         Path | None,
         typer.Option("--ml-bom", metavar="FILE.cdx.json", help="New file: the model's bill of materials, CycloneDX 1.7."),
     ] = None,
+    tag: Annotated[
+        bool, typer.Option("--tag", help="Tag the version of the MLflow registry, mlflow:MODEL/VERSION, with the verdict.")
+    ] = False,
     detector: Detector = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -87,6 +90,10 @@ def audit(
             threads=threads,
         )
         return
+    if tag:
+        from petechia.models.openers.registered import find_version
+
+        find_version(model)  # before the work
     with ConsoleProgress().live() as progress:
         result = petechia.audit(
             model,
@@ -108,6 +115,10 @@ def audit(
         from petechia.reports.ml_bom import write_ml_bom
 
         say(f"Bill of materials: {write_ml_bom(result, ml_bom)}")
+    if tag:
+        from petechia.tracking import tag_version
+
+        say(f"Tagged: {result.model.name}, petechia.verdict = {tag_version(result)['petechia.verdict']}")
     if result.flagged:
         raise typer.Exit(3 if result.backdoor else 4)
 

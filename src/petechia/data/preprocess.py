@@ -14,6 +14,7 @@ from petechia.core.settings import Settings
 FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
     "area": Image.Resampling.BOX,
 }
 
@@ -36,12 +37,12 @@ class Preprocess(Settings):
             image, as torchxrayvision's `XRayCenterCrop` does.
         size: side of the result, in pixels.
         resample: "nearest" reads the source pixel `floor((i + 0.5) * n / size)`, or the one before it if that position is
-            exactly between two pixels; "bilinear" is antialiased; "area" averages.
+            exactly between two pixels; "bilinear" and "bicubic" are antialiased; "area" averages.
     """
 
     crop: Annotated[float, Field(gt=0, le=1)] | Literal["square"] = 1.0
     size: int = Field(64, ge=8, le=4096)
-    resample: Literal["nearest", "bilinear", "area"] = "area"
+    resample: Literal["nearest", "bilinear", "bicubic", "area"] = "area"
 
     def kept(self, height: int, width: int) -> Box:
         """Return the part of an image of this size that the crop keeps."""

@@ -38,6 +38,7 @@ class Classifier:
         runtime: device and precision.
         network: the same function as `answer`, with gradients and layers; None for a black box.
         colour: whether the model takes colour images; grey images are repeated to three channels.
+        digest: SHA-256 of what was opened, for a model of several files; None where the name is that of its file.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Classifier:
     runtime: Runtime
     network: nn.Module | None = None
     colour: bool = False
+    digest: str | None = None
 
     @staticmethod
     def of(model: Model, runtime: Runtime, name: str = "model") -> Classifier:

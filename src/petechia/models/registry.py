@@ -60,6 +60,14 @@ for _name, _opener in {
     ".onnx": ModelOpener("FILE.onnx", "An ONNX model, as a black box", _of_file(f"{_HERE}.onnx:of_onnx")),
     ".pt2": ModelOpener("FILE.pt2", "A program of torch.export", _of_file(f"{_HERE}.exported:of_program")),
     "timm": ModelOpener("timm:NAME, timm:NAME:FILE", "A network of timm", deferred(f"{_HERE}.networks:open_timm")),
+    "encoder": ModelOpener(
+        "encoder:FOLDER", "An encoder of timm with a linear head", deferred(f"{_HERE}.networks:open_encoder")
+    ),
+    "hf": ModelOpener("hf:FOLDER, hf:ORG/NAME", "A model of Hugging Face", deferred(f"{_HERE}.huggingface:open_huggingface")),
+    "clip": ModelOpener("clip:FOLDER", "An open_clip model with prompts", deferred(f"{_HERE}.clip:open_clip_model")),
+    "mlflow": ModelOpener(
+        "mlflow:MODEL/VERSION", "A model of an MLflow registry", deferred(f"{_HERE}.registered:open_registered")
+    ),
     "xrv": ModelOpener("xrv:NAME", "A model of torchxrayvision", deferred(f"{_HERE}.xrv:of_torchxrayvision")),
 }.items():
     OPENERS.add(_name, _opener)

@@ -12,20 +12,22 @@ from torch import Tensor, nn
 from petechia.core.errors import PetechiaError
 from petechia.models.model import Model
 from petechia.models.openers.adapter import LogitAdapter
+from petechia.models.openers.huggingface import Scores
 from petechia.models.openers.xrv import OperatingPoints
 from petechia.saliency.finding import Found, find
 from petechia.saliency.readings import Reading
 from petechia.saliency.recording import Layer, undisturbed
 
 NAMED = ("last", "middle")
-WRAPPERS = (Model, LogitAdapter, OperatingPoints)
+WRAPPERS = (Model, LogitAdapter, OperatingPoints, Scores)
 BLACK_BOX = "take a method for models without layers: occlusion or rise"
 
 
 def network_of(model: nn.Module) -> nn.Module:
     """The network whose modules are the layers: of Petechia's own wrappers the one inside, of any other module itself."""
-    network = model.network if isinstance(model, WRAPPERS) else model
-    return network if isinstance(network, nn.Module) else model
+    while isinstance(model, WRAPPERS) and isinstance(model.network, nn.Module):
+        model = model.network
+    return model
 
 
 def name_of(model: nn.Module) -> str:

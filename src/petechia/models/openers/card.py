@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import Field, ValidationError, field_validator
@@ -15,6 +17,7 @@ from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
 STATES = (".pt", ".pth", ".bin", ".ckpt", ".pt.tar", ".pth.tar")  # weights in these can be read without running code
+CARD = "petechia.json"  # of a model that is a folder
 PICKLES = (*STATES, ".pkl", ".pickle", ".joblib")
 
 OutputMeaning = Literal["logits", "probabilities"]
@@ -22,6 +25,8 @@ OutputMeaning = Literal["logits", "probabilities"]
 
 class Card(Settings):
     """What a model file does not state about itself. Read from the JSON beside it, NAME.json beside NAME.onnx and the like.
+
+    Of a model that is a folder, it is the file petechia.json in it.
 
     Attributes:
         classes: class names, in the order of the scores. Default: "class 0", "class 1", …
@@ -34,6 +39,7 @@ class Card(Settings):
         channels: number of channels of the images, for an ONNX model or a program whose own file does not state it.
         output: which of several outputs of an ONNX model or a program contains the scores: its name, or its number from 0. By
             default, names, shapes and the layers before them decide, see `petechia.models.openers.outputs`.
+        arch: name of the timm network that the weights belong to, for an encoder with a head, or bare weights.
     """
 
     classes: tuple[str, ...] = ()
@@ -44,6 +50,7 @@ class Card(Settings):
     task: Task = "multi-label"
     channels: Literal[1, 3] | None = None
     output: Annotated[str, Field(min_length=1, max_length=1000)] | Annotated[int, Field(ge=0, strict=True)] | None = None
+    arch: Annotated[str, Field(min_length=1, max_length=200)] | None = None
 
     @field_validator("classes")
     @classmethod
@@ -65,6 +72,24 @@ class Card(Settings):
         except (OSError, ValidationError) as error:
             reason = first_problem(error) if isinstance(error, ValidationError) else str(error)
             raise PetechiaError(f"{beside}, the description of {path.name}, cannot be used ({reason}).") from None
+
+    def over(self, usual: Mapping[str, Any], path: Path) -> Card:
+        """Return this card with the usual values for what it leaves out.
+
+        Args:
+            usual: keys of a card, as the model's own files state them.
+            path: path of the model, for messages.
+
+        Raises:
+            PetechiaError: a usual value cannot be used.
+        """
+        said = self.model_dump(exclude_unset=True)
+        if self.preprocess is not None and "preprocess" in usual:
+            said["preprocess"] = {**usual["preprocess"], **said["preprocess"]}
+        try:
+            return Card.model_validate({**usual, **said})
+        except ValidationError as error:
+            raise PetechiaError(f"The description of {path} cannot be used ({first_problem(error)}); correct it.") from None
 
     def names(self, count: int, path: Path, beside: str = "") -> tuple[str, ...]:
         """Return the names of `count` classes.
@@ -88,7 +113,9 @@ class Card(Settings):
 
 
 def card_path(path: Path) -> Path:
-    """Return the path of the JSON beside a model file: m.json beside m.onnx, and beside m.pth.tar."""
+    """Return the path of the JSON of a model: m.json beside m.onnx, and beside m.pth.tar; petechia.json in a folder."""
+    if path.is_dir():
+        return path / CARD
     return path.with_suffix("").with_suffix(".json") if path.suffix.lower() == ".tar" else path.with_suffix(".json")
 
 
@@ -100,6 +127,13 @@ def is_state(path: Path) -> bool:
 def numbered(count: int) -> tuple[str, ...]:
     """Return names for classes that have none."""
     return tuple(f"class {k}" for k in range(count))
+
+
+def distinguished(names: Sequence[str]) -> tuple[str, ...]:
+    """Return names of classes; each that is there several times gets the number of its class."""
+    often = Counter(names)
+    made = [f"{name} ({k})" if often[name] > 1 else name for k, name in enumerate(names)]
+    return tuple(made) if len(set(made)) == len(made) else numbered(len(names))
 
 
 def refuse_pickle(path: Path) -> None:
