@@ -59,7 +59,8 @@ def write_open_clip(folder: Path, prompts: str = "class,prompt\nA,an A\nB,a B\n"
     open_clip = pytest.importorskip("open_clip", reason="the extra clip is not installed")
     torch.manual_seed(0)
     stated = {**OPEN_CLIP, **settings}
-    kind = open_clip.model.CustomTextCLIP if stated.get("custom_text") else open_clip.model.CLIP
+    own_tower = stated.get("custom_text") or "hf_model_name" in stated["text_cfg"]
+    kind = open_clip.model.CustomTextCLIP if own_tower else open_clip.model.CLIP
     network = kind(**{key: one for key, one in stated.items() if key != "custom_text"}).eval()
     folder.mkdir(exist_ok=True)
     save_file(network.state_dict(), folder / "open_clip_model.safetensors")

@@ -222,7 +222,7 @@ def _copy_tokenizer(name: str, folder: ModelFolder, private: Path) -> None:
     if not any(folder.has(one) for one in VOCABULARIES):
         offline = f"put the files of its tokenizer ({TOKENIZER[0]}, tokenizer_config.json) into {folder.path}"
         source = ModelFolder(_of_hub(name, TOKENIZER, "*tok*", offline), "a tokenizer")
-    if source.has("tokenizer_config.json") and source.json("tokenizer_config.json").get("auto_map"):
+    if source.has("tokenizer_config.json") and source.json("tokenizer_config.json", of_network=False).get("auto_map"):
         raise PetechiaError(f"The tokenizer of {source.path} asks for code of its own, which is never run (auto_map).")
     for one in TOKENIZER:
         if source.has(one):

@@ -74,8 +74,12 @@ class ModelFolder:
             raise PetechiaError(f"{path} leads out of its folder, or nowhere; copy the file into the folder.")
         return path
 
-    def json(self, name: str) -> dict[str, Any]:
+    def json(self, name: str, of_network: bool = True) -> dict[str, Any]:
         """Read a JSON file of the folder.
+
+        Args:
+            name: of the file.
+            of_network: whether its numbers may become the sizes of a network.
 
         Raises:
             PetechiaError: it is not an object, is too large or nested too deeply, or contains absurd numbers.
@@ -84,7 +88,7 @@ class ModelFolder:
         content = read_file(path, "model_card", "restore it")
         try:
             found = json.loads(content)
-            total = sum(_sizes(found))
+            total = sum(_sizes(found)) if of_network else 0
         except (ValueError, RecursionError) as error:
             why = "it is nested too deeply" if isinstance(error, RecursionError) else first_line(error)
             raise PetechiaError(f"{path} cannot be read ({why}); restore it.") from None
@@ -123,7 +127,7 @@ class ModelFolder:
         if pickles:
             return PetechiaError(
                 f"{self.path} has its weights in {listing(pickles, 2)}, a pickle, which can run arbitrary code when loaded; if "
-                f"you trust it, load the model with its own library, and save it as {names[0]} (save_pretrained writes that)."
+                f"you trust it, load the model with its own library, and save it as {names[0]}, which save_pretrained writes."
             )
         return PetechiaError(f"{self.path} has no {names[0]}, so it is not {self.kind}; give the folder of one.")
 

@@ -22,6 +22,7 @@ NEAR = {"lanczos": "bicubic", "hamming": "bilinear"}  # for filters that Petechi
 STEPS = {f"do_{step}" for step in ("resize", "center_crop", "rescale", "normalize", "convert_rgb", "flip_channel_order")}
 STEPS |= {"do_reduce_labels"}  # is not about images
 OWN_RULES = re.compile(r"(Levit|PoolFormer|Perceiver|Flava|VideoMAE)\w+")  # resize by rules that their files do not say
+NOT_NORMALISED = re.compile(r"MobileViT\w+")  # whose files have a mean all the same
 CROP_BELOW = 384  # ConvNextImageProcessor crops below this size, and squeezes from it on
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -80,7 +81,7 @@ class Processor:
         name = str(content.get("image_processor_type") or content.get("feature_extractor_type") or "")
         if OWN_RULES.fullmatch(name):
             LOGGER.warning("%s: %s crops and resizes by rules of its own; Petechia follows the sizes in the file.", path, name)
-        mean, std = _normalisation(stated, path)
+        mean, std = _normalisation(stated, not NOT_NORMALISED.fullmatch(name), path)
         geometry = {"resample": _filter(stated.resample, path), **_sizes(stated, path)}
         return Processor(geometry, mean, std, bool(stated.do_flip_channel_order))
 
@@ -128,13 +129,13 @@ def _side(size: int | dict[str, int | None] | None, key: str, path: Path) -> int
     return sides.pop()
 
 
-def _normalisation(stated: _Stated, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _normalisation(stated: _Stated, usual: bool, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Return mean and standard deviation for images in 0…1, which the file may mean for other ranges."""
     factor = 1.0 if stated.do_rescale is False else stated.rescale_factor or 1 / GREY_LEVELS
     largest = GREY_LEVELS * factor
     shift = 1.0 if stated.rescale_offset and stated.do_rescale is not False else 0.0
     mean, std = _each(stated.image_mean), _each(stated.image_std)
-    normalised = bool(mean and std) if stated.do_normalize is None else stated.do_normalize
+    normalised = usual and bool(mean and std) if stated.do_normalize is None else stated.do_normalize
     if normalised and not (mean and std):
         raise PetechiaError(f"{path} normalises images, but has no image_mean or no image_std; add them.")
     if not normalised:
