@@ -1,10 +1,16 @@
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 import petechia
+from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
+from petechia.data import Preprocess
+from petechia.models.model import Architecture, create
 from petechia.study import Run
 from petechia.study.study import Study
 from petechia.tracking import Tracker
@@ -71,3 +77,44 @@ def test_stores_that_cannot_be_used_are_named_before_anything_is_done(target: st
     with pytest.raises(PetechiaError, match=said):
         petechia.run(SMALL, tmp_path / "run", track=target)
     assert not (tmp_path / "run").exists()
+
+
+def test_the_verdict_of_an_audit_becomes_tags_of_the_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'registry.db'}")
+    client = mlflow.MlflowClient()
+    (tmp_path / "m").mkdir()
+    model = create(Architecture(arch="test_resnet"), tuple("ABCD"), Preprocess(size=16), 0)
+    model.save(tmp_path / "m" / "model.safetensors")
+    client.create_registered_model("lung")
+    version = str(client.create_model_version("lung", source=str(tmp_path / "m")).version)
+    client.set_registered_model_alias("lung", "champion", version)
+    client.set_model_version_tag("lung", version, "petechia.classes", "of an earlier audit")
+    client.set_model_version_tag("lung", version, "owner", "radiology")
+    command = ["audit", "mlflow:lung@champion", "--clean", "phantom:images=40,size=16", "--images", "20", "--quick", "--tag"]
+    done = CliRunner().invoke(app, [*command, "--device", "cpu", "--threads", "1", "--out", str(tmp_path / "out")])
+    assert done.exit_code in (0, 3, 4), done.output
+    audit = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert audit["model"]["name"] == f"mlflow:lung/{version}"
+    assert f"Tagged: mlflow:lung/{version}, petechia.verdict = {audit['outcome']}" in done.output
+    tags = client.get_model_version("lung", version).tags
+    flagged = ", ".join(one["name"] for one in audit["classes"] if one["flagged"])
+    assert tags.pop("petechia.classes", "") == flagged
+    assert tags == {
+        "owner": "radiology",
+        "petechia.verdict": audit["outcome"],
+        "petechia.p-value": f"{min(one['p_value'] for one in audit['classes']):.3g}",
+        "petechia.date": audit["date"],
+        "petechia.version": petechia.__version__,
+        "petechia.sha256": hashlib.sha256((tmp_path / "m" / "model.safetensors").read_bytes()).hexdigest(),
+    }
+
+
+@pytest.mark.parametrize("model", ["model.onnx", "mlflow:lung/7"])
+def test_a_model_of_no_registry_is_refused_before_the_audit(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    done = CliRunner().invoke(app, ["audit", model, "--clean", "phantom", "--tag", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 1
+    assert "is not mlflow:MODEL/VERSION" in done.output or "set MLFLOW_TRACKING_URI" in " ".join(done.output.split())
+    assert not (tmp_path / "out").exists()

@@ -133,7 +133,8 @@ def open_model(
     """Open a model, whoever made it.
 
     Args:
-        model: a file (.safetensors of Petechia, .onnx, .pt2), "timm:NAME", "timm:NAME:FILE" or "xrv:NAME", which say
+        model: a file (.safetensors of Petechia, .onnx, .pt2), "timm:NAME", "timm:NAME:FILE", "encoder:FOLDER", "hf:FOLDER",
+            "hf:ORG/NAME", "clip:FOLDER", "mlflow:MODEL/VERSION" or "xrv:NAME", which say
             themselves what the following arguments say; or a `torch.nn.Module`, which is copied and left as it is; or any
             function from float32 [B, C, H, W] to scores [B, K], which is examined as a black box.
         classes: names of the K classes; else "class 0", "class 1", …

@@ -15,6 +15,8 @@ EXTRAS = {
     "web": ("fastapi", "uvicorn"),
     "xrv": ("torchxrayvision",),
     "onnx": ("onnxruntime",),
+    "hf": ("transformers",),
+    "clip": ("open_clip",),
     "track": ("mlflow",),
 }
 

@@ -16,7 +16,8 @@ from petechia.models.openers import open_classifier
 from petechia.models.registry import OPENERS, ModelOpener, model_forms, short_model_forms
 
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
-FORMS = "a .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE or xrv:NAME"
+FOLDERS = "encoder:FOLDER, hf:FOLDER, hf:ORG/NAME, clip:FOLDER, mlflow:MODEL/VERSION"
+FORMS = f"a .safetensors, .onnx or .pt2 file, timm:NAME, timm:NAME:FILE, {FOLDERS} or xrv:NAME"
 
 
 @pytest.fixture
@@ -34,9 +35,9 @@ def with_others() -> Iterator[list[str]]:
 
 
 def test_the_forms_are_those_of_the_registry() -> None:
-    assert list(OPENERS) == [".safetensors", ".onnx", ".pt2", "timm", "xrv"]
+    assert list(OPENERS) == [".safetensors", ".onnx", ".pt2", "timm", "encoder", "hf", "clip", "mlflow", "xrv"]
     assert model_forms() == FORMS
-    assert short_model_forms() == "FILE.safetensors, FILE.onnx, FILE.pt2, timm:… or xrv:…"
+    assert short_model_forms() == ("FILE.safetensors, FILE.onnx, FILE.pt2, timm:…, encoder:…, hf:…, clip:…, mlflow:… or xrv:…")
     for command in ("explain", "screen"):
         shown = " ".join(CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "300"}).output.split())
         assert short_model_forms() in shown
@@ -62,7 +63,8 @@ def test_models_of_another_package_are_opened(with_others: list[str], tmp_path: 
     assert open_classifier("zeros:a:b", RUNTIME).classes == ("A",)
     assert open_classifier(str(file), RUNTIME).name == str(file)
     assert with_others == ["a:b", str(file)]
-    assert model_forms() == "a .safetensors, .onnx, .pt2, .zero or .pt file, timm:NAME, timm:NAME:FILE, xrv:NAME or zeros:NAME"
+    files = "a .safetensors, .onnx, .pt2, .zero or .pt file"
+    assert model_forms() == f"{files}, timm:NAME, timm:NAME:FILE, {FOLDERS}, xrv:NAME or zeros:NAME"
     with pytest.raises(PetechiaError, match=r"There is no model '\.zero:x'"):  # a suffix is no prefix
         open_classifier(".zero:x", RUNTIME)
 

@@ -1,4 +1,4 @@
-"""Models, whoever made them: Petechia's own, ONNX files, programs of torch.export, timm's and torchxrayvision's."""
+"""Models, whoever made them: Petechia's own, ONNX files, programs, and those of timm, Hugging Face, open_clip and others."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
             xrv:NAME, a model of torchxrayvision, as in xrv:densenet121-res224-all. That package fetches its own weights
             from its own releases, which are pickles, and they are opened only if their SHA-256 is known, or given as in
             xrv:NAME:SHA256; no other pickle is ever opened;
+            encoder:FOLDER, a timm network without its last layer, and a linear layer;
+            hf:FOLDER or hf:ORG/NAME, an image classifier of Hugging Face, with weights as safetensors;
+            clip:FOLDER, an open_clip model with prompts as its classes;
+            mlflow:MODEL/VERSION, any of these in an MLflow registry;
             or what another package adds, see `petechia.models.registry`.
         runtime: where it computes.
 

@@ -133,7 +133,7 @@ def _write_text_config(name: str, folder: ModelFolder, private: Path) -> None:
         config = ModelFolder(_of_hub(name, ("config.json",), "config.json", offline), "a text tower").json("config.json")
     if config.get("auto_map"):
         raise PetechiaError(f"The text tower {printable(name)} asks for code of its own, which is never run (auto_map).")
-    (private / "config.json").write_text(json.dumps(config))
+    (private / "config.json").write_text(json.dumps({key: one for key, one in config.items() if key != "auto_map"}))
 
 
 def _of_hub(name: str, patterns: Sequence[str], needed: str, offline: str) -> Path:
