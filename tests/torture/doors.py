@@ -46,6 +46,8 @@ from petechia.viewer.subject import Subject
 from petechia.zoo.design import load_design
 from tests.conftest import SMALL, unasked
 from tests.data.formats.test_dicom import made, written
+from tests.models.openers.conftest import write_huggingface, write_open_clip
+from tests.models.openers.test_encoder import write_encoder
 from tests.models.openers.test_openers import endless_onnx, write_onnx
 from tests.torture.mutations import Mutate, mutated, mutated_png, mutated_tensors, with_checksums
 
@@ -669,6 +671,89 @@ def card_traps(name: str) -> dict[str, Plant]:
     return {key: written_to(name, text) for key, text in cards.items()}
 
 
+# Models that are a folder
+
+
+def use(model: str) -> object:
+    found = open_classifier(model, RUNTIME)
+    size, channels = found.preprocess.size, 3 if found.colour else 1
+    return found.logits(torch.zeros(1, channels, size, size))
+
+
+def folder_traps(description: str, weights: str) -> dict[str, Plant]:
+    """Traps of every folder with a description in JSON and weights as safetensors."""
+    return card_traps("petechia.json") | {
+        "a description of brackets": written_to(description, "[" * 100_000),
+        "a description of braces": written_to(description, '{"a":' * 100_000),
+        "a description that is a list": written_to(description, "[1]"),
+        "a description of 20 GB": sparse(description, b"{"),
+        "a description that is a pipe": piped(description),
+        "a description elsewhere": linked(description, f"../{OUTSIDE}/secret.csv"),
+        "weights of 20 GB": sparse(weights),
+        "weights that are a pipe": piped(weights),
+        "weights elsewhere": linked(weights, f"../{OUTSIDE}/secret.png"),
+        "weights of themselves": linked(weights, weights),
+        "weights that are no longer there": removed(weights),
+        "a tensor of 2 ^ 60": written_to(weights, with_header(
+            b'{"a":{"dtype":"F32","shape":[1152921504606846976],"data_offsets":[0,16]}}', bytes(16))),
+    }  # fmt: skip
+
+
+def stated(name: str, *keys: str, value: Any) -> Plant:
+    """Change one value of a JSON file."""
+
+    def change(folder: Path) -> None:
+        content = json.loads((folder / name).read_text())
+        part = content
+        for key in keys[:-1]:
+            part = part[key]
+        part[keys[-1]] = value
+        (folder / name).write_text(json.dumps(content))
+
+    return change
+
+
+def huggingface_traps() -> dict[str, Plant]:
+    settings: dict[str, Any] = {
+        "code of its own": ("auto_map", {"AutoConfig": "evil.Config"}),
+        "a hidden size of 10 ^ 9": ("hidden_size", 10**9),
+        "a hidden size of 10 ^ 6": ("hidden_size", 10**6),
+        "a million layers": ("num_hidden_layers", 10**6),
+        "a patch of nothing": ("patch_size", 0),
+        "an image of a million pixels a side": ("image_size", 10**6),
+        "no heads": ("num_attention_heads", 0),
+        "classes of a million names": ("id2label", {str(k): "x" for k in range(10**5)}),
+        "classes without numbers": ("id2label", {"x": "y"}),
+        "another kind": ("model_type", "llama"),
+        "an activation that is none": ("hidden_act", "os.system"),
+    }
+    index = {"weight_map": {"a": f"../{OUTSIDE}/secret.safetensors"}}
+    traps = {name: stated("config.json", key, value=value) for name, (key, value) in settings.items()}
+    return folder_traps("config.json", "model.safetensors") | traps | {
+        "an index that leads out": written_to("model.safetensors.index.json", json.dumps(index)),
+        "an index of brackets": written_to("model.safetensors.index.json", "[" * 100_000),
+        "a preprocessor of brackets": written_to("preprocessor_config.json", "[" * 100_000),
+        "a preprocessor of 10 ^ 9 pixels": written_to("preprocessor_config.json", '{"size": 1000000000}'),
+    }  # fmt: skip
+
+
+def clip_traps() -> dict[str, Plant]:
+    config, model = "open_clip_config.json", "model_cfg"
+    return folder_traps(config, "open_clip_model.safetensors") | {
+        "a text of a million layers": stated(config, model, "text_cfg", "layers", value=10**6),
+        "a context of 10 ^ 6": stated(config, model, "text_cfg", "context_length", value=10**6),
+        "a width of 10 ^ 6": stated(config, model, "vision_cfg", "width", value=10**6),
+        "heads of nothing": stated(config, model, "vision_cfg", "head_width", value=0),
+        "a tokenizer with code": stated(config, model, "text_cfg", "tokenizer_kwargs", value={"trust_remote_code": True}),
+        "a vocabulary of the system": stated(config, model, "text_cfg", "tokenizer_kwargs", value={"bpe_path": "/etc/passwd"}),
+        "a network of a hub": stated(config, model, "vision_cfg", "timm_model_name", value="hf-hub:someone/something"),
+        "prompts of 20 GB": sparse("prompts.csv", b"class,prompt\n"),
+        "prompts that are a pipe": piped("prompts.csv"),
+        "prompts elsewhere": linked("prompts.csv", f"../{OUTSIDE}/secret.csv"),
+        "a hundred thousand prompts": written_to("prompts.csv", "class,prompt\n" + "a,b\n" * 100_000),
+    }
+
+
 # Texts
 
 
@@ -871,6 +956,14 @@ DOORS: tuple[Door, ...] = (
         mutated_tensors,
         fine={"weights of a path", "a size of 4096"},  # not opened; would fail on the first image
     ),
+    Door(
+        "an encoder with a head",
+        write_encoder,
+        lambda folder: use(f"encoder:{folder}"),
+        lambda: folder_traps("petechia.json", "encoder.safetensors") | card_traps("petechia.json"),
+        mutated_tensors,
+        0.5,
+    ),
     Door("weights for timm", plant_timm, use_timm, lambda: card_traps("m.json"), mutated_tensors, 0.5),
     Door(
         "a configuration",
@@ -923,3 +1016,9 @@ DOORS: tuple[Door, ...] = (
 
 if find_spec("onnx") and find_spec("onnxruntime"):
     DOORS += (Door("ONNX", plant_onnx, use_onnx, onnx_traps, share=0.5),)
+if find_spec("transformers"):
+    DOORS += (
+        Door("Hugging Face", write_huggingface, lambda folder: use(f"hf:{folder}"), huggingface_traps, mutated_tensors, 0.5),
+    )
+if find_spec("open_clip"):
+    DOORS += (Door("open_clip", write_open_clip, lambda folder: use(f"clip:{folder}"), clip_traps, mutated_tensors, 0.5),)
