@@ -67,6 +67,19 @@ def _folder(kind: str, depends_on: dict[str, Any]) -> Path:
     return _own_folder() / f"{kind}-{key}"
 
 
+def private_folder(name: str) -> Path:
+    """Return a folder in the cache that only this user can enter, made if need be, for files that are kept for a while.
+
+    Raises:
+        PetechiaError: as for `cached`.
+    """
+    folder = _own_folder() / name
+    if not _is_built(folder):
+        shutil.rmtree(folder, ignore_errors=True)  # what others could have written
+        folder.mkdir(PRIVATE, exist_ok=True)
+    return folder
+
+
 def _own_folder() -> Path:
     """Return the cache folder, made if need be, in which nobody but this user and root can replace an entry."""
     folder = cache_folder()

@@ -14,7 +14,7 @@ from petechia.data.sources import SOURCES, SourceOpener, source_forms
 
 FORMS = (
     "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, folder:FOLDER, medmnist:FILE, dicom:FOLDER, "
-    "nifti:FOLDER or xrv:NAME:FOLDER"
+    "nifti:FOLDER, dicomweb:URL or xrv:NAME:FOLDER"
 )
 
 

@@ -82,6 +82,7 @@ def refuse_missing(
     missing: Missing,
     advice: str = "give root=FOLDER",
     accept: str = "add near=accept to the source",
+    where: str = "",
 ) -> None:
     """Raise an error if images are missing that a table lists; it names files with near names, if there are any.
 
@@ -93,6 +94,7 @@ def refuse_missing(
         missing: "skip" allows some images to be missing.
         advice: what to do if the folder may be the wrong one.
         accept: how to take files with near names.
+        where: where the images are, if not in a folder that the user knows.
 
     Raises:
         PetechiaError: some images are missing and `missing` is "error", or all images are missing.
@@ -105,7 +107,7 @@ def refuse_missing(
         said, else_ = f"{root} has none of the {len(here):,} images that {table} lists", advice
         named = f", such as {printable(absent[0])!r}"
     else:
-        said = f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {root}"
+        said = f"{len(absent):,} of the {len(names):,} images that {table} lists are not in {where or root}"
         named, else_ = f": {listing(absent)}", "add them, or leave them out with --missing skip"
     if not offers:
         raise PetechiaError(f"{said}{named}; {else_}.")

@@ -7,9 +7,10 @@ import io
 import os
 import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,7 +42,7 @@ from petechia.data.formats.spelling import SUFFIX, accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 from petechia.data.not_read import Files, Reason
-from petechia.data.sources.dicom_volumes import rows_of
+from petechia.data.sources.dicom_volumes import Rows, rows_of
 from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
 
@@ -55,8 +56,8 @@ PLACEHOLDER = re.compile(
 )
 
 
-class DicomOptions(LabelOptions, SliceOptions):
-    """Options of the source, in addition to those in `LabelOptions` and `SliceOptions`.
+class DicomOptions(LabelOptions):
+    """Options of all sources of DICOM images, in addition to those in `LabelOptions`.
 
     Attributes:
         table: table of labels; its column of images contains SOPInstanceUIDs, paths or file names.
@@ -69,6 +70,28 @@ class DicomOptions(LabelOptions, SliceOptions):
     window: int = Field(1, ge=1, le=100)
 
 
+class DicomFolderOptions(DicomOptions, SliceOptions):
+    """Options of a folder."""
+
+
+class Found(NamedTuple):
+    """DICOM images that were found, wherever they are.
+
+    Attributes:
+        name: of the catalog.
+        where: they are, for messages.
+        root: folder that paths in a table may begin with.
+        headers: of the images; their paths are the ids.
+        rows: makes the images of a catalog from headers; gets what was not read, or None to refuse it.
+    """
+
+    name: str
+    where: str
+    root: Path
+    headers: tuple[Header, ...]
+    rows: Callable[[list[Header], Files | None], Rows]
+
+
 def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
     """Open a DICOM source: read the headers of all images, without decoding pixels.
 
@@ -77,7 +100,7 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
 
     Args:
         source: the whole source, for messages.
-        text: FOLDER or DICOMDIR with options, see `DicomOptions`. Of a folder all images are read, whether its DICOMDIR lists
+        text: FOLDER or DICOMDIR with options, see `DicomFolderOptions`. Of a folder all images are read, whether its DICOMDIR lists
             them or not; of a DICOMDIR those that it lists.
         missing: what to do if the table or the DICOMDIR lists images that the folder does not contain.
 
@@ -85,10 +108,10 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         PetechiaError: there is no DICOM image, a row of the table is invalid (the message names it), an option needs a table,
             or a file of a DICOMDIR or of the table is outside the folder.
     """
-    name, options = split_options(source, text, DicomOptions)
+    name, options = split_options(source, text, DicomFolderOptions)
     path = Path(name).expanduser()
     if not path.exists():
-        hint = hint_at_option(name, DicomOptions)
+        hint = hint_at_option(name, DicomFolderOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which does not exist; correct the path{hint}.")
     root = path if path.is_dir() else path.parent
     files = Files()
@@ -98,14 +121,35 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         raise PetechiaError(
             f"{path} has no DICOM image; give a folder of DICOM files, or a DICOMDIR.{f' {said}' if said else ''}"
         )
+
+    def rows(chosen: list[Header], others: Files | None) -> Rows:
+        return rows_of(root, chosen, options, Decoding(options.colour, options.window), others)
+
+    return catalog_of(source, Found(root.resolve().name, str(root), root, tuple(headers), rows), options, missing, files)
+
+
+def catalog_of(source: str, found: Found, options: DicomOptions, missing: Missing, files: Files) -> Catalog:
+    """Make the catalog of DICOM images, with the labels of a table if there is one.
+
+    Args:
+        source: the whole source, for messages.
+        found: the images.
+        options: of the source.
+        missing: what to do if the table lists images that were not found.
+        files: what was not read; gets more of it.
+
+    Raises:
+        PetechiaError: as for `open_dicom`.
+    """
     if options.table is None:
-        catalog = _without_table(source, root, headers, options, files)
+        catalog = _without_table(source, found, options, files)
     else:
-        catalog = _with_table(root, headers, options, options.table.expanduser(), missing, files)
-    return replace(catalog, not_read=files.frozen, notes=(*catalog.notes, *_note_on_bare(headers)))
+        catalog = _with_table(found, options, options.table.expanduser(), missing, files)
+    return replace(catalog, not_read=files.frozen, notes=(*catalog.notes, *_note_on_bare(found.headers)))
 
 
-def _without_table(source: str, root: Path, headers: list[Header], options: DicomOptions, files: Files) -> Catalog:
+def _without_table(source: str, found: Found, options: DicomOptions, files: Files) -> Catalog:
+    headers = list(found.headers)
     given = {key: value for key, value in options if key in options.model_fields_set and value not in (None, "")}
     if needs := [key for key in given if key in LabelOptions.model_fields and key != "view_is"]:
         raise PetechiaError(f"{needs[0]!r} in the data source {source!r} is about a table, and none is given; add table=FILE.")
@@ -113,16 +157,15 @@ def _without_table(source: str, root: Path, headers: list[Header], options: Dico
         wanted = {view.strip().casefold() for view in options.view_is.split("|")}
         headers = [one for one in headers if one.view.casefold() in wanted]
         if not headers:
-            raise PetechiaError(f"No DICOM image in {root} has the view {options.view_is}; leave out view_is.")
+            raise PetechiaError(f"No DICOM image in {found.where} has the view {options.view_is}; leave out view_is.")
     patients, notes = patients_of(headers, options.patient)
     labels, labelling = np.zeros((len(headers), 0), np.int8), Labelling((), "multi-label", ())
     split = split_by_patient(patients, TEST_SHARE)
-    return _catalog(root, headers, options, labelling, labels, patients, split, notes, files)
+    return _catalog(found, headers, options, labelling, labels, patients, split, notes, files)
 
 
-def _with_table(
-    root: Path, headers: list[Header], options: DicomOptions, path: Path, missing: Missing, files: Files
-) -> Catalog:
+def _with_table(found: Found, options: DicomOptions, path: Path, missing: Missing, files: Files) -> Catalog:
+    root, headers = found.root, list(found.headers)
     whole = read_table(path)
     image = image_column(whole, options)
     table = select_views(whole, options)
@@ -136,14 +179,14 @@ def _with_table(
     volumes = _volumes(headers)
     several = next((name for name in listed.tolist() if len(index.get(name, ())) > 1 and name not in volumes), None)
     if several is not None:
-        raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {root}; give paths in {image!r}.")
+        raise PetechiaError(f"{path} names {several!r}, which occurs more than once in {found.where}; give paths in {image!r}.")
     if options.near == "accept":
         absent = [name for name in listed.tolist() if name not in index and name not in volumes]
         rows = {one.path: row for row, one in enumerate(headers)}
         index |= {name: [rows[path]] for name, path in accept_near(rows, absent, root).items()}
     index = volumes | index
     here = np.array([name in index for name in listed.tolist()])
-    refuse_missing(root, path, listed, here, missing, "check the folder and the table")
+    refuse_missing(root, path, listed, here, missing, "check the source and the table", where=found.where)
     for name in listed[~here].tolist():
         files.add(Reason.MISSING, name)
     known = {row for name in names for row in index.get(name, ())}
@@ -154,17 +197,17 @@ def _with_table(
     table = table.take(np.repeat(np.flatnonzero(here), [len(rows) for rows in named]))  # a row may name a volume
     headers = [headers[row] for rows in named for row in rows]
     if len({one.path for one in headers}) < len(headers):
-        raise PetechiaError(f"{path} names an image of {root} in two ways; keep only one of the rows.")
+        raise PetechiaError(f"{path} names an image of {found.where} in two ways; keep only one of the rows.")
     patients, notes = patients_of(headers, options.patient)
     if options.patient or (notes and options.patient is None and find_column(table, None, PATIENTS)):
         patients, notes = read_patients(table, options, patients), ()
     split = read_split(table, options, patients)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    return _catalog(root, headers, options, labelling, labels, patients, split, notes, None)
+    return _catalog(found, headers, options, labelling, labels, patients, split, notes, None)
 
 
 def _catalog(
-    root: Path,
+    found: Found,
     headers: list[Header],
     options: DicomOptions,
     labelling: Labelling,
@@ -177,7 +220,7 @@ def _catalog(
     """Make a catalog of the slices of N files.
 
     Args:
-        root: folder of the source.
+        found: the images, of which these are some.
         headers: of the files.
         options: of the source.
         labelling: the classes.
@@ -187,15 +230,15 @@ def _catalog(
         notes: about the source.
         files: gets volumes without the slices that were asked for; None refuses them.
     """
-    rows = rows_of(root, headers, options, Decoding(options.colour, options.window), files)
+    rows = found.rows(headers, files)
     for parts, name in zip(rows.parts, rows.ids.tolist(), strict=True):
         if len(parts) > 1 and (labels[parts] != labels[parts[0]]).any():
             raise PetechiaError(
-                f"The slices of the volume of {root / name.rpartition('#')[0]} have different labels in {options.table}, so a "
+                f"The slices of the volume of {found.root / name.rpartition('#')[0]} have different labels in {options.table}, so a "
                 f"slice across them has none; leave out axis=."
             )
     return Catalog(
-        name=root.resolve().name,
+        name=found.name,
         classes=labelling.classes,
         ids=rows.ids,
         patients=patients[rows.headers],
@@ -204,7 +247,7 @@ def _catalog(
         reader=rows.reader,
         task=labelling.task,
         colour=options.colour,
-        notes=(*notes, *labelling.notes, *note_on_slices(len(rows.ids), rows.there, options)),
+        notes=(*notes, *labelling.notes, *_note_on_slices(rows, options)),
     )
 
 
@@ -238,7 +281,11 @@ def patients_of(headers: Sequence[Header], given: str | None) -> tuple[NDArray[n
     return np.array([_digest(name) for name in names], np.str_), (note,) if count > 1 and given is None else ()
 
 
-def _note_on_bare(headers: list[Header]) -> tuple[str, ...]:
+def _note_on_slices(rows: Rows, options: DicomOptions) -> tuple[str, ...]:
+    return note_on_slices(len(rows.ids), rows.there, options) if isinstance(options, SliceOptions) else ()
+
+
+def _note_on_bare(headers: Sequence[Header]) -> tuple[str, ...]:
     bare = [one.path for one in headers if one.bare]
     if not bare:
         return ()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, printable
+from petechia.data.catalog import Reader
 from petechia.data.formats.dicom_frames import OpenDicom, open_image
 from petechia.data.formats.dicom_geometry import Plane, order_of, upright, why_no_volume
 from petechia.data.formats.dicom_headers import Header
@@ -47,7 +48,7 @@ class Rows(NamedTuple):
     ids: NDArray[np.str_]
     headers: NDArray[np.intp]
     parts: list[list[int]]
-    reader: FileReader | SliceReader
+    reader: Reader
     there: int
 
 
@@ -287,7 +288,7 @@ def _as_rows(root: Path, pieces: list[_Piece], decoding: Decoding, there: int) -
     for one in pieces:
         volumes.setdefault(one.volume, len(volumes))
     whole = all(isinstance(volume, DicomFile) and volume.frames == 1 for volume in volumes)
-    reader: FileReader | SliceReader
+    reader: Reader
     if whole:  # each image is a file
         reader = FileReader(root, ids, decoding)
     else:

@@ -62,6 +62,7 @@ for _opener in (
     SourceOpener("medmnist:FILE", "A file of MedMNIST", deferred(f"{_HERE}.medmnist:open_medmnist")),
     SourceOpener("dicom:FOLDER", "A folder or DICOMDIR of DICOM images and volumes", deferred(f"{_HERE}.dicom:open_dicom")),
     SourceOpener("nifti:FOLDER", "A folder of NIfTI volumes, slice by slice", deferred(f"{_HERE}.nifti:open_nifti")),
+    SourceOpener("dicomweb:URL", "Images of a PACS, by DICOMweb", deferred(f"{_HERE}.dicomweb:open_dicomweb")),
     SourceOpener("xrv:NAME:FOLDER", "A dataset of torchxrayvision", deferred(f"{_HERE}.xrv:open_xrv")),
 ):
     SOURCES.add(re.split("[:,]", _opener.form)[0], _opener)
@@ -77,7 +78,8 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
     """Open a source; docs/data.md says what each takes.
 
     `phantom`, `phantom:images=2400,size=64,seed=0`, `nih:FOLDER`, `folder:TABLE[,KEY=VALUE…]`, `medmnist:FILE.npz`,
-    `dicom:FOLDER[,KEY=VALUE…]`, `nifti:FOLDER[,KEY=VALUE…]`, `xrv:NAME:FOLDER[,KEY=VALUE…]`, or what another package adds.
+    `dicom:FOLDER[,KEY=VALUE…]`, `nifti:FOLDER[,KEY=VALUE…]`, `dicomweb:URL[,KEY=VALUE…]`,
+    `xrv:NAME:FOLDER[,KEY=VALUE…]`, or what another package adds.
 
     `phantom:findings=1` is a binary task, `phantom:task=multi-class` one whose classes exclude each other.
 

@@ -1,0 +1,290 @@
+"""What a PACS has, and its files: QIDO-RS, WADO-RS and STOW-RS by `dicomweb_client`, with answers that are checked."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import pydicom
+from dicomweb_client import DICOMwebClient
+from pydicom.datadict import tag_for_keyword
+from pydicom.uid import UID
+
+from petechia.core.budget import check
+from petechia.core.errors import PetechiaError, printable
+from petechia.data.dicomweb.address import read_address
+from petechia.data.dicomweb.session import GoneError, LargeAnswerError, PacsAwayError, PacsSession
+from petechia.data.formats.dicom import parse, quiet
+
+PAGE = 500  # answers that are asked for at a time
+PATIENCE = (1, 2, 4)  # seconds before a reading request is repeated
+UID_FORM = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)
+OF_STUDY = ("StudyDescription", "StudyDate", "PatientID")
+OF_IMAGE = ("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition", "NumberOfFrames")
+FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+WHOLE = 1 << 40  # bytes from which dicomweb_client sends in chunks, which not every PACS takes
+for _name in ("dicomweb_client", "retrying"):  # they log what the PACS says, and tracebacks; errors say it in a sentence
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+Result = dict[str, dict[str, Any]]
+T = TypeVar("T")
+
+
+class InstanceError(PetechiaError):
+    """One object cannot be had from the PACS; others may."""
+
+
+class Instance(NamedTuple):
+    """An object in a PACS, as its lists describe it; "" is what it does not say.
+
+    Attributes:
+        study: StudyInstanceUID.
+        series: SeriesInstanceUID.
+        uid: SOPInstanceUID.
+        kind: SOPClassUID.
+        patient: PatientID; never shown to anybody.
+        modality: of the series.
+        series_description: of the series.
+        view: ViewPosition.
+        frames: number of frames; 1 if it does not say.
+    """
+
+    study: str
+    series: str
+    uid: str
+    kind: str = ""
+    patient: str = ""
+    modality: str = ""
+    series_description: str = ""
+    view: str = ""
+    frames: int = 1
+
+    @property
+    def is_image(self) -> bool:
+        """Whether it is, or may be, an image."""
+        name = UID(self.kind).name if self.kind else ""
+        return not name or name == self.kind or "Image" in name  # private kinds have no name
+
+
+class Query(NamedTuple):
+    """Which objects are asked for.
+
+    Attributes:
+        modalities: of series, in capitals; empty takes all.
+        dates: first and last StudyDate, as YYYYMMDD or ""; None takes all.
+        description: of studies, in which * and ? stand for letters and case does not count; "" takes all.
+    """
+
+    modalities: tuple[str, ...] = ()
+    dates: tuple[str, str] | None = None
+    description: str = ""
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """What the PACS is asked for: the dates. In descriptions, PACS differ about case, blanks and the escapes of URLs."""
+        if not self.dates:
+            return {}
+        first, last = self.dates
+        return {"StudyDate": first if first == last else f"{first}-{last}"}
+
+    def takes(self, study: Result) -> bool:
+        """Whether a study is asked for; a PACS may ignore filters that it does not know."""
+        first, last = self.dates or ("", "")
+        date = text(study, "StudyDate")
+        if self.dates and not (first <= date <= (last or "9") and date):
+            return False
+        pattern = "".join({"*": ".*", "?": "."}.get(letter, re.escape(letter)) for letter in self.description)
+        return not pattern or bool(re.fullmatch(pattern, text(study, "StudyDescription"), re.IGNORECASE | re.DOTALL))
+
+
+def days_until(today: datetime.date, days: int) -> tuple[str, str]:
+    """First and last StudyDate of the last `days` days; the last is open, as clocks differ."""
+    return f"{today - datetime.timedelta(days=days - 1):%Y%m%d}", ""
+
+
+class Pacs:
+    """A PACS. Several threads may use it; `PacsSession` says what its methods raise beside what they say themselves.
+
+    Args:
+        url: of its DICOMweb service; credentials are read from the environment.
+
+    Raises:
+        PetechiaError: as for `read_address`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self.address = read_address(url)
+        self._session = PacsSession(self.address)
+        self._client = DICOMwebClient(self.address.url, self._session, chunk_size=WHOLE, permissive_uid=True)
+        self._client.set_http_retry_params(False)
+
+    @property
+    def url(self) -> str:
+        """The address of its DICOMweb service."""
+        return self.address.url
+
+    def studies(self, query: Query) -> Iterator[Result]:
+        """The studies that are asked for, in the order of the PACS."""
+        fields = list(OF_STUDY)
+
+        def page(offset: int) -> list[Result]:
+            return self._client.search_for_studies(limit=PAGE, offset=offset, fields=fields, search_filters=query.filters)
+
+        return (study for study in self._all(page, "StudyInstanceUID") if query.takes(study))
+
+    def instances(self, query: Query) -> Iterator[Instance]:
+        """The objects that are asked for, study by study. Those with an invalid UID are refused."""
+        found = (one for study in self.studies(query) for one in self._in_study(study, query))
+        for number, one in enumerate(found):
+            check("pacs_images", number + 1, f"{self.url} lists more than {number:,} objects", "narrow the filters")
+            yield one
+
+    def _in_study(self, study: Result, query: Query) -> Iterator[Instance]:
+        uid, fields = text(study, "StudyInstanceUID"), list(OF_IMAGE)
+
+        def page(offset: int) -> list[Result]:
+            return self._client.search_for_instances(study_instance_uid=uid, limit=PAGE, offset=offset, fields=fields)
+
+        try:
+            for one in self._all(page, "SOPInstanceUID"):
+                found = self._instance(one, study)
+                if not query.modalities or found.modality.upper() in query.modalities:
+                    yield found
+        except GoneError:  # the study was removed after it was listed
+            return
+
+    def _instance(self, one: Result, study: Result) -> Instance:
+        uids = text(study, "StudyInstanceUID"), text(one, "SeriesInstanceUID"), text(one, "SOPInstanceUID")
+        self._refuse_uids(*uids)
+        frames = text(one, "NumberOfFrames")
+        return Instance(
+            *uids,
+            text(one, "SOPClassUID"),
+            text(one, "PatientID") or text(study, "PatientID"),
+            text(one, "Modality"),
+            text(one, "SeriesDescription"),
+            text(one, "ViewPosition"),
+            int(frames) if re.fullmatch(r"[0-9]{1,9}", frames) else 1,
+        )
+
+    def _refuse_uids(self, *uids: str) -> None:
+        for uid in uids:
+            if not UID_FORM.fullmatch(uid):
+                raise PetechiaError(f"{self.url} lists {printable(uid)!r} as a UID, which is none; check the PACS.")
+
+    def _all(self, page: Callable[[int], list[Result]], key: str) -> Iterator[Result]:
+        """The answers of all pages, each once: a PACS may ignore the number of answers asked for, or the first of them."""
+        seen: set[str] = set()
+        while True:
+            new = {}
+            for one in self._asked(page, len(seen)):
+                if (uid := text(one, key)) not in seen:
+                    new[uid] = one
+            if not new:
+                return
+            seen |= new.keys()
+            check("pacs_images", len(seen), f"{self.url} lists more than {len(seen) - 1:,} objects", "narrow the filters")
+            self._refuse_uids(*new)
+            yield from new.values()
+
+    def _asked(self, page: Callable[[int], list[Result]], offset: int) -> list[Result]:
+        try:
+            found: Any = self.patiently(lambda: page(offset))
+        except (ValueError, RecursionError):
+            raise PetechiaError(
+                f"{self.url} answers with something that is not DICOM JSON, such as a page to sign in; check the address."
+            ) from None
+        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+            raise PetechiaError(f"{self.url} answers with JSON that is not a list of DICOM data; check the address.")
+        return found
+
+    def patiently(self, ask: Callable[[], T]) -> T:
+        """Ask a reading request again, a few times, while the PACS is away."""
+        for wait in PATIENCE:
+            try:
+                return ask()
+            except PacsAwayError:
+                time.sleep(wait)
+        return ask()
+
+    def has(self, study: str, series: str, uid: str) -> bool:
+        """Whether the PACS has an object."""
+        filters = {"SOPInstanceUID": uid}
+        try:
+            found = self._asked(
+                lambda _: self._client.search_for_instances(study, series, search_filters=filters, limit=PAGE), 0
+            )
+        except GoneError:
+            return False
+        return any(text(one, "SOPInstanceUID") == uid for one in found)
+
+    def fetch(self, study: str, series: str, uid: str) -> bytes:
+        """The DICOM file of an object.
+
+        Raises:
+            InstanceError: it is not there, or not any more, it is too large, or what arrives is damaged or another object.
+            PetechiaError: what arrives is not a file, as where one must sign in first.
+        """
+        self._refuse_uids(study, series, uid)
+        url = f"{self.url}/studies/{study}/series/{series}/instances/{uid}"
+        try:
+            answer = self.patiently(lambda: self._session.request("GET", url, headers={"Accept": FILE}, most="image_bytes"))
+        except GoneError:
+            raise InstanceError(
+                f"{uid} is not in the PACS {self.url} any more; list its images again, or leave it out with --on-error skip."
+            ) from None
+        except LargeAnswerError as error:
+            raise InstanceError(str(error)) from None
+        content = self._part(answer.headers.get("Content-Type", ""), answer.content)
+        try:
+            with quiet():
+                found = parse(content, f"The file of {uid}", ["SOPInstanceUID"]).get("SOPInstanceUID")
+        except PetechiaError as error:
+            raise InstanceError(str(error)) from None
+        if str(found) != uid:
+            raise InstanceError(f"{self.url} answers with another object than {uid}, which was asked for; check the PACS.")
+        return content
+
+    def _part(self, kind: str, content: bytes) -> bytes:
+        """The file in an answer: all of it, or its one part."""
+        if kind.split(";", maxsplit=1)[0].strip().lower() == "application/dicom":
+            return content
+        boundary = re.search(r"boundary=(\"[^\"]+\"|[^;\s]+)", kind, re.IGNORECASE)
+        if not kind.lower().startswith("multipart/related") or boundary is None:
+            raise PetechiaError(
+                f"{self.url} answers with {printable(kind or 'no type')!r} and not with a DICOM file; check the address."
+            )
+        line = b"--" + boundary[1].strip('"').encode("latin-1", "replace")
+        start = content.find(b"\r\n\r\n", content.find(line))
+        end = content.rfind(b"\r\n" + line)
+        if start < 0 or end < start:
+            raise PacsAwayError(f"{self.url} broke off in the middle of a file; try again.")
+        return content[start + 4 : end]
+
+    def store(self, study: str, objects: Sequence[pydicom.Dataset]) -> None:
+        """Store objects in a study (STOW-RS).
+
+        Raises:
+            PetechiaError: the PACS does not take one of them.
+        """
+        try:
+            answer = self._client.store_instances(objects, study)
+            failed = [int(one.get("FailureReason") or 0) for one in answer.get("FailedSOPSequence") or ()]
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+            raise PetechiaError(
+                f"{self.url} answers to what was stored with something that is not DICOM JSON ({type(error).__name__}); check "
+                f"the PACS."
+            ) from None
+        if failed:
+            raise PetechiaError(f"{self.url} does not take a report (reason {failed[0]:#06x}); look at the log of the PACS.")
+
+
+def text(found: Result, keyword: str) -> str:
+    """The first value of an entry in DICOM JSON; "" if there is none, or it is not a text or a number."""
+    entry = found.get(f"{tag_for_keyword(keyword):08X}")
+    values = entry.get("Value") if isinstance(entry, dict) else None
+    value = values[0] if isinstance(values, list) and values else None
+    return str(value).strip("\0 ") if isinstance(value, str | int | float) else ""
