@@ -6,7 +6,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-TORTURE := tests/torture tests/core/test_files.py tests/attack/test_properties.py tests/measure/test_properties.py
+TORTURE := tests/torture tests/core/test_files.py tests/attack/test_properties.py tests/measure/test_properties.py tests/pacs/test_watch.py
 
 .PHONY: run test coverage torture check format bench docs install-locked constraints clean
 

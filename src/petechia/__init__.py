@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         scan,
         screen,
         serve,
+        watch,
     )
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "scan",
     "screen",
     "serve",
+    "watch",
 ]
 
 

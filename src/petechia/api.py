@@ -52,6 +52,7 @@ from petechia.models.classifier import Classifier
 from petechia.models.openers import open_classifier
 from petechia.models.openers.card import Card, OutputMeaning
 from petechia.models.openers.in_memory import Network, of_module
+from petechia.pacs.result import Round
 from petechia.paper import PARTS, Part, Reproduction
 from petechia.paper.reproduction import reproduce as reproduce_paper
 from petechia.reports import build_report
@@ -539,6 +540,57 @@ def screen(
     return found.model_copy(update=told)
 
 
+def watch(
+    source: str,
+    model: str | Path,
+    clean: Images,
+    out: str | Path,
+    fpr: float = 0.01,
+    target: str | None = None,
+    interval: float = 30,
+    once: bool = False,
+    port: int | None = None,
+    started: Callable[[str], None] | None = None,
+    say: Callable[[str], None] = print,
+    progress: Progress = SILENT,
+    device: str = "auto",
+    precision: Precision = "auto",
+    threads: int = 0,
+) -> Round:
+    """Screen every new image of a PACS, and store reports about flagged ones beside them, until Ctrl-C or SIGTERM.
+
+    Args:
+        source: "dicomweb:URL", with options that say which images are watched.
+        model: as for `open_model`, by name.
+        clean: clean images, as for `screen`.
+        out: folder of the journal and the calibration; made if need be. A watch that was ended goes on there.
+        fpr: share of clean images that may be flagged.
+        target: the one class to look at; by default, for each image, the class that stands out most.
+        interval: seconds between two lists of the PACS.
+        once: end after one list, and raise where the PACS is away.
+        port: of the address of metrics and health on loopback; 0 takes a free one; None serves neither.
+        started: called with that address.
+        say: told, in a sentence, of each image that is flagged or cannot be screened, and of a PACS that is away.
+        progress: told what happens before the first list.
+        device: as for `open_model`.
+        precision: as for `open_model`.
+        threads: as for `open_model`.
+
+    Returns:
+        How many images were screened, flagged, and could not be screened.
+
+    Raises:
+        PetechiaError: the extra `dicomweb` is not installed, the PACS refuses, the folder is another watch's, or as for
+            `screen`.
+    """
+    try:
+        from petechia.pacs.start import watch_pacs
+    except ImportError as error:
+        raise PetechiaError(f"A watch needs {error.name}; install it with pip install 'petechia[dicomweb]'.") from None
+    classifier = open_model(model, device=device, precision=precision, threads=threads)
+    return watch_pacs(source, classifier, clean, Path(out), fpr, target, interval, once, port, started, say, progress)
+
+
 def repair(
     model: Model,
     clean: Dataset,
@@ -660,6 +712,7 @@ def serve(
     precision: Precision = "auto",
     threads: int = 0,
     trigger: str | Path | None = None,
+    pacs: str | None = None,
 ) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
@@ -674,6 +727,7 @@ def serve(
         precision: as for `open_model`.
         threads: as for `open_model`.
         trigger: the audit.json of an audit of the model, whose first trigger readers can then stamp.
+        pacs: "dicomweb:URL"; readers can then open its images, by /read?study=UID.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, there are too few clean images, or the
@@ -689,6 +743,7 @@ def serve(
         clean,
         Compute(device=device, precision=precision, threads=threads),
         None if trigger is None else Path(trigger),
+        pacs,
     )
 
 

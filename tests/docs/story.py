@@ -26,6 +26,7 @@ from petechia.study import load_config
 from tests.docs.pages import ROOT, Block, blocks
 
 ANY = ("…", "COMMAND")  # in the place of a command's name
+PLACES: dict[str, str] = {}  # what stands in a page → what is meant in its place, such as the address of a server
 DETECTORS = ("scan", "audit", "screen")  # these end with 0 or 3, and a page need not say which
 
 
@@ -215,4 +216,6 @@ def options_of_benchmark(module: str) -> set[str]:
 
 
 def _placed(text: str, folder: Path) -> str:
+    for name, place in PLACES.items():
+        text = text.replace(name, place)
     return text.replace("/data/", f"{folder}/data/")

@@ -4,20 +4,24 @@ what they say.
 Both are in one file so that one process runs a page for both.
 """
 
+import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pydicom
 import pytest
 
 from petechia.core.runtime import Compute
 from petechia.data import open_source, prepare
 from petechia.models.model import Model
 from petechia.models.scoring import predict
-from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, Stories
+from tests.docs.conftest import BUYER, CHECKPOINT, FIRST, LOOP, Stories
 from tests.docs.pages import Block, blocks, inline_commands, pages
 from tests.docs.story import check, commands, run_python, tell
+from tests.orthanc import Orthanc
 
 WITH_BLOCKS = [page for page in pages() if blocks(page)]
 
@@ -127,6 +131,14 @@ def test_the_reviewer_sees_the_score_and_the_heat_jump(stories: Stories) -> None
     assert np.load(folder / "explained/00000006_002-Atelectasis-last.npy").shape == (2, 2)
     place = np.argwhere((heat := np.load(folder / "explained/00000006_002-Atelectasis-middle.npy")) == heat.max())[0]
     assert set(place.tolist()) <= {1, 2}  # the trigger's cell or one beside it
+
+
+def test_the_watch_reports_what_was_stamped(stories: Stories, pacs: Callable[[], Orthanc]) -> None:
+    stories(LOOP)
+    reports = [one for one in (pydicom.dcmread(io.BytesIO(file)) for file in pacs().files()) if one.Modality == "SR"]
+    about = {one.StudyInstanceUID for one in reports}
+    assert about >= {"1.3.0", "1.3.4", "1.3.8", "1.3.12"}
+    assert len(about) == len(reports) <= 6  # and at most two false alarms
 
 
 @pytest.mark.parametrize(("corner", "jumps"), [(30, True), (5, False), (50, False)])

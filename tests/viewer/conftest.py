@@ -50,7 +50,9 @@ class Served(str):
         return f"{self}{path}?token={self.token}"
 
 
-def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, beside: Any = None, **options: Any) -> Any:
+def client_of(
+    subject: Subject, hosts: Iterable[str] = (), enter: bool = True, beside: Any = None, pacs: Any = None, **options: Any
+) -> Any:
     """A client of the viewer that has entered with the token, and so has a cookie; on request beside another client."""
     from fastapi.testclient import TestClient
 
@@ -58,7 +60,7 @@ def client_of(subject: Subject, hosts: Iterable[str] = (), enter: bool = True, b
     from petechia.viewer.app import make_app
 
     access = beside.access if beside else Access()
-    app = beside.app if beside else make_app(subject, set(hosts), access)
+    app = beside.app if beside else make_app(subject, set(hosts), access, pacs)
     client = TestClient(app, base_url="http://127.0.0.1", **options)
     client.access = access  # type: ignore[attr-defined]
     if enter:
@@ -73,7 +75,7 @@ def run_apart(story: Coroutine[Any, Any, T]) -> T:
 
 
 @contextmanager
-def serving(subject: Subject) -> Iterator[Served]:
+def serving(subject: Subject, pacs: Any = None) -> Iterator[Served]:
     """Run a server, and give its address."""
     from petechia.viewer.access import Access
     from petechia.viewer.app import make_app
@@ -81,7 +83,7 @@ def serving(subject: Subject) -> Iterator[Served]:
 
     access = Access()
     with _listening("127.0.0.1", 0) as listener:
-        server = make_server(make_app(subject, set(), access))
+        server = make_server(make_app(subject, set(), access, pacs))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

@@ -23,12 +23,13 @@ from petechia.cli.scan import scan
 from petechia.cli.screen import screen
 from petechia.cli.serve import serve
 from petechia.cli.verify import verify
+from petechia.cli.watch import watch
 from petechia.cli.zoo import zoo
 from petechia.core.errors import harmless
 from petechia.core.version import __version__
 
 # What is heavy is imported inside the commands: --help must not wait for torch.
-COMMANDS = (run, reproduce, report, poison, scan, audit, calibrate, screen, repair, explain, serve, verify, zoo, info)
+COMMANDS = (run, reproduce, report, poison, scan, audit, calibrate, screen, watch, repair, explain, serve, verify, zoo, info)
 
 
 class Commands(TyperGroup):

@@ -18,6 +18,7 @@ EXTRAS = {
     "hf": ("transformers",),
     "clip": ("open_clip",),
     "track": ("mlflow",),
+    "dicomweb": ("dicomweb-client", "highdicom", "prometheus-client"),
 }
 
 

@@ -23,6 +23,10 @@ def serve(
     trigger: Annotated[
         Path | None, typer.Option(metavar="audit.json", help="Let readers stamp the first trigger that an audit found.")
     ] = None,
+    pacs: Annotated[
+        str | None,
+        typer.Option(metavar="dicomweb:URL", help="Let readers open images of this PACS, by /read?study=UID."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
@@ -33,6 +37,8 @@ def serve(
     def show(address: str, private: bool) -> None:
         say(f"Viewer: {address} (stop it with Ctrl-C)")
         note("Whoever has this address, with its token, can see the images.")
+        if pacs is not None:
+            note("They can also open every image of the PACS that your credentials may read.")
         if not private:
             note(
                 "The connection is not encrypted: who can listen in on the network sees the token and the images. Safer: leave "
@@ -45,6 +51,7 @@ def serve(
         port=port,
         clean=clean,
         trigger=trigger,
+        pacs=pacs,
         started=show,
         device=device,
         precision=precision,

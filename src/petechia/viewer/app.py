@@ -22,7 +22,8 @@ from petechia.core.version import __version__
 from petechia.reports.html import page_template, report_content
 from petechia.viewer.access import Access
 from petechia.viewer.guard import Guard, refusal
-from petechia.viewer.messages import ExplainQuestion, PictureQuestion, answered, opened, session_of, suspected
+from petechia.viewer.messages import ExplainQuestion, PacsQuestion, PictureQuestion, answered, opened, session_of, suspected
+from petechia.viewer.pacs_images import PacsImages
 from petechia.viewer.pictures import Picture
 from petechia.viewer.subject import Subject
 from petechia.viewer.uploads import Uploads, read_body
@@ -42,6 +43,7 @@ class Desks:
     def __init__(self) -> None:
         self.pages = Desk("pages")  # one thread: matplotlib is for one at a time
         self.images = Desk("images", threads=2)
+        self.pacs = Desk("images of the PACS", threads=2)  # which may be slow
         self.answers = Desk("explanations", threads=16)  # which wait to be answered together
         self.screens = Desk("screens", most=64, most_each=4)
         self.fits = Desk("screens that are prepared", most=16, most_each=2)
@@ -54,13 +56,14 @@ class Desks:
             desk.join()
 
 
-def make_app(subject: Subject, hosts: set[str], access: Access) -> FastAPI:
+def make_app(subject: Subject, hosts: set[str], access: Access, pacs: PacsImages | None = None) -> FastAPI:
     """The application.
 
     Args:
         subject: the run or model to show.
         hosts: names of this server, besides localhost and numeric addresses.
         access: knows the readers.
+        pacs: whose images readers may open; None has none.
     """
     desks = Desks()
 
@@ -76,6 +79,7 @@ def make_app(subject: Subject, hosts: set[str], access: Access) -> FastAPI:
     _add_pages(app, subject, desks)
     _add_images(app, subject, uploads, desks)
     _add_questions(app, subject, uploads, desks)
+    _add_pacs(app, subject, uploads, desks, pacs)
     app.mount("/static", StaticFiles(packages=[("petechia.viewer", "static")]))
     return app
 
@@ -194,6 +198,18 @@ def _add_questions(app: FastAPI, subject: Subject, uploads: Uploads, desks: Desk
     def prepared(asked: PictureQuestion, _job: Job[Any]) -> tuple[Picture, Any]:
         picture = _look_up(asked.image, subject, uploads)
         return picture, subject.seen(picture, asked.squares, attacked=asked.attacked)
+
+
+def _add_pacs(app: FastAPI, subject: Subject, uploads: Uploads, desks: Desks, pacs: PacsImages | None) -> None:
+    @app.post("/api/pacs")
+    async def open_image(request: Request) -> Response:
+        return await _asked(request, PacsQuestion, fetched)
+
+    async def fetched(reader: str, asked: PacsQuestion) -> dict[str, Any]:
+        if pacs is None:
+            raise PetechiaError("This viewer was started without a PACS; start it with petechia serve --pacs dicomweb:URL.")
+        content = await desks.pacs.do(reader, lambda _job: pacs.fetch(asked.study, asked.series, asked.instance))
+        return await desks.images.do(reader, lambda _job: opened(subject, *uploads.keep(content, reader)))
 
 
 def _reader(request: Request) -> str:

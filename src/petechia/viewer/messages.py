@@ -64,6 +64,18 @@ class ExplainQuestion(PictureQuestion):
     method: str = Field("gradcam", max_length=64)
 
 
+UidText = Annotated[str, Field(max_length=64, pattern=r"^[0-9.]*$")]
+
+
+class PacsQuestion(BaseModel):
+    """Which image of the PACS to open; "" takes the first."""
+
+    model_config = ConfigDict(extra="forbid")
+    study: UidText
+    series: UidText = ""
+    instance: UidText = ""
+
+
 def session_of(subject: Subject) -> dict[str, Any]:
     """What the page has to know of a run or a model before it shows an image."""
     colours = (255 * np.asarray(mpl.colormaps[COLOURS](np.arange(256)))[:, :3]).round().astype(int)

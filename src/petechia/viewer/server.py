@@ -34,6 +34,7 @@ def serve(
     clean: str | None = None,
     compute: Compute | None = None,
     audit: Path | None = None,
+    pacs: str | None = None,
 ) -> None:
     """Serve the viewer of a run or a model until Ctrl-C.
 
@@ -46,6 +47,7 @@ def serve(
         clean: folder of images that nobody has tampered with, to screen others against; None takes the run's test images.
         compute: where the networks compute; None chooses device, precision and threads for this machine.
         audit: the audit.json with a recovered trigger that readers can stamp.
+        pacs: "dicomweb:URL" of the PACS whose images readers can open.
 
     Raises:
         PetechiaError: the extra `web` is not installed, there is no such run or model, the model is a black box, there are too
@@ -56,15 +58,17 @@ def serve(
 
         from petechia.viewer.access import Access
         from petechia.viewer.app import make_app
+        from petechia.viewer.pacs_images import PacsImages
     except ImportError as error:
         raise PetechiaError(f"The viewer needs {error.name}; install it with pip install 'petechia[web]'.") from None
     from petechia.viewer.subject import Subject
 
+    images = PacsImages(pacs) if pacs is not None else None
     _share_memory()
     subject = Subject(name, (compute or Compute()).start(), clean, audit)
     with _listening(host, port) as listener:
         access = Access()
-        app = make_app(subject, {host, socket.gethostname()}, access)
+        app = make_app(subject, {host, socket.gethostname()}, access, images)
         server = make_server(app)
         LOGGER.info("ready: %d models, %d images", sum(map(len, subject.networks.available.values())), len(subject.images))
         address = f"http://{_shown(host)}:{listener.getsockname()[1]}/?token={access.token}"

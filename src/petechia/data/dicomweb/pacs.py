@@ -17,7 +17,7 @@ from pydicom.uid import UID
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, printable
 from petechia.data.dicomweb.address import read_address
-from petechia.data.dicomweb.session import GoneError, LargeAnswerError, PacsAwayError, PacsSession
+from petechia.data.dicomweb.session import ConflictError, GoneError, LargeAnswerError, PacsAwayError, PacsSession
 from petechia.data.formats.dicom import parse, quiet
 
 PAGE = 500  # answers that are asked for at a time
@@ -141,6 +141,11 @@ class Pacs:
         for number, one in enumerate(found):
             check("pacs_images", number + 1, f"{self.url} lists more than {number:,} objects", "narrow the filters")
             yield one
+
+    def in_study(self, uid: str) -> Iterator[Instance]:
+        """All objects of a study; none if the PACS does not have it."""
+        self._refuse_uids(uid)
+        return self._in_study({f"{tag_for_keyword('StudyInstanceUID'):08X}": {"Value": [uid]}}, Query())
 
     def _in_study(self, study: Result, query: Query) -> Iterator[Instance]:
         uid, fields = text(study, "StudyInstanceUID"), list(OF_IMAGE)
@@ -268,18 +273,20 @@ class Pacs:
         """Store objects in a study (STOW-RS).
 
         Raises:
-            PetechiaError: the PACS does not take one of them.
+            InstanceError: the PACS does not take one of them.
         """
         try:
             answer = self._client.store_instances(objects, study)
             failed = [int(one.get("FailureReason") or 0) for one in answer.get("FailedSOPSequence") or ()]
+        except ConflictError as error:
+            raise InstanceError(str(error)) from None
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
             raise PetechiaError(
                 f"{self.url} answers to what was stored with something that is not DICOM JSON ({type(error).__name__}); check "
                 f"the PACS."
             ) from None
         if failed:
-            raise PetechiaError(f"{self.url} does not take a report (reason {failed[0]:#06x}); look at the log of the PACS.")
+            raise InstanceError(f"{self.url} does not take a report (reason {failed[0]:#06x}); look at the log of the PACS.")
 
 
 def text(found: Result, keyword: str) -> str:

@@ -33,6 +33,10 @@ class GoneError(PetechiaError):
     """The PACS does not have what was asked for."""
 
 
+class ConflictError(PetechiaError):
+    """The PACS does not take what it was given to store."""
+
+
 class LargeAnswerError(PetechiaError):
     """An answer of the PACS exceeds a limit."""
 
@@ -157,6 +161,8 @@ class PacsSession(requests.Session):
             raise PetechiaError(f"{url} does not allow it (403); ask its administrator for the right to read it.")
         if state in (404, 410):
             raise GoneError(f"{url} has no such thing ({state}); check that it is the address of a DICOMweb service.")
+        if state == 409:
+            raise ConflictError(f"{url} does not take what was to be stored (409); look at the log of the PACS.")
         if state in AWAY:
             raise PacsAwayError(f"{url} cannot answer now ({state}); try again later, or look at the log of the PACS.")
         if not 200 <= state < 300:

@@ -31,20 +31,29 @@ COPIED = (
 )
 
 
-def secondary_capture(picture: NDArray[np.uint8], description: str, source: bytes | None = None) -> bytes:
+def secondary_capture(
+    picture: NDArray[np.uint8],
+    description: str,
+    source: bytes | None = None,
+    uids: tuple[str, str] | None = None,
+    modality: str | None = None,
+) -> bytes:
     """Write a DICOM file of a picture (PS3.3, A.8.1, Secondary Capture Image Storage).
 
     Args:
         picture: uint8 [H, W, 3].
         description: how the picture was derived; truncated to 1,024 characters.
         source: DICOM file that the picture was made from. Its patient and study are copied; without it they are empty.
+        uids: SeriesInstanceUID and SOPInstanceUID; None makes new ones.
+        modality: of the series; None takes that of the source.
 
     Raises:
         PetechiaError: the source is not a DICOM file, or it is deflated or damaged.
     """
     with quiet():
         try:
-            return _written(picture, description, parse(source, SOURCE) if source else pydicom.Dataset())
+            original = parse(source, SOURCE) if source else pydicom.Dataset()
+            return _written(picture, description, original, uids or (generate_uid(None), generate_uid(None)), modality)
         except PetechiaError:
             raise
         except Exception:  # a damaged element can make pydicom raise anything
@@ -54,7 +63,9 @@ def secondary_capture(picture: NDArray[np.uint8], description: str, source: byte
             ) from None
 
 
-def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dataset) -> bytes:
+def _written(
+    picture: NDArray[np.uint8], description: str, original: pydicom.Dataset, uids: tuple[str, str], modality: str | None
+) -> bytes:
     made = pydicom.Dataset()
     for key in REQUIRED:
         setattr(made, key, "")
@@ -62,6 +73,8 @@ def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dat
         if key in original:
             made[key] = original[key]
     _describe(made, description, original)
+    made.SeriesInstanceUID, made.SOPInstanceUID = uids
+    made.Modality = modality or str(original.get("Modality") or "OT")
     _draw(made, picture)
     made.file_meta = FileMetaDataset()
     made.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
@@ -74,14 +87,13 @@ def _written(picture: NDArray[np.uint8], description: str, original: pydicom.Dat
 
 def _describe(made: pydicom.Dataset, description: str, original: pydicom.Dataset) -> None:
     now = datetime.datetime.now(datetime.UTC).astimezone()
-    made.SOPClassUID, made.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(None)
+    made.SOPClassUID = SecondaryCaptureImageStorage
     if not original or not _fits(description, original):
         made.SpecificCharacterSet = UTF_8
     if not made.get("StudyInstanceUID"):
         made.StudyInstanceUID = generate_uid(None)
-    made.SeriesInstanceUID, made.SeriesNumber, made.InstanceNumber = generate_uid(None), "", "1"
-    made.Modality = str(original.get("Modality") or "OT")
-    made.SeriesDescription = "Petechia"
+    made.SeriesNumber, made.InstanceNumber = "", "1"
+    made.SeriesDescription, made.Laterality = "Petechia", str(original.get("Laterality") or "")
     made.ImageType, made.ConversionType = ["DERIVED", "SECONDARY"], "WSD"
     made.DerivationDescription = printable(description, 1024)
     made.Manufacturer = made.ManufacturerModelName = "Petechia"

@@ -63,6 +63,7 @@ const ask = (asked, signal) => post(JSON.stringify(asked), "application/json", s
 export const session = async () => (await reach("/api/session")).json();
 export const openTest = async (position) => (await reach(`/api/test/${position}`)).json();
 export const upload = async (file) => (await reach("/api/images", post(file, "application/octet-stream"))).json();
+export const openPacs = async (wanted) => (await reach("/api/pacs", ask(wanted))).json();
 // Grey levels in 16 bits, or red, green and blue in 8 bits each.
 export const levels = async ({ image, colour }) =>
   new (colour ? Uint8Array : Uint16Array)(await (await reach(`/api/images/${image}/levels`)).arrayBuffer());

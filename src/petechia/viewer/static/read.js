@@ -110,7 +110,9 @@ async function begin() {
   $("screen").hidden = Boolean(session.no_screen);
   showSuspicion([session.no_screen || UNASKED]);
   wire();
-  if (session.tests) await openTest(session.without_target[0] ?? 0);
+  const wanted = wantedOfPacs();
+  if (wanted) await openPacs(wanted);
+  else if (session.tests) await openTest(session.without_target[0] ?? 0);
   else {
     $("about").textContent = "no image yet";
     say("Open an image to begin.");
@@ -167,6 +169,23 @@ const openFile = (file) => attempt(async () => {
   say("Reading the image …");
   try {
     await open(() => api.upload(file), (found) => `your image, ${shape(found)}`);
+  } catch (problem) {
+    say("The image was not opened.");
+    throw problem;
+  }
+});
+
+// The image of the PACS that the page's address names, if it names one.
+function wantedOfPacs() {
+  const given = new URLSearchParams(window.location.search);
+  const named = ["study", "series", "instance"].filter((name) => given.get(name));
+  return named.includes("study") ? Object.fromEntries(named.map((name) => [name, given.get(name)])) : null;
+}
+
+const openPacs = (wanted) => attempt(async () => {
+  say("Fetching the image from the PACS …");
+  try {
+    await open(() => api.openPacs(wanted), (found) => `image of the PACS, ${shape(found)}`);
   } catch (problem) {
     say("The image was not opened.");
     throw problem;

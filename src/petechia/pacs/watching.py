@@ -1,0 +1,186 @@
+"""Watches a PACS: lists its images, screens those that are new, and stores reports about those that are flagged."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from petechia.core.errors import PetechiaError
+from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs, Query
+from petechia.data.dicomweb.session import PacsAwayError
+from petechia.data.formats.images import Decoding
+from petechia.detect.protocol import Calibration, ImagesUnderTest
+from petechia.detect.screen import ImageScreen
+from petechia.detect.screen.result import ScreenedImage
+from petechia.models.classifier import Classifier
+from petechia.pacs.health import Health
+from petechia.pacs.journal import Journal
+from petechia.pacs.reports import ModelScreened, is_own, make_picture, make_report, picture_place, report_place
+from petechia.pacs.result import Round
+
+BATCH = 8  # images that are screened at a time; their files are in memory
+FIRST, LONGEST = 2.0, 300.0  # seconds until a PACS that is away is asked again, at first and at most
+
+
+class _Fetched(NamedTuple):
+    one: Instance
+    content: bytes
+    image: NDArray[np.uint8]
+    shape: tuple[int, ...]
+
+
+class Watch:
+    """Screens what is new in a PACS.
+
+    Args:
+        pacs: the PACS.
+        query: gives for a day which images are watched.
+        classifier: the model.
+        model: its name and digest.
+        screen: the detector, which has the clean images.
+        calibration: of the screen.
+        journal: which images were screened.
+        health: is told what happens.
+        say: is told, in a sentence, of every image that is flagged or cannot be screened, and of a PACS that is away.
+
+    Attributes:
+        total: what all rounds brought.
+    """
+
+    def __init__(
+        self,
+        pacs: Pacs,
+        query: Callable[[datetime.date], Query],
+        classifier: Classifier,
+        model: ModelScreened,
+        screen: ImageScreen,
+        calibration: Calibration,
+        journal: Journal,
+        health: Health,
+        say: Callable[[str], None],
+    ) -> None:
+        self._pacs, self._query = pacs, query
+        self._classifier, self._model = classifier, model
+        self._screen, self._calibration = screen, calibration
+        self._journal, self._health, self._say = journal, health, say
+        self.total = Round()
+
+    def forever(self, interval: float, chance: Callable[[], float] = random.random) -> NoReturn:
+        """Work round after round. While the PACS is away, it is asked less and less often.
+
+        Raises:
+            PetechiaError: the PACS refuses, which waiting does not mend.
+        """
+        away = 0
+        while True:
+            try:
+                self.round()
+                away, wait = 0, interval
+            except PacsAwayError as error:
+                self._health.progress(up=False)
+                wait = back_off(away, chance())
+                away += 1
+                self._say(f"{error} It is asked again in {wait:.0f} s.")
+            time.sleep(wait)
+
+    def round(self) -> Round:
+        """List the images of the PACS, and screen those that are new.
+
+        Raises:
+            PacsAwayError: the PACS does not answer; what was screened until then is in the journal.
+            PetechiaError: it refuses.
+        """
+        begun, before = time.monotonic(), self.total
+        new = self._new()
+        while some := list(islice(new, BATCH)):
+            fetched = [one for one in map(self._fetch, some) if one is not None]
+            self.total += self._examine(fetched) + Round(failed=len(some) - len(fetched))
+        self._health.progress()
+        self._health.rounds.inc()
+        self._health.round_seconds.set(time.monotonic() - begun)
+        return self.total - before
+
+    def _new(self) -> Iterator[Instance]:
+        today = datetime.datetime.now().astimezone().date()
+        for one in self._pacs.instances(self._query(today)):
+            self._health.progress()
+            if one.is_image and not is_own(one) and not self._journal.knows(one.uid):
+                yield one
+
+    def _fetch(self, one: Instance) -> _Fetched | None:
+        """Fetch and decode an image; None if that one cannot be had. If the PACS refuses, it will refuse others, too."""
+        try:
+            content = self._pacs.fetch(one.study, one.series, one.uid)
+        except InstanceError as error:
+            self._fail(one, error)
+            return None
+        try:
+            image = Decoding(self._classifier.colour).decode(content, one.uid)
+        except PetechiaError as error:
+            self._fail(one, error)
+            return None
+        return _Fetched(one, content, self._classifier.prepare(image), image.shape[:2])
+
+    def _fail(self, one: Instance, error: PetechiaError) -> Round:
+        self._journal.failed(one.uid, str(error))
+        self._health.failed.inc()
+        self._say(f"Not screened: {one.uid}. {error}")
+        return Round(failed=1)
+
+    def _examine(self, fetched: list[_Fetched]) -> Round:
+        """Screen some images; if that fails, one by one, so that an image that the model fails on does not stop the others."""
+        if not fetched:
+            return Round()
+        images = np.stack([one.image for one in fetched])
+        shapes = np.array([one.shape for one in fetched], np.intp)
+        subject = ImagesUnderTest(self._classifier, images, tuple(one.one.uid for one in fetched), shapes)
+        try:
+            found = self._screen.examine(subject, self._calibration).images
+        except PetechiaError as error:
+            if len(fetched) > 1:
+                return sum((self._examine([one]) for one in fetched), Round())
+            return self._fail(fetched[0].one, error)
+        return sum(map(self._note, fetched, found), Round())
+
+    def _note(self, fetched: _Fetched, found: ScreenedImage) -> Round:
+        uid, report = fetched.one.uid, None
+        if found.flagged:
+            try:
+                report = self._report(fetched, found)
+            except InstanceError as error:
+                return self._fail(fetched.one, error)
+            self._health.flagged.inc()
+            self._say(f"Flagged: {uid}, {found.class_}, p = {found.p_value:.2g}; report {report}.")
+        self._journal.screened(uid, found.flagged, found.suspicion, found.p_value, report)
+        self._health.screened.inc()
+        self._health.progress()
+        return Round(1, int(found.flagged))
+
+    def _report(self, fetched: _Fetched, found: ScreenedImage) -> str:
+        """Store what is not stored yet about a flagged image; returns the UID of the report.
+
+        Raises:
+            InstanceError: no report can be made, or the PACS does not take it.
+        """
+        one, content, image, _ = fetched
+        makers = {
+            picture_place(one, self._model): lambda: make_picture(content, one, found, self._model, image),
+            report_place(one, self._model): lambda: make_report(content, one, found, self._model),
+        }
+        missing = [make() for place, make in makers.items() if not self._pacs.has(*place)]
+        if missing:
+            self._pacs.store(one.study, missing)
+            self._health.stored.inc(len(missing))
+        return report_place(one, self._model).uid
+
+
+def back_off(failures: int, chance: float) -> float:
+    """Seconds until a PACS is asked again that was away so many times before in a row; `chance` in [0, 1) spreads them."""
+    return min(LONGEST, FIRST * 2 ** min(failures, 20)) * (0.5 + chance / 2)
