@@ -59,8 +59,9 @@ def test_what_is_flagged_is_reported_in_its_study(world: World, pacs: Orthanc, t
     images[1] = stamped(images[1], *PLACE)
     images[4] = stamped(images[4], *PLACE)
     pacs.store(*(file(image, number) for number, image in enumerate(images)))
-    pacs.store(file(images[0], 90, Modality="CT", NumberOfFrames="1"), file(np.stack(images[:3]), 91, NumberOfFrames="3"))
-    out, said = tmp_path / "watch", []
+    pacs.store(file(images[0], 90, Modality="CT", NumberOfFrames="1"), file(images[:3], 91, NumberOfFrames="3"))
+    out = tmp_path / "watch"
+    said: list[str] = []
     found = watch(world, pacs, out, say=said.append)
     expected = petechia.screen(world.model, images, world.clean, fpr=0.05, device="cpu", threads=1)
     flagged = {f"1.2.{number}" for number, one in enumerate(expected.images) if one.flagged}

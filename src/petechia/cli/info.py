@@ -18,7 +18,7 @@ EXTRAS = {
     "hf": ("transformers",),
     "clip": ("open_clip",),
     "track": ("mlflow",),
-    "dicomweb": ("dicomweb-client", "highdicom", "prometheus-client"),
+    "dicomweb": ("dicomweb_client", "highdicom", "prometheus_client"),
 }
 
 

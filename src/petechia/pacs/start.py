@@ -28,6 +28,7 @@ from petechia.pacs.watching import Watch
 CALIBRATION = "calibration.json"
 PRIVATE = 0o700  # the journal says which studies were suspicious
 KIND = "dicomweb"
+CHOOSING = ("modality", "days", "date", "description")  # options that choose images
 ROUNDS, LEAST = 10, 600.0  # rounds, or seconds if that is more, without progress, after which a watch is not healthy
 
 
@@ -50,8 +51,10 @@ def watch_pacs(
     if kind != KIND or not text:
         raise PetechiaError("A watch needs a PACS; give dicomweb:URL, as in dicomweb:https://pacs.example/dicom-web.")
     pacs, options = read_source(source, text)
-    if unused := {"table", "limit", "view_is"} & options.model_fields_set:
-        raise PetechiaError(f"{min(unused)}= in {source!r} is not for a watch; choose images with modality=, days= or date=.")
+    if unused := options.model_fields_set.difference(CHOOSING):
+        raise PetechiaError(
+            f"{min(unused)}= in {source!r} is not for a watch; choose images with {', '.join(f'{one}=' for one in CHOOSING)}."
+        )
     model = _digested(classifier)
     about = {"model": model.digest, "--clean": described(clean), "--fpr": fpr, "--target": target, "PACS": pacs.url}
     with ExitStack() as stack:

@@ -170,17 +170,18 @@ class Watch:
             InstanceError: no report can be made, or the PACS does not take it.
         """
         one, content, image, _ = fetched
-        makers = {
-            picture_place(one, self._model): lambda: make_picture(content, one, found, self._model, image),
-            report_place(one, self._model): lambda: make_report(content, one, found, self._model),
-        }
-        missing = [make() for place, make in makers.items() if not self._pacs.has(*place)]
+        report = report_place(one, self._model)
+        missing = []
+        if not self._pacs.has(*picture_place(one, self._model)):
+            missing.append(make_picture(content, one, found, self._model, image))
+        if not self._pacs.has(*report):
+            missing.append(make_report(content, one, found, self._model))
         if missing:
             self._pacs.store(one.study, missing)
             self._health.stored.inc(len(missing))
-        return report_place(one, self._model).uid
+        return report.uid
 
 
 def back_off(failures: int, chance: float) -> float:
     """Seconds until a PACS is asked again that was away so many times before in a row; `chance` in [0, 1) spreads them."""
-    return min(LONGEST, FIRST * 2 ** min(failures, 20)) * (0.5 + chance / 2)
+    return min(LONGEST, FIRST * 2.0 ** min(failures, 20)) * (0.5 + chance / 2)

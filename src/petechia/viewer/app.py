@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, StreamingResponse
 from fastapi.staticfiles import StaticFiles
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
 from petechia.core.errors import PetechiaError, printable
@@ -33,7 +33,7 @@ MOST_QUESTION = 64 * 1024  # bytes
 MOST_ASKING = 15.0  # seconds for a question to arrive
 TEST_IMAGE = re.compile(r"test-([0-9]{1,9})")
 
-Q = TypeVar("Q", bound=PictureQuestion)
+Q = TypeVar("Q", bound=BaseModel)
 T = TypeVar("T")
 
 
