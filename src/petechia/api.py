@@ -542,7 +542,7 @@ def screen(
 
 def watch(
     source: str,
-    model: str | Path,
+    model: Model,
     clean: Images,
     out: str | Path,
     fpr: float = 0.01,
@@ -561,7 +561,7 @@ def watch(
 
     Args:
         source: "dicomweb:URL", with options that say which images are watched.
-        model: as for `open_model`, by name.
+        model: as for `open_model`; one in memory is told apart by its name.
         clean: clean images, as for `screen`.
         out: folder of the journal and the calibration; made if need be. A watch that was ended goes on there.
         fpr: share of clean images that may be flagged.

@@ -1,6 +1,8 @@
 """A watch with a real PACS: what it stores there is read with other libraries, and checked by a validator of the standard."""
 
 import json
+import os
+import re
 import shutil
 import signal
 import sqlite3
@@ -11,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from typer.testing import CliRunner
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from tests.conftest import TORTURE
+from tests.detect.screen.conftest import ByHand, opened
 from tests.orthanc import Orthanc
 from tests.pacs.conftest import CHARACTERS, World, drawn, file, own, parsed, stamped
 
@@ -213,32 +216,58 @@ def started(world: World, pacs: Orthanc, out: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+# A process that has imported everything, and forks a watch for every line that it reads: so a kill costs no start of Python.
+NURSERY = """
+import os, sys
+import petechia.api, petechia.pacs.start
+from tests.detect.screen.conftest import ByHand, opened
+
+url, clean, out = sys.argv[1:]
+for line in sys.stdin:
+    if (child := os.fork()) == 0:
+        try:
+            petechia.watch(url, opened(ByHand()), clean, out, fpr=0.05, interval=0.05)
+        finally:
+            os._exit(1)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
 def test_killed_while_images_arrive(world: World, pacs: Orthanc, tmp_path: Path) -> None:
     """`PETECHIA_TORTURE=1` kills it 50 times while 200 images arrive."""
-    kills, count = (50, 200) if TORTURE else (3, 16)
+    kills, count = (50, 200) if TORTURE else (5, 20)
     rng = np.random.default_rng()
     images = drawn(count, seed=int(rng.integers(1 << 30)))
     images[::4] = stamped(images[::4], *PLACE)
-    out = tmp_path / "watch"
+    out, source = tmp_path / "watch", f"dicomweb:{pacs.url}"
+    words = [sys.executable, "-c", NURSERY, source, str(world.clean), str(out)]
+    pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
     arrived = midway = 0
-    for kill in range(kills):
-        process = started(world, pacs, out)
-        while arrived < (kill + 1) * count // kills:
-            pacs.store(file(images[arrived], arrived))
-            arrived += 1
-        if kill % 2:
-            time.sleep(float(rng.uniform(0, 9)))  # anywhere
-        else:
-            wait_for(lambda: len(journal(out)) > midway)  # noqa: B023 (asked at once)
-            time.sleep(float(rng.uniform(0, 0.3)))  # among screening, reporting and noting
-        process.kill()
-        process.wait()
-        midway = len(journal(out))
-    watch(world, pacs, out)
+    with (tmp_path / "said").open("w") as said, subprocess.Popen(words, stderr=said, **pipes) as nursery:
+        assert nursery.stdin is not None
+        assert nursery.stdout is not None
+        for kill in range(kills):
+            nursery.stdin.write("watch\n")
+            child = number_of(nursery.stdout)
+            while arrived < (kill + 1) * count // kills:
+                pacs.store(file(images[arrived], arrived))
+                arrived += 1
+            if kill % 2:
+                time.sleep(float(rng.uniform(0, 3)))  # anywhere
+            else:
+                wait_for(lambda: len(journal(out)) > midway, most=300)  # noqa: B023 (asked at once)
+                time.sleep(float(rng.uniform(0, 0.5)))  # among screening, reporting and noting
+            os.kill(child, signal.SIGKILL)
+            assert number_of(nursery.stdout) == -signal.SIGKILL, (tmp_path / "said").read_text()
+            midway = len(journal(out))
+        nursery.stdin.close()
+    classifier = opened(ByHand())
+    petechia.watch(source, classifier, str(world.clean), out, fpr=0.05, once=True, say=lambda _: None)
     known = journal(out)
     assert len(known) == count
     assert {state for state, *_ in known.values()} == {CLEAN, FLAGGED}
-    expected = petechia.screen(world.model, images, world.clean, fpr=0.05, device="cpu", threads=1)
+    expected = petechia.screen(classifier, images, str(world.clean), fpr=0.05)
     flagged = {f"1.2.{number}" for number, one in enumerate(expected.images) if one.flagged}
     assert {uid for uid, (state, *_) in known.items() if state == FLAGGED} == flagged
     stored = own(pacs)
@@ -246,7 +275,12 @@ def test_killed_while_images_arrive(world: World, pacs: Orthanc, tmp_path: Path)
         about = [uid for one in stored if one.Modality == modality for uid in referenced(one)]
         assert sorted(about) == sorted(flagged)  # each exactly once
     assert len(pacs.ask("/instances")) == count + 2 * len(flagged)
-    print(f"{kills} kills, {count} images, {midway} of them screened under kills, {len(flagged)} flagged")
+    print(f"{kills} kills, {count} images, {midway} of them screened by watches that were killed, {len(flagged)} flagged")
+
+
+def number_of(lines: IO[str]) -> int:
+    """The next line that is a number; the others are what a watch says."""
+    return next(int(line) for line in lines if re.fullmatch(r"-?[0-9]+\n", line))
 
 
 def test_a_journal_is_refused_by_other_settings_and_when_damaged(tmp_path: Path) -> None:
