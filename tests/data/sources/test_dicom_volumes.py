@@ -1,5 +1,6 @@
 """Frames and series of DICOM files as slices. The truth are arrays made by hand, and pydicom's own decoding."""
 
+import copy
 import io
 from collections.abc import Callable
 from pathlib import Path
@@ -455,3 +456,28 @@ def test_places_that_make_no_sense_are_none(tmp_path: Path, entries: dict[str, A
     across = open_source(f"dicom:{root},axis=coronal")  # of the other slices
     assert decoded(across, 0).shape == (1, Z - 1, X)
     assert {one.reason: one.names for one in across.not_read.reasons} == {Reason.SLICES: (path.name,)}
+
+
+def test_an_enhanced_ct_of_highdicom_agrees_with_its_own_reader(tmp_path: Path) -> None:
+    highdicom = pytest.importorskip("highdicom", reason="needs highdicom, which writes the truth")
+    base, series = pydicom.dcmread(str(get_testdata_file("CT_small.dcm"))), []
+    for k in range(4):
+        one = copy.deepcopy(base)
+        one.PixelData = np.random.default_rng(k).integers(0, 2000, (128, 128)).astype(np.int16).tobytes()
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = UID(f"{base.SeriesInstanceUID}.{k + 1}")
+        one.InstanceNumber, one.ImagePositionPatient = str(k + 1), [0, 0, (k * 3) % 4]
+        one.WindowCenter, one.WindowWidth = str(500 + 100 * k), "800"
+        series.append(one)
+    uids = {"series_instance_uid": f"{base.SeriesInstanceUID}.8", "sop_instance_uid": f"{base.SeriesInstanceUID}.9"}
+    made_of = highdicom.legacy.LegacyConvertedEnhancedCTImage(series, series_number=1, instance_number=1, **uids)
+    (tmp_path / "d").mkdir()
+    made_of.save_as(tmp_path / "d" / "e.dcm")
+    truth, catalog = highdicom.imread(tmp_path / "d" / "e.dcm"), open_source(f"dicom:{tmp_path / 'd'}")
+    depths = []
+    for name, found in zip(catalog.ids.tolist(), decoded(catalog, *range(4)), strict=True):
+        number = int(name.partition("#")[2])
+        expected = truth.get_frame(number, apply_voi_transform=True, voi_output_range=(0, 255))
+        assert np.abs(found - expected).max() <= 0.51
+        group = truth.PerFrameFunctionalGroupsSequence[number - 1]
+        depths.append(float(group.PlanePositionSequence[0].ImagePositionPatient[2]))
+    assert depths == [0, 1, 2, 3]
