@@ -10,6 +10,12 @@
 #     docker run --rm --gpus all … petechia:cuda run …
 # Without --user, /out must be writable for uid 10001. To read strangers' files, add --network none --read-only --tmpfs /tmp.
 #
+# Of the extras the image has web alone. Another one needs a layer of its own, and downloads are kept below /out/.cache:
+#     FROM petechia
+#     USER root
+#     RUN pip install 'transformers>=5.0'
+#     USER 10001:10001
+#
 # The viewer, published on this machine alone:
 #     docker run --rm -v "$PWD/out:/out" -p 127.0.0.1:8765:8765 petechia serve /out/run --host 0.0.0.0
 # Open the address that it prints, token included, with 127.0.0.1 in place of the container's name.

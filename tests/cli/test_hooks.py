@@ -100,7 +100,11 @@ def test_pre_commit_lets_a_clean_dataset_pass_and_blocks_a_poisoned_one(tmp_path
     git("commit", "-q", "-m", "hooks", folder=source)
     revision = git("rev-parse", "HEAD", folder=source)
     # The interpreter of the tests runs the hook here; pre-commit would install Petechia, which takes a network.
-    hook = {"id": "petechia-scan", "language": "system", "entry": f"{sys.executable} -m petechia.cli.hooks scan"}
+    hook: dict[str, Any] = {
+        "id": "petechia-scan",
+        "language": "system",
+        "entry": f"{sys.executable} -m petechia.cli.hooks scan",
+    }
     hook |= {"args": ["folder:labels.csv,root=images"], "files": r"^images/|^labels\.csv$"}
     config = {"repos": [{"repo": str(source), "rev": revision, "hooks": [hook]}]}
     (work / ".pre-commit-config.yaml").write_text(yaml.safe_dump(config))

@@ -55,7 +55,7 @@ def test_colour_and_oblong_images_become_squares() -> None:
 
 def test_whole_images_of_the_right_size_pass_unchanged() -> None:
     image = picture(24, 24)
-    for resample in ("nearest", "bilinear", "area"):
+    for resample in ("nearest", "bilinear", "bicubic", "area"):
         assert np.array_equal(Preprocess(size=24, resample=resample)(image), image)
 
 

@@ -56,7 +56,7 @@ OUTSIDE = "outside"  # a folder beside the one that is read; it holds secret.png
 PIXELS = np.random.default_rng(0).integers(0, 255, (16, 16), np.uint8)
 RUNTIME = Compute(device="cpu", precision="fp32", threads=1).start()
 
-Plant = Callable[[Path], None]
+Plant = Callable[[Path], object]
 
 
 @dataclass(frozen=True)

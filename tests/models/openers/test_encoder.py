@@ -28,7 +28,7 @@ def write_encoder(
 ) -> Callable[[torch.Tensor], torch.Tensor]:
     """Write an encoder and a head with random weights, and return what computes their logits."""
     torch.manual_seed(0)
-    encoder = timm.create_model(arch, num_classes=0, **options).eval()
+    encoder: Any = timm.create_model(arch, num_classes=0, **options).eval()
     head = torch.nn.Linear(encoder.num_features, 2)
     folder.mkdir(exist_ok=True)
     save_file({prefix + name: one for name, one in encoder.state_dict().items()}, folder / "encoder.safetensors")

@@ -91,6 +91,7 @@ def test_what_a_file_leaves_out(content: dict[str, Any], preprocess: dict[str, A
         ({"size": {"height": 48, "width": 64}}, "only square images"),
         ({"size": {"longest_edge": 48}}, "only square images"),
         ({"size": 48, "crop_size": 64}, "crops to 64 pixels what it has resized to 48"),
+        ({"size": 0, "crop_size": -1}, "only square images"),
         ({"size": 48, "resample": 17}, "unknown resample 17"),
         ({"size": 48, "resample": "\x1b[31m"}, "unknown resample"),
         ({"size": 48, "image_std": [0.0, 1, 1], "image_mean": [0, 0, 0]}, "greater than 0"),

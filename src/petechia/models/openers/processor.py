@@ -111,7 +111,7 @@ def _sizes(stated: _Stated, path: Path) -> dict[str, Any]:
         return {"size": cropped}
     if cropped > resized:
         raise PetechiaError(f"{path} crops to {cropped} pixels what it has resized to {resized}; correct one of them.")
-    by_shorter_side = isinstance(stated.size, dict) and "shortest_edge" in stated.size
+    by_shorter_side = isinstance(stated.size, dict) and stated.size.get("shortest_edge") is not None
     if cropped == resized:
         return {"size": cropped} | ({"crop": "square"} if by_shorter_side else {})
     return {"size": cropped, "crop": cropped / resized}
@@ -119,14 +119,16 @@ def _sizes(stated: _Stated, path: Path) -> dict[str, Any]:
 
 def _side(size: int | dict[str, int | None] | None, key: str, path: Path) -> int | None:
     """Return the side of a square: of N, {"height": N, "width": N} or {"shortest_edge": N}."""
-    if not isinstance(size, dict):
-        return size
-    sides = {size.get(name) for name in ("height", "width", "shortest_edge")} - {None}
-    if len(sides) != 1:
+    if size is None:
+        return None
+    names = ("height", "width", "shortest_edge")
+    sides = {size.get(name) for name in names} - {None} if isinstance(size, dict) else {size}
+    side = sides.pop() if len(sides) == 1 else None
+    if side is None or side < 1:
         raise PetechiaError(
             f"{path} has the {key} {shown(size)}, but only square images are supported; export the model to ONNX."
         )
-    return sides.pop()
+    return side
 
 
 def _normalisation(stated: _Stated, usual: bool, path: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
