@@ -22,7 +22,7 @@ from petechia.detect.scan.traces import GRID, LARGEST, Grey
 ROUNDING = 1e-3  # of the mean of a patch
 PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
 CHUNK = 1 << 13  # images, or pairs of them, that are in memory at a time
-LOOKED_UP = 1 << 8  # images that are looked up at a time
+LOOKED_UP = 1 << 18  # pairs that are looked up at a time: where all borders are black, each image is near to all
 
 Array = NDArray[np.float32]
 
@@ -135,10 +135,12 @@ def _summaries(blocks: RowsOf, shapes: NDArray[np.int32]) -> tuple[NDArray[np.ui
 
 def _close(keys: Array, same: float) -> Iterator[NDArray[np.intp]]:
     """Pairs of rows, [n, 2] at a time and the smaller first, none of whose coordinates differ by more than `same`."""
-    tree = KDTree(keys)
-    for start in range(0, len(keys), LOOKED_UP):
-        near = tree.query_ball_point(keys[start : start + LOOKED_UP], same + ROUNDING, p=np.inf, workers=workers())
-        one = np.repeat(np.arange(start, start + len(near)), [len(each) for each in near])
+    tree, reach = KDTree(keys), same + ROUNDING
+    counts = tree.query_ball_point(keys, reach, p=np.inf, workers=workers(), return_length=True)
+    batch = np.cumsum(counts) // LOOKED_UP
+    for rows in np.split(np.arange(len(keys)), np.flatnonzero(np.diff(batch)) + 1):
+        near = tree.query_ball_point(keys[rows], reach, p=np.inf, workers=workers())
+        one = np.repeat(rows, counts[rows])
         other = np.fromiter(chain.from_iterable(near), np.intp, len(one))
         pairs = np.stack([one, other], axis=1)
         yield pairs[one < other]
