@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -29,6 +29,10 @@ class Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
         pass
 
+    def handle(self) -> None:
+        with suppress(ConnectionError):  # who asked has gone
+            super().handle()
+
     @property
     def asks(self) -> tuple[str, dict[str, list[str]]]:
         """Path and query."""
@@ -38,8 +42,9 @@ class Handler(BaseHTTPRequestHandler):
     def reply(self, content: bytes, kind: str = "application/dicom+json", state: int = 200, **headers: str) -> None:
         """Send an answer."""
         self.send_response(state)
-        for name, value in {"Content-Type": kind, "Content-Length": str(len(content)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
+        given = {name.replace("_", "-"): value for name, value in headers.items()}
+        for name, value in ({"Content-Type": kind, "Content-Length": str(len(content))} | given).items():
+            self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
 

@@ -24,6 +24,7 @@ pytest.importorskip("dicomweb_client")
 
 from petechia.data.dicomweb import pacs
 from petechia.data.dicomweb.files import LOCK, PacsReader
+from petechia.data.dicomweb.pacs import InstanceError, Pacs
 from petechia.data.dicomweb.session import PacsAwayError
 from tests.data.dicomweb.hostile import Handler, answering, entry, serving
 from tests.data.formats.test_dicom import made, written
@@ -246,6 +247,31 @@ def test_it_leads_elsewhere_and_gets_no_credentials_there() -> None:
         assert other.asked == []
 
 
+def test_it_leads_to_no_address() -> None:
+    assert "leads to an address that is none" in refusal(lambda handler: handler.reply(b"", state=301, Location="http://[x"))
+
+
+def test_it_breaks_off_or_answers_in_xml() -> None:
+    assert "broke off" in refusal(lambda handler: handler.reply(b"[]", Content_Length="9"))
+    assert "broke off" in refusal(lambda handler: handler.wfile.write(b"HTTP/1.1 200 O"))
+    bomb = b'<!DOCTYPE a [<!ENTITY b "c">]><a>&b;</a>'
+    assert "answers in XML" in refusal(lambda handler: handler.reply(bomb, "application/dicom+xml"))
+
+
+def test_what_it_answers_to_what_is_stored() -> None:
+    failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}
+    for answer, kind, sentence in (
+        (lambda handler: handler.reply(b"", state=409), InstanceError, "does not take what was to be stored"),
+        (lambda handler: handler.reply_json(failed), InstanceError, "does not take a report .reason 0x0110"),
+        (lambda handler: handler.reply(b"<html>"), PetechiaError, "with something that is not DICOM JSON"),
+        (lambda handler: handler.reply(b"", state=403), PetechiaError, "does not allow it"),
+        (lambda handler: handler.reply(b"", state=503), PacsAwayError, "cannot answer now"),
+    ):
+        with serving(answer) as server, pytest.raises(kind, match=sentence):
+            Pacs(server.url).store("1.3", [made(PIXELS[0])])
+        assert len(server.asked) == 1  # what is stored is not sent again by itself
+
+
 def test_it_is_not_there() -> None:
     with serving(answering([], [])) as server:
         url = server.url
@@ -266,7 +292,7 @@ def _limits() -> Iterator[None]:
 
 @pytest.mark.usefixtures("_limits")
 def test_its_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    limited(monkeypatch, "pacs_answer=100000,pacs_seconds=1,pacs_images=50")
+    limited(monkeypatch, "pacs_answer=100000,pacs_seconds=2,pacs_images=50")
 
     def endless(handler: Handler) -> None:
         handler.send_response(200)
@@ -277,17 +303,17 @@ def test_its_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     def dripping(handler: Handler) -> None:
         handler.send_response(200)
         handler.end_headers()
-        for _ in range(30):
+        for _ in range(60):
             handler.wfile.write(b" ")
             time.sleep(0.1)
 
     def slow_to_begin(handler: Handler) -> None:
-        for letter in b"HTTP/1.1 200 OK" + b" " * 30:
+        for letter in b"HTTP/1.1 200 OK" + b" " * 60:
             handler.wfile.write(bytes([letter]))
             time.sleep(0.1)
 
     def packed(handler: Handler) -> None:
-        handler.reply(gzip.compress(b" " * 10**8), Content_Encoding="gzip")
+        handler.reply(gzip.compress(b" " * 10**6), Content_Encoding="gzip")
 
     def more_and_more(handler: Handler) -> None:
         path, query = handler.asks
@@ -295,7 +321,7 @@ def test_its_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
         handler.reply_json([entry(study=f"1.{first + number}") for number in range(20)] if path.endswith("/studies") else [])
 
     assert "answers with more than 100,000 bytes" in refusal(endless)
-    assert "takes more than 1 seconds" in refusal(dripping)
+    assert "takes more than 2 seconds" in refusal(dripping)
     assert "does not answer" in refusal(slow_to_begin)
     assert "answers in gzip, which was not asked for" in refusal(packed)
     assert "lists more than 59 objects" in refusal(more_and_more)

@@ -14,7 +14,7 @@ from requests.adapters import HTTPAdapter
 from requests.auth import AuthBase, HTTPBasicAuth
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 from petechia.core.budget import VARIABLE, limit
 from petechia.core.errors import PetechiaError, first_line, printable
@@ -56,15 +56,20 @@ class _Timed:
     sock: socket.socket
 
     def getresponse(self) -> Any:
-        cut = threading.Timer(limit("pacs_seconds"), self._cut)
-        cut.daemon = True
-        cut.start()
+        late = threading.Event()
+        timer = threading.Timer(limit("pacs_seconds"), self._cut, [late])
+        timer.daemon = True
+        timer.start()
         try:
-            return super().getresponse()  # type: ignore[misc]
+            answer = super().getresponse()  # type: ignore[misc]
         finally:
-            cut.cancel()
+            timer.cancel()
+        if late.is_set():  # what had arrived until then can look like an answer
+            raise TimeoutError
+        return answer
 
-    def _cut(self) -> None:
+    def _cut(self, late: threading.Event) -> None:
+        late.set()
         with suppress(OSError, AttributeError):
             self.sock.shutdown(socket.SHUT_RDWR)
 
@@ -137,6 +142,8 @@ class PacsSession(requests.Session):
             with super().request(method, url, *args, **options) as answer:
                 self._refuse_state(answer)
                 answer._content = self._read(answer, most, until)
+                if method == "GET" and answer.status_code == 200 and not answer._content:
+                    raise PacsAwayError(f"{self.address.url} broke off before its answer; try again later.")
         except requests.exceptions.SSLError as error:
             raise PetechiaError(
                 f"The certificate of {self.address.url} is not trusted ({first_line(error)}); set PETECHIA_DICOMWEB_CA to the "
@@ -148,11 +155,13 @@ class PacsSession(requests.Session):
             ) from None
         return answer
 
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        """No redirection is followed, nor its target parsed."""
+
     def _refuse_state(self, answer: requests.Response) -> None:
         state, url = answer.status_code, self.address.url
         if 300 <= state < 400:
-            target = urlsplit(answer.headers.get("Location", ""))
-            where = printable(f"{target.scheme}://{target.hostname or ''}{target.path}", 200)
+            where = printable(_without_query(answer.headers.get("Location", "")), 200)
             raise PetechiaError(f"{url} leads to {where}, and is not followed there; give the address of the DICOMweb service.")
         if state == 401:
             how = "the credentials are wrong or have expired" if self.address.signs_in else "it wants credentials"
@@ -170,6 +179,8 @@ class PacsSession(requests.Session):
 
     def _read(self, answer: requests.Response, most: str, until: float) -> bytes:
         url = self.address.url
+        if "xml" in answer.headers.get("Content-Type", "").lower():
+            raise PetechiaError(f"{url} answers in XML, and JSON was asked for; check the address, or update the PACS.")
         packing = answer.headers.get("Content-Encoding", "identity").lower()
         if packing not in ("", "identity"):
             raise PetechiaError(f"{url} answers in {printable(packing)}, which was not asked for; turn its compression off.")
@@ -186,6 +197,15 @@ class PacsSession(requests.Session):
         return b"".join(parts)
 
 
+def _without_query(location: str) -> str:
+    """Where a redirection leads, without what may be a secret."""
+    try:
+        parts = urlsplit(location)
+        return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    except ValueError:
+        return "an address that is none"
+
+
 def _authentication(address: Address) -> AuthBase | None:
     if address.token:
         return _Bearer(address.token)
@@ -200,5 +220,6 @@ def _reason(error: BaseException) -> str:
         ReadTimeoutError: "silence",
         requests.exceptions.ConnectionError: "no connection",
         requests.exceptions.ChunkedEncodingError: "it broke off",
+        ProtocolError: "it broke off",
     }
     return next((text for kind, text in names.items() if isinstance(error, kind)), type(error).__name__)
