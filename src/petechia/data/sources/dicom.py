@@ -100,8 +100,8 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
 
     Args:
         source: the whole source, for messages.
-        text: FOLDER or DICOMDIR with options, see `DicomFolderOptions`. Of a folder all images are read, whether its DICOMDIR lists
-            them or not; of a DICOMDIR those that it lists.
+        text: FOLDER or DICOMDIR with options, see `DicomFolderOptions`. Of a folder all images are read, whether its DICOMDIR
+            lists them or not; of a DICOMDIR those that it lists.
         missing: what to do if the table or the DICOMDIR lists images that the folder does not contain.
 
     Raises:
@@ -233,9 +233,10 @@ def _catalog(
     rows = found.rows(headers, files)
     for parts, name in zip(rows.parts, rows.ids.tolist(), strict=True):
         if len(parts) > 1 and (labels[parts] != labels[parts[0]]).any():
+            volume = found.root / name.rpartition("#")[0]
             raise PetechiaError(
-                f"The slices of the volume of {found.root / name.rpartition('#')[0]} have different labels in {options.table}, so a "
-                f"slice across them has none; leave out axis=."
+                f"The slices of the volume of {volume} have different labels in {options.table}, so a slice across them has "
+                f"none; leave out axis=."
             )
     return Catalog(
         name=found.name,
