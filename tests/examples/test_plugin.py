@@ -109,7 +109,7 @@ def test_its_model_is_explained_by_its_method(used: dict[str, Any]) -> None:
 
 
 def test_the_help_names_what_it_adds(used: dict[str, Any]) -> None:
-    assert "dicom:FOLDER, xrv:NAME:FOLDER or npz:…" in used["scan --help"][1]
+    assert "dicomweb:URL, xrv:NAME:FOLDER or npz:…" in used["scan --help"][1]
     assert "xrv:… or linear:…" in used["explain --help"][1]
     assert "occlusion, rise or slope." in used["explain --help"][1]
     assert "xrv:… or linear:…" in used["screen --help"][1]

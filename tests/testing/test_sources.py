@@ -44,6 +44,14 @@ def dicom(root: Path, _make_nih: NihMaker) -> str:
     return f"dicom:{test_dicom.folder_of(root / 'scans')}"
 
 
+def nifti(root: Path, _make_nih: NihMaker) -> str:
+    pytest.importorskip("nibabel", reason="needs petechia[nifti]")
+    from tests.data.sources import test_nifti  # noqa: PLC0415 (it needs the package)
+
+    test_nifti.save(root / "volumes" / "sub-01.nii.gz", test_nifti.VOLUME)
+    return f"nifti:{root / 'volumes'}"
+
+
 def xrv(root: Path, _make_nih: NihMaker) -> str:
     pytest.importorskip("torchxrayvision")
     from tests.data.sources import test_xrv  # noqa: PLC0415 (it needs the package)
@@ -52,7 +60,7 @@ def xrv(root: Path, _make_nih: NihMaker) -> str:
 
 
 OURS: dict[str, Callable[[Path, NihMaker], str]] = {
-    **{"phantom": phantom, "nih": nih, "folder": folder, "medmnist": medmnist, "dicom": dicom, "xrv": xrv}
+    **{"phantom": phantom, "nih": nih, "folder": folder, "medmnist": medmnist, "dicom": dicom, "nifti": nifti, "xrv": xrv}
 }
 
 
