@@ -198,7 +198,7 @@ def _square(place: str, size: str, level: str) -> str:
 
 def _audited(folder: Path) -> list[Row]:
     """The models that the audit is judged on: those that its verdict was not tuned on, and those with few classes."""
-    return [row for row in read(folder, "audit-models") if row["set"] in ("fresh", "few classes")]
+    return [row for row in read(folder, "audit-models") if row["set"] in ("unseen", "few classes")]
 
 
 def audit(folder: Path) -> Figure:

@@ -58,7 +58,7 @@ def test_an_attacked_picture_gets_the_runs_own_trigger(waving: Subject) -> None:
 
 
 def audited(folder: Path, change: KnownChange | None) -> Path:
-    """An audit.json that flags Infiltration for a checkerboard, or for a change of the whole image."""
+    """An audit.json that flags Infiltration for a checkerboard, or for a change of the image."""
     found: dict[str, Any] = {
         "name": "Infiltration",
         "flagged": True,

@@ -125,7 +125,7 @@ def audit(
 
 def show_audit(result: AuditResult, out: Path) -> None:
     """What was found in a model, class by class, and what an audit does not find."""
-    heads = ("class", "p-value", "found by", "best stamp", "row, column", "gain", "change of the whole image")
+    heads = ("class", "p-value", "found by", "best stamp", "row, column", "gain", "change of the image")
     console.print(table(*heads, title=f"Audit of {result.model.name}", rows=[_row(one) for one in result.classes]))
     for warning in result.warnings:
         note(warning)

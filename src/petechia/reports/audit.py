@@ -73,7 +73,7 @@ def _pictures(image: NDArray[np.uint8], recovered: RecoveredStamp) -> dict[str, 
 
 
 def _changed(image: NDArray[np.uint8], changed: NDArray[np.uint8]) -> dict[str, bytes]:
-    """An image, the same with a change of the whole image, and the difference on grey, as large as it can be shown."""
+    """An image, the same with a change of the image, and the difference on grey, as large as it can be shown."""
     difference = changed.astype(np.int16) - image
     scale = 127 / max(1, int(np.abs(difference).max()))
     pictures = {"clean": image, "changed": changed, "difference": (128 + scale * difference).round().astype(np.uint8)}

@@ -83,7 +83,7 @@ def _metrics(one: AuditedClass) -> Iterator[dict[str, Any]]:
     yield {"type": "p-value of a backdoor", "slice": one.name, "value": f"{one.p_value:.4g}"}
     for what, asr, false in (
         ("the recovered stamp", one.asr, one.false_trigger),
-        *([("the recovered change of the whole image", one.change.asr, one.change.false_trigger)] if one.change else []),
+        *([("the recovered change of the image", one.change.asr, one.change.false_trigger)] if one.change else []),
     ):
         for threshold, rate in (asr or {}).items():
             yield _metric(f"attack success rate of {what} at {threshold}", one.name, rate)

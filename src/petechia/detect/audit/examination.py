@@ -1,4 +1,4 @@
-"""Examine a model with clean images alone: stamps at every place, changes of the whole image, and how sure one can be."""
+"""Examine a model with clean images alone: stamps at every place, changes of the image, and how sure one can be."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petechia.attack.square import Square
-from petechia.core.errors import PetechiaError
+from petechia.core.errors import PetechiaError, listing
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
@@ -32,8 +32,8 @@ from petechia.detect.audit.response import (
     response_map,
     stamp_response,
 )
-from petechia.detect.audit.rises import SHARES, Rise, rise
-from petechia.detect.audit.transforms import FAMILIES, Family, family_named
+from petechia.detect.audit.rises import Rise, rise
+from petechia.detect.audit.transforms import FAMILIES, Family, Patch, Pattern, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
 from petechia.detect.scan.stamps import find_families
@@ -42,7 +42,7 @@ from petechia.measure import THRESHOLDS, Count
 from petechia.models.classifier import Classifier
 
 FEWEST = 20  # clean images
-HOSTS = 24  # clean images on which stamps are tried, and changes of the whole image are fitted
+HOSTS = 24  # clean images on which stamps are tried, and changes of the image are fitted
 STAMP_QUERIES = 12_000  # of a black box, for groups of stamps, about
 JUDGES = 40  # others, on which these changes are judged
 PLACES = 24  # at which a recovered stamp is tried to see whether it works anywhere
@@ -77,7 +77,7 @@ class RecoveredStamp(NamedTuple):
 
 
 class RecoveredChange(NamedTuple):
-    """The change of the whole image that a class answers to most, at its family's limit.
+    """The change of the image that a class answers to most, at its family's limit.
 
     Attributes:
         family: of changes.
@@ -130,7 +130,7 @@ class ExaminedClass(NamedTuple):
 
     @property
     def by_change(self) -> bool:
-        """Whether the change of the whole image is the trigger to show, and not the stamp.
+        """Whether the change of the image is the trigger to show, and not the stamp.
 
         It is the one that does what a backdoor's trigger does; where both do or none does, the one that the class was found by.
         """
@@ -199,7 +199,7 @@ class ModelEvidence(NamedTuple):
 
     Attributes:
         response: the stamps.
-        rises: what each family of changes of the whole image does; none for few classes.
+        rises: what each family of changes of the image does; none for few classes.
         leads: of the best stamps' places over others, float64 [K]; of a model with few classes, else [0].
     """
 
@@ -222,7 +222,7 @@ def examine_model(
     Args:
         classifier: the model; of a black box only the answers are used, and no free shapes are tried.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that the model was made for; no labels are needed.
-        quick: of the changes of the whole image search for patterns only.
+        quick: of the changes of the image search for patterns and patches only.
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
         reference: a clean model of the same data: what it answers to likewise is natural.
@@ -276,11 +276,11 @@ def measure_model(
 
 
 def families_of(classifier: Classifier, quick: bool) -> tuple[Family, ...]:
-    """The changes of the whole image that are searched for in a model: none where its classes are few."""
+    """The changes of the image that are searched for in a model: none where its classes are few."""
     if len(classifier.classes) < FEWEST_CLASSES:
         return ()
     families = FAMILIES if classifier.network is not None else tuple(map(family_named, QUERIES))
-    return families[:1] if quick else families
+    return tuple(one for one in families if not quick or isinstance(one, Pattern | Patch))
 
 
 def _measured_before(baseline: ModelUnderTest, examined: Classifier, quick: bool, progress: Progress) -> Measured:
@@ -373,20 +373,22 @@ class _Subject:
         return _Subject(classifier, clean, logits, hosts, progress)
 
     def evidence(self, quick: bool) -> ModelEvidence:
-        """Search for stamps, then for changes of the whole image."""
+        """Search for stamps, then for changes of the image."""
         self.progress.phase("trying stamps")
         most = STAMP_QUERIES if self.classifier.network is None else None
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
         if len(self.classifier.classes) < FEWEST_CLASSES:
             return ModelEvidence(response, [], place_leads(self.classifier, self.hosts, response, self._cells, self.progress))
-        return ModelEvidence(response, list(self._rises(families_of(self.classifier, quick))), np.zeros(0))
+        return ModelEvidence(response, list(self._rises(families_of(self.classifier, quick), response)), np.zeros(0))
 
-    def _rises(self, families: Sequence[Family]) -> Iterator[Rise]:
+    def _rises(self, families: Sequence[Family], response: Response) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
         middle = min(HOSTS, len(rows) // 2)
         fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
-        for family in families:
-            self.progress.phase(f"changing the whole image: {family.name}")
+        stamps = [response.best(label)[0] for label in range(len(self.classifier.classes))]
+        for known in families:
+            family = Patch(stamps) if isinstance(known, Patch) else known
+            self.progress.phase(f"changing images: {family.name}")
             if self.classifier.network is None:
                 yield rise_by_asking(self.classifier, fit, judge, family, QUERIES[family.name], progress=self.progress)
             else:
@@ -425,7 +427,7 @@ class _Subject:
         )
 
     def recover_change(self, label: int, rises: Sequence[Rise], judgement: Judgement) -> RecoveredChange | None:
-        """What the most striking change of the whole image does to all clean images, at its family's limit.
+        """What the most striking change of the image does to all clean images, at its family's limit.
 
         None where no test of a change points at the class, as with a stamp that works only in its place.
         """
@@ -436,7 +438,7 @@ class _Subject:
         found = next(one for one in rises if one.family == strongest)
         family = family_named(found.family)
         direction = found.directions[label : label + 1].float().to(self.hosts.images.device)
-        strength = SHARES[-1] * family.limit
+        strength = family.shares[-1] * family.limit
         with torch.inference_mode():
             changed = torch.cat(
                 [
@@ -490,15 +492,13 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
     left = [one.name for one in FAMILIES if one.name not in {rise.family for rise in evidence.rises}]
     if not evidence.rises:
         found.append(
-            "Only square stamps were looked for: no triggers of other shapes, and no changes of the whole image. With fewer "
+            "Only square stamps were looked for: no triggers of other shapes, and no changes of the image. With fewer "
             "than four classes clean models answer to these as backdoored ones do."
         )
     elif left:
-        found.append(f"Some triggers were not looked for: {' and '.join(left)}.")
+        found.append(f"Some triggers were not looked for: {listing(left)}.")
     if evidence.rises and black_box:
-        found.append(
-            "Only the answers of this model were used: changes of the whole image were searched for without gradients."
-        )
+        found.append("Only the answers of this model were used: changes of the image were searched for without gradients.")
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:
         found.append(

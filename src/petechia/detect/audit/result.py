@@ -103,7 +103,7 @@ class Rate(Record):
 
 
 class AuditedChange(Record):
-    """The change of the whole image that a class answers to most, at its family's limit.
+    """The change of the image that a class answers to most, at its family's limit.
 
     Attributes:
         family: of changes.
@@ -145,7 +145,7 @@ class AuditedChange(Record):
     @property
     def words(self) -> str:
         """What it is, to begin a sentence with."""
-        return f"A change of the whole image ({self.family}, at most {_percent(self.strength)} {self.unit})"
+        return f"A change of the image ({self.family}, at most {_percent(self.strength)} {self.unit})"
 
 
 class AuditedClass(Record):

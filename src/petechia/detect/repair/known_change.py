@@ -1,4 +1,4 @@
-"""A change of the whole image that must be unlearned, as an audit recovers it."""
+"""A change of the image that must be unlearned, as an audit recovers it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LARGEST = 4 * 1024 * 1024  # numbers in a direction: a free shape of 1,024 × 1,
 
 
 class KnownChange(Settings):
-    """A change of the whole image that raises a class. See `petechia.detect.audit.transforms`.
+    """A change of the image that raises a class. See `petechia.detect.audit.transforms`.
 
     Attributes:
         target: the class.
@@ -85,7 +85,7 @@ class KnownChange(Settings):
         given = torch.from_numpy(np.ascontiguousarray(planes))[None].float() / 255
         if self.kind.shape(given) != self.shape:
             raise PetechiaError(
-                f"The change of the whole image ({self.family}) was not made for images of {len(planes)} channels and "
+                f"The change of the image ({self.family}) was not made for images of {len(planes)} channels and "
                 f"{image.shape[0]} x {image.shape[1]} pixels; audit this model."
             )
         changed = (255 * self.kind.change(given, self.numbers, share * self.strength)[0, 0]).round().to(torch.uint8).numpy()
@@ -104,9 +104,9 @@ class KnownChange(Settings):
         fitting = {self.kind.shape(torch.zeros(1, channels, size, size)) for channels in (1, 3)}
         if self.shape not in fitting:
             raise PetechiaError(
-                f"The change of the whole image ({self.family}) was not made for the model's images of {size} x {size}; audit "
+                f"The change of the image ({self.family}) was not made for the model's images of {size} x {size}; audit "
                 f"this model."
             )
 
     def __str__(self) -> str:
-        return f"a change of the whole image ({self.family}, at most {100 * self.strength:g} % {self.kind.unit})"
+        return f"a change of the image ({self.family}, at most {100 * self.strength:g} % {self.kind.unit})"

@@ -161,7 +161,7 @@ def parse_trigger(text: str) -> KnownTrigger:
 
 
 class _RecoveredChange(BaseModel):
-    """The change of the whole image in a class of an audit.json."""
+    """The change of the image in a class of an audit.json."""
 
     model_config = ConfigDict(extra="ignore", allow_inf_nan=False)
 
