@@ -270,7 +270,9 @@ def audit_uniform(folder: Path) -> Figure:
         "uniform, up to the models that answer to nothing.",
     )
     grid = figure.subplots(2, -(-len(panels) // 2), sharex=True, sharey=True, squeeze=False)
-    for axes, (name, some, column) in zip(grid.flat, panels, strict=True):
+    for axes in grid.flat[len(panels) :]:
+        axes.set_axis_off()
+    for axes, (name, some, column) in zip(grid.flat, panels, strict=False):
         values = sorted(float(row[column]) for row in some if row[column])
         expected = [(n + 0.5) / len(values) for n in range(len(values))]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
