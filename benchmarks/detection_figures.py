@@ -278,7 +278,7 @@ def audit_uniform(folder: Path) -> Figure:
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         axes.plot(expected, values, ".", color=BLUE, markersize=4)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-        axes.set_title(f"{name} ({len(values)})", fontsize=9, loc="left")
+        axes.set_title(f"{name}\n({len(values)})", fontsize=9, loc="left")
     figure.supxlabel("uniform", fontsize=9.5)
     figure.supylabel("measured", fontsize=9.5)
     return figure
