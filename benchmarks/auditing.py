@@ -34,7 +34,7 @@ from petechia.zoo.specimens import Specimen, specimens
 
 COMMAND = (
     "python -m benchmarks.auditing calibrate, with the zoos of clean-real.yaml, clean-phantoms.yaml, clean-few.yaml, "
-    "few-classes.yaml, judge-real.yaml, judge-drawn.yaml, fresh-real.yaml and fresh-drawn.yaml"
+    "few-classes.yaml, judge-real.yaml and judge-drawn.yaml"
 )
 Row = dict[str, Any]
 Values = NDArray[np.float64]

@@ -198,7 +198,7 @@ def _square(place: str, size: str, level: str) -> str:
 
 def _audited(folder: Path) -> list[Row]:
     """The models that the audit is judged on: those that its verdict was not tuned on, and those with few classes."""
-    return [row for row in read(folder, "audit-models") if row["set"] in ("unseen", "few classes")]
+    return [row for row in read(folder, "audit-models") if row["set"] in ("fresh", "few classes")]
 
 
 def audit(folder: Path) -> Figure:
@@ -270,15 +270,13 @@ def audit_uniform(folder: Path) -> Figure:
         "uniform, up to the models that answer to nothing.",
     )
     grid = figure.subplots(2, -(-len(panels) // 2), sharex=True, sharey=True, squeeze=False)
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (name, some, column) in zip(grid.flat, panels, strict=False):
+    for axes, (name, some, column) in zip(grid.flat, panels, strict=True):
         values = sorted(float(row[column]) for row in some if row[column])
         expected = [(n + 0.5) / len(values) for n in range(len(values))]
         axes.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--")
         axes.plot(expected, values, ".", color=BLUE, markersize=4)
         axes.set(xlim=(0, 1), ylim=(0, 1.02), aspect="equal")
-        axes.set_title(f"{name}\n({len(values)})", fontsize=9, loc="left")
+        axes.set_title(f"{name} ({len(values)})", fontsize=9, loc="left")
     figure.supxlabel("uniform", fontsize=9.5)
     figure.supylabel("measured", fontsize=9.5)
     return figure

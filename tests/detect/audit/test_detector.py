@@ -7,6 +7,7 @@ from petechia.detect.audit import AuditResult, ModelAudit, examine_model
 from petechia.detect.audit.detector import calibrated
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.response import stamp_response
+from petechia.detect.audit.rises import SHARES
 from petechia.detect.audit.transforms import FAMILIES
 from petechia.detect.audit.verdict import AuditNulls
 from petechia.detect.protocol import DETECTORS, Calibration, Detector, ModelUnderTest
@@ -44,7 +45,7 @@ def test_a_calibration_keeps_what_was_found_in_each_model(clean: Images) -> None
         np.testing.assert_allclose(one.chance, classifier.logits(images).sigmoid().mean(dim=0), rtol=1e-3)
         np.testing.assert_allclose(one.spread, classifier.logits(images).std(dim=0), rtol=1e-3)
         assert (one.size, one.channels, one.images, one.classes) == (32, 1, 30, classifier.classes)
-        assert set(one.rises) == {"pattern of 24 × 24", "patch"}
+        assert set(one.rises) == {FAMILIES[0].name}
     assert calibration.measured_on == "2 clean models of 5 classes for images of 32 pixels a side, with 30 clean images each"
     assert calibration.values["level"] == pytest.approx(1 / 3)
 
@@ -59,7 +60,7 @@ def test_a_measured_calibration_finds_the_backdoor_and_can_be_saved(
     result = detector.examine(ModelUnderTest(opened(ByHand()), clean), Calibration.load(file), SILENT)
     assert isinstance(result, AuditResult)
     assert result.findings[0].about == "Target"
-    assert set(result.classes[0].tests) == {"stamps", "pattern of 24 × 24", "patch"}  # clean models gave no null for others
+    assert set(result.classes[0].tests) == {"stamps", FAMILIES[0].name}  # clean models gave no null for others
     assert "4 clean models" in result.limits
 
 
@@ -81,7 +82,7 @@ def test_one_model_of_either_kind_is_too_few() -> None:
 def test_all_searches_are_measured_of_a_white_box(clean: Images) -> None:
     one, _ = AuditNulls.of(ModelAudit().calibrate(halves(clean))).models
     assert set(one.rises) == {family.name for family in FAMILIES}
-    assert all(len(one.rises[family.name]) == len(family.shares) for family in FAMILIES)
+    assert all(len(shares) == len(SHARES) for shares in one.rises.values())
 
 
 def test_one_clean_model_is_refused(clean: Images) -> None:
@@ -91,9 +92,10 @@ def test_one_clean_model_is_refused(clean: Images) -> None:
 
 def test_the_calibration_decides(clean: Images) -> None:
     packaged = Calibration.packaged("audit")
+    answering = [one | {"gains": [10.0, *[0.0] * (len(one["gains"]) - 1)]} for one in packaged.values["models"]]
     flagged = []
-    for test in ("stamps", "pattern of 24 × 24"):
-        calibration = packaged.model_copy(update={"values": {**packaged.values, "tests": [test]}})
+    for models in (packaged.values["models"], answering):
+        calibration = packaged.model_copy(update={"values": {**packaged.values, "tests": ["stamps"], "models": models}})
         found = examine_model(opened(ByHand()), clean, quick=True, calibration=calibration)
         flagged.append([one.name for one in found.classes if one.flagged])
     assert flagged == [["Target"], []]

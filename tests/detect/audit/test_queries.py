@@ -4,7 +4,7 @@ import torch
 from petechia.detect.audit.examination import examine_model
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.queries import _along, _slopes, rise_by_asking
-from petechia.detect.audit.rises import rise
+from petechia.detect.audit.rises import SHARES, rise
 from petechia.detect.audit.transforms import Pattern, family_named
 from tests.conftest import Steps
 from tests.detect.audit.conftest import CLASSES, Images, Wavy, opened
@@ -31,12 +31,12 @@ def test_a_class_that_answers_to_a_wave_is_found_by_asking_nearly_as_by_gradient
     blind = rise_by_asking(opened(Wavy(), blind=True), fit, judge, family, 4_000, progress=told)
     by_gradients = rise(classifier, fit, judge, family).own
     found = blind.own
-    assert blind.effects.shape == (len(family.shares), len(CLASSES), len(CLASSES))
+    assert blind.effects.shape == (len(SHARES), len(CLASSES), len(CLASSES))
     assert blind.directions.shape == (len(CLASSES), 1, 24, 24)
     assert float(blind.directions.abs().max()) <= 1
     assert (found[:, 0] > 3 * found[:, 1:].max(axis=1)).all()
     assert (found[:, 0] > 0.6 * by_gradients[:, 0]).all()
-    for n, share in enumerate(family.shares):  # what is reported is what the change does
+    for n, share in enumerate(SHARES):  # what is reported is what the change does
         changed = family.change(judge.images, blind.directions[:1].float(), share * family.limit)[0]
         expected = (classifier.logits(changed) - judge.logits).median(dim=0).values
         assert blind.effects[n, 0] == pytest.approx(expected.numpy(), abs=1e-3)

@@ -5,12 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Runtime
 from petechia.detect.audit.hosts import Hosts
-from petechia.detect.audit.rises import PIXELS, rise
-from petechia.detect.audit.transforms import Patch, Pattern, Warp
+from petechia.detect.audit.rises import PIXELS, SHARES, STEPS, rise
+from petechia.detect.audit.transforms import Pattern, Warp
 from tests.core.rerunning import Rerunning
 from tests.detect.audit.conftest import CLASSES, SIDE, ByHand, Images, opened
 
@@ -34,7 +33,7 @@ class Waves(nn.Module):
 def test_a_class_that_answers_to_a_wave_rises_far_above_the_others(strength: float, clean: Images) -> None:
     classifier = opened(Waves(strength))
     found = rise(classifier, Hosts.of(classifier, clean[:24]), Hosts.of(classifier, clean[24:44]), Pattern(None))
-    assert found.effects.shape == (2, len(CLASSES), len(CLASSES))
+    assert found.effects.shape == (len(SHARES), len(CLASSES), len(CLASSES))
     assert (np.diff(found.own, axis=0) > 0).all()  # a wider bound allows more
     for values in (found.own, found.margins):
         if strength:
@@ -48,39 +47,11 @@ def test_the_rise_is_that_of_the_direction_on_images_that_it_was_not_fitted_on(c
     judge = Hosts.of(classifier, clean[24:44])
     family = Warp()
     found = rise(classifier, Hosts.of(classifier, clean[:24]), judge, family)
-    changed = family.change(judge.images, found.directions.float(), family.limit)
+    changed = family.change(judge.images, found.directions.float(), SHARES[-1] * family.limit)
     for label in range(len(CLASSES)):
         expected = np.quantile(classifier.logits(changed[label]) - judge.logits, 0.5, axis=0, method="lower")
         assert found.effects[-1, label] == pytest.approx(expected, abs=1e-2)  # directions are kept in half precision
         assert found.own[-1, label] == found.effects[-1, label, label]
-
-
-class Tiles(nn.Module):
-    """Like `ByHand`, but "Target" answers to a pattern of 4 × 4 pixels in one place."""
-
-    def __init__(self, pattern: Tensor) -> None:
-        super().__init__()
-        self.plain = ByHand(backdoored=False)
-        self.pattern = nn.Parameter(pattern)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits = self.plain(images)
-        likeness = ((images[:, 0, 10:14, 20:24] - 0.5) * (self.pattern - 0.5)).mean(dim=(1, 2))
-        return torch.cat([logits[:, :1] + 40 * likeness[:, None], logits[:, 1:]], dim=1)
-
-
-def test_a_patch_finds_a_pattern_in_its_place(clean: Images) -> None:
-    pattern = torch.from_numpy(np.random.default_rng(3).integers(0, 2, (4, 4)).astype(np.float32))
-    classifier = opened(Tiles(pattern))
-    family = Patch([Square(9, 19, 5, 0)] * len(CLASSES))
-    found = rise(classifier, Hosts.of(classifier, clean[:24]), Hosts.of(classifier, clean[24:44]), family)
-    assert int(found.margins[0].argmax()) == 0
-    assert found.margins[0, 0] > 5
-    levels = 0.5 + 0.5 * found.directions[0, 0].float()
-    assert torch.equal((levels[10:14, 20:24] > 0.5).float(), pattern)
-    outside = torch.ones(SIDE, SIDE, dtype=torch.bool)
-    outside[7:15, 17:25] = False
-    assert not found.directions[:, 0][:, outside].any()
 
 
 def test_classes_that_are_searched_for_apart_give_the_same(clean: Images, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,4 +80,4 @@ def test_a_recorded_search_finds_the_same(clean: Images) -> None:
     )
     assert np.array_equal(found.effects, expected.effects)
     assert torch.equal(found.directions, expected.directions)
-    assert sum(recorder.recorded) > sum(steps for _, steps in Pattern(None).course) / 2
+    assert sum(recorder.recorded) > sum(STEPS) / 2

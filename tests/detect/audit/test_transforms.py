@@ -4,20 +4,15 @@ import scipy.ndimage
 import torch
 from torch import Tensor
 
-from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
-from petechia.detect.audit.transforms import FAMILIES, Family, Patch, Pattern, Warp, family_named, packed, unpacked
+from petechia.detect.audit.transforms import FAMILIES, Family, Pattern, Warp, family_named, packed, unpacked
 
 IMAGES = torch.from_numpy(np.random.default_rng(0).uniform(0.15, 0.85, (3, 1, 32, 40)).astype(np.float32))
 
 
 def direction_of(family: Family, images: Tensor = IMAGES, goals: int = 2) -> Tensor:
     shape = (goals, *family.shape(images))
-    direction = torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32))
-    if isinstance(family, Patch):  # elsewhere it leaves the image as it is
-        direction[..., 8:] = 0
-        direction[..., 8:, :] = 0
-    return direction
+    return torch.from_numpy(np.random.default_rng(1).uniform(-1, 1, shape).astype(np.float32))
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda one: one.name)
@@ -35,7 +30,7 @@ def test_gradients_reach_every_part_of_a_direction(family: Family) -> None:
     weights = torch.from_numpy(np.random.default_rng(2).normal(size=(3, 1, 32, 40)).astype(np.float32))
     (family.change(IMAGES, direction, family.limit) * weights).sum().backward()  # type: ignore[no-untyped-call]
     assert direction.grad is not None
-    assert (direction.grad != 0)[direction != 0].float().mean() > 0.6
+    assert (direction.grad != 0).float().mean() > 0.6
 
 
 def test_a_fine_pattern_is_added_as_it_is() -> None:
@@ -43,32 +38,6 @@ def test_a_fine_pattern_is_added_as_it_is() -> None:
     direction = direction_of(family)
     expected = (IMAGES.numpy()[None] + 0.05 * direction.numpy()[:, None]).clip(0, 1)
     assert family.change(IMAGES, direction, 0.05).numpy() == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_patch_lies_around_its_stamp_and_within_the_image() -> None:
-    stamps = [Square(20, 12, 5, 0), Square(0, 37, 3, 255), Square(31, 0, 1, 0)]
-    family = Patch(stamps)
-    start = family.start(IMAGES, torch.tensor([0, 1, 2]))
-    assert start.shape == (3, 1, 32, 40)
-    covered = [np.argwhere(one[0].numpy() != 0) for one in start]
-    assert [(one.min(axis=0).tolist(), one.max(axis=0).tolist()) for one in covered] == [
-        ([18, 10], [25, 17]),
-        ([0, 32], [7, 39]),
-        ([24, 0], [31, 7]),
-    ]
-    assert family.start(IMAGES, torch.tensor([2])).numpy() == pytest.approx(start[2:].numpy())
-
-
-def test_a_patch_replaces_its_pixels_and_no_others() -> None:
-    direction = direction_of(Patch(), goals=1)
-    expected = IMAGES.numpy().copy()
-    expected[:, :, :8, :8] = 0.5 + 0.5 * direction.numpy()[0, :, :8, :8]
-    assert Patch().change(IMAGES, direction, 1.0)[0].numpy() == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_patch_is_no_larger_than_the_image() -> None:
-    tiny = torch.zeros(1, 3, 5, 6)
-    assert (Patch([Square(0, 0, 1, 0)]).start(tiny, torch.tensor([0])) != 0).all()
 
 
 def test_a_constant_warp_moves_the_image_by_a_share_of_its_side() -> None:

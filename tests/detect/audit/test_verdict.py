@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from scipy import stats
 
 from petechia.detect.audit.measured import FEWEST, STAMPS, Measured
-from petechia.detect.audit.verdict import BELIEVED, TIE, AuditNulls, evidence_of
+from petechia.detect.audit.verdict import TIE, AuditNulls, evidence_of
 
 CLASSES = 8
 
@@ -105,7 +105,7 @@ def test_tests_that_point_at_the_same_class_add_up() -> None:
     same = known.judge(measured([1.6, *low], chance, pattern=[2.8, *[2.0] * (CLASSES - 1)]))
     apart = known.judge(measured([1.6, *low], chance, pattern=[*[2.0] * (CLASSES - 1), 2.8]))
     assert set(same.tests) == {STAMPS, "pattern"}
-    counted = [same.tests[STAMPS], same.tests["pattern"]]
+    counted = [same.tests[STAMPS]] * 3 + [same.tests["pattern"]]
     np.testing.assert_allclose(same.evidence, stats.combine_pvalues(counted).statistic / 2)  # Fisher's
     assert same.evidence.max() == pytest.approx(apart.evidence[0] + apart.evidence[-1], rel=0.2)
     assert same.ranked[0] == 0
@@ -115,22 +115,11 @@ def test_tests_that_point_at_the_same_class_add_up() -> None:
 def test_a_rank_among_the_clean_models_is_what_counts() -> None:
     rng = np.random.default_rng(0)
     known, chance = nulls(random_models(60, rng)), [0.5] + [0.1] * (CLASSES - 1)
-    strongest = [max(BELIEVED, known.nulls[False, STAMPS].own[n].min()) for n in range(60)]
+    strongest = [known.nulls[False, STAMPS].own[n].min() for n in range(60)]
     for gain in (1.2, 1.6, 2.2, 9):
         found = known.judge(measured([1.0, gain, *[1.0] * (CLASSES - 2)], chance))
-        as_strong = sum(max(BELIEVED, found.tests[STAMPS][1]) >= np.exp(-TIE) * np.array(strongest))
+        as_strong = sum(found.tests[STAMPS][1] >= np.exp(-TIE / 3) * np.array(strongest))
         assert found.p_values[1] == pytest.approx((1 + as_strong) / 61)
-
-
-def test_one_test_alone_counts_only_so_far() -> None:
-    rng = np.random.default_rng(0)
-    both = [one.model_copy(update={"rises": {"pattern": (one.gains,)}}) for one in random_models(60, rng)]
-    low, chance = [1.0] * (CLASSES - 1), both[0].chance
-    far, farther = (
-        nulls(both, STAMPS, "pattern").judge(measured([gain, *low], chance, pattern=[2.0] * CLASSES)) for gain in (5, 9)
-    )
-    assert farther.tests[STAMPS][0] < far.tests[STAMPS][0] < 1e-4
-    assert farther.evidence[0] == pytest.approx(far.evidence[0])
 
 
 def test_a_test_that_was_not_made_costs_nothing() -> None:
@@ -184,7 +173,7 @@ def test_an_update_is_judged_by_what_changed() -> None:
         found = known.judge_update(new, old)
         assert found.p_values.argmin() == CLASSES - 1
         assert found.models == 60  # each as an update of the next
-    assert found.p_values[-1] < 0.05
+    assert found.p_values[-1] == pytest.approx(1 / 61)
     assert known.judge_update(old, new).p_values[-1] > 0.2  # a class that answers less is no news
     without_pairs = nulls([one.model_copy(update={"size": 32 + n}) for n, one in enumerate(known.models)])
     assert without_pairs.judge_update(new, old).p_values.tolist() == [1] * CLASSES

@@ -20,7 +20,7 @@ class ModelAudit:
     Attributes:
         name: "audit".
         examines: "model".
-        quick: whether of the changes of the image only patterns and patches are searched for.
+        quick: whether of the changes of the image only patterns are searched for.
 
     Example:
         >>> detector = ModelAudit()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from petechia.attack.square import Square
-from petechia.core.errors import PetechiaError, listing
+from petechia.core.errors import PetechiaError
 from petechia.core.progress import SILENT, Progress
 from petechia.core.rows import evenly_spread
 from petechia.data.levels import to_grey
@@ -32,8 +32,8 @@ from petechia.detect.audit.response import (
     response_map,
     stamp_response,
 )
-from petechia.detect.audit.rises import Rise, rise
-from petechia.detect.audit.transforms import FAMILIES, Family, Patch, Pattern, family_named
+from petechia.detect.audit.rises import SHARES, Rise, rise
+from petechia.detect.audit.transforms import FAMILIES, Family, family_named
 from petechia.detect.audit.verdict import AuditNulls, Judgement, packaged_calibration
 from petechia.detect.protocol import Calibration, ModelUnderTest
 from petechia.detect.scan.stamps import find_families
@@ -222,7 +222,7 @@ def examine_model(
     Args:
         classifier: the model; of a black box only the answers are used, and no free shapes are tried.
         clean: uint8 [N, H, W] or [N, H, W, 3], images of the kind and size that the model was made for; no labels are needed.
-        quick: of the changes of the image search for patterns and patches only.
+        quick: of the changes of the image search for patterns only.
         calibration: what decides the verdict; by default the one that comes with Petechia.
         progress: told of phases and of answered images.
         reference: a clean model of the same data: what it answers to likewise is natural.
@@ -280,7 +280,7 @@ def families_of(classifier: Classifier, quick: bool) -> tuple[Family, ...]:
     if len(classifier.classes) < FEWEST_CLASSES:
         return ()
     families = FAMILIES if classifier.network is not None else tuple(map(family_named, QUERIES))
-    return tuple(one for one in families if not quick or isinstance(one, Pattern | Patch))
+    return families[:1] if quick else families
 
 
 def _measured_before(baseline: ModelUnderTest, examined: Classifier, quick: bool, progress: Progress) -> Measured:
@@ -379,15 +379,13 @@ class _Subject:
         response = stamp_response(self.classifier, self.hosts, queries=most, progress=self.progress)
         if len(self.classifier.classes) < FEWEST_CLASSES:
             return ModelEvidence(response, [], place_leads(self.classifier, self.hosts, response, self._cells, self.progress))
-        return ModelEvidence(response, list(self._rises(families_of(self.classifier, quick), response)), np.zeros(0))
+        return ModelEvidence(response, list(self._rises(families_of(self.classifier, quick))), np.zeros(0))
 
-    def _rises(self, families: Sequence[Family], response: Response) -> Iterator[Rise]:
+    def _rises(self, families: Sequence[Family]) -> Iterator[Rise]:
         rows = np.random.default_rng(0).permutation(len(self.clean))
         middle = min(HOSTS, len(rows) // 2)
         fit, judge = (Hosts.of(self.classifier, self.clean[some]) for some in (rows[:middle], rows[middle : middle + JUDGES]))
-        stamps = [response.best(label)[0] for label in range(len(self.classifier.classes))]
-        for known in families:
-            family = Patch(stamps) if isinstance(known, Patch) else known
+        for family in families:
             self.progress.phase(f"changing images: {family.name}")
             if self.classifier.network is None:
                 yield rise_by_asking(self.classifier, fit, judge, family, QUERIES[family.name], progress=self.progress)
@@ -438,7 +436,7 @@ class _Subject:
         found = next(one for one in rises if one.family == strongest)
         family = family_named(found.family)
         direction = found.directions[label : label + 1].float().to(self.hosts.images.device)
-        strength = family.shares[-1] * family.limit
+        strength = SHARES[-1] * family.limit
         with torch.inference_mode():
             changed = torch.cat(
                 [
@@ -496,9 +494,11 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
             "than four classes clean models answer to these as backdoored ones do."
         )
     elif left:
-        found.append(f"Some triggers were not looked for: {listing(left)}.")
+        found.append(f"Some triggers were not looked for: {' and '.join(left)}.")
     if evidence.rises and black_box:
-        found.append("Only the answers of this model were used: changes of the image were searched for without gradients.")
+        found.append(
+            "Only the answers of this model were used: changes of the image were searched for without gradients."
+        )
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:
         found.append(

@@ -13,7 +13,7 @@ from torch import Tensor
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import margins
-from petechia.detect.audit.rises import Rise
+from petechia.detect.audit.rises import SHARES, Rise
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
 from petechia.models.model import BATCH
@@ -44,11 +44,11 @@ def rise_by_asking(
         progress: advanced by every image that the model answers.
     """
     directions = _along(_slopes(classifier, fit, family, queries, seed, progress))
-    judge = judge.take(slice(max(FEWEST_JUDGES, JUDGING // (len(family.shares) + 1) // len(directions))))
-    first = np.diagonal(margins(_judged(classifier, judge, family, directions, family.shares[0], progress)))
+    judge = judge.take(slice(max(FEWEST_JUDGES, JUDGING // (len(SHARES) + 1) // len(directions))))
+    first = np.diagonal(margins(_judged(classifier, judge, family, directions, SHARES[0], progress)))
     label = int(np.argmax(first / fit.spread.clamp(min=1e-3).numpy()))
     directions[label] = _refined(classifier, fit, family, directions[label], label, seed, progress)
-    found = [_judged(classifier, judge, family, directions, share, progress) for share in family.shares]
+    found = [_judged(classifier, judge, family, directions, share, progress) for share in SHARES]
     return Rise(family.name, np.stack(found), directions.half())
 
 
@@ -60,7 +60,7 @@ def _slopes(classifier: Classifier, fit: Hosts, family: Family, queries: int, se
         count = min(BATCH // 2, queries // 2 - start)
         signs = torch.randint(0, 2, (count, *shape), generator=chance).float() * 2 - 1
         rows = torch.randint(len(fit), (count,), generator=chance)
-        changed = torch.cat([_one_by_one(family, fit.images[rows], step * signs, family.shares[0]) for step in (1, -1)])
+        changed = torch.cat([_one_by_one(family, fit.images[rows], step * signs, SHARES[0]) for step in (1, -1)])
         logits = classifier.logits(changed)
         total += (logits[:count] - logits[count:]).T @ signs.flatten(1)
         progress.advance(2 * count)
@@ -106,7 +106,7 @@ def _refined(
 
     def rises(candidates: list[NDArray[np.float64]], hosts: Hosts) -> NDArray[np.float32]:
         stacked = torch.from_numpy(np.stack(candidates)).float().reshape(-1, *start.shape)
-        return _effects(classifier, hosts, family, stacked, family.shares[0], progress)[..., label].mean(dim=1).numpy()
+        return _effects(classifier, hosts, family, stacked, SHARES[0], progress)[..., label].mean(dim=1).numpy()
 
     search = _search(start, seed)
     for _ in range(GENERATIONS):

@@ -1,4 +1,4 @@
-"""Families of triggers of any look: small differentiable changes, each with a bound that a person can see."""
+"""Families of triggers that may change a whole image: small differentiable changes, each with a bound that a person can see."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from petechia.attack.square import Square
 from petechia.core.errors import PetechiaError
 from petechia.detect.audit.hosts import answers
 from petechia.models.classifier import Classifier
@@ -25,27 +24,15 @@ class Family(ABC):
         name: for display.
         limit: the largest strength that is tried.
         unit: what a strength is a share of, as "of the side".
-        course: shares of the limit that are tried in this order, each from the direction that the one before found, with the
-            steps of the search at each. What the first finds is the evidence; what the last finds is shown.
     """
 
     name: str
     limit: float
     unit: str
-    course: tuple[tuple[float, int], ...] = ((0.5, 20), (1.0, 12))
-
-    @property
-    def shares(self) -> tuple[float, ...]:
-        """Shares of the limit that are tried."""
-        return tuple(share for share, _ in self.course)
 
     @abstractmethod
     def shape(self, images: Tensor) -> tuple[int, ...]:
         """Shape of a direction for images, float32 [B, C, H, W]."""
-
-    def start(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Where the search begins for some classes, float32 [G, …]: numbers whose hyperbolic tangent is a direction."""
-        return torch.zeros(len(labels), *self.shape(images), device=images.device)
 
     @abstractmethod
     def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:
@@ -114,46 +101,6 @@ class FreeShape(Family):
         return images + mask * (levels - images)
 
 
-class Patch(Family):
-    """Grey levels of any kind in a small square: a direction is a whole image, and 0 leaves a pixel as it is.
-
-    It lies around the stamp that the class answers to most: a stamp need not look like a trigger to show its place.
-
-    Args:
-        stamps: for each class of a model, the square around which its patch lies; none are needed to show a patch.
-    """
-
-    name, limit, unit = "patch", 1.0, "opaque"
-    course = ((1.0, 25),)
-    side = 8  # in pixels
-    faint = 1e-3  # of the scale from black to white: where a level begins, next to grey
-
-    def __init__(self, stamps: Sequence[Square] = ()) -> None:
-        self.stamps = stamps
-
-    def shape(self, images: Tensor) -> tuple[int, ...]:  # noqa: D102
-        return tuple(images.shape[1:])
-
-    def start(self, images: Tensor, labels: Tensor) -> Tensor:  # noqa: D102
-        found = super().start(images, labels)
-        height, width = images.shape[2:]
-        for one, label in zip(found, labels.tolist(), strict=True):
-            stamp = self.stamps[label]
-            rows, columns = self._around(stamp.row, stamp.size, height), self._around(stamp.column, stamp.size, width)
-            one[:, rows, columns] = self.faint
-        return found
-
-    def _around(self, start: int, size: int, length: int) -> slice:
-        """The rows or columns of a patch whose middle is that of a stamp, moved into the image."""
-        side = min(self.side, length)
-        first = min(max(0, start + size // 2 - side // 2), length - side)
-        return slice(first, first + side)
-
-    def change(self, images: Tensor, direction: Tensor, strength: float) -> Tensor:  # noqa: D102
-        levels = 0.5 + 0.5 * direction[:, None]
-        return images + strength * (direction != 0)[:, None] * (levels - images)
-
-
 class Warp(Family):
     """A smooth field of displacements."""
 
@@ -174,7 +121,7 @@ class Warp(Family):
         return moved.reshape(len(direction), *images.shape)
 
 
-FAMILIES: tuple[Family, ...] = (Pattern(24), Patch(), FreeShape(), Warp())
+FAMILIES: tuple[Family, ...] = (Pattern(24), FreeShape(), Warp())
 
 
 def family_named(name: str) -> Family:

@@ -25,7 +25,8 @@ LEAST_SPREAD = 0.1  # of a class's logits, before the logarithm: some classes ne
 LEAST_STD = 0.1  # of a null: a few models that are alike by luck must not make it narrower
 RIDGE = 0.1  # of the correction
 TIE = 0.05  # in the evidence of all tests together: models that do not answer differ by the models they are compared with only
-BELIEVED = 1e-4  # of a test, before the logarithm: so far out, Student's distribution says little about clean models
+STAMPS_COUNT = 3  # times as much as another test
+TINY = 1e-300  # of a p-value, before the logarithm
 
 
 def evidence_of(found: Measured) -> dict[str, Values]:
@@ -190,9 +191,11 @@ class Judgement(NamedTuple):
 def together(tests: Mapping[str, Values]) -> Values:
     """Of several tests: float64 [K], the sum of the negative logarithms of their p-values, as Fisher (1932) combines them.
 
-    Tests that point at the same class add up, which a single test by chance does not, however small its p-value.
+    Tests that point at the same class add up, which a single test by chance does not. Stamps count as much as three others:
+    they are what small marks are found by, and other searches hardly see these.
     """
-    return np.asarray(np.sum([-np.log(np.clip(values, BELIEVED, 1)) for values in tests.values()], axis=0))
+    logarithms = [-np.log(np.clip(values, TINY, 1)) * (STAMPS_COUNT if test == STAMPS else 1) for test, values in tests.items()]
+    return np.asarray(np.sum(logarithms, axis=0))
 
 
 Nulls = Mapping[tuple[bool, str], Null]  # whether classes are few, test → its null
