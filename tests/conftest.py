@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import petechia
+from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Catalog, Dataset, Preprocess
 from petechia.models.classifier import Classifier
@@ -107,6 +108,13 @@ def nih_sample() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real NIH sample is not in {folder}")
     return folder
+
+
+def problem(catalog: Catalog, row: int = 0) -> str:
+    """What is said of an image that cannot be decoded."""
+    (found,) = catalog.reader.read(np.array([row]))
+    assert isinstance(found, PetechiaError)
+    return str(found)
 
 
 def decoded(catalog: Catalog, *rows: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from petechia.core.errors import PetechiaError
 from petechia.study import cluster as on_cluster
 from petechia.study.study import Study
 from tests.conftest import SMALL
+from tests.nodes import two_nodes
 from tests.study.test_runner import Recorder, without_seconds
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -27,13 +28,7 @@ LONG = GRID | {"train": {"epochs": 12, "batch_size": 16}}  # long enough to be k
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Two nodes, each with its own scheduler, resources and one CPU."""
-    Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    yield nodes.address
-    nodes.shutdown()
+    yield from two_nodes()
 
 
 @pytest.fixture(scope="module")

@@ -28,7 +28,7 @@ from petechia.data import Catalog, open_source
 from petechia.data.formats.images import FileReader, encode_jpeg
 from petechia.data.not_read import Reason
 from petechia.testing.sources import check_source
-from tests.conftest import decoded
+from tests.conftest import decoded, problem
 from tests.data.formats.test_dicom import made, written
 
 X, Y, Z = 7, 8, 5
@@ -95,12 +95,6 @@ def opened(folder: Path, options: str = "", **files: bytes) -> Catalog:
     for name, content in files.items():
         (folder / f"{name}.dcm").write_bytes(content)
     return open_source(f"dicom:{folder}{options}")
-
-
-def problem(catalog: Catalog, row: int = 0) -> str:
-    (found,) = catalog.reader.read(np.array([row]))
-    assert isinstance(found, PetechiaError)
-    return str(found)
 
 
 @pytest.mark.parametrize("acquired", PLANES)

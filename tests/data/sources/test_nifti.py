@@ -18,7 +18,7 @@ from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, open_source
 from petechia.data.not_read import Reason
 from petechia.testing.sources import check_source
-from tests.conftest import decoded
+from tests.conftest import decoded, problem
 
 nibabel = pytest.importorskip("nibabel", reason="needs petechia[nifti]")
 
@@ -46,12 +46,6 @@ def save(path: Path, voxels: NDArray[Any], affine: Any = None, kind: Any = None,
 
 def only(folder: Path, options: str = "") -> Catalog:
     return open_source(f"nifti:{folder}{options}")
-
-
-def problem(catalog: Catalog, row: int = 0) -> str:
-    (found,) = catalog.reader.read(np.array([row]))
-    assert isinstance(found, PetechiaError)
-    return str(found)
 
 
 @pytest.mark.parametrize("axis", CUTS)

@@ -11,6 +11,7 @@ import petechia
 from petechia.core.errors import PetechiaError
 from petechia.data.cache import cache_folder
 from petechia.detect.scan import ScanResult, reading
+from tests.nodes import two_nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -19,13 +20,7 @@ IMAGES = "phantom:images=240,size=128"
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Two nodes, each with its own scheduler and one CPU."""
-    Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
-
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    nodes.add_node(num_cpus=1)
-    yield nodes.address
-    nodes.shutdown()
+    yield from two_nodes()
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -79,6 +80,61 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     root = path.parent if options.root is None else options.root.expanduser()
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
+    listed = read_listed(path, options, root)
+    files, here = locate(root, listed.ids, options.near)
+    refuse_missing(root, path, listed.ids, here, missing)
+    return Catalog(
+        name=root.resolve().name,
+        classes=listed.labelling.classes,
+        ids=listed.ids[here],
+        patients=listed.patients[here],
+        split=listed.split[here],
+        labels=listed.labels[here],
+        reader=FileReader(root, files[here], Decoding(options.colour, options.window)),
+        task=listed.labelling.task,
+        colour=options.colour,
+        layout=TableLayout(listed.table, listed.labelling, listed.image),
+        notes=(
+            *listed.notes,
+            *listed.labelling.notes,
+            *note_on_dicom(files[here], listed.patients[here], options.patient != ""),
+        ),
+        not_read=beside(root, files[here], listed.left_out) + NotRead.of(Reason.MISSING, listed.ids[~here].tolist()),
+    )
+
+
+class Listed(NamedTuple):
+    """What a table lists.
+
+    Attributes:
+        table: its rows of the views that are kept.
+        image: its column of images.
+        ids: str [N], of the images.
+        patients: str [N].
+        split: str [N].
+        labelling: the classes.
+        labels: int8 [N, K].
+        notes: about patients and split.
+        left_out: str, images of the other views.
+    """
+
+    table: Table
+    image: str
+    ids: NDArray[np.str_]
+    patients: NDArray[np.str_]
+    split: NDArray[np.str_]
+    labelling: Labelling
+    labels: NDArray[np.int8]
+    notes: tuple[str, ...]
+    left_out: NDArray[np.str_]
+
+
+def read_listed(path: Path, options: LabelOptions, root: Path) -> Listed:
+    """Read a table of images: which they are, their patients, split and labels.
+
+    Raises:
+        PetechiaError: the table, or one of its rows, is invalid; the message names it.
+    """
     whole = read_table(path)
     table = select_views(whole, options)
     options = with_split(table, options)
@@ -86,23 +142,7 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
     ids = image_ids(table, image, root)
     patients, split, notes = read_groups(table, options, ids)
     labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    files, here = locate(root, ids, options.near)
-    refuse_missing(root, path, ids, here, missing)
-    beside_these = beside(root, files[here], left_out(whole, table, image))
-    return Catalog(
-        name=root.resolve().name,
-        classes=labelling.classes,
-        ids=ids[here],
-        patients=patients[here],
-        split=split[here],
-        labels=labels[here],
-        reader=FileReader(root, files[here], Decoding(options.colour, options.window)),
-        task=labelling.task,
-        colour=options.colour,
-        layout=TableLayout(table, labelling, image),
-        notes=(*notes, *labelling.notes, *note_on_dicom(files[here], patients[here], options.patient != "")),
-        not_read=beside_these + NotRead.of(Reason.MISSING, ids[~here].tolist()),
-    )
+    return Listed(table, image, ids, patients, split, labelling, labels, notes, left_out(whole, table, image))
 
 
 def _without_table(source: str, root: Path, options: FolderOptions) -> Catalog:

@@ -15,15 +15,14 @@ from pydantic import field_validator
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, listing
 from petechia.data.catalog import Catalog, split_by_patient
-from petechia.data.formats.grouping import in_paths, is_grouping, note_on_use, read_groups
-from petechia.data.formats.labelling import TEST_SHARE, Labelling, LabelOptions, read_labels, select_views, with_split
+from petechia.data.formats.grouping import in_paths, is_grouping, note_on_use
+from petechia.data.formats.labelling import TEST_SHARE, Labelling, LabelOptions
 from petechia.data.formats.locate import Missing, locate, refuse_missing
 from petechia.data.formats.nifti import SUFFIXES, Header, NiftiFile, read_header, require_nibabel, slices_of
 from petechia.data.formats.slices import SliceOptions, SliceReader, note_on_slices
-from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import MASK, READABLE, kind_of, masks_among, walk
 from petechia.data.not_read import Files, Reason
-from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
+from petechia.data.sources.folder import read_listed
 from petechia.data.sources.options import hint_at_option, split_options
 
 RANGE = re.compile(r"\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*:\s*([-+]?[\d.]+(?:e[-+]?\d+)?)\s*", re.IGNORECASE)
@@ -144,20 +143,14 @@ def _masks_among(paths: list[str]) -> set[str]:
 
 
 def _with_table(root: Path, options: NiftiOptions, path: Path, missing: Missing, files: Files) -> Catalog:
-    whole = read_table(path)
-    image = image_column(whole, options)
-    table = select_views(whole, options)
-    options = with_split(table, options)
-    ids = image_ids(table, image, root)
-    patients, split, notes = read_groups(table, options, ids)
-    labelling, labels = read_labels(table, options, taken_columns(table, options, image))
-    paths, here = locate(root, ids, options.near)
-    refuse_missing(root, path, ids, here, missing, "check the folder and the table", "add near=accept to the source")
-    for name in ids[~here].tolist():
+    listed = read_listed(path, options, root)
+    paths, here = locate(root, listed.ids, options.near)
+    refuse_missing(root, path, listed.ids, here, missing, "check the folder and the table", "add near=accept to the source")
+    for name in listed.ids[~here].tolist():
         files.add(Reason.MISSING, name)
-    _add_unlisted(root, set(paths[here].tolist()), set(left_out(whole, table, image).tolist()), files)
-    volumes = _Volumes(paths[here], patients[here], split[here], labels[here])
-    return _catalog(root, volumes, options, labelling, notes, None)
+    _add_unlisted(root, set(paths[here].tolist()), set(listed.left_out.tolist()), files)
+    volumes = _Volumes(paths[here], listed.patients[here], listed.split[here], listed.labels[here])
+    return _catalog(root, volumes, options, listed.labelling, listed.notes, None)
 
 
 class _Volumes(NamedTuple):

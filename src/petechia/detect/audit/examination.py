@@ -496,9 +496,7 @@ def _warnings(clean: NDArray[np.uint8], logits: Tensor, evidence: ModelEvidence,
     elif left:
         found.append(f"Some triggers were not looked for: {' and '.join(left)}.")
     if evidence.rises and black_box:
-        found.append(
-            "Only the answers of this model were used: changes of the image were searched for without gradients."
-        )
+        found.append("Only the answers of this model were used: changes of the image were searched for without gradients.")
     carried = count_stamped(clean, logits.sigmoid().numpy() >= THRESHOLDS[0])
     if carried:
         found.append(
