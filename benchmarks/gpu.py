@@ -23,7 +23,7 @@ from petechia.models.feeding import Feed
 from petechia.models.model import Architecture, Model, create
 from petechia.models.scoring import Predictor
 from petechia.models.training import Labelled, Trainer, Training
-from petechia.saliency import cam
+from petechia.saliency import Explainer, cam
 
 CLASSES = tuple("ABCDEFGHIJKLMN")
 STEPS, ROUNDS = 30, 5
@@ -121,7 +121,13 @@ def explaining(size: int, batch: int, runtime: Runtime, arch: str = "densenet121
         with torch.inference_mode():
             return model(images)  # type: ignore[no-any-return]
 
-    work = {"petechia": repeated(lambda: cam(model, images, targets)), "forward alone": repeated(forward)}
+    with runtime.autocast():
+        explainer = Explainer(model, recorder=runtime.recorder)
+    work = {
+        "petechia": repeated(lambda: explainer(images, targets)),
+        "petechia, each batch anew": repeated(lambda: cam(model, images, targets)),
+        "forward alone": repeated(forward),
+    }
     for name, peer in (_peers() if arch == "densenet121" else {}).items():  # they name its layers
         work[name] = repeated(lambda peer=peer: peer(model, images, targets))  # type: ignore[misc]
     return work

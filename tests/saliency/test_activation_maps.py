@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError
+from petechia.core.graphs import REHEARSALS
 from petechia.data import Preprocess
 from petechia.models.model import Architecture, Model, create
-from petechia.saliency import cam, explain
+from petechia.saliency import Explainer, cam, explain
+from tests.core.rerunning import Rerunning
 
 CLASSES = ("A", "B", "C")
 DENSE_LAYERS = ("features.transition3.norm", "features.norm5")
@@ -352,6 +354,7 @@ def test_without_targets_each_images_highest_class_is_explained(tiny: Model) -> 
 
 
 def test_any_module_that_gives_logits_is_explained() -> None:
+    torch.manual_seed(0)  # a few random networks this small answer to nothing
     plain = nn.Sequential(
         nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3),
@@ -396,3 +399,26 @@ def test_captums_methods_take_our_models(tiny: Model) -> None:
     attributions, gap = captum.IntegratedGradients(tiny).attribute(batch(2), target=1, return_convergence_delta=True)
     assert attributions.shape == (2, 1, 64, 64)
     assert gap.abs().max() < 0.1 * attributions.sum(dim=(1, 2, 3)).abs().max() + 0.1
+
+
+@pytest.mark.parametrize("targets", [None, 2, [0, 2, 1], [[0, 1], [1, 2], [2, 0]]])
+def test_recorded_explanations_equal_those_that_are_made_anew(tiny: Model, targets: Any) -> None:
+    recorder, kept = Rerunning(), []
+    explainer = Explainer(tiny, recorder=recorder)
+    for number in range(REHEARSALS + 3):
+        images = torch.rand(3, 1, 32, 32, generator=torch.Generator().manual_seed(number))
+        kept.append((explainer(images, targets), explain(tiny, images, targets)))
+    for found, wanted in kept:  # each has tensors of its own, though a replay writes to the same ones
+        assert torch.equal(found.logits, wanted.logits)
+        assert torch.equal(found.targets, wanted.targets)
+        for layer, one in wanted.maps.items():
+            assert torch.equal(found.maps[layer], one)
+    assert recorder.recorded == [3]
+
+
+def test_a_recorded_explainer_refuses_what_is_no_class(tiny: Model) -> None:
+    explainer = Explainer(tiny, recorder=Rerunning())
+    for _ in range(REHEARSALS + 2):
+        explainer(torch.rand(2, 1, 32, 32), [0, 1])
+    with pytest.raises(PetechiaError, match="99 is not a class"):
+        explainer(torch.rand(2, 1, 32, 32), [0, 99])

@@ -6,13 +6,14 @@ from petechia.core.registry import exports
 from petechia.saliency.registry import METHODS, LayerMethod, ScoreMethod, interactive_methods, layer_methods, score_methods
 
 if TYPE_CHECKING:
-    from petechia.saliency.activation_maps import Explanation, cam, explain
+    from petechia.saliency.activation_maps import Explainer, Explanation, cam, explain
     from petechia.saliency.black_box import occlusion, rise
     from petechia.saliency.localisation import Localisation, localise
     from petechia.saliency.methods import Recorded, of_gradients
 
 __all__ = [
     "METHODS",
+    "Explainer",
     "Explanation",
     "LayerMethod",
     "Localisation",
@@ -33,7 +34,7 @@ __all__ = [
 __getattr__ = exports(
     __name__,
     {
-        **dict.fromkeys(("Explanation", "cam", "explain"), "activation_maps"),
+        **dict.fromkeys(("Explainer", "Explanation", "cam", "explain"), "activation_maps"),
         **dict.fromkeys(("occlusion", "rise"), "black_box"),
         **dict.fromkeys(("Localisation", "localise"), "localisation"),
         **dict.fromkeys(("Recorded", "of_gradients"), "methods"),

@@ -24,10 +24,10 @@ from petechia.data.levels import in_colour
 from petechia.data.preprocess import Box
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
-from petechia.saliency.activation_maps import explain
+from petechia.saliency.activation_maps import Explainer
 from petechia.saliency.localisation import peak
 from petechia.saliency.overlays import overlay
-from petechia.saliency.registry import METHODS, LayerMethod, score_methods
+from petechia.saliency.registry import METHODS, LayerMethod, ScoreMethod, score_methods
 from petechia.saliency.result import ExplainedClass, ExplainedImage, Explanations, LayerMap, Place
 
 INPUT = "input"  # the layer of methods for black boxes
@@ -36,6 +36,10 @@ SURE = 1 - 1e-5  # score from which a sigmoid inside a network leaves no gradien
 NO_HEAT = "No heat: nothing at this layer speaks for the class."
 UNTOLD = "No heat: nothing at this layer speaks for the class, or a sigmoid in the network hides it: the score is almost 1."
 Content = Callable[[], bytes]  # gives the content of a file
+Mapped = tuple[
+    NDArray[np.float32], list[int], dict[str, NDArray[np.float32]]
+]  # probabilities [K], T classes, layer → maps [T, h, w]
+Mapper = Callable[[torch.Tensor], Mapped]  # of one image, float32 [1, C, H, W]
 
 
 @dataclass(frozen=True)
@@ -116,8 +120,9 @@ def _explain_all(
     progress: Progress,
 ) -> Explanations:
     explained = []
+    maps_of = _mapper(classifier, targets, request)
     for image, name in zip(images, names, strict=True):
-        explained.append(_explain_one(classifier, image, name, targets, request, keep))
+        explained.append(_explain_one(classifier, image, name, maps_of, request, keep))
         progress.advance()
     return Explanations(petechia=__version__, model=_described(classifier), method=request.method, images=tuple(explained))
 
@@ -156,7 +161,7 @@ def _explain_one(
     classifier: Classifier,
     given: Path | NDArray[np.uint8],
     name: str,
-    targets: list[int],
+    maps_of: Mapper,
     request: Request,
     keep: Callable[[str, Content], None],
 ) -> ExplainedImage:
@@ -164,7 +169,7 @@ def _explain_one(
     image = Decoding(classifier.colour).decode(content, str(given)) if isinstance(given, Path) else given
     file = str(given) if isinstance(given, Path) else name
     batch = classifier.tensor(classifier.prepare(image)[None])
-    scores, classes, maps = _maps(classifier, batch, targets, request)
+    scores, classes, maps = maps_of(batch)
     if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
         raise PetechiaError(f"{classifier.name} answers {file} with NaN or infinity, so nothing can be explained.")
     explained = []
@@ -185,25 +190,38 @@ def _explain_one(
     return ExplainedImage(file=file, height=height, width=width, scores=named, explained=tuple(explained))
 
 
-def _maps(
-    classifier: Classifier, batch: torch.Tensor, targets: list[int], request: Request
-) -> tuple[NDArray[np.float32], list[int], dict[str, NDArray[np.float32]]]:
-    """Probabilities [K], the explained classes, and layer → maps [T, h, w]."""
+def _mapper(classifier: Classifier, targets: list[int], request: Request) -> Mapper:
     method = METHODS[request.method]
     if isinstance(method, LayerMethod):
-        with classifier.runtime.autocast():
-            found = explain(classifier.require_network(), batch, [targets] if targets else None, request.layers, request.method)
+        return _by_layers(classifier, targets, request)
+    return _by_answers(classifier, targets, method)
+
+
+def _by_layers(classifier: Classifier, targets: list[int], request: Request) -> Mapper:
+    runtime = classifier.runtime
+    with runtime.autocast():
+        explainer = Explainer(classifier.require_network(), request.layers, request.method, runtime.recorder)
+
+    def maps_of(batch: torch.Tensor) -> Mapped:
+        found = explainer(batch, [targets] if targets else None)
         maps = {layer: one.cpu().numpy().reshape(-1, *one.shape[-2:]) for layer, one in found.maps.items()}
         return found.logits[0].sigmoid().cpu().numpy(), found.targets.flatten().tolist(), maps
 
+    return maps_of
+
+
+def _by_answers(classifier: Classifier, targets: list[int], method: ScoreMethod) -> Mapper:
     def classify(images: torch.Tensor) -> torch.Tensor:
         return classifier.logits(images).sigmoid().to(images.device)
 
-    with torch.inference_mode():
-        scores = classify(batch)[0]
-        classes = targets or [int(scores.argmax())]
-        heat = method.heat(classify, batch.repeat(len(classes), 1, 1, 1), torch.tensor(classes))
-    return scores.cpu().numpy(), classes, {INPUT: heat.cpu().numpy()}
+    def maps_of(batch: torch.Tensor) -> Mapped:
+        with torch.inference_mode():
+            scores = classify(batch)[0]
+            classes = targets or [int(scores.argmax())]
+            heat = method.heat(classify, batch.repeat(len(classes), 1, 1, 1), torch.tensor(classes))
+        return scores.cpu().numpy(), classes, {INPUT: heat.cpu().numpy()}
+
+    return maps_of
 
 
 def _files(
