@@ -1,5 +1,6 @@
 """Nobody sees anything without the token, and the token stays out of sight."""
 
+from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from petechia.study import Run
 from petechia.viewer.access import Access
 from petechia.viewer.pictures import MOST_EACH
 from petechia.viewer.subject import Subject
-from tests.viewer.conftest import client_of
+from tests.viewer.conftest import client_of, serving
 from tests.viewer.test_app import PIXELS, ask, open_test
 
 RESOURCES = ("/report.css", "/static/read.js", "/api/session", "/api/test/0", "/api/images/test-0/levels", "/nothing")
@@ -69,6 +70,56 @@ def test_the_token_is_exchanged_for_a_cookie_that_scripts_and_other_sites_do_not
     again = client.get("/", params={"token": token}, follow_redirects=False)
     assert again.status_code == 303
     assert "set-cookie" not in again.headers  # the reader stays the same
+
+
+@pytest.mark.parametrize(
+    ("asked", "location"),
+    [
+        ("/read?study=1.3&series=1.4&token={}", "/read?study=1.3&series=1.4"),
+        ("/read?token={}&study=1.3", "/read?study=1.3"),
+        ("/?study=a%26token%3Db%0d%0aX: 1&token={}", "/?study=a%26token%3Db%0D%0AX%3A+1"),
+        ("/read?next=//evil.example&token={}", "/read?next=%2F%2Fevil.example"),
+        ("/read?token=wrong&token={}", "/read"),
+    ],
+)
+def test_who_signs_in_lands_on_what_was_asked_for_and_nowhere_else(subject: Subject, asked: str, location: str) -> None:
+    client = client_of(subject, enter=False)
+    entered = client.get(asked.format(client.access.token), follow_redirects=False)
+    assert (entered.status_code, entered.headers["location"]) == (303, location)
+
+
+class Elements(HTMLParser):
+    """The elements of a page: their names and attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_the_closed_page_asks_for_the_token_and_keeps_what_was_asked_for(subject: Subject) -> None:
+    page = client_of(subject, enter=False).get("/read?study=1.3&series=%22%3E%3Cscript%3E&token=wrong")
+    assert page.status_code == 401
+    found = Elements(page.text).found
+    assert [given for tag, given in found if tag == "form"] == [{"action": "/read"}]
+    fields = {given["name"]: given.get("value") for tag, given in found if tag == "input"}
+    assert fields == {"study": "1.3", "series": '"><script>', "token": None}
+    assert not any(tag == "script" for tag, _ in found)
+
+
+def test_a_form_in_the_browser_opens_the_page_that_was_asked_for(browser: Any, subject: Subject) -> None:
+    with serving(subject) as address:
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"{address}/read?study=1.3")
+        page.get_by_label("Token").fill(address.page("/read").partition("token=")[2])
+        page.get_by_role("button").click()
+        page.wait_for_url(f"{address}/read?study=1.3")
+        assert page.locator("#about").count() == 1
+        context.close()
 
 
 def test_tokens_are_long_and_new_at_every_start() -> None:

@@ -8,7 +8,7 @@ import hmac
 import secrets
 from functools import cache
 from importlib import resources
-from urllib.parse import parse_qs
+from urllib.parse import parse_qsl, urlencode
 
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
@@ -50,16 +50,14 @@ class Access:
         """The answer to a request for a page whose address has the token in it; None for any other request."""
         if scope["method"] not in ("GET", "HEAD") or scope["path"] not in ENTRIES:
             return None
-        try:
-            given = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=20).get("token")
-        except ValueError:  # too many fields
-            return None
-        if given is None:
+        fields = _query(scope)
+        given = [value for name, value in fields if name == "token"]
+        if not given:
             return None
         known = self.reader(headers) is not None
         if not known and not self._is_token(given[-1]):
-            return closed_page(wrong=True)
-        answer = _onward(scope["path"], headers)
+            return closed_page(scope, wrong=True)
+        answer = _onward(_page(scope["path"], fields), headers)
         if not known:
             name = secrets.token_urlsafe(16)
             answer.set_cookie(
@@ -78,31 +76,50 @@ class Access:
         return hmac.new(self._key, name.encode(errors="replace"), hashlib.sha256).hexdigest()
 
 
-def closed_page(wrong: bool = False, onward: str = "") -> HTMLResponse:
-    """The page for those without the token.
+def closed_page(scope: Scope, wrong: bool = False) -> HTMLResponse:
+    """The page for those without the token: its form takes the token, and then opens the page that they asked for.
 
     Args:
+        scope: their request, for a page.
         wrong: whether they gave another token.
-        onward: where those go who have it; their page says no more than that.
     """
-    style, digest = _style()
-    content = page_template("petechia.viewer", "closed.html").render(wrong=wrong, onward=onward, style=style)
-    headers = {
-        "Content-Security-Policy": f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; "
-        "form-action 'none'; frame-ancestors 'none'"
-    }
-    return HTMLResponse(content, 200 if onward else 401, headers if onward else headers | {"WWW-Authenticate": "Bearer"})
+    fields = [(name, value) for name, value in _query(scope) if name != "token"]
+    return _rendered(401, {"WWW-Authenticate": "Bearer"}, path=scope["path"], fields=fields, wrong=wrong, onward="")
 
 
-def _onward(path: str, headers: Headers) -> Response:
-    """To the same page, without the token in its address.
+def _query(scope: Scope) -> list[tuple[str, str]]:
+    """Names and values in the address of a request; none if there are too many."""
+    try:
+        return parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True, max_num_fields=20)
+    except ValueError:
+        return []
+
+
+def _page(path: str, fields: list[tuple[str, str]]) -> str:
+    """One of the `ENTRIES`, with its query without the token."""
+    query = urlencode([(name, value) for name, value in fields if name != "token"])
+    return f"{path}?{query}" if query else path
+
+
+def _onward(page: str, headers: Headers) -> Response:
+    """To a page of this site.
 
     A browser that comes from another site, such as a terminal in the browser, does not send the new cookie when it is
     redirected. It sends it when this site's own page leads it on.
     """
     if headers.get("sec-fetch-site") in ("cross-site", "same-site"):
-        return closed_page(onward=path)
-    return Response(status_code=303, headers={"Location": path})
+        return _rendered(200, {}, onward=page)
+    return Response(status_code=303, headers={"Location": page})
+
+
+def _rendered(status: int, headers: dict[str, str], **values: object) -> HTMLResponse:
+    style, digest = _style()
+    content = page_template("petechia.viewer", "closed.html").render(style=style, **values)
+    policy = (
+        f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    )
+    return HTMLResponse(content, status, headers | {"Content-Security-Policy": policy})
 
 
 def _cookie_name(headers: Headers) -> str:

@@ -122,7 +122,7 @@ def _add_pages(app: FastAPI, subject: Subject, desks: Desks) -> None:
     @app.get("/")
     async def study(request: Request) -> Response:
         if run is None:
-            return RedirectResponse("/read")
+            return RedirectResponse(f"/read?{query}" if (query := request.url.query) else "/read")
         return HTMLResponse(await _while_connected(request, desks.pages.do(_reader(request), draw)))
 
     @app.get("/read")

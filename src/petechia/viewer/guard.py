@@ -93,7 +93,8 @@ class Guard:
             return refusal(403, "Other websites cannot use this viewer.", CLOSE)
         scope["reader"] = self._access.reader(headers)
         if scope["reader"] is None:
-            return closed_page() if scope["path"] in ENTRIES else refusal(401, SENTENCE, CLOSE | {"WWW-Authenticate": "Bearer"})
+            refused = refusal(401, SENTENCE, CLOSE | {"WWW-Authenticate": "Bearer"})
+            return closed_page(scope) if scope["path"] in ENTRIES else refused
         return None
 
     def _is_own(self, host: str) -> bool:
