@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -9,8 +10,10 @@ from typer.testing import CliRunner
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from petechia.data import Catalog, open_source
+from petechia.data.formats.labelling import LabelOptions
 from petechia.data.formats.locate import Missing
 from petechia.data.sources import SOURCES, SourceOpener, source_forms
+from petechia.data.sources.options import split_options
 
 FORMS = (
     "phantom, phantom:images=N,size=N,seed=N, nih:FOLDER, folder:TABLE, folder:FOLDER, medmnist:FILE, dicom:FOLDER, "
@@ -54,3 +57,26 @@ def test_help_shows_the_forms_and_waits_for_nothing_heavy() -> None:
     )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert printed.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        *(f"{kind}:{'a' * 5000}" for kind in ("nih", "folder", "medmnist", "dicom", "nifti")),
+        f"folder:a/{'b,root=' * 20_000}",
+        f"dicom:.,window={'9' * 5000}",
+        f"nifti:.,range=1:{'9' * 5000}",
+        f"phantom:images={'9' * 5000}",
+        f"medmnist:{'../' * 3000}a.npz",
+    ],
+    ids=lambda source: source[:12],
+)
+def test_a_very_long_source_is_refused_in_a_sentence(source: str) -> None:
+    with pytest.raises(PetechiaError, match=r"\.$"):
+        open_source(source)
+
+
+def test_options_may_be_longer_than_a_path(tmp_path: Path) -> None:
+    classes = "|".join(f"class {number}" for number in range(2000))
+    path, options = split_options("x", f"{tmp_path},labels={classes}", LabelOptions)
+    assert (path, options.labels) == (str(tmp_path), classes)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
@@ -31,8 +31,8 @@ def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
         PetechiaError: a key occurs twice, or a value is invalid.
     """
     commas = [match.span() for match in re.finditer(rf",\s*(?=(?:{'|'.join(model.model_fields)})=)", text)]
-    exists = [number for number, (start, _) in enumerate(commas) if Path(text[:start]).expanduser().exists()]
-    cuts = commas[exists[-1] if exists else 0 :] if not Path(text).expanduser().exists() else []
+    exists = [number for number, (start, _) in enumerate(commas) if _exists(text[:start])]
+    cuts = commas[exists[-1] if exists else 0 :] if not _exists(text) else []
     path, *parts = (text[end:start] for (_, end), (start, _) in pairwise([(0, 0), *cuts, (len(text), 0)]))
     given: dict[str, str] = {}
     for part in parts:
@@ -41,6 +41,11 @@ def split_options(source: str, text: str, model: type[S]) -> tuple[str, S]:
             raise PetechiaError(f"{key!r} occurs twice in the data source {source!r}; give it once.")
         given[key] = value
     return path, validated(source, given, model)
+
+
+def _exists(path: str) -> bool:
+    """Whether there is such a path; `Path.exists` raises errors of the system where the text is too long for one."""
+    return os.path.exists(os.path.expanduser(path))  # noqa: PTH110, PTH111
 
 
 def validated(source: str, given: Mapping[str, str], model: type[S]) -> S:

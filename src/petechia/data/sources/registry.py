@@ -5,12 +5,13 @@ Nothing heavy is imported here, so that the command line's help can say how sour
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from petechia.core.errors import PetechiaError, alternatives
+from petechia.core.errors import PetechiaError, alternatives, printable
 from petechia.core.registry import Registry, deferred
 
 if TYPE_CHECKING:
@@ -90,7 +91,12 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
     if kind in SOURCES:
         opener = SOURCES[kind]
         if text or opener.bare:
-            return opener.open(source, text, missing)
+            try:
+                return opener.open(source, text, missing)
+            except OSError as error:
+                if error.errno != errno.ENAMETOOLONG:
+                    raise
+                raise PetechiaError(f"The data source {printable(source, 200)!r} names a path that is too long.") from None
     raise PetechiaError(f"{source!r} is not a data source; use {source_forms()}.")
 
 
