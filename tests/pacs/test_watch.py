@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from petechia.cli.commands import app
 from petechia.core.errors import PetechiaError
 from tests.conftest import TORTURE
+from tests.data.dicomweb.hostile import answering, entry, serving
 from tests.detect.screen.conftest import ByHand, opened
 from tests.orthanc import Orthanc
 from tests.pacs.conftest import CHARACTERS, World, drawn, file, own, parsed, stamped
@@ -137,6 +138,27 @@ def test_nothing_is_screened_or_stored_twice(world: World, pacs: Orthanc, tmp_pa
     assert "3 images screened, 3 flagged" in lost.output
     assert sorted(one.SOPInstanceUID for one in own(pacs)) == before
     assert (tmp_path / "watch").stat().st_mode & 0o777 == 0o700
+
+
+def test_what_has_no_valid_uid_is_told_of_and_the_rest_is_screened(world: World, tmp_path: Path) -> None:
+    listed = [{}, entry(uid="1.2.7", series="x"), entry(uid="1.2.0", series="1.4.0")]
+    image = file(drawn(1, seed=9)[0], 0)
+    said: list[str] = []
+    with serving(answering([entry(study="1.3.0")], listed, lambda _: image)) as server:
+        found = petechia.watch(
+            f"dicomweb:{server.url}",
+            world.model,
+            str(world.clean),
+            tmp_path,
+            fpr=0.05,
+            once=True,
+            device="cpu",
+            say=said.append,
+        )
+    assert (found.screened, found.failed) == (1, 2)
+    assert said[-1] == (
+        "Not looked at: 2 images. By reason: listed by the PACS without a valid UID: 2 (1.2.7, object of study 1.3.0)."
+    )
 
 
 def test_half_a_report_is_completed(world: World, pacs: Orthanc, tmp_path: Path) -> None:

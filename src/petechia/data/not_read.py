@@ -37,6 +37,7 @@ class Reason(StrEnum):
     NAME = "name that is not valid UTF-8"
     PIPE = "pipe or device"
     UNREADABLE = "file or folder that may not be opened"
+    NO_UID = "listed by the PACS without a valid UID"
     NO_PIXELS = "DICOM file without an image, such as a report"
 
     @property

@@ -16,6 +16,7 @@ from petechia.core.errors import PetechiaError
 from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs, Query
 from petechia.data.dicomweb.session import PacsAwayError
 from petechia.data.formats.images import Decoding
+from petechia.data.not_read import EVERYTHING_READ, Files
 from petechia.detect.protocol import Calibration, ImagesUnderTest
 from petechia.detect.screen import ImageScreen
 from petechia.detect.screen.result import ScreenedImage
@@ -70,6 +71,7 @@ class Watch:
         self._classifier, self._model = classifier, model
         self._screen, self._calibration = screen, calibration
         self._journal, self._health, self._say = journal, health, say
+        self._unlisted = EVERYTHING_READ
         self.total = Round()
 
     def forever(self, interval: float, chance: Callable[[], float] = random.random) -> NoReturn:
@@ -98,21 +100,33 @@ class Watch:
             PetechiaError: it refuses.
         """
         begun, before = time.monotonic(), self.total
-        new = self._new()
+        files = Files()
+        new = self._new(files)
         while some := list(islice(new, BATCH)):
             fetched = [one for one in map(self._fetch, some) if one is not None]
             self.total += self._examine(fetched) + Round(failed=len(some) - len(fetched))
+        self.total += self._tell_unlisted(files)
         self._health.progress()
         self._health.rounds.inc()
         self._health.round_seconds.set(time.monotonic() - begun)
         return self.total - before
 
-    def _new(self) -> Iterator[Instance]:
+    def _new(self, files: Files) -> Iterator[Instance]:
         today = datetime.datetime.now().astimezone().date()
-        for one in self._pacs.instances(self._query(today)):
+        for one in self._pacs.instances(self._query(today), files):
             self._health.progress()
             if one.is_image and not is_own(one) and not self._journal.knows(one.uid):
                 yield one
+
+    def _tell_unlisted(self, files: Files) -> Round:
+        """Tell of what is listed without a valid UID, where that is not what was told last."""
+        before, self._unlisted = self._unlisted, files.frozen
+        if self._unlisted == before or not self._unlisted:
+            return Round()
+        self._say(str(self._unlisted))
+        new = max(self._unlisted.images - before.images, 0)
+        self._health.failed.inc(new)
+        return Round(failed=new)
 
     def _fetch(self, one: Instance) -> _Fetched | None:
         """Fetch and decode an image; None if that one cannot be had. If the PACS refuses, it will refuse others, too."""

@@ -12,6 +12,7 @@ pytest.importorskip("dicomweb_client", reason="the extra dicomweb is not install
 from petechia.core.errors import PetechiaError
 from petechia.data.dicomweb import pacs
 from petechia.data.dicomweb.pacs import Pacs, Query
+from petechia.data.not_read import Files
 from tests.data.dicomweb.hostile import answering, entry, serving
 
 
@@ -37,8 +38,8 @@ def test_a_certificate_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         server.socket = context.wrap_socket(server.socket, server_side=True)
         url = server.url.replace("http:", "https:")
         with pytest.raises(PetechiaError, match="certificate of .* is not trusted .*; set PETECHIA_DICOMWEB_CA"):
-            list(Pacs(url).instances(Query()))
+            list(Pacs(url).instances(Query(), Files()))
         assert server.asked == []  # so no token was sent
         monkeypatch.setenv("PETECHIA_DICOMWEB_CA", str(made))
-        assert [one.uid for one in Pacs(url).instances(Query())] == ["1.2"]
+        assert [one.uid for one in Pacs(url).instances(Query(), Files())] == ["1.2"]
         assert {headers["Authorization"] for _, headers in server.asked} == {"Bearer t0ken"}

@@ -218,9 +218,9 @@ def test_what_it_answers_instead_of_a_list() -> None:
         (deep, "application/dicom+json", "is not DICOM JSON"),
         (b"[1, 2]", "application/dicom+json", "not a list of DICOM data"),
         (b'"text"', "application/dicom+json", "not a list of DICOM data"),
-        (b'[{"0020000D": 3}]', "application/dicom+json", "'' as a UID, which is none"),
-        (json.dumps([entry(study="../../etc")]).encode(), "application/dicom+json", "as a UID, which is none"),
-        (json.dumps([entry(study="1." * 40 + "1")]).encode(), "application/dicom+json", "as a UID, which is none"),
+        (b'[{"0020000D": 3}]', "application/dicom+json", "listed by the PACS without a valid UID: 1 (study without a UID)"),
+        (json.dumps([entry(study="../../etc")]).encode(), "application/dicom+json", "without a valid UID: 1 (study ../../etc)"),
+        (json.dumps([entry(study="1." * 9**4)]).encode(), "application/dicom+json", "without a valid UID: 1 (study 1.1.1.1"),
     ):
         assert sentence in refusal(lambda handler, content=content, kind=kind: handler.reply(content, kind)), content[:20]
 
@@ -341,6 +341,81 @@ def test_it_ignores_filters_and_pages() -> None:
     with serving(answer) as server:
         catalog = open_source(f"dicomweb:{server.url},date=20240110-20240111,description=ch*,modality=2")
         assert catalog.ids.tolist() == ["1.10.2", "1.11.2"]
+
+
+NO_UIDS: tuple[Any, ...] = (
+    None,
+    True,
+    {"Alphabetic": "x"},
+    [],
+    [["1.2"]],
+    "",
+    " ",
+    "1..2",
+    "../x",
+    "1.2.x",
+    "9" * 65,
+    "9" * 10**6,
+    "\uff11.2",
+    "\ud800",
+)
+TAGS = {"uid": "00080018", "series": "0020000E", "study": "0020000D"}
+
+
+@pytest.mark.parametrize("key", TAGS)
+def test_what_it_lists_without_a_valid_uid_is_counted_and_the_rest_is_read(key: str) -> None:
+    study, one = entry(study="1.3.0"), entry(uid="1.2.0", series="1.4.0")
+    usable = study if key == "study" else one
+    wrong: list[Any] = [usable | {TAGS[key]: {"vr": "UI", "Value": [value]}} for value in NO_UIDS]
+    wrong += [usable | {TAGS[key]: {"Value": {"0": "1.2"}}}, usable | {TAGS[key]: [1]}, {}, None, 7, "text", [usable]]
+    if key == "series":
+        wrong = [
+            given | entry(uid=f"1.2.{number + 5}") if isinstance(given, dict) else given for number, given in enumerate(wrong)
+        ]
+    right = [
+        entry(study=f"1.3.{number}") if key == "study" else entry(uid=f"1.2.{number}", series="1.4.0") for number in (1, 2)
+    ]
+    listed = [right[0], *wrong * 30, right[1]]  # more than a page
+    lists = (listed, [one]) if key == "study" else ([study], listed)
+    with serving(answering(*lists)) as server:
+        catalog = open_source(f"dicomweb:{server.url}")
+    assert len(catalog) == (1 if key == "study" else 2)
+    (unread,) = catalog.not_read.reasons
+    assert unread.reason is Reason.NO_UID
+    assert unread.count >= 100  # a UID that comes again counts once
+    assert len(str(catalog.not_read)) < 1000
+
+
+def test_it_lists_values_of_wrong_types() -> None:
+    values: list[Any] = [None, 3, 1e400, float("nan"), True, "\ud800", "x" * 10**6, "a\0", [], [[[]]], {}, {"a": 1}, "\uff12"]
+    tags = ("00080016", "00080060", "0008103E", "00185101", "00280008", "00100020", "00081030", "00080020")
+    entries = [
+        entry(uid=f"1.2.{number}", series="1.4.0") | {tag: {"Value": given} for tag in tags}
+        for number, given in enumerate([*values, *([value] for value in values)])
+    ]
+    study = entry(study="1.3.0") | {tag: {"Value": values} for tag in tags}
+    with serving(answering([study], entries)) as server:
+        catalog = open_source(f"dicomweb:{server.url}")
+        assert len(catalog) == len(entries) - 2
+        assert [(one.reason, one.count) for one in catalog.not_read.reasons] == [(Reason.FRAMES, 2)]  # 3 and [3]
+        with pytest.raises(PetechiaError, match="lists no image that fits"):
+            open_source(f"dicomweb:{server.url},date=20240101-,description=c*,modality=DX")
+
+
+def test_the_same_page_again_and_again_comes_to_an_end() -> None:
+    def answer(handler: Handler) -> None:  # whatever page is asked for
+        path, _ = handler.asks
+        handler.reply_json([entry(uid="1.2.0", series="1.4"), {}] if path.endswith("/instances") else [{}, entry(study="1.3")])
+
+    with serving(answer) as server:
+        catalog = open_source(f"dicomweb:{server.url}")
+    assert catalog.ids.tolist() == ["1.2.0"]
+
+
+def test_a_value_that_stands_alone_is_taken() -> None:
+    one = {"00080018": {"Value": "1.2.0"}, "0020000E": {"Value": "1.4"}, "00080060": {"Value": "DX"}}
+    with serving(answering([entry(study="1.3.0")], [one])) as server:
+        assert open_source(f"dicomweb:{server.url},modality=DX").ids.tolist() == ["1.2.0"]
 
 
 def test_images_that_it_does_not_give() -> None:

@@ -19,6 +19,7 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.data.dicomweb.address import read_address
 from petechia.data.dicomweb.session import ConflictError, GoneError, LargeAnswerError, PacsAwayError, PacsSession
 from petechia.data.formats.dicom import parse, quiet
+from petechia.data.not_read import Files, Reason
 
 PAGE = 500  # answers that are asked for at a time
 PATIENCE = (1, 2, 4)  # seconds before a reading request is repeated
@@ -26,6 +27,7 @@ UID_FORM = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)
 OF_STUDY = ("StudyDescription", "StudyDate", "PatientID")
 OF_IMAGE = ("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition", "NumberOfFrames")
 FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
+LONGEST = 1024  # letters of a text that are kept; the longest that the standard allows here has 64
 WHOLE = 1 << 40  # bytes from which dicomweb_client sends in chunks, which not every PACS takes
 for _name in ("dicomweb_client", "retrying"):  # they log what the PACS says, and tracebacks; errors say it in a sentence
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -65,7 +67,7 @@ class Instance(NamedTuple):
     @property
     def is_image(self) -> bool:
         """Whether it is, or may be, an image."""
-        name = UID(self.kind).name if self.kind else ""
+        name = UID(self.kind).name if is_uid(self.kind) else ""
         return not name or name == self.kind or "Image" in name  # private kinds have no name
 
 
@@ -126,18 +128,14 @@ class Pacs:
         """The address of its DICOMweb service."""
         return self.address.url
 
-    def studies(self, query: Query) -> Iterator[Result]:
-        """The studies that are asked for, in the order of the PACS."""
-        fields = list(OF_STUDY)
+    def instances(self, query: Query, files: Files) -> Iterator[Instance]:
+        """The objects that are asked for, study by study.
 
-        def page(offset: int) -> list[Result]:
-            return self._client.search_for_studies(limit=PAGE, offset=offset, fields=fields, search_filters=query.filters)
-
-        return (study for study in self._all(page, "StudyInstanceUID") if query.takes(study))
-
-    def instances(self, query: Query) -> Iterator[Instance]:
-        """The objects that are asked for, study by study. Those with an invalid UID are refused."""
-        found = (one for study in self.studies(query) for one in self._in_study(study, query))
+        Args:
+            query: which ones.
+            files: gets what the PACS lists without a valid UID, so that it cannot be fetched.
+        """
+        found = (one for study in self._studies(query, files) for one in self._in_study(study, query, files))
         for number, one in enumerate(found):
             check("pacs_images", number + 1, f"{self.url} lists more than {number:,} objects", "narrow the filters")
             yield one
@@ -145,9 +143,23 @@ class Pacs:
     def in_study(self, uid: str) -> Iterator[Instance]:
         """All objects of a study; none if the PACS does not have it."""
         self._refuse_uids(uid)
-        return self._in_study({f"{tag_for_keyword('StudyInstanceUID'):08X}": {"Value": [uid]}}, Query())
+        return self._in_study({f"{tag_for_keyword('StudyInstanceUID'):08X}": {"Value": [uid]}}, Query(), Files())
 
-    def _in_study(self, study: Result, query: Query) -> Iterator[Instance]:
+    def _studies(self, query: Query, files: Files) -> Iterator[Result]:
+        """The studies that are asked for, in the order of the PACS."""
+        fields = list(OF_STUDY)
+
+        def page(offset: int) -> list[Result]:
+            return self._client.search_for_studies(limit=PAGE, offset=offset, fields=fields, search_filters=query.filters)
+
+        for study in self._all(page, "StudyInstanceUID"):
+            uid = text(study, "StudyInstanceUID")
+            if not is_uid(uid):
+                files.add(Reason.NO_UID, f"study {uid or 'without a UID'}")
+            elif query.takes(study):
+                yield study
+
+    def _in_study(self, study: Result, query: Query, files: Files) -> Iterator[Instance]:
         uid, fields = text(study, "StudyInstanceUID"), list(OF_IMAGE)
 
         def page(offset: int) -> list[Result]:
@@ -155,45 +167,36 @@ class Pacs:
 
         try:
             for one in self._all(page, "SOPInstanceUID"):
-                found = self._instance(one, study)
-                if not query.modalities or found.modality.upper() in query.modalities:
+                found = _instance(one, study)
+                if query.modalities and found.modality.upper() not in query.modalities:
+                    continue
+                if is_uid(found.series) and is_uid(found.uid):
                     yield found
+                else:
+                    files.add(Reason.NO_UID, found.uid or f"object of study {uid}")
         except GoneError:  # the study was removed after it was listed
             return
 
-    def _instance(self, one: Result, study: Result) -> Instance:
-        uids = text(study, "StudyInstanceUID"), text(one, "SeriesInstanceUID"), text(one, "SOPInstanceUID")
-        self._refuse_uids(*uids)
-        frames = text(one, "NumberOfFrames")
-        return Instance(
-            *uids,
-            text(one, "SOPClassUID"),
-            text(one, "PatientID") or text(study, "PatientID"),
-            text(one, "Modality"),
-            text(one, "SeriesDescription"),
-            text(one, "ViewPosition"),
-            int(frames) if re.fullmatch(r"[0-9]{1,9}", frames) else 1,
-        )
-
     def _refuse_uids(self, *uids: str) -> None:
         for uid in uids:
-            if not UID_FORM.fullmatch(uid):
-                raise PetechiaError(f"{self.url} lists {printable(uid)!r} as a UID, which is none; check the PACS.")
+            if not is_uid(uid):
+                raise PetechiaError(f"{printable(uid)!r} is no UID; give one that {self.url} lists.")
 
     def _all(self, page: Callable[[int], list[Result]], key: str) -> Iterator[Result]:
-        """The answers of all pages, each once: a PACS may ignore the number of answers asked for, or the first of them."""
+        """The answers of all pages, each UID once: a PACS may ignore the number of answers asked for, or the first of them."""
         seen: set[str] = set()
+        received, before = 0, None
         while True:
-            new = {}
-            for one in self._asked(page, len(seen)):
-                if (uid := text(one, key)) not in seen:
-                    new[uid] = one
-            if not new:
+            found = self._asked(page, received)
+            received += len(found)
+            check("pacs_images", received, f"{self.url} lists more than {received - 1:,} objects", "narrow the filters")
+            nameless = [one for one in found if not text(one, key)]
+            new = {uid: one for one in found if (uid := text(one, key)) and uid not in seen}
+            if not new and (not nameless or found == before):
                 return
             seen |= new.keys()
-            check("pacs_images", len(seen), f"{self.url} lists more than {len(seen) - 1:,} objects", "narrow the filters")
-            self._refuse_uids(*new)
-            yield from new.values()
+            before = found
+            yield from [*new.values(), *nameless]
 
     def _asked(self, page: Callable[[int], list[Result]], offset: int) -> list[Result]:
         try:
@@ -202,9 +205,9 @@ class Pacs:
             raise PetechiaError(
                 f"{self.url} answers with something that is not DICOM JSON, such as a page to sign in; check the address."
             ) from None
-        if not isinstance(found, list) or not all(isinstance(one, dict) for one in found):
+        if not isinstance(found, list) or (found and not any(isinstance(one, dict) for one in found)):
             raise PetechiaError(f"{self.url} answers with JSON that is not a list of DICOM data; check the address.")
-        return found
+        return [one if isinstance(one, dict) else {} for one in found]
 
     def patiently(self, ask: Callable[[], T]) -> T:
         """Ask a reading request again, a few times, while the PACS is away."""
@@ -289,9 +292,38 @@ class Pacs:
             raise InstanceError(f"{self.url} does not take a report (reason {failed[0]:#06x}); look at the log of the PACS.")
 
 
+def _instance(one: Result, study: Result) -> Instance:
+    """An object as the PACS lists it; its UIDs may be none."""
+    frames = text(one, "NumberOfFrames")
+    return Instance(
+        text(study, "StudyInstanceUID"),
+        text(one, "SeriesInstanceUID"),
+        text(one, "SOPInstanceUID"),
+        text(one, "SOPClassUID"),
+        text(one, "PatientID") or text(study, "PatientID"),
+        text(one, "Modality"),
+        text(one, "SeriesDescription"),
+        text(one, "ViewPosition"),
+        int(frames) if re.fullmatch(r"[0-9]{1,9}", frames, re.ASCII) else 1,
+    )
+
+
+def is_uid(uid: str) -> bool:
+    """Whether a text is a UID (PS3.5, 9.1)."""
+    return bool(UID_FORM.fullmatch(uid))
+
+
 def text(found: Result, keyword: str) -> str:
-    """The first value of an entry in DICOM JSON; "" if there is none, or it is not a text or a number."""
+    """The first value of an entry in DICOM JSON, at most `LONGEST` letters; "" if there is none, or it is no text or number.
+
+    A value that stands alone, where the standard has a list, is taken all the same.
+    """
     entry = found.get(f"{tag_for_keyword(keyword):08X}")
-    values = entry.get("Value") if isinstance(entry, dict) else None
-    value = values[0] if isinstance(values, list) and values else None
-    return str(value).strip("\0 ") if isinstance(value, str | int | float) else ""
+    value = entry.get("Value") if isinstance(entry, dict) else None
+    if isinstance(value, list):
+        value = value[0] if value else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return ""
+    return str(value)[:LONGEST].encode(errors="replace").decode().strip("\0 ")

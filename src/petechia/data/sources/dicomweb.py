@@ -101,7 +101,7 @@ def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog
     pacs, options = read_source(source, text)
     files = Files()
     found: dict[str, Instance] = {}
-    for one in pacs.instances(options.query(datetime.datetime.now().astimezone().date())):
+    for one in pacs.instances(options.query(datetime.datetime.now().astimezone().date()), files):
         if not one.is_image:
             files.add(Reason.NO_PIXELS, one.uid)
         elif one.frames > 1:
