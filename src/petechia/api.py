@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
 from petechia.core.errors import PetechiaError
-from petechia.core.files import refuse_existing, refuse_unwritable, sha256, write_text
+from petechia.core.files import refuse_existing, refuse_unwritable, write_text
 from petechia.core.processes import ProcessInfo
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Compute, Precision, Runtime
@@ -439,9 +439,7 @@ def audit(
         return ModelUnderTest(second, collect(clean, second, images, progress).images)
 
     found = examine_model(classifier, collection.images, quick, nulls, progress, beside(reference), beside(baseline))
-    file = Path(classifier.name)
-    name, digest = (file.name, sha256(file)) if file.is_file() else (classifier.name, classifier.digest)
-    result = AuditResult.of(found, Origin(name, digest, described(clean), collection.not_read, collection.notes))
+    result = AuditResult.of(found, Origin(*classifier.identified(), described(clean), collection.not_read, collection.notes))
     attach_report(result)
     return result
 
@@ -481,9 +479,8 @@ def calibrate(
     known = {one.sha256 or one.name: set(one.rises) for one in found}
     for number, model in enumerate(models, 1):
         classifier = open_model(model, device=device, precision=precision, threads=threads)
-        file = Path(classifier.name)
-        digest = sha256(file) if file.is_file() else classifier.digest
-        name, wanted = digest or classifier.name, {one.name for one in families_of(classifier, quick)}
+        named, digest = classifier.identified()
+        name, wanted = digest or named, {one.name for one in families_of(classifier, quick)}
         if name in known and wanted <= known[name]:
             continue
         known[name] = wanted
@@ -491,7 +488,7 @@ def calibrate(
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
         given = collect(clean, classifier, images, progress).images
         measured = measure_model(classifier, given, quick, progress)
-        found.append(measured.model_copy(update={"sha256": digest, "name": file.name if digest else classifier.name}))
+        found.append(measured.model_copy(update={"sha256": digest, "name": Path(named).name if digest else named}))
         if out is not None and len(found) >= FEWEST_MODELS:
             calibrated(found, "petechia calibrate").save(out)
     return calibrated(found, "petechia calibrate")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.files import sha256
 from petechia.core.graphs import Replayed
 from petechia.core.runtime import Runtime
 from petechia.data.levels import in_colour, to_grey
@@ -38,7 +40,7 @@ class Classifier:
         runtime: device and precision.
         network: the same function as `answer`, with gradients and layers; None for a black box.
         colour: whether the model takes colour images; grey images are repeated to three channels.
-        digest: SHA-256 of what was opened, for a model of several files; None where the name is that of its file.
+        digest: SHA-256 of what was opened, where the name is not that of one file; None if it is, or no file is known.
     """
 
     name: str
@@ -57,6 +59,11 @@ class Classifier:
         description = model.description
         colour = description.architecture.channels == 3
         return Classifier(name, description.classes, description.preprocess, placed, runtime, placed, colour)
+
+    def identified(self) -> tuple[str, str | None]:
+        """The name without its folder if it is that of a file, and the SHA-256 of what was opened; None if no file is known."""
+        file = Path(self.name)
+        return (file.name, sha256(file)) if file.is_file() else (self.name, self.digest)
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Convert an image, uint8 [H, W] or [H, W, 3], to the model's input: colour or grey, in the model's geometry."""

@@ -79,10 +79,8 @@ def watch_pacs(
 
 
 def _digested(classifier: Classifier) -> ModelScreened:
-    file = Path(classifier.name)
-    if file.is_file():
-        return ModelScreened(file.name, files.sha256(file))
-    return ModelScreened(classifier.name, sha256(classifier.name.encode()).hexdigest())
+    name, digest = classifier.identified()
+    return ModelScreened(name, digest or sha256(name.encode()).hexdigest())
 
 
 def _fitted(

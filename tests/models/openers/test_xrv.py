@@ -56,6 +56,7 @@ def test_scores_are_those_of_the_package(package: Any, weights: Path) -> None:
     found = open_classifier(f"xrv:{NAME}:{digest(weights)}", RUNTIME)
     assert found.classes == tuple(theirs.targets[k] for k in named)
     assert "" not in found.classes
+    assert found.identified() == (f"xrv:{NAME}", digest(weights))
     ours = found.logits(images).numpy()
     points = found.require_network().get_buffer("shift").numpy()[named]
     scores = 1 / (1 + np.exp(-(ours + points)))  # before the operating points

@@ -8,7 +8,7 @@ from pathlib import Path
 from numpy.typing import ArrayLike
 
 from petechia.core.errors import PetechiaError
-from petechia.core.files import claimed, refuse_existing, sha256, write_text
+from petechia.core.files import claimed, refuse_existing, write_text
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
@@ -70,7 +70,7 @@ def repair_model(
     fit, test = read_clean(clean, classifier, images, progress).split()
     repaired = repair(given, fit, classifier.runtime, how, triggers, seed, progress)
     progress.phase("measuring")
-    file = RepairedFile(file=name, sha256=_digest(name))
+    file = RepairedFile(file=name, sha256=classifier.identified()[1])
     result = _measured(file, described(clean), given, repaired, test, triggers, classifier.runtime)
     result.keep_model(repaired)
     return result
@@ -110,9 +110,3 @@ def _measured(
         auroc_nn_change=auroc_change(before, after),
         not_read=test.not_read,
     )
-
-
-def _digest(model: str) -> str | None:
-    """Of the file that a model was opened from, the weights' of timm:NAME:FILE; None where there is none."""
-    files = (Path(model), Path(model.rpartition(":")[2]))
-    return next((sha256(file) for file in files if file.is_file()), None)

@@ -16,6 +16,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from petechia.core.errors import PetechiaError, first_line, listing
+from petechia.core.files import sha256
 from petechia.core.runtime import Runtime
 from petechia.data.preprocess import Preprocess
 from petechia.models.classifier import Classifier
@@ -76,7 +77,8 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
     tensors, left = match_names(read_weights(path), _weight_names(arch), path)
     if left:
         LOGGER.warning("%s: %s is not part of timm's %s and was left out.", path, listing(left, 4), arch)
-    return _with_weights(arch, tensors, path, Card.beside(path), runtime, f"timm:{arch}:{path}")
+    classifier = _with_weights(arch, tensors, path, Card.beside(path), runtime, f"timm:{arch}:{path}")
+    return replace(classifier, digest=sha256(path))
 
 
 def of_timm_folder(folder: ModelFolder, config: Mapping[str, Any], weights: Weights, runtime: Runtime, name: str) -> Classifier:

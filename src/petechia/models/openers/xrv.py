@@ -83,11 +83,13 @@ def of_torchxrayvision(text: str, runtime: Runtime) -> Classifier:
             f"The weights of xrv:{weights} are not available ({first_line(error)}); without a network connection, put the file "
             f"{xrv.models.model_urls[weights]['weights_url']} into {xrv.utils.get_cache_dir()}."
         ) from None
-    network = _opened(weights, _checked(weights, file, digest.lower()), file, xrv)
+    content = _checked(weights, file, digest.lower())
+    network = _opened(weights, content, file, xrv)
     xrv.utils.warning_log["norm_check"] = True  # otherwise it prints a scaling warning for uniform images
     geometry = Preprocess(crop="square", size=getattr(network, "input_resolution", 224), resample="area")
     placed = runtime.to_device(OperatingPoints(network)).eval()
-    return Classifier(f"xrv:{weights}", placed.classes, geometry, placed, runtime, placed)
+    found = hashlib.sha256(content).hexdigest()
+    return Classifier(f"xrv:{weights}", placed.classes, geometry, placed, runtime, placed, digest=found)
 
 
 def _checked(weights: str, file: Path, digest: str) -> bytes:
