@@ -27,10 +27,10 @@ from typing import Any
 import numpy as np
 
 from petechia.core.errors import PetechiaError
-from tests.torture import doors, readers
+from tests.torture import doors, readers, volumes
 from tests.torture.doors import OUTSIDE, PATIENT, Door, Plant
 
-DOORS = (*doors.DOORS, *readers.DOORS)
+DOORS = (*doors.DOORS, *readers.DOORS, *volumes.DOORS)
 
 MEMORY = 3 << 30  # bytes that the process may allocate beyond its initial memory
 LONGEST = 20.0  # CPU seconds for one input

@@ -2,6 +2,7 @@
 
 import gzip
 import itertools
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -198,6 +199,14 @@ def test_masks_are_left_out_and_named(tmp_path: Path) -> None:
     catalog = only(tmp_path)
     assert len(catalog) == 4 * Z
     assert {one.reason: set(one.names) for one in catalog.not_read.reasons} == {Reason.MASK: set(masks)}
+
+
+def test_a_pipe_with_the_name_of_a_volume_is_named_and_not_opened(tmp_path: Path) -> None:
+    save(tmp_path / "a.nii", VOLUME)
+    os.mkfifo(tmp_path / "b.nii.gz")
+    catalog = only(tmp_path)
+    assert len(catalog) == Z
+    assert [(one.reason, one.names) for one in catalog.not_read.reasons] == [(Reason.PIPE, ("b.nii.gz",))]
 
 
 def test_a_choice_that_a_volume_has_not_is_named(tmp_path: Path) -> None:

@@ -21,7 +21,6 @@ from petechia.data.formats.bounds import check_size
 from petechia.data.formats.slices import Axis, number_of, plane
 from petechia.data.levels import Levels, histogram, shown_range, uncut
 
-SUFFIXES = ".nii", ".nii.gz"
 GZIP = b"\x1f\x8b"
 HEADERS = {348: "Nifti1Header", 540: "Nifti2Header"}  # sizeof_hdr → nibabel's class
 LONGEST = max(HEADERS)

@@ -16,6 +16,7 @@ from petechia.data.formats.dicom import HEAD, is_dicom
 from petechia.data.not_read import Files, NotRead, Reason
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom")  # suffixes of image files
+NIFTI = (".nii", ".nii.gz")
 
 READABLE: Final = "readable"
 Kind = Reason | Literal["readable"] | None
@@ -139,7 +140,7 @@ def walk(root: Path, files: Files | None = None, outside: bool = False) -> Itera
                     _hidden(root, path, files)
                 else:
                     yield path
-            elif Path(entry.name).suffix.lower() in SUFFIXES:
+            elif entry.name.lower().endswith((*SUFFIXES, *NIFTI)):
                 files.add(Reason.PIPE, path)
         waiting += reversed(within)
 

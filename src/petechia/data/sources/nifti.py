@@ -18,9 +18,9 @@ from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.grouping import in_paths, is_grouping, note_on_use
 from petechia.data.formats.labelling import TEST_SHARE, Labelling, LabelOptions
 from petechia.data.formats.locate import Missing, locate, refuse_missing
-from petechia.data.formats.nifti import SUFFIXES, Header, NiftiFile, read_header, require_nibabel, slices_of
+from petechia.data.formats.nifti import Header, NiftiFile, read_header, require_nibabel, slices_of
 from petechia.data.formats.slices import SliceOptions, SliceReader, note_on_slices
-from petechia.data.formats.walking import MASK, READABLE, kind_of, masks_among, walk
+from petechia.data.formats.walking import MASK, NIFTI, READABLE, kind_of, masks_among, walk
 from petechia.data.not_read import Files, Reason
 from petechia.data.sources.folder import read_listed
 from petechia.data.sources.options import hint_at_option, split_options
@@ -111,7 +111,7 @@ def _without_table(source: str, root: Path, options: NiftiOptions, files: Files)
 def _volumes_in(root: Path, files: Files) -> Iterator[str]:
     """Yield the NIfTI files below a folder; `files` gets the other images."""
     for path in walk(root, files):
-        if path.lower().endswith(SUFFIXES):
+        if path.lower().endswith(NIFTI):
             yield path
         elif kind := kind_of(root, path):
             files.add(Reason.NO_NIFTI if kind == READABLE else kind, path)
