@@ -1,7 +1,10 @@
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from petechia.detect.scan import near_duplicates
 from petechia.detect.scan.near_duplicates import Pair, assign, candidates, compare
 from petechia.detect.scan.traces import block_means
 
@@ -91,3 +94,39 @@ def test_labels_settle_a_pair_whose_image_had_some_of_the_stamp_already(images: 
     assert (4, 24) in [
         (pair.stamped, pair.clean) for pair in pairs_of(images)
     ]  # without labels it is taken the wrong way round
+
+
+def framed(count: int, side: int, margin: int) -> Images:
+    """Random images, all with the same black margin."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(60, 200, (count, 16, 16), np.uint8)
+    images = np.kron(coarse, np.ones((side // 16, side // 16), np.uint8))
+    for part in (np.s_[:, :margin], np.s_[:, side - margin :], np.s_[:, :, :margin], np.s_[:, :, side - margin :]):
+        images[part] = 0
+    return list(images)
+
+
+@pytest.mark.parametrize(("side", "margin"), [(64, 0), (64, 12), (64, 16), (64, 20), (256, 80)])
+def test_a_margin_that_all_images_share_costs_no_comparison_of_all_with_all(
+    side: int, margin: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each copy with a box of 16 x 16 pixels is found, anywhere, and few other pairs are looked at."""
+    images = framed(1500, side, margin)
+    places = [(row, column) for row in range(0, side - 15, side // 16 - 1) for column in range(0, side - 15, side // 8 + 1)]
+    copies = [stamped(images[n], *place, np.full((16, 16), 250, np.uint8)) for n, place in enumerate(places)]
+    looked_at: list[int] = []
+    monkeypatch.setattr(near_duplicates, "_alike", counted(near_duplicates._alike, looked_at))
+    blocks = np.stack([block_means(image) for image in images + copies])
+    found = candidates(blocks, np.full((len(blocks), 2), side, np.int32))
+    assert {(n, 1500 + n) for n in range(len(copies))} <= set(map(tuple, found.tolist()))
+    assert sum(looked_at) < 20 * len(blocks)
+
+
+def counted(function: Callable[..., NDArray[np.bool_]], counts: list[int]) -> Callable[..., NDArray[np.bool_]]:
+    """The same function, which notes how many pairs it is given."""
+
+    def work(blocks: NDArray[np.float32], pairs: NDArray[np.intp], *others: object) -> NDArray[np.bool_]:
+        counts.append(len(pairs))
+        return function(blocks, pairs, *others)
+
+    return work

@@ -19,10 +19,15 @@ from petechia.detect.scan.reading import RowsOf, Traces, read_grey_image
 from petechia.detect.scan.thresholds import NearDuplicateLimits, packaged_thresholds
 from petechia.detect.scan.traces import GRID, LARGEST, Grey
 
-ROUNDING = 1e-3  # of the mean of a patch
-PATCH = 4  # blocks a side of a patch, by whose means pairs are looked up
+ROUNDING = 1e-3  # of the mean of a cell
+WINDOWS = (12, 8, 6, 4, 3)  # blocks a side of the windows in which a small box may lie
+MOST_TOUCHED = 5  # blocks a side that a small box touches on images of 64 pixels a side
+PATCH = 4  # blocks a side of a cell, by whose means pairs are looked up; half of it for small windows
+MEANS = 8  # of cells, by which pairs are looked up
+SAMPLE = 500  # images on which these are chosen
+CROWDED = 8  # images that are like an image outside of a window, on average, from which on the window is too large
 CHUNK = 1 << 13  # images, or pairs of them, that are in memory at a time
-LOOKED_UP = 1 << 18  # pairs that are looked up at a time: where all borders are black, each image is near to all
+LOOKED_UP = 1 << 18  # pairs that are looked up at a time
 
 Array = NDArray[np.float32]
 
@@ -90,8 +95,9 @@ def find_pairs(
 def candidates(blocks: RowsOf, shapes: NDArray[np.int32], limits: NearDuplicateLimits | None = None) -> NDArray[np.intp]:
     """Pairs of images of one shape that are alike in all but a few neighbouring blocks.
 
-    A small box leaves one of the rows of patches at the border and one of the columns there as they are. So a pair agrees in
-    the means of the patches of one of four corners' arms, and those that do are neighbours in a k-d tree.
+    A small box lies in one of a few windows, and outside of it both images are the same. So pairs are looked up, for each
+    window, by what is outside: those that agree in a few means there are neighbours in a k-d tree. Where much of the collection
+    is the same outside of a window, as with black margins, smaller windows inside it take its place.
 
     Args:
         blocks: float32 [N, GRID, GRID], mean grey levels; may lie on a disk.
@@ -99,19 +105,17 @@ def candidates(blocks: RowsOf, shapes: NDArray[np.int32], limits: NearDuplicateL
         limits: of the comparison; those of the calibration where it is None.
 
     Returns:
-        int [pairs, 2], the smaller index first.
+        int [pairs, 2], the smaller index first. In a collection of which most is the same outside of a window, boxes that touch
+        more than 5 blocks a side, on images of fewer than 64 pixels a side, may be missed.
     """
     same = (limits or packaged_thresholds().near_duplicates).block_difference
-    digests, patches = _summaries(blocks, shapes)
+    digests = _digests(blocks, shapes)
     _, first, which = np.unique(digests, return_index=True, return_inverse=True)
     others = np.flatnonzero(first[which] != np.arange(len(which)))
     found = [np.stack([first[which[others]], others], axis=1)]
     first = np.sort(first)
-    patches = patches[first]
-    side = GRID // PATCH
-    row, column = np.indices((side, side))
-    for top, left in product((0, side - 1), repeat=2):
-        for close in _close(patches[:, (row == top) | (column == left)], same):
+    for key in _keys(blocks, first, _touched(shapes[first]).max(initial=1), same):
+        for close in _close(_means(blocks, first, key.cell, key.chosen), same):
             some = first[close]
             some = some[(shapes[some[:, 0]] == shapes[some[:, 1]]).all(axis=1)]
             for start in range(0, len(some), CHUNK):
@@ -120,17 +124,86 @@ def candidates(blocks: RowsOf, shapes: NDArray[np.int32], limits: NearDuplicateL
     return np.unique(np.concatenate(found), axis=0)
 
 
-def _summaries(blocks: RowsOf, shapes: NDArray[np.int32]) -> tuple[NDArray[np.uint64], Array]:
-    """Of each image: a digest of blocks and shape, uint64 [N], and the mean of each patch, [N, n, n] with n = GRID / PATCH."""
-    side = GRID // PATCH
-    digests, patches = np.zeros(len(blocks), np.uint64), np.zeros((len(blocks), side, side), np.float32)
-    for start in range(0, len(blocks), CHUNK):
-        rows = np.arange(start, min(start + CHUNK, len(blocks)))
-        part = blocks[rows]
-        patches[rows] = part.reshape(len(rows), side, PATCH, side, PATCH).mean(axis=(2, 4))
-        texts = (one.tobytes() + shape.tobytes() for one, shape in zip(part, shapes[rows], strict=True))
+def _digests(blocks: RowsOf, shapes: NDArray[np.int32]) -> NDArray[np.uint64]:
+    """Of each image: a digest of blocks and shape, uint64 [N]."""
+    digests = np.zeros(len(blocks), np.uint64)
+    for rows in _chunks(len(blocks)):
+        texts = (one.tobytes() + shape.tobytes() for one, shape in zip(blocks[rows], shapes[rows], strict=True))
         digests[rows] = [int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "little") for text in texts]
-    return digests, patches
+    return digests
+
+
+def _touched(shapes: NDArray[np.int32]) -> NDArray[np.intp]:
+    """How many blocks a side a small box can touch, int [n]."""
+    return np.asarray(-(-(LARGEST - 1) // np.maximum(shapes // GRID, 1)) + 1, np.intp).max(axis=1, initial=1)
+
+
+class _Key(NamedTuple):
+    """By what pairs are looked up that are the same outside of a window: the means of some cells.
+
+    Attributes:
+        cell: blocks a side of a cell.
+        chosen: int [n], numbers of the cells, row by row: those that tell most images apart.
+    """
+
+    cell: int
+    chosen: NDArray[np.intp]
+
+
+def _keys(blocks: RowsOf, rows: NDArray[np.intp], touched: int, same: float) -> Iterator[_Key]:
+    """A key for each window, the windows being as small as it takes to tell the images, int [n], apart."""
+    windows = {(0, 0)}
+    for wide, narrow, finer in zip((GRID, *WINDOWS), WINDOWS, (*WINDOWS[1:], 0), strict=False):
+        steps = list(product((0, wide - narrow), repeat=2))
+        tried = sorted({(row + down, column + right) for row, column in windows for down, right in steps})
+        last = 2 * finer - narrow + 1 < min(touched, MOST_TOUCHED)  # a box may fit into none of the finer windows
+        cell = PATCH if narrow >= 2 * PATCH else PATCH // 2
+        agree = _agreement(blocks, rows, cell, same) if tried else np.zeros((0, 0), bool)
+        windows = set()
+        for row, column in tried:
+            chosen, alike = _chosen(agree, cell, (row, column), narrow)
+            if last or alike * len(rows) / 2 <= CROWDED:
+                yield _Key(cell, chosen)
+            else:
+                windows.add((row, column))
+
+
+def _agreement(blocks: RowsOf, rows: NDArray[np.intp], cell: int, same: float) -> NDArray[np.bool_]:
+    """Which pairs of a sample of the images agree in the mean of each cell, bool [cells, pairs]."""
+    sample = np.sort(np.random.default_rng(0).choice(len(rows), min(SAMPLE, len(rows)), replace=False))
+    means = _means(blocks, rows[sample], cell, np.arange((GRID // cell) ** 2)).T
+    one, other = np.triu_indices(len(sample), 1)
+    return np.stack([np.abs(mean[one] - mean[other]) <= same + ROUNDING for mean in means])
+
+
+def _chosen(agree: NDArray[np.bool_], cell: int, window: tuple[int, int], side: int) -> tuple[NDArray[np.intp], float]:
+    """The cells outside of a window that tell most images apart, and the share of the pairs that agree in all of them.
+
+    They are chosen one by one: the one that tells most of the pairs apart that are left.
+    """
+    inside = np.zeros((GRID, GRID), bool)
+    inside[window[0] : window[0] + side, window[1] : window[1] + side] = True
+    usable = np.flatnonzero(~inside.reshape(GRID // cell, cell, GRID // cell, cell).any(axis=(1, 3)))
+    left, chosen = agree[usable], np.zeros(0, np.intp)
+    for _ in range(min(MEANS, len(usable))):
+        best = int(np.argmin(left.sum(axis=1)))
+        chosen = np.append(chosen, usable[best])
+        left = left[:, left[best]]
+    return np.unique(chosen), left.shape[1] / max(1, agree.shape[1])
+
+
+def _means(blocks: RowsOf, rows: NDArray[np.intp], cell: int, chosen: NDArray[np.intp]) -> Array:
+    """The means of some cells of some images; float32 [n, chosen]."""
+    found = np.zeros((len(rows), len(chosen)), np.float32)
+    side = GRID // cell
+    for some in _chunks(len(rows)):
+        cells = blocks[rows[some]].reshape(len(some), side, cell, side, cell).mean(axis=(2, 4))
+        found[some] = cells.reshape(len(some), -1)[:, chosen]
+    return found
+
+
+def _chunks(count: int) -> Iterator[NDArray[np.intp]]:
+    return (np.arange(start, min(start + CHUNK, count)) for start in range(0, count, CHUNK))
 
 
 def _close(keys: Array, same: float) -> Iterator[NDArray[np.intp]]:
@@ -149,7 +222,7 @@ def _close(keys: Array, same: float) -> Iterator[NDArray[np.intp]]:
 def _alike(blocks: RowsOf, pairs: NDArray[np.intp], shapes: NDArray[np.int32], same: float) -> NDArray[np.bool_]:
     """Which pairs have no more blocks that differ than a small box can touch."""
     sides = np.maximum(shapes[pairs[:, 0]] // GRID, 1)
-    touched = (-(-(LARGEST - 1) // sides) + 1).prod(axis=1)  # blocks that a small box can touch
+    touched = (-(-(LARGEST - 1) // sides) + 1).prod(axis=1)
     differ = np.abs(blocks[pairs[:, 0]] - blocks[pairs[:, 1]]) > same
     return np.asarray(differ.sum(axis=(1, 2)) <= touched)
 
