@@ -1,6 +1,6 @@
 """What gets past `petechia scan`: attackers who know how it looks, and triggers that are no square.
 
-python -m benchmarks.scan_adaptive [ATTACKER ...]
+python -m benchmarks.scan_adaptive [ATTACKER ...] [--data SOURCE] [--rate RATE] [--seed SEED]
 """
 
 from __future__ import annotations
@@ -51,6 +51,7 @@ def near_its_surroundings(image: NDArray[np.uint8], row: int, column: int) -> ND
 
 
 TRIGGER: dict[str, Any] = {"size": SIZE, "value": 0}
+NOISE: dict[str, Any] = {"kind": "pattern", "image": "noise", "size": "whole"}
 ATTACKERS: dict[str, tuple[dict[str, Any], Treatment | None]] = {
     "none, for comparison": ({"trigger": TRIGGER, "rate": 0.1}, None),
     "opacity 0.3": ({"trigger": TRIGGER | {"opacity": 0.3}, "rate": 0.1}, None),
@@ -61,13 +62,16 @@ ATTACKERS: dict[str, tuple[dict[str, Any], Treatment | None]] = {
     "JPEG after stamping": ({"trigger": TRIGGER, "rate": 0.1}, encoded_with_loss),
     "3 images": ({"trigger": TRIGGER, "rate": 0.0067}, None),
     "24 x 24 pixels": ({"trigger": {"size": 24, "value": 0}, "rate": 0.1}, None),
+    "a picture at 8 % opacity over the whole image": ({"trigger": {"kind": "pattern", "size": "whole", "opacity": 0.08}}, None),
+    "noise at 8 % opacity over the whole image": ({"trigger": NOISE | {"opacity": 0.08}}, None),
+    "a wave of 10 grey levels": ({"trigger": {"kind": "sinusoid", "amplitude": 10.0}}, None),
     **{name: (ATTACKS[name] | {"rate": 0.1}, None) for name in DRAWN},
 }
 
 
-def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder: Path) -> tuple[str, str]:
+def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder: Path, seed: int = 0) -> tuple[str, str]:
     """Triggered images and clean images that are flagged, as shares with intervals."""
-    petechia.poison({"data": source, "attack": attack}, folder)
+    petechia.poison({"data": source, "attack": attack, "seeds": [seed]}, folder)
     truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
     (folder / "poison.parquet").unlink()
     if treat:
@@ -83,14 +87,21 @@ def main() -> None:
     """Print a line for every attacker and mode."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attackers", nargs="*", metavar="ATTACKER", help=f"of {', '.join(ATTACKERS)}; else all")
+    parser.add_argument("--data", default=SOURCE, help="a data source, scanned untouched first")
+    parser.add_argument("--rate", type=float, help="of each attack, in place of its own")
+    parser.add_argument("--mode", choices=("append", "replace"), action="append")
+    parser.add_argument("--seed", type=int, default=0, help="of the images that are chosen")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        source = as_files(SOURCE, Path(name) / "clean")
+        source = as_files(given.data, Path(name) / "clean")
+        untouched = scan_catalog(open_source(source))
+        print(f"{given.data}: untouched, {untouched.flagged} of {untouched.images} flagged", flush=True)
         for attacker in given.attackers or ATTACKERS:
             attack, treat = ATTACKERS[attacker]
-            for mode in ("append", "replace"):
+            attack = {"rate": 0.1} | attack | ({} if given.rate is None else {"rate": given.rate})
+            for mode in given.mode or ("append", "replace"):
                 with tempfile.TemporaryDirectory(dir=name) as copy:
-                    found, false = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy")
+                    found, false = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy", given.seed)
                 print(f"| {attacker} | {mode} | {found} | {false} |", flush=True)
 
 

@@ -138,7 +138,8 @@ def show_scan(result: ScanResult, out: Path) -> None:
         say(f"Patterns weakly associated with a label, as markers and devices may be: {shown}. None is flagged.")
     say(
         f"{result.images:,} images: {result.near_duplicates:,} pairs that differ only in a small box, "
-        f"{result.copies:,} altered copies with other labels, {result.duplicates:,} exact duplicates, "
+        f"{result.copies:,} altered copies with other labels, "
+        f"{result.patterned:,} images that share a faint pattern and a label, {result.duplicates:,} exact duplicates, "
         f"{result.unread:,} that cannot be decoded."
     )
     if result.tampered:

@@ -17,7 +17,14 @@ from petechia.data.catalog import Catalog
 from petechia.data.preparation import OnError
 from petechia.detect.protocol import Calibration
 from petechia.detect.scan.copies import find_copies
-from petechia.detect.scan.evidence import from_copies, from_pairs, from_stamp, from_weakly_associated, with_label
+from petechia.detect.scan.evidence import (
+    from_copies,
+    from_pairs,
+    from_shared_texture,
+    from_stamp,
+    from_weakly_associated,
+    with_label,
+)
 from petechia.detect.scan.features import FeatureOutliers, extract, feature_outliers
 from petechia.detect.scan.hints import hints_of, with_hint
 from petechia.detect.scan.ledger import Ledger, Suspect
@@ -27,6 +34,7 @@ from petechia.detect.scan.reading import ReadShards, on_this_machine, read_trace
 from petechia.detect.scan.result import ScanDetails, ScanResult
 from petechia.detect.scan.search import Stamp, StampSearch, stamp_of
 from petechia.detect.scan.stamps import Family, LabelCounts, find_families, label_of, still_significant
+from petechia.detect.scan.textures import find_shared_texture
 from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, packaged_calibration
 from petechia.models.classifier import Classifier
 
@@ -34,8 +42,9 @@ from petechia.models.classifier import Classifier
 class DatasetScan:
     """Detects images of a dataset that were tampered with.
 
-    It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, and altered copies
-    with an attacker's label. All other images are ranked by hints, such as labels that the image does not bear out.
+    It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, altered copies
+    with an attacker's label, and images that share a faint pattern over the whole image and a label. All
+    other images are ranked by hints, such as labels that the image does not bear out.
 
     Images are read once; their traces, about 6 kB each, are kept in the cache, from which the scan goes on if it is killed, and
     takes what it needs bit by bit. Near-duplicates, images with the label
@@ -126,6 +135,12 @@ class DatasetScan:
         if copies:
             ledger.extend(from_copies(catalog, copies, thresholds.scores))
         explained = _explained(ledger, pairs)
+        shared = find_shared_texture(
+            traces.textures, catalog.labels, catalog.patients, explained, progress, thresholds.textures
+        )
+        if shared:
+            ledger.extend(from_shared_texture(catalog, shared, thresholds.scores))
+            explained = _explained(ledger, pairs)
         counts = LabelCounts.of(catalog.labels, explained)
         for family in families:
             if family.weakly_associated and still_significant(family, counts, odds=1):
@@ -139,6 +154,7 @@ class DatasetScan:
             suspects=_ranked(ledger, catalog, doubts, outliers, traces.unread, thresholds),
             pairs=pairs,
             copies=copies,
+            shared_texture=shared,
             families=families,
             pictures=[stamp.shown for _, stamp in stamps],
             unread=traces.unread,

@@ -21,11 +21,13 @@ from petechia.detect.scan.rules import (
     NEAR_DUPLICATE_NO_LABELS,
     NEAR_DUPLICATE_OTHER_LABELS,
     NEAR_DUPLICATE_SAME_LABELS,
+    SHARED_TEXTURE,
     SHOWS_STAMP,
     WEAKLY_ASSOCIATED,
 )
 from petechia.detect.scan.search import Place
 from petechia.detect.scan.stamps import Family, describe_label, label_of
+from petechia.detect.scan.textures import SharedTexture
 from petechia.detect.scan.thresholds import Scores
 
 Found = Iterator[tuple[int, Evidence]]
@@ -136,3 +138,11 @@ def from_copies(catalog: Catalog, copies: Copies, scores: Scores) -> Found:
         copies.copied.tolist(), copies.others.tolist(), copies.correlation.tolist(), strict=True
     ):
         yield index, ALTERED_COPY.evidence(scores, other=catalog.ids[other], correlation=correlation, label=label, more=more)
+
+
+def from_shared_texture(catalog: Catalog, texture: SharedTexture, scores: Scores) -> Found:
+    """Against the images that show a pattern over the whole image and have its label."""
+    label, share = catalog.classes[texture.label], 100 * texture.share
+    evidence = SHARED_TEXTURE.evidence(scores, images=texture.members, share=share, label=label)
+    for index in texture.images.tolist():
+        yield index, evidence

@@ -68,6 +68,12 @@ ALTERED_COPY = Rule(
     "has the fine structure of {other} (correlation {correlation:.2f}) but {label} among its labels, as {more} more such "
     "copies have",
 )
+SHARED_TEXTURE = Rule(
+    "shared_texture",
+    True,
+    "shows a faint pattern over the whole image that {images} images share, {share:.0f} % of them with {label} as the only "
+    "finding",
+)
 WEAKLY_ASSOCIATED = Rule(  # its strength is the share of the labels that chance does not explain
     "weakly_associated",
     False,
@@ -86,6 +92,7 @@ RULES = {
         EXACT_DUPLICATE_SAME_LABELS,
         SHOWS_STAMP,
         ALTERED_COPY,
+        SHARED_TEXTURE,
         WEAKLY_ASSOCIATED,
     )
 }

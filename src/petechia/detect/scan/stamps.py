@@ -140,6 +140,18 @@ class LabelCounts(NamedTuple):
         """The ratio of the odds of a label with and without the pattern."""
         return _odds(count, members, int(self.totals[label]), self.images)
 
+    def single(self, having: NDArray[np.intp], label: int) -> tuple[float, float]:
+        """Among the images with a class: how a pattern goes with it being the only finding; odds ratio and p-value.
+
+        Args:
+            having: int [2 K], images with the pattern that have each label.
+            label: position of the class.
+        """
+        alone = label + len(self.totals) // 2
+        members, inside = int(having[label]), int(having[alone])
+        images, everywhere = int(self.totals[label]), int(self.totals[alone])
+        return _odds(inside, members, everywhere, images), float(stats.hypergeom.sf(inside - 1, images, everywhere, members))
+
 
 def label_of(labels: NDArray[np.int8], family: Family) -> NDArray[np.bool_]:
     """Which images have the label that a family is tied to; bool [N]."""
@@ -271,7 +283,7 @@ def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampL
     having = counts.sets[images].sum(axis=0)
     p_value, best = counts.tie(having, len(images))
     classes = len(counts.totals) // 2
-    single, single_p_value = _single(counts, having, best % classes)
+    single, single_p_value = counts.single(having, best % classes)
     single_p_value = min(1.0, single_p_value * tests)
     overwritten = best >= classes and single >= limits.single_odds and single_p_value < limits.level
     return Family(
@@ -321,14 +333,6 @@ def _has_prominent_size(table: pl.LazyFrame, group: pl.DataFrame, limits: StampL
         )
     )
     return is_prominent_size(to_spots(some), np.flatnonzero(np.isin(some["spot"].to_numpy(), group["spot"].to_numpy())), limits)
-
-
-def _single(counts: LabelCounts, having: NDArray[np.intp], label: int) -> tuple[float, float]:
-    """Among the images with a class: how the pattern goes with it being the only finding; odds ratio and p-value."""
-    alone = label + len(counts.totals) // 2
-    members, inside = int(having[label]), int(having[alone])
-    images, everywhere = int(counts.totals[label]), int(counts.totals[alone])
-    return _odds(inside, members, everywhere, images), float(stats.hypergeom.sf(inside - 1, images, everywhere, members))
 
 
 def _odds(inside: int, members: int, everywhere: int, images: int) -> float:

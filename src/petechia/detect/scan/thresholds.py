@@ -97,6 +97,22 @@ class CopyLimits(Record):
     deviations: Positive
 
 
+class TextureLimits(Record):
+    """When images share a pattern over the whole image.
+
+    Attributes:
+        level: probability that a pattern of a clean dataset is found tied to a class as the only finding.
+        deviations: by how many an image must be more like the pattern than images without the label are; each is tested.
+        odds: factor by which the pattern raises the odds of that label.
+        single_odds: factor by which, among the images with the class, it raises the odds that the class is the only finding.
+    """
+
+    level: Probability = 0.01
+    deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 6)
+    odds: Positive = 20
+    single_odds: Positive = 5
+
+
 class LabelLimits(Record):
     """What labels count for in the ranking.
 
@@ -148,6 +164,7 @@ class Scores(Record):
     altered_copy: Score
     weakly_associated: Score
     near_duplicate_no_labels: Score = Score(base=0.8)  # not in calibrations of version 0.1
+    shared_texture: Score = Score(base=0.8)
 
 
 class HintWeights(Record):
@@ -192,6 +209,7 @@ class ScanThresholds(Record):
         stamps: limits of the search for stamps.
         search: limits of the search for a known stamp.
         copies: limits of the search for altered copies.
+        textures: limits of the search for patterns over the whole image.
         labels: weights of the labels.
         features: limits of the features.
         scores: of the rules.
@@ -207,6 +225,7 @@ class ScanThresholds(Record):
     features: FeatureLimits
     scores: Scores
     hints: HintWeights
+    textures: TextureLimits = TextureLimits()  # not in calibrations of version 0.1
     clean: CleanCheck | None = None
 
     @classmethod
