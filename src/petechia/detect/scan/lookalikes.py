@@ -60,9 +60,14 @@ def _groups(spots: NDArray[np.void], rows: Rows, side: int, fewest: int, most: i
 
 
 def _cells(spots: NDArray[np.void], side: int) -> NDArray[np.int64]:
-    """The cell of each spot in a grid over its size and its look, as one number that sorts as they do."""
+    """The cell of each spot in a grid over its plane, its size and its look, as one number that sorts as they do."""
     numbers = np.zeros(len(spots), np.int64)
-    for part in (spots["height"], spots["width"], *(_coordinate(spots["look"][:, k], side) for k in range(QUARTERS))):
+    for part in (
+        spots["plane"],
+        spots["height"],
+        spots["width"],
+        *(_coordinate(spots["look"][:, k], side) for k in range(QUARTERS)),
+    ):
         numbers = numbers * BASE + part
     return numbers
 

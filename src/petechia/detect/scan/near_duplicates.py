@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain, product
 from typing import NamedTuple
 
@@ -17,7 +18,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
 from petechia.detect.scan.reading import RowsOf, Traces, read_grey_image
 from petechia.detect.scan.thresholds import NearDuplicateLimits, packaged_thresholds
-from petechia.detect.scan.traces import GRID, LARGEST, Grey
+from petechia.detect.scan.traces import GRID, LARGEST, PLANES, Grey
 
 ROUNDING = 1e-3  # of the mean of a cell
 WINDOWS = (12, 8, 6, 4, 3)  # blocks a side of the windows in which a small box may lie
@@ -77,11 +78,8 @@ def find_pairs(
         if one not in traces.unread and other not in traces.unread
     ]
 
-    def read(index: int) -> Grey:
-        return read_grey_image(catalog, index)
-
     def work(rows: NDArray[np.intp]) -> list[Pair | None]:
-        return [compare(found[row][0], found[row][1], read, limits) for row in rows]
+        return [_compared(catalog, *found[row], limits) for row in rows]
 
     progress.phase("comparing near-duplicates", len(found))
     pairs = []
@@ -90,6 +88,16 @@ def find_pairs(
         if pair:
             pairs.append(pair)
     return assign(pairs, catalog.labels, limits)
+
+
+def _compared(catalog: Catalog, one: int, other: int, limits: NearDuplicateLimits | None) -> Pair | None:
+    """Compare two candidates; where their grey levels are the same, in the other planes."""
+    pair = compare(one, other, partial(read_grey_image, catalog), limits)
+    for plane in range(1, len(PLANES) if catalog.colour else 1):
+        if pair is None or pair.stamp.size:
+            break
+        pair = compare(one, other, partial(read_grey_image, catalog, plane=plane), limits) or pair
+    return pair
 
 
 def candidates(blocks: RowsOf, shapes: NDArray[np.int32], limits: NearDuplicateLimits | None = None) -> NDArray[np.intp]:

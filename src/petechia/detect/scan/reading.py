@@ -21,15 +21,14 @@ from petechia.data.cache import cached, find_cached
 from petechia.data.catalog import Catalog, Reader
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.slices import SliceReader
-from petechia.data.levels import to_grey
 from petechia.data.preparation import OnError
 from petechia.detect.scan import traces as tracing
 from petechia.detect.scan.spots import to_table
-from petechia.detect.scan.traces import FINE, GRID, Grey, Spot, Trace, trace
+from petechia.detect.scan.traces import FINE, GRID, Grey, Spot, Trace, plane_of, trace
 
 SHARD = 1024  # images that are read, kept and, if a worker is lost, read again together
 KIND = "traces"  # of the entries in the cache
-FORMAT = 1  # of these entries; increase it when their content changes
+FORMAT = 2  # of these entries; increase it when their content changes
 UNREAD = "unread.json"
 Files = dict[str, bytes]  # name of a file of a shard → content
 Rows = NDArray[np.intp]
@@ -184,7 +183,7 @@ def read_shard(reader: Reader, rows: Rows, on_error: OnError, progress: Progress
     unread: dict[int, str] = {}
 
     def work(some: Rows) -> list[Trace | PetechiaError]:
-        images = zip(rows[some].tolist(), read_grey(reader, rows[some]), strict=True)
+        images = zip(rows[some].tolist(), _read(reader, rows[some]), strict=True)
         return [image if isinstance(image, PetechiaError) else trace(image, row) for row, image in images]
 
     for number, item in enumerate(in_parallel(work, len(rows), threads)):
@@ -213,23 +212,32 @@ def _npy(array: NDArray[Any]) -> bytes:
     return file.getvalue()
 
 
-def read_grey(reader: Reader, rows: Rows) -> Iterator[Grey | PetechiaError]:
-    """Read some images; values that a window of the file cuts off are told apart.
+def _read(reader: Reader, rows: Rows) -> Iterator[Grey | PetechiaError]:
+    return reader.read_uncut(rows) if isinstance(reader, FileReader | SliceReader) else reader.read(rows)
+
+
+def read_grey(reader: Reader, rows: Rows, plane: int = 0) -> Iterator[Grey | PetechiaError]:
+    """Read one plane of some images; values that a window of the file cuts off are told apart.
+
+    Args:
+        reader: of all images.
+        rows: int [n], those to read.
+        plane: number of one of `PLANES`.
 
     Yields:
         For each row, uint8 or int16 [H, W], see `petechia.data.levels.uncut`, or the error if the image cannot be decoded.
     """
-    for image in reader.read_uncut(rows) if isinstance(reader, FileReader | SliceReader) else reader.read(rows):
-        yield image if isinstance(image, PetechiaError) or image.ndim == 2 else to_grey(image.astype(np.uint8, copy=False))
+    for image in _read(reader, rows):
+        yield image if isinstance(image, PetechiaError) else plane_of(image, plane)
 
 
-def read_grey_image(catalog: Catalog, index: int) -> Grey:
+def read_grey_image(catalog: Catalog, index: int, plane: int = 0) -> Grey:
     """Read one image again, as `read_grey` does.
 
     Raises:
         PetechiaError: it cannot be decoded.
     """
-    image = next(read_grey(catalog.reader, np.array([index])))
+    image = next(read_grey(catalog.reader, np.array([index]), plane))
     if isinstance(image, PetechiaError):
         raise image
     return image

@@ -29,6 +29,7 @@ from petechia.detect.scan.near_duplicates import Pair
 from petechia.detect.scan.stamps import Family, describe_label
 from petechia.detect.scan.textures import SharedTexture
 from petechia.detect.scan.thresholds import ScanThresholds
+from petechia.detect.scan.traces import PLANES
 
 TABLE = "suspects.csv"
 COLUMNS = {
@@ -124,6 +125,7 @@ class PatternRecord(Record):
         width: in pixels.
         images: that show it.
         same_pixels: whether its grey levels are the same on all of them.
+        plane: in which it is seen: grey, or for colour images red or blue less green.
         row: of its top left corner; null where that varies.
         column: of the same.
         label: that it is tied to most, in words.
@@ -137,6 +139,7 @@ class PatternRecord(Record):
     width: int
     images: int
     same_pixels: bool
+    plane: str = PLANES[0]
     row: int | None
     column: int | None
     label: str
@@ -160,7 +163,7 @@ class StampRecord(PatternRecord):
     """A pattern that is tied to a label as only a stamp is.
 
     Attributes:
-        pixels: its grey levels, by row.
+        pixels: its levels in the plane, by row; of a difference of colours, 128 stands for none.
     """
 
     pixels: tuple[tuple[int, ...], ...]
@@ -381,6 +384,7 @@ def _pattern(catalog: Catalog, family: Family) -> PatternRecord:
         width=family.width,
         images=len(family.images),
         same_pixels=family.exact,
+        plane=PLANES[family.plane],
         row=int(family.rows[0]) if family.fixed else None,
         column=int(family.columns[0]) if family.fixed else None,
         label=describe_label(catalog, family),

@@ -62,7 +62,9 @@ def stamp_of(catalog: Catalog, family: Family, limits: SearchLimits) -> Stamp:
 def _box(catalog: Catalog, family: Family, one: int) -> Grey:
     """What is on an image of a family where the pattern is, [h, w]."""
     row, column = int(family.rows[one]), int(family.columns[one])
-    return read_grey_image(catalog, int(family.images[one]))[row : row + family.height, column : column + family.width].copy()
+    return read_grey_image(catalog, int(family.images[one]), family.plane)[
+        row : row + family.height, column : column + family.width
+    ].copy()
 
 
 class StampSearch:
@@ -83,6 +85,7 @@ class StampSearch:
         self.stamp = stamp
         self.limits = limits
         self.progress = progress
+        self.plane = family.plane
         self.at = (int(family.rows[0]), int(family.columns[0])) if family.fixed else None
 
     def visible(self, rows: NDArray[np.intp], others: NDArray[np.intp]) -> list[Sighting]:
@@ -124,7 +127,7 @@ class StampSearch:
         """Index, place and contrast, where an image has the pixels of the stamp."""
 
         def work(some: NDArray[np.intp]) -> list[tuple[Place, float] | None]:
-            images = read_grey(self.catalog.reader, rows[some])
+            images = read_grey(self.catalog.reader, rows[some], self.plane)
             return [None if isinstance(image, PetechiaError) else find_stamp(image, self.stamp, self.at) for image in images]
 
         self.progress.phase("searching for the stamp", len(rows))

@@ -17,11 +17,11 @@ from petechia.detect.scan.lookalikes import SMALLEST, is_prominent_size, look_al
 from petechia.detect.scan.spots import GROUPED, collected, count, most_frequent, to_spots, to_table
 from petechia.detect.scan.thresholds import StampLimits, packaged_thresholds
 
-COLUMNS = ("image", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
+COLUMNS = ("image", "plane", "row", "column", "height", "width", "pattern")  # of spots, by which they are grouped
 KINDS = (  # what makes a pattern: grey levels at one place, grey levels at any, or any at one place
-    ["height", "width", "row", "column", "pattern"],
-    ["height", "width", "pattern"],
-    ["height", "width", "row", "column"],
+    ["plane", "height", "width", "row", "column", "pattern"],
+    ["plane", "height", "width", "pattern"],
+    ["plane", "height", "width", "row", "column"],
 )
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
 
@@ -51,6 +51,7 @@ class Family(NamedTuple):
         overwrites: whether the pattern also goes with the class being the only finding, as overwritten labels do.
         prominent: False where it has a fixed place around which things of its size are as frequent, as those of anatomy are,
             or where it is only one of several sizes of things that look alike, as nodules are.
+        plane: of the images in which it is seen, see `petechia.detect.scan.traces.PLANES`.
     """
 
     images: NDArray[np.uint32]
@@ -73,6 +74,7 @@ class Family(NamedTuple):
     enough: float
     overwrites: bool
     prominent: bool = True
+    plane: int = 0
 
     @property
     def associated(self) -> bool:
@@ -306,6 +308,7 @@ def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampL
         level=limits.level,
         enough=limits.overwritten_odds if overwritten else limits.odds,
         overwrites=overwritten,
+        plane=int(group["plane"][0]),
     )
 
 
@@ -313,7 +316,8 @@ def _is_prominent(table: pl.LazyFrame, family: Family, limits: StampLimits) -> b
     """Whether a family at a fixed place has many more images than things of its size have at the places around it."""
     row, column, near = int(family.rows[0]), int(family.columns[0]), limits.neighbourhood
     around = table.filter(
-        (pl.col("height") == family.height)
+        (pl.col("plane") == family.plane)
+        & (pl.col("height") == family.height)
         & (pl.col("width") == family.width)
         & pl.col("row").is_between(row - near, row + near)
         & pl.col("column").is_between(column - near, column + near)
@@ -328,7 +332,8 @@ def _has_prominent_size(table: pl.LazyFrame, group: pl.DataFrame, limits: StampL
     height, width = int(group["height"][0]), int(group["width"][0])
     some = collected(
         table.filter(
-            pl.col("height").is_between(max(height - 1, 1), height + 1)
+            (pl.col("plane") == int(group["plane"][0]))
+            & pl.col("height").is_between(max(height - 1, 1), height + 1)
             & pl.col("width").is_between(max(width - 1, 1), width + 1)
         )
     )

@@ -85,19 +85,26 @@ def find_shared_texture(
     _, patient = np.unique(patients, return_inverse=True)
     likeness = _likeness(textures, alone[:, judged], np.where(explained, -1, patient % FOLDS), progress)
     tests = alone.shape[1] * len(limits.deviations)
-    found = [
-        shared
+    tied = [
+        one
         for column, label in enumerate(judged.tolist())
         for least in limits.deviations
-        if (shared := _tested(likeness[:, column] >= least, label, counts, tests, limits))
+        if (one := _tied(likeness[:, column] >= least, label, counts, tests, limits))
     ]
-    return min(found, key=lambda one: (one.p_value, one.label), default=None)
+    single = [one for one in tied if one.single >= limits.single_odds and one.single_p_value * len(tied) < limits.level]
+    return min((one.texture for one in single), key=lambda one: (one.p_value, one.label), default=None)
 
 
-def _tested(
-    shows: NDArray[np.bool_], label: int, counts: LabelCounts, tests: int, limits: TextureLimits
-) -> SharedTexture | None:
-    """The pattern that some images, bool [N], show, if it goes with a class as the only finding as only a trigger does."""
+class _Tie(NamedTuple):
+    """A pattern that goes with a class as the only finding, and how it goes with that among the images with the class."""
+
+    texture: SharedTexture
+    single: float
+    single_p_value: float
+
+
+def _tied(shows: NDArray[np.bool_], label: int, counts: LabelCounts, tests: int, limits: TextureLimits) -> _Tie | None:
+    """The tie of the pattern that some images, bool [N], show; None if it is too weak."""
     shows = shows & ~counts.explained
     members, alone = int(shows.sum()), label + counts.sets.shape[1] // 2
     having = counts.sets[shows].sum(axis=0)
@@ -105,10 +112,10 @@ def _tested(
         return None
     p_value = tests * float(stats.hypergeom.sf(having[alone] - 1, counts.images, counts.totals[alone], members))
     odds = counts.odds(alone, int(having[alone]), members)
-    single, single_p_value = counts.single(having, label)
-    if max(p_value, tests * single_p_value) >= limits.level or odds < limits.odds or single < limits.single_odds:
+    if p_value >= limits.level or odds < limits.odds:
         return None
-    return SharedTexture(np.flatnonzero(shows & counts.sets[:, alone]), label, members, odds, p_value)
+    images = np.flatnonzero(shows & counts.sets[:, alone])
+    return _Tie(SharedTexture(images, label, members, odds, p_value), *counts.single(having, label))
 
 
 def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> Array:

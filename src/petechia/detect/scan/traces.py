@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import uniform_filter
 
+from petechia.data.levels import to_grey
+
 GRID = 16  # blocks a side of the coarse image
 FINE = 64  # blocks a side of the fine structure
 STEEP = 6.0  # grey levels from its surroundings at which a block's difference is cut: edges are alike in all radiographs
@@ -22,6 +24,7 @@ QUARTERS = 4  # of a small thing, whose mean grey levels say how it looks: encod
 Spot = np.dtype(
     [
         ("image", "u4"),
+        ("plane", "u1"),
         ("row", "u2"),
         ("column", "u2"),
         ("height", "u1"),
@@ -30,10 +33,12 @@ Spot = np.dtype(
         ("look", "u1", QUARTERS),
         ("pattern", "u8"),
     ]
-)  # a small thing: where, how large, how far from its surroundings at least, how it looks, and a digest of its pixels
+)  # a small thing: in which plane, where, how large, how far from what is around it at least, its look, a digest of its pixels
 
 
 Grey = NDArray[np.uint8] | NDArray[np.int16]  # an image, [H, W]; below 0 and above 255 where the display cuts values off
+
+PLANES = ("grey", "red less green", "blue less green")  # of a colour image; a stamp that only colour shows is in the others
 
 
 class Trace(NamedTuple):
@@ -53,10 +58,26 @@ class Trace(NamedTuple):
 
 
 def trace(image: Grey, index: int) -> Trace:
-    """Look at one image at native size, once."""
-    height, width = image.shape
-    shown = _shown(image)
-    return Trace((height, width), block_means(shown), texture(shown), find_spots(image, index))
+    """Look at one image at native size, [H, W] or [H, W, 3], once."""
+    height, width = image.shape[:2]
+    grey = plane_of(image)
+    shown, coloured = _shown(grey), image.ndim == 3 and bool((image != image[..., :1]).any())
+    spots = [find_spots(plane_of(image, plane), index, plane) for plane in range(len(PLANES) if coloured else 1)]
+    return Trace((height, width), block_means(shown), texture(shown), np.concatenate(spots))
+
+
+def plane_of(image: Grey, plane: int = 0) -> Grey:
+    """One of `PLANES` of an image, [H, W] or uint8 [H, W, 3]; of a grey image, which has no others, the image itself.
+
+    In a difference of colours, 128 stands for none. What is beyond 0 … 255 is cut off.
+    """
+    if image.ndim == 2:
+        return image
+    pixels = image.astype(np.uint8, copy=False)
+    if plane == 0:
+        return to_grey(pixels)
+    colour, green = pixels[..., 0 if plane == 1 else 2].astype(np.int16), pixels[..., 1].astype(np.int16)
+    return np.asarray((128 + colour - green).clip(0, 255), np.uint8)
 
 
 def _shown(image: Grey) -> NDArray[np.uint8]:
@@ -86,7 +107,7 @@ def texture(image: NDArray[np.uint8]) -> NDArray[np.int8]:
     return np.asarray((apart * (127 / STEEP)).round(), np.int8)
 
 
-def find_spots(image: Grey, index: int) -> NDArray[np.void]:
+def find_spots(image: Grey, index: int, plane: int = 0) -> NDArray[np.void]:
     """Small boxes that edges enclose on all four sides, as they do a pasted stamp and hardly ever a piece of anatomy.
 
     Every pixel with an edge above it and one on its left is tried as a box's top left corner, with all sizes that the
@@ -101,8 +122,8 @@ def find_spots(image: Grey, index: int) -> NDArray[np.void]:
     contrast = np.min(np.stack(sides), axis=0).clip(0, 255)
     order = _strongest(contrast, np.minimum(height, width) > 1)
     spots = np.zeros(len(order), Spot)
-    spots["image"] = index
-    for name, values in zip(Spot.names[1:6], (row, column, height, width, contrast), strict=True):  # type: ignore[index]
+    spots["image"], spots["plane"] = index, plane
+    for name, values in zip(Spot.names[2:7], (row, column, height, width, contrast), strict=True):  # type: ignore[index]
         spots[name] = values[order]
     spots["look"] = _looks(image, spots)
     spots["pattern"] = [
