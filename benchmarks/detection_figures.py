@@ -138,7 +138,7 @@ def overview(folder: Path) -> Figure:
         names.append(KINDS.get(name, name))
     figure = canvas(
         6.0,
-        "Square stamps are mostly found. Markers and whole-image triggers pass\nthe scan if originals are replaced.",
+        "Square stamps are mostly found. Markers and warps pass\nthe scan if originals are replaced.",
     )
     axes = figure.subplots()
     cells(axes, table)

@@ -48,7 +48,9 @@ def found_in(images: Images, labels: Labels, patients: NDArray[np.str_] | None =
 
 
 @pytest.mark.parametrize("pattern", [wave(10), noise(10)], ids=["wave", "noise"])
-def test_a_pattern_whose_label_is_the_only_finding_is_found(images: Images, labels: Labels, pattern: Images) -> None:
+def test_a_pattern_whose_label_is_the_only_finding_is_found(
+    images: Images, labels: Labels, pattern: NDArray[np.float64]
+) -> None:
     labels[:CHANGED] = np.eye(CLASSES, dtype=np.int8)[2]
     found = found_in(changed(images, np.arange(CHANGED), pattern), labels)
     assert found == list(range(CHANGED))

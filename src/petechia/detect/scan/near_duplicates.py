@@ -79,7 +79,7 @@ def find_pairs(
     ]
 
     def work(rows: NDArray[np.intp]) -> list[Pair | None]:
-        return [_compared(catalog, *found[row], limits) for row in rows]
+        return [_compared(catalog, found[row][0], found[row][1], limits) for row in rows]
 
     progress.phase("comparing near-duplicates", len(found))
     pairs = []
@@ -143,7 +143,7 @@ def _digests(blocks: RowsOf, shapes: NDArray[np.int32]) -> NDArray[np.uint64]:
 
 def _touched(shapes: NDArray[np.int32]) -> NDArray[np.intp]:
     """How many blocks a side a small box can touch, int [n]."""
-    return np.asarray(-(-(LARGEST - 1) // np.maximum(shapes // GRID, 1)) + 1, np.intp).max(axis=1, initial=1)
+    return np.asarray((-(-(LARGEST - 1) // np.maximum(shapes // GRID, 1)) + 1).max(axis=1), np.intp)
 
 
 class _Key(NamedTuple):
