@@ -77,10 +77,11 @@ def find_shared_texture(
     """
     limits = limits or packaged_thresholds().textures
     counts = LabelCounts.of(labels, explained)
-    alone = counts.sets[:, counts.sets.shape[1] // 2 :] & ~explained[:, None]
-    judged = np.flatnonzero(alone.sum(axis=0) >= FEWEST)
-    if not len(judged) or not labels.shape[1]:
+    totals, alone_totals = np.split(counts.totals, 2)
+    judged = np.flatnonzero((alone_totals >= FEWEST) & (totals > alone_totals))  # else the class says nothing
+    if not len(judged):
         return None
+    alone = counts.sets[:, len(alone_totals) :] & ~explained[:, None]
     progress.phase("looking for patterns over the whole image", 2 * len(labels))
     _, patient = np.unique(patients, return_inverse=True)
     likeness = _likeness(textures, alone[:, judged], np.where(explained, -1, patient % FOLDS), progress)
