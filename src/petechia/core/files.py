@@ -30,6 +30,11 @@ CHUNK = 1 << 20  # bytes of a copy
 # Writing
 
 
+def expand_home(path: str | Path) -> Path:
+    """The path with ~ replaced by the user's home; ~ of a user who does not exist stays, and names no file."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (of pathlib it raises RuntimeError)
+
+
 def write_bytes(path: Path, content: bytes) -> None:
     """Write or replace a file atomically; missing parent folders are created. A link in its place is replaced, not followed.
 

@@ -80,3 +80,9 @@ def test_options_may_be_longer_than_a_path(tmp_path: Path) -> None:
     classes = "|".join(f"class {number}" for number in range(2000))
     path, options = split_options("x", f"{tmp_path},labels={classes}", LabelOptions)
     assert (path, options.labels) == (str(tmp_path), classes)
+
+
+@pytest.mark.parametrize("kind", ["dicom", "folder", "medmnist", "nifti", "nih", "xrv:NIH"])
+def test_the_home_of_a_user_who_does_not_exist_is_a_folder_that_does_not(kind: str) -> None:
+    with pytest.raises(PetechiaError, match="~nosuchuser/images"):
+        open_source(f"{kind}:~nosuchuser/images")

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, listing, printable
+from petechia.core.files import expand_home
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.dicom import is_dicom, quiet
 from petechia.data.formats.dicom_headers import Header, is_deflated, read_header
@@ -109,7 +110,7 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
             or a file of a DICOMDIR or of the table is outside the folder.
     """
     name, options = split_options(source, text, DicomFolderOptions)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if not path.exists():
         hint = hint_at_option(name, DicomFolderOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which does not exist; correct the path{hint}.")
@@ -144,7 +145,7 @@ def catalog_of(source: str, found: Found, options: DicomOptions, missing: Missin
     if options.table is None:
         catalog = _without_table(source, found, options, files)
     else:
-        catalog = _with_table(found, options, options.table.expanduser(), missing, files)
+        catalog = _with_table(found, options, expand_home(options.table), missing, files)
     return replace(catalog, not_read=files.frozen, notes=(*catalog.notes, *_note_on_bare(found.headers)))
 
 

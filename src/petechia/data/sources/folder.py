@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.core.errors import PetechiaError
+from petechia.core.files import expand_home
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written
 from petechia.data.export import write_images, write_table
@@ -71,13 +72,13 @@ def open_folder(source: str, text: str, missing: Missing = "error") -> Catalog:
             folder.
     """
     name, options = split_options(source, text, FolderOptions)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_dir():
         return _without_table(source, path, options)
     if not path.is_file():
         hint = hint_at_option(name, FolderOptions)
         raise PetechiaError(f"The data source {source!r} names {path}, which is not a file; correct it{hint}.")
-    root = path.parent if options.root is None else options.root.expanduser()
+    root = path.parent if options.root is None else expand_home(options.root)
     if not root.is_dir():
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct root=.")
     listed = read_listed(path, options, root)

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from petechia.core.archives import open_zip
 from petechia.core.budget import check, check_unpacked, limit
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.files import expand_home
 from petechia.core.task import Task
 from petechia.data.cache import cached
 from petechia.data.catalog import Catalog
@@ -113,7 +114,7 @@ def open_medmnist(source: str, text: str, missing: Missing = "error") -> Catalog
         PetechiaError: this is not a MedMNIST file, or an array is missing, pickled, too large or has a wrong shape.
     """
     name, options = split_options(source, text, MedmnistOptions)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if not path.is_file():
         raise PetechiaError(
             f"The data source {source!r} names {path}, which is not a file; correct it{hint_at_option(name, MedmnistOptions)}."

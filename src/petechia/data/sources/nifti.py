@@ -14,6 +14,7 @@ from pydantic import field_validator
 
 from petechia.core.budget import check
 from petechia.core.errors import PetechiaError, listing
+from petechia.core.files import expand_home
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.grouping import in_paths, is_grouping, note_on_use
 from petechia.data.formats.labelling import TEST_SHARE, Labelling, LabelOptions
@@ -77,7 +78,7 @@ def open_nifti(source: str, text: str, missing: Missing = "error") -> Catalog:
     """
     require_nibabel()
     name, options = split_options(source, text, NiftiOptions)
-    root = Path(name).expanduser()
+    root = expand_home(name)
     if not root.is_dir():
         hint = hint_at_option(name, NiftiOptions)
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct the path{hint}.")
@@ -85,7 +86,7 @@ def open_nifti(source: str, text: str, missing: Missing = "error") -> Catalog:
     if options.table is None:
         catalog = _without_table(source, root, options, files)
     else:
-        catalog = _with_table(root, options, options.table.expanduser(), missing, files)
+        catalog = _with_table(root, options, expand_home(options.table), missing, files)
     return replace(catalog, not_read=files.frozen)
 
 

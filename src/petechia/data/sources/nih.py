@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from petechia.core.budget import read_file
 from petechia.core.errors import PetechiaError, first_line, listing, printable
+from petechia.core.files import expand_home
 from petechia.core.progress import Progress
 from petechia.data.catalog import Catalog, Written, split_by_patient
 from petechia.data.export import warn_of_formulas, write_images
@@ -47,7 +48,7 @@ def open_nih_source(source: str, text: str, missing: Missing = "error") -> Catal
     Raises:
         PetechiaError: it is not a folder, or as `open_nih`.
     """
-    folder = Path(text).expanduser()
+    folder = expand_home(text)
     if not folder.is_dir():
         raise PetechiaError(f"The data source {source!r} names {folder}, which is not a folder; correct the path.")
     return open_nih(folder, missing)

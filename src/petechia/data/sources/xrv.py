@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from petechia.core.errors import PetechiaError, first_line
+from petechia.core.files import expand_home
 from petechia.core.settings import Settings
 from petechia.data.catalog import Catalog, split_by_patient
 from petechia.data.formats.images import Decoding, FileReader
@@ -70,7 +71,7 @@ def open_xrv(source: str, text: str, missing: Missing = "error") -> Catalog:
     """
     name, _, rest = text.partition(":")
     folder, options = split_options(source, rest, XrvOptions)
-    root = Path(folder).expanduser()
+    root = expand_home(folder)
     if not root.is_dir():
         hint = hint_at_option(folder, XrvOptions)
         raise PetechiaError(f"The data source {source!r} names {root}, which is not a folder; correct the path{hint}.")

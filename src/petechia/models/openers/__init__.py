@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from petechia.core.errors import PetechiaError
+from petechia.core.files import expand_home
 from petechia.models.openers.card import Card, refuse_pickle
 from petechia.models.registry import OPENERS, model_files, model_forms, model_suffixes
 
@@ -47,7 +48,7 @@ def open_classifier(name: str, runtime: Runtime) -> Classifier:
     prefix, _, rest = name.partition(":")
     if not prefix.startswith(".") and prefix in OPENERS:
         return OPENERS[prefix].open(rest, runtime)
-    path = Path(name).expanduser()
+    path = expand_home(name)
     if path.is_dir():
         raise PetechiaError(f"{path} is a folder, not a model; give {_model_in(path)}.")
     refuse_pickle(path)

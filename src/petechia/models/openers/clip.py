@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from petechia.core.budget import check, read_file
 from petechia.core.errors import PetechiaError, first_line, listing, printable, shown
+from petechia.core.files import expand_home
 from petechia.core.runtime import Runtime
 from petechia.models.classifier import Classifier
 from petechia.models.openers.adapter import InputSpec, classifier_of
@@ -75,8 +76,8 @@ def open_clip_model(text: str, runtime: Runtime) -> Classifier:
         PetechiaError: open_clip is not installed; or the folder is no model of it, has pickled weights, describes another
             network than its weights are of, or lies about sizes; or there are no prompts; or a tokenizer is not available.
     """
-    place, option, file = (text, "", "") if Path(text).expanduser().is_dir() else text.rpartition(",prompts=")
-    folder = ModelFolder(Path(place if option else text).expanduser(), "a model of open_clip")
+    place, option, file = (text, "", "") if expand_home(text).is_dir() else text.rpartition(",prompts=")
+    folder = ModelFolder(expand_home(place if option else text), "a model of open_clip")
     if find_spec("open_clip") is None:
         raise PetechiaError(f"clip:{text} needs open_clip; install it with pip install 'petechia[clip]'.")
     config = folder.json(CONFIG)
@@ -91,7 +92,7 @@ def open_clip_model(text: str, runtime: Runtime) -> Classifier:
 
 def _prompts_of(folder: ModelFolder, file: str) -> Path:
     if file:
-        return Path(file).expanduser()
+        return expand_home(file)
     found = [name for name in PROMPTS if folder.has(name)]
     if not found:
         raise PetechiaError(

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, alternatives, first_line, listing, printable, shown
+from petechia.core.files import expand_home
 from petechia.core.runtime import Runtime
 from petechia.models.classifier import Classifier
 from petechia.models.openers.adapter import InputSpec, classifier_of
@@ -75,7 +76,7 @@ def open_huggingface(text: str, runtime: Runtime) -> Classifier:
     Raises:
         PetechiaError: as `of_folder`; or the model is neither in the cache of the hub nor can it be downloaded.
     """
-    folder = Path(text).expanduser()
+    folder = expand_home(text)
     if text and folder.is_dir():
         return of_folder(folder, runtime, f"hf:{text}")
     name, _, revision = text.partition("@")

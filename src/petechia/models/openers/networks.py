@@ -16,7 +16,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from petechia.core.errors import PetechiaError, first_line, listing
-from petechia.core.files import sha256
+from petechia.core.files import expand_home, sha256
 from petechia.core.runtime import Runtime
 from petechia.data.preprocess import Preprocess
 from petechia.models.classifier import Classifier
@@ -44,7 +44,7 @@ def open_timm(text: str, runtime: Runtime) -> Classifier:
         PetechiaError: as `of_imagenet` and `of_timm`.
     """
     arch, _, file = text.partition(":")
-    return of_timm(arch, Path(file).expanduser(), runtime) if file else of_imagenet(arch, runtime)
+    return of_timm(arch, expand_home(file), runtime) if file else of_imagenet(arch, runtime)
 
 
 def of_imagenet(arch: str, runtime: Runtime) -> Classifier:
@@ -125,7 +125,7 @@ def open_encoder(text: str, runtime: Runtime) -> Classifier:
     Raises:
         PetechiaError: a file is missing, timm does not know the network, or the weights do not fit it or each other.
     """
-    folder = ModelFolder(Path(text).expanduser(), "an encoder with a head")
+    folder = ModelFolder(expand_home(text), "an encoder with a head")
     described = folder.file(CARD)
     card = Card.beside(folder.path)
     if card.arch is None:
