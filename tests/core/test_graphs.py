@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from petechia.core.graphs import MOST, REHEARSALS, CudaRecorder, Recorder, Replayed, keeps_tensors
+from petechia.core.errors import PetechiaError
+from petechia.core.graphs import MOST, REHEARSALS, CudaRecorder, Piecewise, Recorder, Replayed, keeps_tensors
 from petechia.core.runtime import Compute
 from tests.core.rerunning import Rerunning
 
@@ -166,3 +167,27 @@ def test_nothing_is_recorded_on_the_processor() -> None:
 def test_a_gpu_records_unless_told_not_to() -> None:
     assert isinstance(Compute(device="cuda").start().recorder, CudaRecorder)
     assert Compute(device="cuda", graph="off").start().recorder is None
+
+
+@pytest.mark.parametrize(("room", "sizes"), [(8, [8]), (5, [8, 4, 4]), (1, [8, 4, 2, *[1] * 8])])
+def test_rows_are_taken_in_pieces_where_there_is_no_memory_for_all(room: int, sizes: list[int]) -> None:
+    tried, buffer = [], torch.zeros(8)
+
+    def work(rows: Tensor) -> Tensor:
+        tried.append(len(rows))
+        if len(rows) > room:
+            raise torch.OutOfMemoryError
+        return buffer[: len(rows)].copy_(2 * rows)  # as a replay does, into the same memory
+
+    piecewise = Piecewise(work)
+    for _ in range(2):
+        assert piecewise(torch.arange(8.0)).tolist() == [2.0 * one for one in range(8)]
+    assert tried == sizes + [one for one in sizes if one <= room]  # what was too much is not tried again
+
+
+def test_without_memory_for_one_row_a_sentence_says_so() -> None:
+    def work(_rows: Tensor) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    with pytest.raises(PetechiaError, match="no memory for a single image"):
+        Piecewise(work)(torch.zeros(3, 2))

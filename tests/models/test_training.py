@@ -306,3 +306,13 @@ def test_validation_share_follows_the_schedule() -> None:
     assert Training(schedule="plateau").held_out == 0.1
     assert Training(schedule="one-cycle").held_out == 0
     assert Training(schedule="one-cycle", validation=0.3).held_out == 0.3
+
+
+def test_a_gpu_without_memory_for_a_batch_gives_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_inputs: Tensor) -> None:
+        raise torch.OutOfMemoryError
+
+    victim = trainer(Training(epochs=1, batch_size=25))
+    monkeypatch.setattr(victim, "gradients", full)
+    with pytest.raises(PetechiaError, match=r"no memory for a batch of 25 images; lower train\.batch_size"):
+        victim.run_epoch()

@@ -198,6 +198,49 @@ class Replayed(Generic[T]):
         torch.cuda.empty_cache()  # does nothing where there is no GPU
 
 
+class Piecewise:
+    """A function from rows to rows, such as images to scores, of fewer rows at a time where a GPU has no memory for all.
+
+    Attributes:
+        most: rows at a time, once that was found; None: as many as are given.
+    """
+
+    def __init__(self, work: Callable[[Tensor], Tensor]) -> None:
+        """Wrap a function; the results of rows must not depend on the rows beside them."""
+        self.work = work
+        self.most: int | None = None
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        """Do the work; what is returned is not written to again.
+
+        Args:
+            rows: [N, …], N at least 1.
+
+        Raises:
+            PetechiaError: there is no memory for a single row.
+        """
+        found: list[Tensor] = []
+        while len(rows):
+            some = rows[: self.most]
+            if (done := self._done(some)) is not None:
+                found.append(done)
+                rows = rows[len(some) :]
+            elif len(some) == 1:
+                raise PetechiaError("The GPU has no memory for a single image; free some, or compute on the processor (cpu).")
+            else:
+                self.most = len(some) // 2
+                LOGGER.warning("The GPU has no memory for %d images at a time; %d are tried.", len(some), self.most)
+                torch.cuda.empty_cache()
+        return torch.cat(found)
+
+    def _done(self, rows: Tensor) -> Tensor | None:
+        """The results; None if there is no memory. The error does not leave this function, for its traceback holds memory."""
+        try:
+            return self.work(rows).clone()
+        except torch.OutOfMemoryError:
+            return None
+
+
 def keeps_tensors(module: nn.Module) -> bool:
     """Whether a network keeps tensors beside its parameters and buffers, such as caches that a change of its mode drops.
 

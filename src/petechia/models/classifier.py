@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.files import sha256
-from petechia.core.graphs import Replayed
+from petechia.core.graphs import Piecewise, Replayed
 from petechia.core.runtime import Runtime
 from petechia.data.levels import in_colour, to_grey
 from petechia.data.preprocess import Preprocess
@@ -124,8 +124,8 @@ class Classifier:
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode():
-            answer = self._answers.directly if self._watched else self._answers
-            parts = [answer(some).clone() for some in torch.split(given, batch) if len(some)]
+            answer = Piecewise(self._answers.directly if self._watched else self._answers)
+            parts = [answer(some) for some in torch.split(given, batch) if len(some)]
         found = torch.cat(parts).cpu() if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(

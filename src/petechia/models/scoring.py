@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from petechia.core.graphs import Replayed, keeps_tensors
+from petechia.core.graphs import Piecewise, Replayed, keeps_tensors
 from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.data.dataset import Images
@@ -27,6 +27,7 @@ class Predictor:
         self.model = model
         self.runtime = runtime
         self.scores = Replayed(self._scores, runtime.recorder, "scoring", lambda: not keeps_tensors(model))
+        self.pieces = Piecewise(self.scores)
 
     def __call__(self, images: Images | Feed, progress: Progress = SILENT) -> NDArray[np.float32]:
         """Return the predicted probabilities, float32 [N, K].
@@ -45,7 +46,7 @@ class Predictor:
             given = feed.batches([rows for rows, _ in batches if len(rows)])
             for rows, together in batches:
                 if len(rows):
-                    found[int(rows[0]) : int(rows[-1]) + 1] = self.scores(next(given))
+                    found[int(rows[0]) : int(rows[-1]) + 1] = self.pieces(next(given))
                 progress.advance(together)
         return self.runtime.sum(found.cpu()).numpy()
 

@@ -288,7 +288,13 @@ class Trainer:
 
     def _step(self, *inputs: Tensor) -> Tensor:
         """Train on a batch and return this process's contribution to its loss."""
-        loss, gradients = self.gradients(*inputs)
+        try:
+            loss, gradients = self.gradients(*inputs)
+        except torch.OutOfMemoryError:
+            raise PetechiaError(
+                f"The GPU has no memory for a batch of {len(inputs[0])} images; lower train.batch_size or preprocess.size, or "
+                f"free some of it."
+            ) from None
         for parameter, gradient in zip(self.trained, gradients, strict=True):
             parameter.grad = gradient
         self.optimizer.step()
