@@ -9,9 +9,10 @@ import pytest
 from numpy.typing import NDArray
 
 import petechia
-from petechia.data import open_source
+from petechia.data import Preprocess, open_source
 from petechia.detect.collection import read_collection
 from petechia.detect.scan.clean import write_kept
+from petechia.models.model import Architecture, create
 from petechia.testing.sources import check_source
 from tests.conftest import SMALL, decoded, unasked
 from tests.data.formats.test_dicom import written
@@ -154,3 +155,20 @@ def test_the_published_volumes_have_their_names(tmp_path: Path) -> None:
     catalog = open_source(f"medmnist:{tmp_path / 'organmnist3d_64.npz'}")
     assert catalog.classes[:2] == ("liver", "kidney-right")
     assert (catalog.task, len(catalog), len(set(catalog.patients))) == ("multi-class", 22, 11)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_slices_serve_a_screen_and_a_repair(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("PETECHIA_CACHE", str(tmp_path / "cache"))
+    source = WRITERS[kind](tmp_path)
+    model = create(Architecture(arch="test_resnet"), ("Mass", "Edema"), Preprocess(size=SIDE), 0)
+    model.save(tmp_path / "model.safetensors")
+    middle = f"{source},slices=middle"  # one of each volume
+    screened = petechia.screen(
+        tmp_path / "model.safetensors", images=np.zeros((1, SIDE, SIDE), np.uint8), clean=middle, fpr=0.05
+    )
+    assert screened.clean_images == VOLUMES
+    assert not screened.not_read
+    repaired = petechia.repair(tmp_path / "model.safetensors", source, method="fine-tune", epochs=1)
+    assert repaired.clean == source
+    assert not repaired.not_read
