@@ -52,8 +52,6 @@ def pacs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Orth
                 given = uids | {"SeriesInstanceUID": f"1.4.{number}", "Modality": "DX", "PatientID": str(number)}
                 running.store(written(made(pixels, **given)))
             stack.enter_context(pytest.MonkeyPatch.context()).setattr("tests.docs.story.PLACES", {PACS: running.url})
-            for name, value in (("PETECHIA_DICOMWEB_USER", USER), ("PETECHIA_DICOMWEB_PASSWORD", PASSWORD)):
-                stack.enter_context(pytest.MonkeyPatch.context()).setenv(name, value)
             return running
 
         started = cache(start)
@@ -70,9 +68,12 @@ def stories(tmp_path_factory: pytest.TempPathFactory, radiographs: Path, pacs: C
             folder = tmp_path_factory.mktemp(Path(page).stem)
             shutil.copytree(radiographs, folder / "data" / "ChestX-ray14")
             furnish(page, folder)
-            if page == LOOP:
-                pacs()
-            told[page] = tell(page, folder)
+            with pytest.MonkeyPatch.context() as environment:
+                if page == LOOP:
+                    pacs()
+                    environment.setenv("PETECHIA_DICOMWEB_USER", USER)
+                    environment.setenv("PETECHIA_DICOMWEB_PASSWORD", PASSWORD)
+                told[page] = tell(page, folder)
         return told[page]
 
     def furnish(page: str, folder: Path) -> None:
