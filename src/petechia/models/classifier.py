@@ -124,7 +124,7 @@ class Classifier:
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
         with torch.inference_mode():
-            answer = Piecewise(self._answers.directly if self._watched else self._answers)
+            answer = Piecewise(self._answers.directly) if self._watched else self._pieces
             parts = [answer(some) for some in torch.split(given, batch) if len(some)]
         found = torch.cat(parts).cpu() if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
@@ -145,6 +145,10 @@ class Classifier:
     @cached_property
     def _answers(self) -> Replayed[Tensor]:
         return Replayed(self._answered, self.runtime.recorder if self.network is not None else None, self.name)
+
+    @cached_property
+    def _pieces(self) -> Piecewise:
+        return Piecewise(self._answers)  # which remembers how many images fit
 
     def _answered(self, images: Tensor) -> Tensor:
         with self.runtime.autocast(cache=False):  # in here, or a graph would keep the weights that autocast has cast before

@@ -43,8 +43,8 @@ class DatasetScan:
     """Detects images of a dataset that were tampered with.
 
     It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, altered copies
-    with an attacker's label, and images that share a faint pattern over the whole image and a label. All
-    other images are ranked by hints, such as labels that the image does not bear out.
+    with an attacker's label, and images that share a faint pattern over the whole image and a label. All other images are
+    ranked by hints, such as labels that the image does not bear out.
 
     Images are read once; their traces, about 6 kB each, are kept in the cache, from which the scan goes on if it is killed, and
     takes what it needs bit by bit. Near-duplicates, images with the label

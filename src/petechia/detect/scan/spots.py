@@ -10,16 +10,8 @@ from petechia.detect.scan.traces import QUARTERS, Spot
 
 COUNTED = 1 << 22  # spots that are counted at a time
 GROUPED = 1 << 20  # spots that are in memory at a time, with all that is known of them
-NUMBERS = (
-    "image",
-    "plane",
-    "row",
-    "column",
-    "height",
-    "width",
-    "contrast",
-    "pattern",
-)  # columns that are numbers in a `Spot`, too
+# Columns that are numbers in a `Spot`, too.
+NUMBERS = ("image", "plane", "row", "column", "height", "width", "contrast", "pattern")
 
 
 def to_table(spots: NDArray[np.void]) -> pl.DataFrame:
