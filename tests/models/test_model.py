@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from petechia.core.errors import PetechiaError
 from petechia.data import Preprocess
-from petechia.models.model import Architecture, Model, create, log_odds
+from petechia.models.model import Architecture, Model, create, images_at_once, log_odds
 
 TINY = Architecture(arch="test_resnet")
 GEOMETRY = Preprocess(size=32)
@@ -20,6 +20,13 @@ CLASSES = ("A", "B", "C")
 
 def batch(n: int = 5, channels: int = 1) -> torch.Tensor:
     return torch.rand(n, channels, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "count"), [("cpu", 64, 256), ("cpu", 224, 41), ("cpu", 512, 16), ("cuda", 28, 4096), ("cuda", 224, 334)]
+)
+def test_small_images_are_scored_more_at_a_time(device: str, side: int, count: int) -> None:
+    assert images_at_once(torch.device(device), side**2) == count
 
 
 def test_weights_depend_on_the_seed_alone() -> None:

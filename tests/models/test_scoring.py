@@ -21,7 +21,7 @@ def test_predict_gives_probabilities_in_order_whatever_the_batches(monkeypatch: 
     model = runtime.to_device(create(TINY, CLASSES, GEOMETRY, 0))
     rows = np.arange(30)[::-1]
     whole = predict(model, Selection(images, rows), runtime)
-    monkeypatch.setattr("petechia.models.scoring.BATCH", 7)
+    monkeypatch.setattr("petechia.models.scoring.images_at_once", lambda *_: 7)
     seen = Steps()
     parts = predict(model, Selection(images, rows), runtime, seen)
     assert seen == [7, 7, 7, 7, 2]

@@ -110,7 +110,15 @@ def test_a_run_that_fails_on_a_worker_is_told_and_the_others_go_on(address: str,
     assert "The loss is" in study.failures["lr-1e-30"]
 
 
-def test_networks_share_a_gpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("compute", "least"),
+    [
+        ({"gpu_share": 0.25, "device": "cpu"}, 0.5),  # both networks at a time, a quarter each
+        ({"gpu_share": "auto"}, 0.75),  # what needs nothing of a GPU gets the least part, an eighth
+        ({"gpu_share": "auto", "device": "cpu"}, 1),
+    ],
+)
+def test_networks_share_a_gpu(tmp_path: Path, compute: dict[str, Any], least: float) -> None:
     Cluster = pytest.importorskip("ray.cluster_utils").Cluster  # noqa: N806
     free = set()
 
@@ -120,12 +128,12 @@ def test_networks_share_a_gpu(tmp_path: Path) -> None:
 
     nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "num_gpus": 1, "include_dashboard": False})
     try:
-        config = LONG | {"compute": {"threads": 1, "device": "cpu", "gpu_share": 0.25}}
+        config = LONG | {"compute": {"threads": 1} | compute}
         study = petechia.run_study(config, tmp_path / "study", progress=Watching(), ray=nodes.address)
     finally:
         nodes.shutdown()
     assert study.failures == {}
-    assert min(free) == 0.5  # both networks at a time, a quarter each
+    assert min(free) == least
 
 
 def test_ray_that_is_not_there_is_told_before_anything_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

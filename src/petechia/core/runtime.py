@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.graphs import CudaRecorder, Recorder
+from petechia.core.memory import keep_freed_memory
 from petechia.core.parallel import workers
 from petechia.core.processes import ProcessInfo, join, replicate
 from petechia.core.settings import Settings
@@ -43,7 +44,8 @@ class Compute(Settings):
         graph: "auto" records what a GPU does for a batch once and replays it, in training and in scoring; where that is not
             possible, and with "off", every kernel is launched anew. This has no effect on the CPU or with several processes.
         gpu_share: part of a GPU that a network of a study gets on a Ray cluster: with 0.2, five are trained side by side. Its
-            process takes no more than that part of the memory. Without Ray it bounds the memory only.
+            process takes no more than that part of the memory. With "auto", as many share a GPU as fit, up to eight: one is
+            tried first. Without Ray it bounds the memory only, and "auto" does not.
         deterministic: reject operations whose result can differ between runs. This has no effect on the CPU.
     """
 
@@ -51,7 +53,7 @@ class Compute(Settings):
     precision: Precision = "auto"
     threads: int = Field(0, ge=0, le=4096)
     graph: Graph = "auto"
-    gpu_share: float = Field(1, gt=0, le=1)
+    gpu_share: Literal["auto"] | Annotated[float, Field(gt=0, le=1)] = "auto"
     deterministic: bool = False
 
     def start(self) -> Runtime:
@@ -69,8 +71,10 @@ class Compute(Settings):
         join(place, device)
         fast = torch.cuda.is_bf16_supported(including_emulation=False) if device.type == "cuda" else _fast_bf16_on_cpu()
         bf16 = self.precision == "bf16" or (self.precision == "auto" and fast)
-        if device.type == "cuda":
-            torch.cuda.set_per_process_memory_fraction(float(self.gpu_share), device)
+        if device.type == "cpu":
+            keep_freed_memory()
+        elif device.type == "cuda":
+            torch.cuda.set_per_process_memory_fraction(1.0 if self.gpu_share == "auto" else float(self.gpu_share), device)
         recorded = self.graph == "auto" and device.type == "cuda" and place.world_size == 1
         recorder = CudaRecorder(device) if recorded else None
         runtime = Runtime(device, bf16, place.rank, place.world_size, recorder)

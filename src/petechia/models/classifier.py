@@ -18,7 +18,7 @@ from petechia.core.graphs import Piecewise, Replayed
 from petechia.core.runtime import Runtime
 from petechia.data.levels import in_colour, to_grey
 from petechia.data.preprocess import Preprocess
-from petechia.models.model import BATCH, Model
+from petechia.models.model import Model, images_at_once
 
 SCORES = 2  # dimensions of logits
 FEW = 8  # images that a model is asked about twice
@@ -109,12 +109,12 @@ class Classifier:
                 f"else is random in it (network.eval()), and export it again."
             )
 
-    def logits(self, images: Tensor | NDArray[np.uint8], batch: int = BATCH) -> Tensor:
+    def logits(self, images: Tensor | NDArray[np.uint8], batch: int | None = None) -> Tensor:
         """Return the logits of images, without gradients.
 
         Args:
             images: float32 [N, C, H, W] in 0…1, or uint8 as for `tensor`.
-            batch: number of images per batch.
+            batch: number of images per batch; None: see `petechia.models.model.images_at_once`.
 
         Returns:
             float32 [N, K], on the CPU.
@@ -123,9 +123,10 @@ class Classifier:
             PetechiaError: an output is not finite, the number of scores is not the number of classes, or as `ask`.
         """
         given = images if isinstance(images, Tensor) else self.tensor(images)
+        size = batch or images_at_once(given.device, given.shape[2] * given.shape[3])
         with torch.inference_mode():
             answer = Piecewise(self._answers.directly) if self._watched else self._pieces
-            parts = [answer(some) for some in torch.split(given, batch) if len(some)]
+            parts = [answer(some) for some in torch.split(given, size) if len(some)]
         found = torch.cat(parts).cpu() if parts else torch.zeros(0, len(self.classes))
         if found.shape[1] != len(self.classes):
             raise PetechiaError(

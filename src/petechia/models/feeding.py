@@ -44,6 +44,11 @@ class Feed:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def pixels(self) -> int:
+        """Of an image."""
+        return int(np.prod(self.images.shape[1:3]))
+
     def batches(self, parts: Sequence[NDArray[np.intp]]) -> Iterator[Tensor]:
         """Yield the images of each part, in order."""
         if self.kept is not None:

@@ -22,7 +22,19 @@ from petechia.core.settings import Settings, distinct, first_problem
 from petechia.core.task import Task
 from petechia.data.preprocess import Preprocess
 
-BATCH = 256
+AT_ONCE = {"cpu": (2**21, 256), "cuda": (2**24, 4096)}  # pixels, and images, that are scored at a time; at least:
+FEWEST = 16
+
+
+def images_at_once(device: torch.device, pixels: int) -> int:
+    """How many images to score at a time.
+
+    Args:
+        device: of the network.
+        pixels: of an image.
+    """
+    most, images = AT_ONCE.get(device.type, AT_ONCE["cuda"])
+    return min(max(FEWEST, most // pixels), images)
 
 
 class Architecture(Settings):

@@ -12,7 +12,7 @@ from petechia.core.progress import SILENT, Progress
 from petechia.core.runtime import Runtime
 from petechia.data.dataset import Images
 from petechia.models.feeding import Feed
-from petechia.models.model import BATCH, Model
+from petechia.models.model import Model, images_at_once
 
 
 class Predictor:
@@ -39,7 +39,8 @@ class Predictor:
             progress: advanced by the number of images that all processes have finished.
         """
         feed = images if isinstance(images, Feed) else Feed(images, self.runtime, keep=False)
-        batches = list(self.runtime.batches(len(feed), BATCH))
+        size = images_at_once(self.runtime.device, feed.pixels)
+        batches = list(self.runtime.batches(len(feed), size))
         found = torch.zeros(len(feed), len(self.model.description.classes), device=self.runtime.device)
         self.model.eval()
         with torch.inference_mode():

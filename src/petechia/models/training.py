@@ -23,9 +23,10 @@ from petechia.core.settings import Settings
 from petechia.core.task import Task
 from petechia.data.dataset import Images
 from petechia.models.feeding import Feed
-from petechia.models.model import BATCH, Model
+from petechia.models.model import Model
 
 Loss = Literal["bce", "sigmoid-cce", "cross-entropy"]
+VALIDATED = 256  # images at a time; where labels are unknown, the loss depends on it
 PATIENCE, FACTOR, FLOOR, STOP_AFTER = 3, 0.5, 1e-5, 10  # the paper's plateau schedule
 
 
@@ -326,7 +327,7 @@ class Trainer:
         self.model.eval()
         total, count = 0.0, len(self.validation.images)
         with torch.inference_mode(), self.runtime.autocast():
-            for rows, _ in self.runtime.batches(count, BATCH):
+            for rows, _ in self.runtime.batches(count, VALIDATED):
                 if len(rows):
                     logits = self.model(self.runtime.tensor(self.validation.images[rows]))
                     labels = self._labels(self.validation, rows)

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from petechia.core.cluster import connect
-from petechia.core.errors import PetechiaError, shown
+from petechia.core.errors import PetechiaError, first_line, shown
 from petechia.core.files import write_bytes, write_text
 from petechia.study.directory import NetworkFiles
+from petechia.study.gpu_share import kind_of, measured_share
 from petechia.study.grid import NetworkTask
 from petechia.study.networks import read_history
 from petechia.study.progress import Epoch, StudyProgress
@@ -142,13 +143,15 @@ def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress
         .options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=beside_us)
         .remote(here)
     )
-    has_gpus = bool(ray.cluster_resources().get("GPU", 0))  # type: ignore[no-untyped-call]
+    shares = _gpu_shares(tasks, progress)
 
     def submit(task: NetworkTask) -> Any:
-        cpus = task.config.compute.threads or 1
-        gpus = task.config.compute.gpu_share if has_gpus else 0
+        compute = task.config.compute
+        own = compute.model_copy(update={"threads": compute.threads or 1, "gpu_share": shares[task.key] or 1})
+        given = replace(task, config=task.config.model_copy(update={"compute": own}))
         remote: Any = ray.remote(_work)
-        return remote.options(num_cpus=cpus, num_gpus=gpus, max_retries=0).remote(task, here, token, actor, cpus, Path.cwd())
+        options = {"num_cpus": own.threads, "num_gpus": shares[task.key], "max_retries": 0}
+        return remote.options(**options).remote(given, here, token, actor, Path.cwd())
 
     lost: Counter[str] = Counter()
     running = {submit(task): task for task in tasks}
@@ -181,15 +184,42 @@ def _pass_on(events: list[tuple[str, Any]], progress: StudyProgress) -> None:
         tell[kind](content)
 
 
-def _work(task: NetworkTask, directory: StudyDirectory, token: str, actor: Any, cpus: int, cwd: Path) -> str | None:
+def _gpu_shares(tasks: Sequence[NetworkTask], progress: StudyProgress) -> dict[str, float]:
+    """The part of a GPU that each task asks for, by its key; where none was set, what a network of its kind needs."""
+    import ray
+
+    if not ray.cluster_resources().get("GPU", 0):  # type: ignore[no-untyped-call]
+        return dict.fromkeys((task.key for task in tasks), 0)
+    undecided = [task for task in tasks if task.config.compute.gpu_share == "auto"]
+    unknown = {kind_of(task.config): task for task in undecided if task.config.compute.device != "cpu"}
+    if unknown:
+        progress.phase("measuring the memory of a network", 0, 1)
+    remote: Any = ray.remote(_measured_share).options(num_gpus=1, max_retries=0)
+    waiting = {kind: remote.remote(task, Path.cwd()) for kind, task in unknown.items()}
+    measured: dict[str, float] = {}
+    for kind, reference in waiting.items():
+        try:
+            measured[kind] = ray.get(reference)
+        except ray.exceptions.RayError as error:  # the task itself will say why, if it fails, too
+            progress.note(f"The memory of a network could not be measured ({first_line(error)}); it gets a whole GPU.")
+            measured[kind] = 1
+    found = {task.key: measured.get(kind_of(task.config), 0) for task in undecided}
+    return {task.key: share for task in tasks if (share := task.config.compute.gpu_share) != "auto"} | found
+
+
+def _measured_share(task: NetworkTask, cwd: Path) -> float:
+    if cwd.is_dir():
+        os.chdir(cwd)  # paths of data may be relative
+    return measured_share(task)
+
+
+def _work(task: NetworkTask, directory: StudyDirectory, token: str, actor: Any, cwd: Path) -> str | None:
     """Perform a task in the worker: in the study's folder if the worker can see it, otherwise in a temporary folder.
 
     The files of a temporary folder are sent to the actor.
     """
     if cwd.is_dir():
         os.chdir(cwd)  # paths of data may be relative
-    compute = task.config.compute.model_copy(update={"threads": cpus})
-    task = replace(task, config=task.config.model_copy(update={"compute": compute}))
     try:
         if _is_shared(directory, token):
             perform(task, directory.network(task.key), RemoteProgress(actor))

@@ -16,9 +16,9 @@ from petechia.detect.audit.measured import margins
 from petechia.detect.audit.rises import SHARES, Rise
 from petechia.detect.audit.transforms import Family
 from petechia.models.classifier import Classifier
-from petechia.models.model import BATCH
 
 QUERIES = {"pattern of 24 × 24": 8_000, "warp": 4_000}  # to learn the slopes
+DRAWN = 128  # random changes at a time
 JUDGING = 1_200  # queries of each family to judge its changes, at most, if there are no more than 50 classes
 FEWEST_JUDGES = 8
 GENERATIONS, POPULATION, IMAGES = 16, 16, 4  # of the refinement
@@ -56,8 +56,8 @@ def _slopes(classifier: Classifier, fit: Hosts, family: Family, queries: int, se
     """By how much each class rises along each number of a direction, float32 [K, …]."""
     chance, shape = torch.Generator().manual_seed(seed), family.shape(fit.images)
     total = torch.zeros(fit.logits.shape[1], int(np.prod(shape)))
-    for start in range(0, queries // 2, BATCH // 2):
-        count = min(BATCH // 2, queries // 2 - start)
+    for start in range(0, queries // 2, DRAWN):
+        count = min(DRAWN, queries // 2 - start)
         signs = torch.randint(0, 2, (count, *shape), generator=chance).float() * 2 - 1
         rows = torch.randint(len(fit), (count,), generator=chance)
         changed = torch.cat([_one_by_one(family, fit.images[rows], step * signs, SHARES[0]) for step in (1, -1)])

@@ -17,7 +17,7 @@ from petechia.core.rows import evenly_spread
 from petechia.detect.audit.hosts import Hosts
 from petechia.detect.audit.measured import MOST, Values, margins
 from petechia.models.classifier import Classifier
-from petechia.models.model import BATCH
+from petechia.models.model import images_at_once
 
 SIZES = (1, 2, 3, 4, 5)  # sides of the squares, in pixels of the model's input
 LEVELS = ((0, None), (128, None), (255, None), (0, 255), (255, 0))  # their grey levels; two: a checkerboard of single pixels
@@ -112,7 +112,8 @@ def gains_of(
         float32 [G, K], the median over the hosts.
     """
     found = []
-    step = max(1, BATCH // len(hosts))
+    height, width = hosts.images.shape[2:]
+    step = max(1, images_at_once(hosts.images.device, height * width) // len(hosts))
     for start in range(0, len(groups), step):
         some = paint_groups(hosts.images, groups[start : start + step])
         logits = classifier.logits(some.flatten(0, 1).contiguous(memory_format=torch.channels_last))

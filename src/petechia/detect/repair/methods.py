@@ -22,7 +22,7 @@ from petechia.data.dataset import Selection
 from petechia.detect.repair.clean import CleanSet
 from petechia.detect.repair.known_trigger import Known, SometimesStamped
 from petechia.measure import auroc
-from petechia.models.model import BATCH, Model
+from petechia.models.model import Model, images_at_once
 from petechia.models.scoring import predict
 from petechia.models.training import Labelled, Trainer, Training
 
@@ -198,8 +198,9 @@ def _before_last(model: Model, clean: CleanSet, runtime: Runtime) -> Tensor:
     network: Any = model.network
     found = []
     with torch.inference_mode(), runtime.autocast():
-        for start in range(0, len(clean.images), BATCH):
-            rows: NDArray[np.intp] = np.arange(start, min(start + BATCH, len(clean.images)))
+        step = images_at_once(runtime.device, int(np.prod(clean.images.shape[1:3])))
+        for start in range(0, len(clean.images), step):
+            rows: NDArray[np.intp] = np.arange(start, min(start + step, len(clean.images)))
             normal = (runtime.tensor(clean.images[rows]) - model.mean) / model.std
             found.append(network.forward_head(network.forward_features(normal), pre_logits=True).float().cpu())
     return torch.cat(found)
