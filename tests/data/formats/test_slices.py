@@ -1,3 +1,4 @@
+import pickle
 import threading
 import time
 from pathlib import Path
@@ -88,6 +89,15 @@ def test_a_damaged_volume_is_read_once_and_each_slice_says_so(tmp_path: Path) ->
     reader = SliceReader(tmp_path, (Damaged(),), np.zeros(3, np.intp), np.arange(3))
     assert [str(one) for one in reader.read(np.arange(3))] == ["It is damaged."] * 3
     assert Damaged.opened == 1
+
+
+def test_another_process_opens_the_volumes_itself(tmp_path: Path) -> None:
+    reader = SliceReader(tmp_path, (Slow(),), np.zeros(3, np.intp), np.array([2, 0, 1]))
+    list(reader.read(np.arange(3)))
+    opened = Slow.opened
+    sent = pickle.loads(pickle.dumps(reader.take(np.array([0, 2]))))  # noqa: S301
+    assert [np.asarray(one).tolist() for one in sent.read(np.arange(2))] == [[[2, 2], [2, 2]], [[1, 1], [1, 1]]]
+    assert Slow.opened == opened + 1
 
 
 def test_the_fingerprint_says_which_slices_of_which_files(tmp_path: Path) -> None:

@@ -73,9 +73,14 @@ def test_the_published_forms(
     assert len(set(catalog.patients)) == 60
 
 
-def test_the_reader_can_be_sent_to_another_process(folder: Path) -> None:
-    np.savez(folder / "x.npz", **arrays(of_classes(2)))  # type: ignore[arg-type]
-    reader = open_source(f"medmnist:{folder / 'x.npz'}").reader
+@pytest.mark.parametrize("options", ["", ",axis=coronal,slices=2-3"])
+def test_the_reader_can_be_sent_to_another_process(folder: Path, options: str) -> None:
+    content = arrays(of_classes(2))
+    if options:
+        content |= {f"{key}_images": np.repeat(content[f"{key}_images"][:, :9, :8, None], 7, axis=3) for key in COUNTS}
+        content |= {f"{key}_images": content[f"{key}_images"] // 8 + np.arange(7, dtype=np.uint8) for key in COUNTS}
+    np.savez(folder / "x.npz", **content)  # type: ignore[arg-type]
+    reader = open_source(f"medmnist:{folder / 'x.npz'}{options}").reader
     sent = pickle.loads(pickle.dumps(reader))  # noqa: S301
     rows = np.arange(len(reader))
     assert np.array_equal(np.stack(list(sent.read(rows))), np.stack(list(reader.read(rows))))  # type: ignore[arg-type]

@@ -177,6 +177,9 @@ class SliceReader:
         self.root, self.volumes, self.which, self.numbers = root, volumes, which, numbers
         self._shelf = shelf or _Shelf(root, volumes)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[object, ...]]:
+        return type(self), (self.root, self.volumes, self.which, self.numbers)  # another process opens the volumes itself
+
     def __len__(self) -> int:
         return len(self.which)
 

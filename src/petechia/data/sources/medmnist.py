@@ -209,7 +209,8 @@ class MedmnistReader:
         self._lock = threading.Lock()
 
     def __reduce__(self) -> tuple[type[MedmnistReader], tuple[object, ...]]:
-        return MedmnistReader, (self.path, self.members, self.rows)  # a lock cannot be sent to another process
+        # A lock cannot be sent to another process.
+        return MedmnistReader, (self.path, self.members, self.rows, self.numbers, self.axis)
 
     def __len__(self) -> int:
         return len(self.rows)
