@@ -21,6 +21,7 @@ from pydantic import ValidationError
 
 from petechia.attack.export import check_export, write_poisoned
 from petechia.attack.result import Poisoned
+from petechia.core.cluster import connected
 from petechia.core.errors import PetechiaError
 from petechia.core.files import refuse_existing, refuse_unwritable, write_text
 from petechia.core.processes import ProcessInfo
@@ -30,8 +31,8 @@ from petechia.core.settings import first_problem
 from petechia.core.task import Task
 from petechia.data.catalog import Catalog
 from petechia.data.formats.locate import Missing
-from petechia.data.preparation import OnError
 from petechia.data.preprocess import Preprocess
+from petechia.data.shards import OnError, ReadShards, on_cluster, on_ray, on_this_machine
 from petechia.data.sources import open_source
 from petechia.data.sources.arrays import as_images, of_arrays
 from petechia.detect.audit import AuditResult, Origin, examine_model
@@ -44,8 +45,6 @@ from petechia.detect.repair import Known, Repairing, RepairResult, read_triggers
 from petechia.detect.repair.files import repair_model
 from petechia.detect.repair.methods import Method as RepairMethod
 from petechia.detect.scan import DatasetScan, ScanResult
-from petechia.detect.scan.cluster import on_ray
-from petechia.detect.scan.reading import on_this_machine
 from petechia.detect.screen.detector import CLEAN, ImageScreen
 from petechia.detect.screen.result import ScreenResult
 from petechia.models.classifier import Classifier
@@ -191,6 +190,7 @@ def run(
     resume: bool = False,
     progress: Progress | None = None,
     track: str | None = None,
+    ray: str | None = None,
 ) -> Run:
     """Mount an attack, train every arm, measure it and write the run directory with its report.
 
@@ -201,6 +201,7 @@ def run(
         resume: resume the run in `out`, if there is one.
         progress: told what happens; a `petechia.study.StudyProgress` also hears of epochs.
         track: where to record the run, as in "mlflow:sqlite:///mlflow.db".
+        ray: where images are prepared, as for `scan`; networks are trained by this process.
 
     Raises:
         PetechiaError: something in the configuration, the data or the run directory does not allow it.
@@ -210,7 +211,7 @@ def run(
         raise PetechiaError("The configuration has a grid, which makes a study of it; use petechia.run_study.")
     directory = RunDirectory(Path(out)) if out else free_directory(wanted or Config())
     tracker = _tracker(track)
-    finished = execute_run(wanted, directory, resume, StudyProgress.of(progress))
+    finished = execute_run(wanted, directory, resume, StudyProgress.of(progress), _reading(ray))
     if not ProcessInfo.of_this_process().is_main:
         return finished
     _write_report(finished)
@@ -235,8 +236,8 @@ def run_study(
         out: the study directory; by default a new one below runs/.
         resume: resume the study in `out`, if there is one; its finished runs stay as they are.
         progress: as for `run`.
-        ray: where networks are trained: None is this process, "auto" a Ray cluster that is found or started here, else the
-            address of one.
+        ray: where images are prepared and networks are trained: None is this process, "auto" a Ray cluster that is found or
+            started here, else the address of one.
         track: as for `run`; the runs stand below one parent.
 
     Raises:
@@ -252,7 +253,8 @@ def run_study(
         raise PetechiaError(f"{directory.path} already holds a study; add --resume to go on with it, or choose another --out.")
     runs = directory.runs() if wanted is None else expand(wanted)
     tracker = _tracker(track)
-    study = execute_study(runs, directory, StudyProgress.of(progress), executor(ray), _write_report)
+    with _where(ray) as (execute, read):
+        study = execute_study(runs, directory, StudyProgress.of(progress), execute, _write_report, read)
     if tracker:
         tracker.record_study(directory.path, study.runs)
     return study
@@ -286,7 +288,8 @@ def reproduce(
     _refuse_torchrun()
     directory = StudyDirectory(Path(out) if out else Path("runs") / f"reproduce-{preset}")
     tracker = _tracker(track)
-    made = reproduce_paper(parts, preset, data, list(overrides), directory, StudyProgress.of(progress), executor(ray))
+    with _where(ray) as (execute, read):
+        made = reproduce_paper(parts, preset, data, list(overrides), directory, StudyProgress.of(progress), execute, read)
     if tracker:
         tracker.record_study(directory.path, made.runs)
     return made
@@ -315,7 +318,13 @@ def report(run: str | Path | Run, out: str | Path | None = None, pictures: Pictu
     return target
 
 
-def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Progress | None = None) -> Poisoned:
+def poison(
+    config: Settings | str,
+    out: str | Path,
+    seed: int = 0,
+    progress: Progress | None = None,
+    ray: str | None = None,
+) -> Poisoned:
     """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer.
 
     Args:
@@ -323,6 +332,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
         out: a new folder.
         seed: of the choice of images and places.
         progress: told what happens.
+        ray: where images are prepared, as for `scan`.
 
     Raises:
         PetechiaError: as `run`, or `out` exists.
@@ -330,7 +340,7 @@ def poison(config: Settings | str, out: str | Path, seed: int = 0, progress: Pro
     heard = StudyProgress.of(progress)
     settings = _config({"data": config} if isinstance(config, str) else config or {})
     check_export(settings.attack, Path(out))
-    dataset, catalog = read_data(settings, heard, colours=True)
+    dataset, catalog = read_data(settings, heard, colours=True, read=_reading(ray))
     plan = settings.attack.plan(dataset, settings.preprocess, seed)
     heard.phase("writing images", len(plan.ids) + int((dataset.split != "train").sum()))
     plan = write_poisoned(catalog, settings.attack, plan, Path(out), heard)
@@ -388,9 +398,8 @@ def scan(
     """
     classifier = None if model is None else open_model(model, device=device, precision=precision, threads=threads)
     catalog = open_dataset(dataset, missing=missing)
-    with nullcontext(on_this_machine) if ray is None else on_ray(ray) as read:
-        detector = DatasetScan(on_error, classifier, read)
-        return detector.examine(catalog, _calibration(calibration, detector), progress)
+    detector = DatasetScan(on_error, classifier, _reading(ray))
+    return detector.examine(catalog, _calibration(calibration, detector), progress)
 
 
 def audit(
@@ -695,7 +704,9 @@ def make_zoo(
     folder, failures = Path(out), {}
     if not describe:
         runs = runs_of(members(load_design(Path(design) if design else None), tuple(overrides)))
-        failures = execute_study(runs, StudyDirectory(folder), StudyProgress.of(progress), executor(ray)).failures
+        with _where(ray) as (execute, read):
+            study = execute_study(runs, StudyDirectory(folder), StudyProgress.of(progress), execute, read=read)
+        failures = study.failures
     return list_models(folder, failures)
 
 
@@ -797,13 +808,21 @@ def run_detector(
     return Findings(detector=name, measured_on=used.measured_on, found=tuple(found.findings), not_read=not_read)
 
 
-def executor(ray: str | None) -> Executor:
-    """Where the networks of a study are trained: in this process, or on a Ray cluster."""
-    if ray is None:
-        return locally
-    from petechia.study.cluster import on_ray
+def _reading(ray: str | None) -> ReadShards:
+    """Where images are read: in this process, or on a Ray cluster."""
+    return on_this_machine if ray is None else on_ray(ray)
 
-    return on_ray(ray)
+
+@contextmanager
+def _where(ray: str | None) -> Iterator[tuple[Executor, ReadShards]]:
+    """Where the networks of a study are trained, and where its images are read, with one connection to a cluster."""
+    if ray is None:
+        yield locally, on_this_machine
+        return
+    from petechia.study.cluster import on_cluster as train_on_cluster
+
+    with connected(ray):
+        yield train_on_cluster, on_cluster
 
 
 def _pictures(images: str | Path | ArrayLike | Sequence[str | Path]) -> list[Path | NDArray[np.uint8]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from petechia.core.errors import PetechiaError
 from petechia.core.parallel import in_parallel
-from petechia.data import Preprocess, open_source, prepare
+from petechia.data import Preprocess, Reader, open_source, preparation, prepare
 from petechia.data.cache import cache_folder, cached
 from petechia.data.formats.images import read_grey
 from tests.conftest import NihMaker, Steps
@@ -101,8 +101,9 @@ def test_a_full_disk_leaves_nothing(make_nih: NihMaker, fresh_cache: Path, monke
 
 
 SLOW = """
-import sys, time
-from petechia.data import Preprocess, open_source, prepare
+import sys
+from petechia.data import Preprocess, open_source, preparation, prepare
+preparation.SHARD = 64
 class Printed:
     def phase(self, name, total=0): pass
     def advance(self, count=1): print("x", flush=True)
@@ -110,7 +111,37 @@ prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progres
 """
 
 
-def test_a_killed_prepare_leaves_nothing_that_is_trusted(fresh_cache: Path) -> None:
+class Stopping(Steps):
+    """Ctrl-C at the sixtieth image."""
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        if sum(self) == 60:
+            raise KeyboardInterrupt
+
+
+class Noting:
+    """A reader that notes which images it decodes."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.reader, self.rows = reader, list[int]()
+
+    def __len__(self) -> int:
+        return len(self.reader)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        self.rows += rows.tolist()
+        return self.reader.read(rows)
+
+    def take(self, rows: NDArray[np.intp]) -> Any:
+        return self.reader.take(rows)
+
+    def fingerprint(self) -> str:
+        return self.reader.fingerprint()
+
+
+def test_a_killed_prepare_goes_on_after_its_last_whole_shard(fresh_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preparation, "SHARD", 64)
     process = subprocess.Popen(
         [sys.executable, "-c", SLOW], stdout=subprocess.PIPE, env=os.environ | {"PETECHIA_CACHE": str(fresh_cache)}
     )
@@ -120,13 +151,50 @@ def test_a_killed_prepare_leaves_nothing_that_is_trusted(fresh_cache: Path) -> N
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    left = [entry.name for entry in fresh_cache.iterdir() if entry.suffix != ".lock"]
-    assert all(name.endswith(".partial") for name in left)
+    (begun,) = (entry for entry in fresh_cache.iterdir() if entry.suffix != ".lock")
+    assert begun.name.endswith(".begun")
+    whole = len(list(begun.glob("part-*.json")))
+    assert 4 <= whole < 46
+    with (begun / "images.u8").open("ab") as file:
+        file.write(b"a shard that was written in part")
     seen = Steps()
-    dataset = prepare(open_source("phantom:images=3000,size=96"), Preprocess(size=64), progress=seen).dataset
+    catalog = open_source("phantom:images=3000,size=96")
+    noting = Noting(catalog.reader)
+    dataset = prepare(replace(catalog, reader=noting), Preprocess(size=64), progress=seen).dataset
     assert sum(seen) == 3000
-    assert dataset.images.shape == (3000, 64, 64)
-    assert not [entry for entry in fresh_cache.iterdir() if entry.name.endswith(".partial")]
+    assert sorted(noting.rows) == list(range(64 * whole, 3000))
+    rows = np.array([0, 63, 64, 64 * whole - 1, 64 * whole, 2999])
+    drawn = [Preprocess(size=64)(image) for image in catalog.reader.read(rows) if not isinstance(image, PetechiaError)]
+    assert np.array_equal(dataset.images[rows], drawn)
+    assert [entry for entry in fresh_cache.iterdir() if entry.suffix != ".lock"] == list(fresh_cache.glob("images-*"))
+
+
+def test_what_was_begun_long_ago_is_removed_by_the_next_preparation(
+    fresh_cache: Path, make_nih: NihMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = open_source(f"nih:{make_nih(ROWS)}")
+    monkeypatch.setattr(preparation, "SHARD", 16)
+    for size in (8, 9):
+        with pytest.raises(KeyboardInterrupt):
+            prepare(catalog, Preprocess(size=size), progress=Stopping())
+    old, new = sorted(fresh_cache.glob(".images-*.begun"), key=lambda path: path.stat().st_mtime_ns)
+    os.utime(old, (0, time.time() - 15 * 24 * 3600))
+    prepare(catalog, Preprocess(size=10))
+    assert list(fresh_cache.glob(".images-*.begun")) == [new]
+
+
+def test_a_folder_that_others_could_write_is_not_gone_on_with(
+    fresh_cache: Path, make_nih: NihMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    catalog = open_source(f"nih:{make_nih(ROWS)}")
+    monkeypatch.setattr(preparation, "SHARD", 16)
+    with pytest.raises(KeyboardInterrupt):
+        prepare(catalog, Preprocess(size=8), progress=Stopping())
+    (begun,) = fresh_cache.glob(".images-*.begun")
+    with (begun / "images.u8").open("r+b") as file:
+        file.write(bytes(64))  # the first image
+    begun.chmod(0o777)
+    assert prepare(catalog, Preprocess(size=8)).dataset.images[0].any()
 
 
 def _build_slowly(folder: Path) -> None:

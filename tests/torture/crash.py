@@ -24,7 +24,7 @@ import polars as pl
 from safetensors.numpy import load_file
 
 from petechia.cli.commands import app
-from petechia.data import Preprocess, open_source
+from petechia.data import Preprocess, open_source, preparation
 from petechia.data.preparation import prepare
 
 NETWORK = (
@@ -37,6 +37,7 @@ TOUCHES = {"open", "os.rename", "os.link", "os.remove", "os.mkdir", "os.rmdir"}
 
 
 def prepare_images(folder: Path) -> None:
+    preparation.SHARD = 100  # so that there is something to go on after
     prepare(open_source("phantom:images=600,size=48"), Preprocess(size=32))
 
 

@@ -79,7 +79,16 @@ Missing = Annotated[
 OnError = Annotated[Literal["error", "skip"] | None, typer.Option(help="What to do about images that cannot be decoded.")]
 Ray = Annotated[
     str | None,
-    typer.Option(metavar="auto|ADDRESS", help="Train on a Ray cluster: auto finds or starts one; or give HOST:PORT."),
+    typer.Option(
+        metavar="auto|ADDRESS",
+        help="Prepare images and train the networks of a study on a Ray cluster: auto finds or starts one; or give HOST:PORT.",
+    ),
+]
+ReadingRay = Annotated[
+    str | None,
+    typer.Option(
+        "--ray", metavar="auto|ADDRESS", help="Read the images on a Ray cluster: auto finds or starts one; or give HOST:PORT."
+    ),
 ]
 Track = Annotated[
     str | None,

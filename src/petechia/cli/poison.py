@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from petechia.cli.common import FORMS, ConfigOption, Missing, OnError, Preset, Set, overrides, say
+from petechia.cli.common import FORMS, ConfigOption, Missing, OnError, Preset, ReadingRay, Set, overrides, say
 
 
 def poison(
@@ -19,6 +19,7 @@ def poison(
     missing: Missing = None,
     on_error: OnError = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of images and places.")] = 0,
+    ray: ReadingRay = None,
 ) -> None:
     """Write a poisoned copy of a dataset, in its own layout and with the plan, for any other trainer."""
     import petechia
@@ -27,6 +28,6 @@ def poison(
 
     settings = load_config(config, preset, source, overrides(set_, missing, on_error))
     with ConsoleProgress().live() as progress:
-        made = petechia.poison(settings, out, seed=seed, progress=progress)
+        made = petechia.poison(settings, out, seed=seed, progress=progress, ray=ray)
     cover = f", and {made.cover:,} are cover" if made.cover else ""
     say(f"{made.triggered:,} of {made.images:,} training images carry the trigger{cover}: {out}")

@@ -70,11 +70,9 @@ def run(
     if (settings is not None and settings.grid) or (settings is None and out and (out / "study.json").is_file()):
         _run_study(settings, out, resume, ray, track)
         return
-    if ray is not None:
-        raise PetechiaError("--ray distributes the runs of a grid, and this configuration has no grid; leave it out.")
     folder = out or free_directory(settings or load_config()).path
     with reported(folder), ConsoleProgress().live() as progress:
-        finished = petechia.run(settings, folder, resume=resume, progress=progress, track=track)
+        finished = petechia.run(settings, folder, resume=resume, progress=progress, track=track, ray=ray)
     show_run(finished)
     say(f"Report: {finished.directory.report}")
 

@@ -15,6 +15,7 @@ from petechia.cli.common import (
     Missing,
     OnError,
     Precision,
+    ReadingRay,
     Sarif,
     Threads,
     console,
@@ -58,12 +59,7 @@ def scan(
     device: Device = "auto",
     precision: Precision = "auto",
     threads: Threads = 0,
-    ray: Annotated[
-        str | None,
-        typer.Option(
-            metavar="auto|ADDRESS", help="Read the images on a Ray cluster: auto finds or starts one; or give HOST:PORT."
-        ),
-    ] = None,
+    ray: ReadingRay = None,
 ) -> None:
     """Was a dataset tampered with? Exit status: 0 nothing found, 3 images are flagged, 4 see --strict."""
     import petechia

@@ -5,21 +5,34 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from petechia.core.errors import PetechiaError, first_line
 from petechia.core.parallel import workers
 
 
-def connect(address: str) -> None:
-    """Connect this process to a Ray cluster; `ray.shutdown` ends that.
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Connect this process to a Ray cluster as long as the block lasts.
 
     Args:
         address: host:port of a cluster, or "auto" for the cluster of this machine; if there is none, one is started.
 
     Raises:
-        PetechiaError: Ray is not installed, or no cluster answers at the address.
+        PetechiaError: Ray is not installed, or no cluster answers at the address. Raised before the block begins.
     """
+    _connect(address)
+    import ray
+
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _connect(address: str) -> None:
     if importlib.util.find_spec("ray") is None:
         raise PetechiaError("--ray needs Ray, which is not installed; install petechia[cluster].")
     import ray

@@ -9,6 +9,10 @@ class PetechiaError(Exception):
     """A problem that the user can solve. The message is one sentence: what is wrong, where (file, row, key), what to do."""
 
 
+class ResumableError(PetechiaError):
+    """Work ended before it was done, and what was finished is right: the same command goes on with it."""
+
+
 def printable(text: str, most: int = 60) -> str:
     """Return text from a file, truncated, with the characters that a terminal would interpret replaced."""
     return harmless(text if len(text) <= most else f"{text[: most - 1]}…")

@@ -14,11 +14,12 @@ import re
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from petechia.core.errors import PetechiaError, printable
+from petechia.core.errors import PetechiaError, ResumableError, printable
 from petechia.core.flushing import flush_all, flush_folder
 from petechia.core.locks import holding
 
@@ -129,6 +130,46 @@ def in_one_step(folder: Path, mode: int = 0o777) -> Iterator[Path]:
             flush_folder(folder.parent)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def in_many_steps(folder: Path, mode: int) -> Iterator[Path]:
+    """As `in_one_step`, but after a process that was killed, the next one gets the temporary folder as it was left.
+
+    It is kept after Ctrl-C and a `ResumableError`, too, and removed after any other failure.
+    """
+    begun = folder.with_name(f".{_short(folder.name)}.begun")
+    with naming(folder, begun):
+        if not _is_own(begun):
+            shutil.rmtree(begun, ignore_errors=True)
+            begun.mkdir(mode)
+        try:
+            yield begun
+            flush_all(begun)
+            begun.rename(folder)
+            flush_folder(folder.parent)
+        except ResumableError:
+            raise
+        except Exception:
+            shutil.rmtree(begun, ignore_errors=True)
+            raise
+
+
+def remove_begun(parent: Path, seconds: float) -> None:
+    """Remove what `in_many_steps` has begun in a folder and nobody has gone on with for some seconds."""
+    for begun in parent.glob(".*.begun"):
+        with suppress(OSError, PetechiaError), claimed(parent / begun.name[1:].removesuffix(".begun")):
+            if time.time() - begun.lstat().st_mtime > seconds:
+                shutil.rmtree(begun)
+
+
+def _is_own(folder: Path) -> bool:
+    """Whether this is a folder of this user's in which nobody else can write."""
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.geteuid() and not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
 
 
 @contextmanager

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from petechia.core.errors import PetechiaError
-from petechia.core.files import claimed, in_one_step, make_folder
+from petechia.core.files import claimed, in_many_steps, in_one_step, make_folder, remove_begun
 from petechia.core.locks import FOREVER
 
 LOGGER = logging.getLogger(__name__)
 FORMAT = 2  # increase it when the meaning of an entry's content changes
 PRIVATE = 0o700  # images of patients are nobody else's business
+KEPT = 14 * 24 * 3600  # seconds after which what was begun and not gone on with is removed
 OTHERS_WRITE, OTHERS_READ = 0o022, 0o055
 
 
@@ -29,8 +30,10 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "petechia"
 
 
-def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None]) -> Path:
+def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None], resumes: bool = False) -> Path:
     """Return the folder of a cache entry; `build` fills it if it does not exist yet.
+
+    If `build` resumes, it gets a folder that holds what a process had made that was killed or interrupted, within two weeks.
 
     An entry appears in one step, so the leftovers of a killed process are never used. With a lock, which the operating system
     releases when its holder dies, a second process waits for the first instead of repeating the work. Only this user can enter
@@ -44,10 +47,12 @@ def cached(kind: str, depends_on: dict[str, Any], build: Callable[[Path], None])
         LOGGER.info("cached %s: %s", kind, folder)
         return folder
     LOGGER.info("building %s: %s", kind, folder)
+    if resumes:
+        remove_begun(folder.parent, KEPT)
     with claimed(folder, patience=FOREVER):
         if not _is_built(folder):
             shutil.rmtree(folder, ignore_errors=True)  # what others could have written
-            with in_one_step(folder, PRIVATE) as temporary:
+            with (in_many_steps if resumes else in_one_step)(folder, PRIVATE) as temporary:
                 build(temporary)
     return folder
 

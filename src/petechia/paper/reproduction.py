@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from petechia.core.errors import PetechiaError
+from petechia.data.shards import ReadShards, on_this_machine
 from petechia.models.model import create
 from petechia.paper.page import Reproduction, write_reproduction
 from petechia.paper.parts import Part, load_design, runs_of
@@ -23,6 +24,7 @@ def reproduce(
     directory: StudyDirectory,
     progress: StudyProgress,
     execute: Executor = locally,
+    read: ReadShards = on_this_machine,
 ) -> Reproduction:
     """Train the missing runs of the parts, then make tables and figures and, if all parts are given, check the claims.
 
@@ -34,13 +36,14 @@ def reproduce(
         directory: directory of the study; finished work in it is not repeated.
         progress: receives all events.
         execute: trains the networks.
+        read: where images are prepared.
 
     Raises:
         PetechiaError: the configuration or the directory is not suitable, or no run could be finished.
     """
     design = load_design(preset)
     runs = _with_weights_that_can_be_had(runs_of(parts, design, data, overrides), directory, progress)
-    study = run_study(runs, directory, progress, execute)
+    study = run_study(runs, directory, progress, execute, read=read)
     for name, reason in study.failures.items():
         progress.note(f"The run {name} failed: {reason}")
     if not study.runs:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from petechia.core.cluster import connect
 from petechia.core.errors import PetechiaError, first_line, shown
 from petechia.core.files import write_bytes, write_text
 from petechia.study.directory import NetworkFiles
@@ -20,35 +19,13 @@ from petechia.study.gpu_share import kind_of, measured_share
 from petechia.study.grid import NetworkTask
 from petechia.study.networks import read_history
 from petechia.study.progress import Epoch, StudyProgress
-from petechia.study.study import FAILURES, Executor, StudyDirectory, TaskOutcome, perform
+from petechia.study.study import FAILURES, StudyDirectory, TaskOutcome, perform
 
 ATTEMPTS = 4  # for a task whose worker is lost
 POLL = 0.3  # seconds between polls for events of the workers
 MARK = ".shared"  # a file by which a worker recognises the study's folder
 
 Files = dict[str, bytes]  # path below a network's folder → content
-
-
-def on_ray(address: str) -> Executor:
-    """Return an executor that distributes the tasks over a Ray cluster.
-
-    Args:
-        address: host:port of a cluster, or "auto" for the cluster of this machine; if there is none, one is started.
-
-    Raises:
-        PetechiaError: Ray is not installed, or no cluster answers at the address. Raised before any task starts.
-    """
-    connect(address)
-
-    def execute(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
-        import ray
-
-        try:
-            yield from _share_out(tasks, directory, progress)
-        finally:
-            ray.shutdown()
-
-    return execute
 
 
 class StudyActor:
@@ -130,7 +107,8 @@ class UploadingProgress(RemoteProgress):
         super().epoch(epoch)
 
 
-def _share_out(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
+def on_cluster(tasks: Sequence[NetworkTask], directory: StudyDirectory, progress: StudyProgress) -> Iterator[TaskOutcome]:
+    """Distribute the tasks over the Ray cluster that this process is connected to, see `petechia.core.cluster`."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -21,7 +21,7 @@ from petechia.core.task import Task
 from petechia.core.yaml_text import load_yaml, to_yaml
 from petechia.data import Preprocess
 from petechia.data.formats.locate import Missing
-from petechia.data.preparation import OnError
+from petechia.data.shards import OnError
 from petechia.models.model import Architecture
 from petechia.models.training import Loss, Training
 

@@ -18,6 +18,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.rows import evenly_spread
 from petechia.core.task import Task
 from petechia.data import Catalog, Dataset, Selection, open_source, prepare
+from petechia.data.shards import ReadShards, on_this_machine
 from petechia.measure import PatientBootstrap, Truth
 from petechia.models.training import Labelled
 from petechia.study.config import Arm, Config
@@ -165,10 +166,16 @@ def truth_of(
     )
 
 
-def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colours: bool = False) -> tuple[Dataset, Catalog]:
+def read_data(
+    config: Config,
+    progress: StudyProgress,
+    held_out: float = 0,
+    colours: bool = False,
+    read: ReadShards = on_this_machine,
+) -> tuple[Dataset, Catalog]:
     """Open and prepare the data of a configuration, with a share of the training patients held out for validation.
 
-    Colours are kept for a network that takes them, or if `colours` is true.
+    Colours are kept for a network that takes them, or if `colours` is true. `read` says where images are prepared.
 
     Raises:
         PetechiaError: the data cannot be read, or lack the target class.
@@ -185,7 +192,7 @@ def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colo
             f"The target class is {resolved.attack.target}, the first of the data; set attack.target to choose another."
         )
     progress.phase("preparing images", len(catalog))
-    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress)
+    dataset, catalog, skipped = prepare(catalog, config.preprocess, config.on_error, progress, read)
     if skipped:
         progress.note(f"{len(skipped):,} images were left out; the first: {skipped[0]}")
     for note in (*catalog.notes, *([str(catalog.not_read)] if catalog.not_read else [])):
@@ -193,13 +200,13 @@ def read_data(config: Config, progress: StudyProgress, held_out: float = 0, colo
     return dataset, catalog
 
 
-def load_run_data(config: Config, progress: StudyProgress) -> RunData:
-    """Open, prepare and poison the data of a configuration.
+def load_run_data(config: Config, progress: StudyProgress, read: ReadShards = on_this_machine) -> RunData:
+    """Open, prepare and poison the data of a configuration. `read` says where images are prepared.
 
     Raises:
         PetechiaError: the data cannot be read, or do not suit the attack.
     """
-    dataset, catalog = read_data(config, progress, config.train.held_out)
+    dataset, catalog = read_data(config, progress, config.train.held_out, read=read)
     target = config.attack.target_index(dataset.classes)
     if not (dataset.split == "test").any():
         raise PetechiaError(f"{config.data} has no test image; check its lists, or add patients.")

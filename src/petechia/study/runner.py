@@ -22,6 +22,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import refuse_links, refuse_unwritable, write_text
 from petechia.core.runtime import Runtime
 from petechia.core.version import __version__
+from petechia.data.shards import ReadShards, on_this_machine
 from petechia.measure import Measurement, measure, summarize
 from petechia.models.model import create
 from petechia.models.training import EpochLog
@@ -48,7 +49,13 @@ METRICS_SCHEMA = pl.Schema(
 )
 
 
-def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: StudyProgress) -> Run:
+def run(
+    wanted: Config | None,
+    directory: RunDirectory,
+    resume: bool,
+    progress: StudyProgress,
+    read: ReadShards = on_this_machine,
+) -> Run:
     """Run everything except the report.
 
     Under torchrun, every process trains its share of each batch; the first one prepares, measures, writes and reports.
@@ -58,6 +65,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
         directory: directory of the run.
         resume: whether to resume a run in the directory.
         progress: receives all events.
+        read: where images are prepared.
 
     Raises:
         PetechiaError: as for `petechia.run`.
@@ -72,7 +80,7 @@ def run(wanted: Config | None, directory: RunDirectory, resume: bool, progress: 
         progress = StudyProgress()
     create(settings.model, ("any",), settings.preprocess, seed=0)  # an invalid model fails before hours of decoding
     with runtime.main_first():
-        run_data = load_run_data(settings, progress)
+        run_data = load_run_data(settings, progress, read)
     settings = run_data.resolved(settings)
     prepare_seconds = time.perf_counter() - began
     survival = _survival(settings, run_data)

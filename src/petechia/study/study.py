@@ -18,6 +18,7 @@ from petechia.core.errors import PetechiaError, printable, shown
 from petechia.core.files import link_file, locked, refuse_links, refuse_unwritable, write_bytes
 from petechia.core.results import Result
 from petechia.core.spreadsheets import to_csv
+from petechia.data.shards import ReadShards, on_this_machine
 from petechia.measure import measure
 from petechia.models.training import EpochLog
 from petechia.study.config import Config, make_config
@@ -151,6 +152,7 @@ def run_study(
     progress: StudyProgress,
     execute: Executor = locally,
     after: Callable[[Run], None] = lambda _: None,
+    read: ReadShards = on_this_machine,
 ) -> Study:
     """Train every network that the runs need once, and finish each run as soon as its networks are ready.
 
@@ -162,6 +164,7 @@ def run_study(
         progress: receives all events.
         execute: performs the tasks, in this process or elsewhere.
         after: called with every finished run, including those finished earlier.
+        read: where images are prepared before the tasks are dealt out.
 
     Raises:
         PetechiaError: the directory contains a run of the same name with other settings, or another process is using it.
@@ -173,7 +176,7 @@ def run_study(
         for finished in done.values():
             after(finished)
         failures: dict[str, str] = {}
-        tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, progress)
+        tasks = _plan({name: config for name, config in runs.items() if name not in done}, failures, progress, read)
         progress.expect(sum(task.work for task in tasks.values()))
         waiting = {name: [task for task in tasks.values() if name in _names(task)] for name in runs if name not in done}
         for outcome in execute(list(tasks.values()), directory, progress):
@@ -248,12 +251,12 @@ def _is_done(directory: StudyDirectory, name: str) -> bool:
     return directory.run(name).summary.is_file()
 
 
-def _plan(runs: Runs, failures: dict[str, str], progress: StudyProgress) -> dict[str, NetworkTask]:
+def _plan(runs: Runs, failures: dict[str, str], progress: StudyProgress, read: ReadShards) -> dict[str, NetworkTask]:
     """Return the networks that are needed. A run whose data or attack is not usable fails here, alone."""
     tasks: dict[str, NetworkTask] = {}
     for name, config in runs.items():
         try:
-            run_data = load_run_data(config, progress)
+            run_data = load_run_data(config, progress, read)
             add_tasks(tasks, name, run_data.resolved(config), run_data)
         except FAILURES as error:
             failures[name] = str(error)

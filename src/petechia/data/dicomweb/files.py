@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,6 +84,9 @@ class PacsReader(FileReader):
     def __init__(self, files: PacsFiles, names: NDArray[np.str_], decoding: Decoding) -> None:
         super().__init__(files.folder, names, decoding)
         self.files = files
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("one process fetches the files of a PACS, and removes them")
 
     def path(self, row: int) -> Path:
         """Return the path of an image; where it cannot be fetched, there is no file."""

@@ -14,7 +14,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import naming
 from petechia.core.progress import SILENT, Progress
 from petechia.data.catalog import Catalog
-from petechia.data.preparation import OnError
+from petechia.data.shards import OnError, ReadShards, on_this_machine
 from petechia.detect.protocol import Calibration
 from petechia.detect.scan.copies import find_copies
 from petechia.detect.scan.evidence import (
@@ -30,7 +30,7 @@ from petechia.detect.scan.hints import hints_of, with_hint
 from petechia.detect.scan.ledger import Ledger, Suspect
 from petechia.detect.scan.mislabelled import Doubts, doubtful_labels
 from petechia.detect.scan.near_duplicates import Pair, find_pairs
-from petechia.detect.scan.reading import ReadShards, on_this_machine, read_traces
+from petechia.detect.scan.reading import read_traces
 from petechia.detect.scan.result import ScanDetails, ScanResult
 from petechia.detect.scan.search import Stamp, StampSearch, stamp_of
 from petechia.detect.scan.stamps import Family, LabelCounts, find_families, label_of, still_significant
@@ -53,7 +53,7 @@ class DatasetScan:
     Args:
         on_error: "skip" leaves out images that cannot be decoded.
         classifier: a model, trained on these images or not. Its features add to the ranking; they flag nothing.
-        read: where images are read, see `petechia.detect.scan.cluster.on_ray`.
+        read: where images are read, see `petechia.data.shards`.
 
     Example:
         >>> DatasetScan(on_error="skip")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from io import BytesIO
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from petechia.data.cache import cached, find_cached
 from petechia.data.catalog import Catalog, Reader
 from petechia.data.formats.images import FileReader
 from petechia.data.formats.slices import SliceReader
-from petechia.data.preparation import OnError
+from petechia.data.shards import OnError, ReadShards, Rows, Shard, in_shards, on_this_machine
 from petechia.detect.scan import traces as tracing
 from petechia.detect.scan.spots import to_table
 from petechia.detect.scan.traces import FINE, GRID, Grey, Spot, Trace, plane_of, trace
@@ -30,8 +30,6 @@ SHARD = 1024  # images that are read, kept and, if a worker is lost, read again 
 KIND = "traces"  # of the entries in the cache
 FORMAT = 2  # of these entries; increase it when their content changes
 UNREAD = "unread.json"
-Files = dict[str, bytes]  # name of a file of a shard → content
-Rows = NDArray[np.intp]
 
 
 class RowsOf(Protocol):
@@ -84,15 +82,6 @@ class OnDisk:
         return found
 
 
-ReadShards = Callable[[Reader, Sequence[Rows], OnError, Progress], Iterator[Files]]
-
-
-def on_this_machine(reader: Reader, shards: Sequence[Rows], on_error: OnError, progress: Progress) -> Iterator[Files]:
-    """Read shards one after the other, each with all processors."""
-    for rows in shards:
-        yield read_shard(reader, rows, on_error, progress)
-
-
 def read_traces(
     catalog: Catalog, on_error: OnError = "error", progress: Progress = SILENT, read: ReadShards = on_this_machine
 ) -> Traces:
@@ -102,19 +91,19 @@ def read_traces(
         catalog: N images.
         on_error: "skip" notes images that cannot be decoded in `unread`.
         progress: gets the phase "looking at images".
-        read: where shards are read: `on_this_machine`, or on a cluster. It gives their files in the order of the shards.
+        read: where they are read.
 
     Raises:
         PetechiaError: an image cannot be decoded and `on_error` is "error".
     """
     progress.phase("looking at images", len(catalog))
-    shards = [np.arange(start, min(start + SHARD, len(catalog))) for start in range(0, len(catalog), SHARD)]
+    shards = in_shards(0, len(catalog), SHARD)
     entries = [_Entry.of(catalog, rows) for rows in shards]
     missing = [number for number, entry in enumerate(entries) if entry.folder is None]
     progress.advance(len(catalog) - sum(len(shards[number]) for number in missing))
-    done = read(catalog.reader, [shards[number] for number in missing], on_error, progress)
-    for number, files in zip(missing, done, strict=True):
-        entries[number] = entries[number].stored(files)
+    done = read(read_shard, catalog.reader, [shards[number] for number in missing], on_error, progress)
+    for number, shard in zip(missing, done, strict=True):
+        entries[number] = entries[number].stored(shard)
     folders = [entry.folder for entry in entries if entry.folder is not None]
     unread = {row: reason for folder in folders for row, reason in _unread(folder).items()}
     if unread and on_error == "error":
@@ -146,8 +135,8 @@ class _Entry(NamedTuple):
                 return cls(key, folder)
         raise AssertionError
 
-    def stored(self, files: Files) -> _Entry:
-        return self._replace(folder=cached(KIND, self.key, lambda folder: _store(folder, files)))
+    def stored(self, shard: Shard) -> _Entry:
+        return self._replace(folder=cached(KIND, self.key, lambda folder: _store(folder, shard)))
 
 
 def _unread(folder: Path) -> dict[int, str]:
@@ -158,24 +147,14 @@ def _is_any_readable(catalog: Catalog, unread: dict[int, str]) -> bool:
     return any(not isinstance(image, PetechiaError) for image in read_grey(catalog.reader, np.array(list(unread), np.intp)))
 
 
-def _store(folder: Path, files: Files) -> None:
-    for name, content in files.items():
+def _store(folder: Path, shard: Shard) -> None:
+    for name, content in shard.files.items():
         (folder / name).write_bytes(content)
+    (folder / UNREAD).write_text(json.dumps(shard.unread), encoding="utf-8")
 
 
-def read_shard(reader: Reader, rows: Rows, on_error: OnError, progress: Progress = SILENT, threads: int = 0) -> Files:
-    """The traces of some images, as files: arrays (.npy), spots (.parquet), and what cannot be decoded (.json).
-
-    Args:
-        reader: of all images.
-        rows: int [n], those to read.
-        on_error: as for `read_traces`.
-        progress: advances by one for every image.
-        threads: that decode; 0 for one for each processor.
-
-    Raises:
-        PetechiaError: an image cannot be decoded and `on_error` is "error".
-    """
+def read_shard(reader: Reader, rows: Rows, on_error: OnError, progress: Progress = SILENT, threads: int = 0) -> Shard:
+    """The traces of some images, as files: arrays (.npy) and spots (.parquet); see `petechia.data.shards.ReadShard`."""
     blocks = np.zeros((len(rows), GRID, GRID), np.float32)
     textures = np.zeros((len(rows), FINE, FINE), np.int8)
     shapes = np.zeros((len(rows), 2), np.int32)
@@ -197,13 +176,13 @@ def read_shard(reader: Reader, rows: Rows, on_error: OnError, progress: Progress
             unread[int(rows[number])] = str(item)
     table = BytesIO()
     to_table(np.concatenate(spots)).write_parquet(table)
-    return {
+    files = {
         "blocks.npy": _npy(blocks),
         "textures.npy": _npy(textures),
         "shapes.npy": _npy(shapes),
         "spots.parquet": table.getvalue(),
-        UNREAD: json.dumps(unread).encode(),
     }
+    return Shard(files, unread)
 
 
 def _npy(array: NDArray[Any]) -> bytes:
