@@ -164,7 +164,7 @@ class OnlyHere(ArrayReader):
 @pytest.mark.parametrize("on_error", ["error", "skip"])
 def test_workers_that_do_not_see_the_files_are_told(address: str, on_error: OnError) -> None:
     images = np.random.default_rng(0).integers(0, 256, (40, 32, 32), np.uint8)
-    catalog = replace(of_arrays(images), reader=OnlyHere(images, os.getpid()))
+    catalog = replace(of_arrays(images), reader=OnlyHere(images, os.getpid()))  # type: ignore[arg-type]
     with pytest.raises(
         PetechiaError, match=r"cannot read what this machine can \(/data/1.png is missing; restore it\); let it"
     ):
@@ -189,7 +189,7 @@ class Locked(ArrayReader):
 
 def test_images_that_one_process_alone_can_read_are_told(address: str) -> None:
     images = np.zeros((4, 32, 32), np.uint8)
-    catalog = replace(of_arrays(images), reader=Locked(images))
+    catalog = replace(of_arrays(images), reader=Locked(images))  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         pickle.dumps(catalog.reader)
     with pytest.raises(PetechiaError, match="can be read by this process alone; leave out --ray"):

@@ -48,7 +48,10 @@ def assert_same(first: Study, second: Study) -> None:
         assert without_seconds(run.directory.path) == without_seconds(second.runs[name].directory.path)
 
 
-def test_a_study_on_two_nodes_is_the_study_of_one_process(address: str, local: Study, tmp_path: Path) -> None:
+def test_a_study_on_two_nodes_is_the_study_of_one_process(
+    address: str, local: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PETECHIA_CACHE", str(tmp_path / "cache"))  # so that the nodes prepare the images, too
     recorder = Recorder()
     shared_out = petechia.run_study(GRID, tmp_path / "study", progress=recorder, ray=address)
     assert_same(local, shared_out)
