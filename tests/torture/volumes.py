@@ -232,6 +232,22 @@ def ask_answers(folder: Path) -> object:
         return strictly(f"dicomweb:{server.url}")
 
 
+FRAMES: dict[str, Any] = {
+    "10 ^ 9": 10**9,
+    "10 ^ 40": 10**40,
+    "20,000": 20_000,
+    "-3": -3,
+    "no number of": "x",
+    "a list of": [[3]],
+}
+
+
+def frames_listed(count: Any) -> str:
+    from tests.data.dicomweb.hostile import entry  # noqa: PLC0415
+
+    return json.dumps([entry(uid="1.2.0", series="1.4", modality="DX", frames=count)])
+
+
 def answers_traps() -> dict[str, Plant]:
     lists: dict[str, str | bytes] = {
         "brackets": "[" * 100_000,
@@ -259,6 +275,7 @@ def answers_traps() -> dict[str, Plant]:
         {f"{name} as studies": written_to("studies.json", text) for name, text in lists.items()}
         | {f"{name} as images": written_to("instances.json", text) for name, text in lists.items()}
         | {name: written_to("file.multipart", body) for name, body in bodies.items()}
+        | {f"{name} frames in the list": written_to("instances.json", frames_listed(count)) for name, count in FRAMES.items()}
     )
 
 
@@ -298,4 +315,6 @@ if find_spec("nibabel"):
         ),
     )
 if find_spec("dicomweb_client"):
-    DOORS += (Door("a PACS", plant_answers, ask_answers, answers_traps),)
+    # What is no number of frames says nothing, and the file has one.
+    no_numbers = {f"{name} frames in the list" for name in ("10 ^ 40", "-3", "no number of", "a list of")}
+    DOORS += (Door("a PACS", plant_answers, ask_answers, answers_traps, fine=no_numbers),)

@@ -130,8 +130,12 @@ class Watch:
 
     def _fetch(self, one: Instance) -> _Fetched | None:
         """Fetch and decode an image; None if that one cannot be had. If the PACS refuses, it will refuse others, too."""
+        if one.frames > 1:
+            told = f"It has {one.frames:,} frames, and a watch screens images with one; use petechia screen MODEL dicomweb:URL."
+            self._fail(one, PetechiaError(told))
+            return None
         try:
-            content = self._pacs.fetch(one.study, one.series, one.uid)
+            content = self._pacs.fetch(one)
         except InstanceError as error:
             self._fail(one, error)
             return None

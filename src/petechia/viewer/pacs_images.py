@@ -51,7 +51,7 @@ class PacsImages:
         found = min(images, key=lambda one: (one.series_description == "Petechia", one.series, one.uid), default=None)
         if found is None:
             raise PetechiaError("The PACS has no such image; check the UIDs in the address.")
-        content = self._pacs.fetch(found.study, found.series, found.uid)
+        content = self._pacs.fetch(found)
         if len(content) > MOST_UPLOAD:
             raise PetechiaError(f"The image has more than {MOST_UPLOAD // 2**20} MiB, which the viewer does not open.")
         return content

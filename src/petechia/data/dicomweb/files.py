@@ -7,10 +7,12 @@ import hashlib
 import os
 import time
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import NoReturn, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +22,13 @@ from petechia.core.files import write_bytes
 from petechia.data.cache import cache_folder, private_folder
 from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs
 from petechia.data.formats.images import READING, Decoding, FileReader
+from petechia.data.formats.slices import SliceReader, Volume
 
+T = TypeVar("T")
 PREFIX = "dicomweb-"
 LOCK = ".in-use"
+TURNS = 64  # objects that are fetched at a time, at most
+ONE_PROCESS = "one process fetches the files of a PACS, and removes them"
 KEPT = 3 * 24 * 3600  # seconds after which files of work that was interrupted and not taken up again are removed
 
 
@@ -43,34 +49,48 @@ class PacsFiles:
         self._instances = instances
         self._wanted: set[str] = set()
         self._refused: dict[str, str] = {}
+        self._turns = tuple(Lock() for _ in range(TURNS))
         self._lock = _open_lock(self.folder)
         fcntl.flock(self._lock, fcntl.LOCK_SH)
         weakref.finalize(self, _let_go, self.folder, self._lock, self._wanted, self._refused)
+
+    def __str__(self) -> str:
+        return self.url
 
     @property
     def url(self) -> str:
         """The address of the PACS."""
         return self._pacs.url
 
+    def images(self, names: NDArray[np.str_], decoding: Decoding) -> PacsReader:
+        """Return a reader of objects with one image each, whose SOPInstanceUIDs are `names`, str [N]."""
+        return PacsReader(self, names, decoding)
+
+    def slices(self, volumes: tuple[Volume, ...], which: NDArray[np.intp], numbers: NDArray[np.intp]) -> PacsSliceReader:
+        """Return a reader of the frames of objects, see `SliceReader`."""
+        return PacsSliceReader(self, volumes, which, numbers)
+
     def want(self, uids: NDArray[np.str_]) -> None:
         """Say which files are going to be read: until all were fetched, those that were are kept."""
         self._wanted.update(uids.tolist())
 
     def fetch(self, uid: str) -> Path:
-        """Return the file of an object, fetched if need be.
+        """Return the file of an object, fetched if need be. It is fetched once, and not again if it cannot be had.
 
         Raises:
             InstanceError: it cannot be had.
             PetechiaError: the PACS does not answer, or refuses.
         """
         path = self.folder / uid
-        if not path.is_file():
-            one = self._instances[uid]
-            try:
-                write_bytes(path, self._pacs.fetch(one.study, one.series, uid))
-            except InstanceError as error:
-                self._refused[uid] = str(error)
-                raise
+        with self._turns[hash(uid) % TURNS]:  # several threads may want frames of one object
+            if uid in self._refused:
+                raise InstanceError(self._refused[uid])
+            if not path.is_file():
+                try:
+                    write_bytes(path, self._pacs.fetch(self._instances[uid]))
+                except InstanceError as error:
+                    self._refused[uid] = str(error)
+                    raise
         return path
 
 
@@ -85,8 +105,8 @@ class PacsReader(FileReader):
         super().__init__(files.folder, names, decoding)
         self.files = files
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        raise TypeError("one process fetches the files of a PACS, and removes them")
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(ONE_PROCESS)
 
     def path(self, row: int) -> Path:
         """Return the path of an image; where it cannot be fetched, there is no file."""
@@ -96,23 +116,17 @@ class PacsReader(FileReader):
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
         """Fetch and decode some of the images."""
-        for error, row in self._fetched(rows):
-            yield from [error] if error else super().read(row)
+        return _fetched(self._told, self.names[rows], rows, super().read)
 
     def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
         """Fetch and decode some of the images to grey levels that no window cuts off."""
-        for error, row in self._fetched(rows):
-            yield from [error] if error else super().read_uncut(row)
+        return _fetched(self._told, self.names[rows], rows, super().read_uncut)
 
-    def _fetched(self, rows: NDArray[np.intp]) -> Iterator[tuple[InstanceError | None, NDArray[np.intp]]]:
+    @cached_property
+    def _told(self) -> PacsFiles:
+        """The files, which are told once what is going to be read."""
         self.files.want(self.names)
-        for row in rows:
-            try:
-                self.files.fetch(str(self.names[row]))
-            except InstanceError as error:
-                yield error, row[None]
-            else:
-                yield None, np.array([row])
+        return self.files
 
     def take(self, rows: NDArray[np.intp]) -> PacsReader:
         """Return a reader for some of the images."""
@@ -122,6 +136,70 @@ class PacsReader(FileReader):
         """Return a digest of the address and the UIDs: under one UID there is one image, says the standard."""
         names = "\n".join(self.names.tolist())
         return hashlib.sha256(f"{self.files.url}\n{self.decoding}{READING}\n{names}".encode()).hexdigest()
+
+
+class PacsSliceReader(SliceReader):
+    """Reads frames of objects of a PACS. Errors are those of `PacsReader`.
+
+    Attributes:
+        files: the files.
+    """
+
+    def __init__(
+        self, files: PacsFiles, volumes: tuple[Volume, ...], which: NDArray[np.intp], numbers: NDArray[np.intp]
+    ) -> None:
+        super().__init__(files.folder, volumes, which, numbers)
+        self.files = files
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(ONE_PROCESS)
+
+    def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
+        """Fetch and decode some of the frames."""
+        return _fetched(self._told, self._uids(self.which[rows]), rows, super().read)
+
+    def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
+        """Fetch and decode some of the frames to grey levels that no window cuts off."""
+        return _fetched(self._told, self._uids(self.which[rows]), rows, super().read_uncut)
+
+    @cached_property
+    def _told(self) -> PacsFiles:
+        """The files, which are told once what is going to be read."""
+        self.files.want(self._uids(np.unique(self.which)))
+        return self.files
+
+    def _uids(self, which: NDArray[np.intp]) -> NDArray[np.str_]:
+        return np.array([self.volumes[one].paths[0] for one in which], np.str_)
+
+    def take(self, rows: NDArray[np.intp]) -> PacsSliceReader:
+        """Return a reader for some of the frames."""
+        taken = PacsSliceReader(self.files, self.volumes, self.which[rows], self.numbers[rows])
+        taken._shelf = self._shelf
+        return taken
+
+    def fingerprint(self) -> str:
+        """Return a digest of the address, the UIDs and the frames, as `PacsReader.fingerprint`."""
+        return self._digest(f"{self.files.url}{READING}", lambda _: None)
+
+
+def _fetched(
+    files: PacsFiles, uids: NDArray[np.str_], rows: NDArray[np.intp], read: Callable[[NDArray[np.intp]], Iterator[T]]
+) -> Iterator[T | PetechiaError]:
+    """Fetch the file of each image that is asked for, and read the image.
+
+    Args:
+        files: the files.
+        uids: object of each image, str [n].
+        rows: the images, int [n].
+        read: reads images.
+    """
+    for uid, row in zip(uids.tolist(), rows, strict=True):
+        try:
+            files.fetch(uid)
+        except InstanceError as error:
+            yield error
+        else:
+            yield from read(row[None])
 
 
 def _open_lock(folder: Path) -> int:

@@ -19,13 +19,19 @@ from petechia.core.errors import PetechiaError, printable
 from petechia.data.dicomweb.address import read_address
 from petechia.data.dicomweb.session import ConflictError, GoneError, LargeAnswerError, PacsAwayError, PacsSession
 from petechia.data.formats.dicom import parse, quiet
+from petechia.data.formats.dicom_frames import check_frames
+from petechia.data.formats.dicom_headers import frames_of
 from petechia.data.not_read import Files, Reason
 
 PAGE = 500  # answers that are asked for at a time
 PATIENCE = (1, 2, 4)  # seconds before a reading request is repeated
 UID_FORM = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)
 OF_STUDY = ("StudyDescription", "StudyDate", "PatientID")
-OF_IMAGE = ("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition", "NumberOfFrames")
+OF_IMAGE = (
+    *("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition"),
+    *("NumberOfFrames", "InstanceNumber", "Rows", "Columns"),
+)
+NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)  # as long as the standard allows
 FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 LONGEST = 1024  # letters of a text that are kept; the longest that the standard allows here has 64
 WHOLE = 1 << 40  # bytes from which dicomweb_client sends in chunks, which not every PACS takes
@@ -52,6 +58,8 @@ class Instance(NamedTuple):
         series_description: of the series.
         view: ViewPosition.
         frames: number of frames; 1 if it does not say.
+        number: InstanceNumber; 0 if it does not say.
+        size: rows and columns; 0 if it does not say.
     """
 
     study: str
@@ -63,6 +71,8 @@ class Instance(NamedTuple):
     series_description: str = ""
     view: str = ""
     frames: int = 1
+    number: int = 0
+    size: tuple[int, int] = (0, 0)
 
     @property
     def is_image(self) -> bool:
@@ -229,15 +239,21 @@ class Pacs:
             return False
         return any(text(one, "SOPInstanceUID") == uid for one in found)
 
-    def fetch(self, study: str, series: str, uid: str) -> bytes:
+    def fetch(self, one: Instance) -> bytes:
         """The DICOM file of an object.
 
         Raises:
-            InstanceError: it is not there, or not any more, it is too large, or what arrives is damaged or another object.
+            InstanceError: it is listed with too many frames, it is not there, or not any more, it is too large, or what
+                arrives is damaged, another object, or has another number of frames.
             PetechiaError: what arrives is not a file, as where one must sign in first.
         """
-        self._refuse_uids(study, series, uid)
-        url = f"{self.url}/studies/{study}/series/{series}/instances/{uid}"
+        uid = one.uid
+        self._refuse_uids(one.study, one.series, uid)
+        url = f"{self.url}/studies/{one.study}/series/{one.series}/instances/{uid}"
+        try:
+            check_frames(one.frames, uid)
+        except PetechiaError as error:
+            raise InstanceError(str(error)) from None
         try:
             answer = self.patiently(lambda: self._session.request("GET", url, headers={"Accept": FILE}, most="image_bytes"))
         except GoneError:
@@ -249,11 +265,17 @@ class Pacs:
         content = self._part(answer.headers.get("Content-Type", ""), answer.content)
         try:
             with quiet():
-                found = parse(content, f"The file of {uid}", ["SOPInstanceUID"]).get("SOPInstanceUID")
+                entries = parse(content, f"The file of {uid}", ["SOPInstanceUID", "NumberOfFrames"])
+                found, frames = str(entries.get("SOPInstanceUID")), frames_of(entries)
         except PetechiaError as error:
             raise InstanceError(str(error)) from None
-        if str(found) != uid:
+        if found != uid:
             raise InstanceError(f"{self.url} answers with another object than {uid}, which was asked for; check the PACS.")
+        if frames != one.frames:
+            raise InstanceError(
+                f"The file of {uid} has {frames:,} frames, and {self.url} lists {one.frames:,}; check the PACS, or download "
+                f"the file and give dicom:FOLDER."
+            )
         return content
 
     def _part(self, kind: str, content: bytes) -> bytes:
@@ -294,7 +316,6 @@ class Pacs:
 
 def _instance(one: Result, study: Result) -> Instance:
     """An object as the PACS lists it; its UIDs may be none."""
-    frames = text(one, "NumberOfFrames")
     return Instance(
         text(study, "StudyInstanceUID"),
         text(one, "SeriesInstanceUID"),
@@ -304,8 +325,16 @@ def _instance(one: Result, study: Result) -> Instance:
         text(one, "Modality"),
         text(one, "SeriesDescription"),
         text(one, "ViewPosition"),
-        int(frames) if re.fullmatch(r"[0-9]{1,9}", frames, re.ASCII) else 1,
+        _number(one, "NumberOfFrames") or 1,
+        _number(one, "InstanceNumber"),
+        (_number(one, "Rows"), _number(one, "Columns")),
     )
+
+
+def _number(found: Result, keyword: str) -> int:
+    """A number in DICOM JSON; 0 if there is none, or one that is negative or too long."""
+    given = text(found, keyword)
+    return int(given) if NUMBER.fullmatch(given) else 0
 
 
 def is_uid(uid: str) -> bool:

@@ -108,9 +108,9 @@ def read_header(root: Path, path: str) -> Header | Reason | None:
 
 def _of_entries(path: str, entries: pydicom.Dataset, bare: bool, size: int) -> Header | Reason:
     uid, patient, study, view, series = (str(entries.get(name) or "") for name in TEXTS)
-    frames = _number(entries, "NumberOfFrames", 1) or 1
-    if frames > 1 and entries.get("SOPClassUID") in (*MASKS, *OTHERS):
-        return Reason.MASK if entries.SOPClassUID in MASKS else Reason.FRAMES
+    frames = frames_of(entries)
+    if reason := why_no_slices(entries.get("SOPClassUID"), frames):
+        return reason
     rows, columns, samples, bits = (_number(entries, key, 1) for key in SIZES)
     whole = frames == 1 or can_hold(size, frames, rows * columns * samples * bits, _is_compressed(entries))
     return Header(
@@ -127,6 +127,23 @@ def _of_entries(path: str, entries: pydicom.Dataset, bare: bool, size: int) -> H
         planes_of(entries, frames) if whole else (),
         whole,
     )
+
+
+def frames_of(entries: pydicom.Dataset) -> int:
+    """Return how many frames a file states; 1 if it states none, or no number."""
+    return _number(entries, "NumberOfFrames", 1) or 1
+
+
+def why_no_slices(kind: object, frames: int) -> Reason | None:
+    """Return why the frames of an object are no slices of an image; None if they are, or if there is one.
+
+    Args:
+        kind: SOPClassUID.
+        frames: number of frames.
+    """
+    if frames <= 1 or kind not in (*MASKS, *OTHERS):
+        return None
+    return Reason.MASK if kind in MASKS else Reason.FRAMES
 
 
 def _number(entries: pydicom.Dataset, key: str, missing: int) -> int:

@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from threading import BoundedSemaphore, Lock
@@ -205,11 +205,14 @@ class SliceReader:
 
     def fingerprint(self) -> str:
         """Return a digest of the slices, and of names, sizes and times of the files."""
-        digest = hashlib.sha256(f"{self.root}{READING}".encode())
+        return self._digest(str(self.root), lambda volume: [_state(self.root, path) for path in volume.paths])
+
+    def _digest(self, where: str, state: Callable[[Volume], object]) -> str:
+        """Return a digest of the slices, of where they are, and of the state of their volumes."""
+        digest = hashlib.sha256(f"{where}{READING}".encode())
         for which in np.unique(self.which):
             volume = self.volumes[which]
-            states = [_state(self.root, path) for path in volume.paths]
-            digest.update(f"{which}\0{volume!r}\0{states}\n".encode())
+            digest.update(f"{which}\0{volume!r}\0{state(volume)}\n".encode())
         for numbers in (self.which, self.numbers):
             digest.update(numbers.astype(np.int64).tobytes())
         return digest.hexdigest()

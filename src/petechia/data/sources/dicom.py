@@ -43,7 +43,7 @@ from petechia.data.formats.spelling import SUFFIX, accept_near
 from petechia.data.formats.tables import read_table
 from petechia.data.formats.walking import SUFFIXES, refuse_outside, walk
 from petechia.data.not_read import Files, Reason
-from petechia.data.sources.dicom_volumes import Rows, rows_of
+from petechia.data.sources.dicom_volumes import Folder, Rows, rows_of
 from petechia.data.sources.folder import image_column, image_ids, left_out, taken_columns
 from petechia.data.sources.options import hint_at_option, split_options
 
@@ -124,7 +124,7 @@ def open_dicom(source: str, text: str, missing: Missing = "error") -> Catalog:
         )
 
     def rows(chosen: list[Header], others: Files | None) -> Rows:
-        return rows_of(root, chosen, options, Decoding(options.colour, options.window), others)
+        return rows_of(Folder(root), chosen, options, Decoding(options.colour, options.window), others)
 
     return catalog_of(source, Found(root.resolve().name, str(root), root, tuple(headers), rows), options, missing, files)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from petechia.data.formats.dicom_frames import OpenDicom, open_image
 from petechia.data.formats.dicom_geometry import Plane, order_of, upright, why_no_volume
 from petechia.data.formats.dicom_headers import Header
 from petechia.data.formats.images import Decoding, FileReader
-from petechia.data.formats.slices import Axis, OpenVolume, SliceOptions, SliceReader, number_of, plane
+from petechia.data.formats.slices import Axis, OpenVolume, SliceOptions, SliceReader, Volume, number_of, plane
 from petechia.data.levels import Levels, to_grey
 from petechia.data.not_read import Files, Reason
 
@@ -32,6 +32,33 @@ class Image(NamedTuple):
 
     header: int
     frame: int
+
+
+class Place(Protocol):
+    """Where the files of a catalog are; its `str` is for messages."""
+
+    def images(self, names: NDArray[np.str_], decoding: Decoding) -> Reader:
+        """Return a reader of files with one image each, whose paths or UIDs are `names`, str [N]."""
+
+    def slices(self, volumes: tuple[Volume, ...], which: NDArray[np.intp], numbers: NDArray[np.intp]) -> Reader:
+        """Return a reader of slices, see `petechia.data.formats.slices.SliceReader`."""
+
+
+class Folder(NamedTuple):
+    """A folder of files."""
+
+    root: Path
+
+    def __str__(self) -> str:
+        return str(self.root)
+
+    def images(self, names: NDArray[np.str_], decoding: Decoding) -> FileReader:
+        """Return a reader of files with one image each."""
+        return FileReader(self.root, names, decoding)
+
+    def slices(self, volumes: tuple[Volume, ...], which: NDArray[np.intp], numbers: NDArray[np.intp]) -> SliceReader:
+        """Return a reader of slices."""
+        return SliceReader(self.root, volumes, which, numbers)
 
 
 class Rows(NamedTuple):
@@ -192,11 +219,11 @@ class _Piece(NamedTuple):
     number: int
 
 
-def rows_of(root: Path, headers: Sequence[Header], options: SliceOptions, decoding: Decoding, files: Files | None) -> Rows:
+def rows_of(place: Place, headers: Sequence[Header], options: SliceOptions, decoding: Decoding, files: Files | None) -> Rows:
     """Choose the images of a catalog.
 
     Args:
-        root: folder of the source.
+        place: of the files.
         headers: of its files.
         options: which slices, in which plane.
         decoding: how to decode them.
@@ -215,18 +242,18 @@ def rows_of(root: Path, headers: Sequence[Header], options: SliceOptions, decodi
             if not len(chosen):
                 raise _NoSliceError(f"it has {len(pieces):,} slices, too few for slices={options.slices}")
         except _NoSliceError as error:
-            problem = f"the volume of {root / paths[0]} cannot be read as asked: {error}"
+            problem = f"the volume of {paths[0]} in {place} cannot be read as asked: {error}"
             if files is None:
                 raise PetechiaError(f"{problem[0].upper()}{problem[1:]}; change slices= or axis=.") from None
             for path in paths:
                 files.add(Reason.SLICES, path)
             continue
         there += len(pieces)
-        check("array_images", there, f"{root} has {there:,} slices or more")
+        check("array_images", there, f"{place} has {there:,} slices or more")
         found += [pieces[at] for at in chosen]
     if not found:
         raise PetechiaError(f"No slice is left; {problem}; change slices= or axis=.")
-    return _as_rows(root, found, decoding, there)
+    return _as_rows(place, found, decoding, there)
 
 
 class _NoSliceError(Exception):
@@ -279,19 +306,19 @@ def _across(headers: Sequence[Header], images: list[Image], axis: Axis | None, d
     )
 
 
-def _as_rows(root: Path, pieces: list[_Piece], decoding: Decoding, there: int) -> Rows:
+def _as_rows(place: Place, pieces: list[_Piece], decoding: Decoding, there: int) -> Rows:
     ids = np.array([one.name for one in pieces], np.str_)
     if len(np.unique(ids)) < len(ids):
         twice = next(name for name, count in Counter(ids.tolist()).items() if count > 1)
-        raise PetechiaError(f"{root} has two images that are called {printable(twice)!r}; rename one of the files.")
+        raise PetechiaError(f"{place} has two images that are called {printable(twice)!r}; rename one of the files.")
     volumes: dict[DicomFile | DicomStack, int] = {}
     for one in pieces:
         volumes.setdefault(one.volume, len(volumes))
     whole = all(isinstance(volume, DicomFile) and volume.frames == 1 for volume in volumes)
     reader: Reader
     if whole:  # each image is a file
-        reader = FileReader(root, ids, decoding)
+        reader = place.images(ids, decoding)
     else:
         which, numbers = ([volumes[one.volume] for one in pieces], [one.number for one in pieces])
-        reader = SliceReader(root, tuple(volumes), np.array(which, np.intp), np.array(numbers, np.intp))
+        reader = place.slices(tuple(volumes), np.array(which, np.intp), np.array(numbers, np.intp))
     return Rows(ids, np.array([one.headers[0] for one in pieces]), [one.headers for one in pieces], reader, there)

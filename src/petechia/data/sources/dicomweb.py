@@ -5,34 +5,35 @@ from __future__ import annotations
 import datetime
 import re
 
-import numpy as np
 from pydantic import Field, field_validator
 
+from petechia.core.budget import check, limit
 from petechia.core.errors import PetechiaError
 from petechia.data.catalog import Catalog
 from petechia.data.dicomweb.address import refuse_credentials
-from petechia.data.dicomweb.files import PacsFiles, PacsReader
+from petechia.data.dicomweb.files import PacsFiles
 from petechia.data.dicomweb.pacs import Instance, Pacs, Query, days_until
-from petechia.data.formats.dicom_headers import Header
+from petechia.data.formats.dicom_headers import Header, why_no_slices
 from petechia.data.formats.images import Decoding
 from petechia.data.formats.locate import Missing
+from petechia.data.formats.slices import SliceOptions
 from petechia.data.not_read import Files, Reason
 from petechia.data.sources.dicom import DicomOptions, Found, catalog_of
-from petechia.data.sources.dicom_volumes import Rows
+from petechia.data.sources.dicom_volumes import Rows, rows_of
 from petechia.data.sources.options import split_options
 
 DATES = re.compile(r"([0-9]{8})?(-)?([0-9]{8})?")
 
 
-class DicomWebOptions(DicomOptions):
-    """Options of the source, in addition to those in `DicomOptions`.
+class DicomWebOptions(DicomOptions, SliceOptions):
+    """Options of the source, in addition to those in `DicomOptions` and `SliceOptions`, of which `axis` is refused.
 
     Attributes:
         modality: of the images, such as DX|CR; None takes all.
         date: first and last StudyDate, YYYYMMDD-YYYYMMDD; one of them may be left out; without a hyphen, the only date.
         days: only studies of the last days; 1 is today.
         description: of the study; * and ? stand for letters.
-        limit: the largest number of images, the first that the PACS lists; None takes all.
+        limit: the largest number of objects, the first that the PACS lists; None takes all.
     """
 
     modality: str | None = None
@@ -81,13 +82,19 @@ def read_source(source: str, text: str) -> tuple[Pacs, DicomWebOptions]:
     url, options = split_options(source, text, DicomWebOptions)
     if options.date and options.days:
         raise PetechiaError(f"The data source {source!r} has date= and days=; give one of them.")
+    if options.axis:
+        raise PetechiaError(
+            f"The data source {source!r} has axis=, and no volume of a PACS is cut in another plane; download its files, and "
+            f"give dicom:FOLDER,axis={options.axis}."
+        )
     return Pacs(url), options
 
 
 def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog:
     """Open a source: list the images of the PACS. No image is fetched before it is read.
 
-    Patients are identified as for `dicom:`. The ids are SOPInstanceUIDs.
+    Patients are identified as for `dicom:`. The ids are SOPInstanceUIDs. The frames of an object are slices of a volume, in its
+    order, and so are the objects of a series, in the order of their InstanceNumber.
 
     Args:
         source: the whole source, for messages.
@@ -101,26 +108,39 @@ def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog
     pacs, options = read_source(source, text)
     files = Files()
     found: dict[str, Instance] = {}
+    slices = 0
     for one in pacs.instances(options.query(datetime.datetime.now().astimezone().date()), files):
-        if not one.is_image:
-            files.add(Reason.NO_PIXELS, one.uid)
-        elif one.frames > 1:
-            files.add(Reason.FRAMES, one.uid)
-        else:
+        if reason := why_no_slices(one.kind, one.frames) or (None if one.is_image else Reason.NO_PIXELS):
+            files.add(reason, one.uid)
+        elif one.uid not in found:
             found[one.uid] = one
+            slices += _header(one).slices
+            check("array_images", slices, f"{pacs.url} lists {slices:,} images or more", "narrow the filters")
         if len(found) == options.limit:
             break
     if not found:
         said = f" {files.frozen}" if files.frozen else ""
         raise PetechiaError(f"{pacs.url} lists no image that fits; check modality=, date=, days= and description=.{said}")
-    headers = tuple(
-        Header(one.uid, one.uid, one.patient, one.study, one.view, series=one.series) for _, one in sorted(found.items())
-    )
+    headers = tuple(_header(one) for _, one in sorted(found.items()))
     fetched = PacsFiles(pacs, found)
 
-    def rows(chosen: list[Header], _: Files | None) -> Rows:
-        uids = np.array([one.uid for one in chosen], np.str_)
-        reader = PacsReader(fetched, uids, Decoding(options.colour, options.window))
-        return Rows(uids, np.arange(len(uids)), [[row] for row in range(len(uids))], reader, len(uids))
+    def rows(chosen: list[Header], others: Files | None) -> Rows:
+        return rows_of(fetched, chosen, options, Decoding(options.colour, options.window), others)
 
     return catalog_of(source, Found(pacs.url, pacs.url, fetched.folder, headers, rows), options, missing, files)
+
+
+def _header(one: Instance) -> Header:
+    """What the lists of a PACS say of an object. They do not say where its frames lie."""
+    return Header(
+        one.uid,
+        one.uid,
+        one.patient,
+        one.study,
+        one.view,
+        one.frames,
+        series=one.series,
+        instance=one.number,
+        size=one.size,
+        whole=one.frames <= limit("volume_slices"),
+    )
