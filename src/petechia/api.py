@@ -448,7 +448,9 @@ def audit(
         return ModelUnderTest(second, collect(clean, second, images, progress).images)
 
     found = examine_model(classifier, collection.images, quick, nulls, progress, beside(reference), beside(baseline))
-    result = AuditResult.of(found, Origin(*classifier.identified(), described(clean), collection.not_read, collection.notes))
+    result = AuditResult.of(
+        found, Origin(*classifier.identified(), described(clean, public=True), collection.not_read, collection.notes)
+    )
     attach_report(result)
     return result
 
@@ -497,7 +499,7 @@ def calibrate(
         progress.phase(f"model {number} of {len(models)}: {classifier.name}")
         given = collect(clean, classifier, images, progress).images
         measured = measure_model(classifier, given, quick, progress)
-        found.append(measured.model_copy(update={"sha256": digest, "name": Path(named).name if digest else named}))
+        found.append(measured.model_copy(update={"sha256": digest, "name": named}))
         if out is not None and len(found) >= FEWEST_MODELS:
             calibrated(found, "petechia calibrate").save(out)
     return calibrated(found, "petechia calibrate")

@@ -143,6 +143,11 @@ def test_a_broken_opener_is_found() -> None:
         factor = float(torch.rand(1)) + 1
         return classifier(lambda images: factor * Linear()(images))
 
+    def told(text: str, runtime: Runtime) -> Classifier:
+        if text != "/home/x":
+            raise PetechiaError("It is not there.")
+        return replace(classifier(network=Linear().eval()), name=f"made:{text}")
+
     for opened, sentence in (
         (everything, "It opens made:/no/such/model, which is not there"),
         (crash, "it raises KeyError; raise PetechiaError"),
@@ -153,5 +158,10 @@ def test_a_broken_opener_is_found() -> None:
             pytest.raises(AssertionError, match=sentence),
         ):
             check_opener("made:x", runtime=RUNTIME)
+    with (
+        OPENERS.temporarily({"made": ModelOpener("made:X", "Made up", told)}),
+        pytest.raises(AssertionError, match="Results, which others read, would call it made:/home/x; set the title"),
+    ):
+        check_opener("made:/home/x", runtime=RUNTIME)
     with pytest.raises(AssertionError, match="begins with no prefix and ends in no suffix"):
         check_opener("made:x", runtime=RUNTIME)

@@ -20,6 +20,7 @@ from petechia.data.formats.images import Decoding, FileReader, read_image_file
 from petechia.data.formats.walking import find_images
 from petechia.data.not_read import EVERYTHING_READ, Files, NotRead, Reason
 from petechia.data.sources.arrays import as_images
+from petechia.data.sources.registry import without_folders
 from petechia.models.classifier import Classifier
 
 
@@ -159,15 +160,24 @@ def collect(given: Images, classifier: Classifier, most: int | None = None, prog
     return Collection(tuple(str(row + 1) for row in rows), images, np.tile(array.shape[1:3], (len(rows), 1)).astype(np.intp))
 
 
-def described(given: Images) -> str:
-    """Where images come from, in words."""
-    if isinstance(given, str | Path):
-        return str(given)
+def described(given: Images, public: bool = False) -> str:
+    """Where images come from, in words.
+
+    Args:
+        given: as for `collect`.
+        public: whether to leave out the folders, for results, which others may read.
+    """
     if isinstance(given, Catalog):
         return given.name
-    if isinstance(given, list | tuple) and given and all(isinstance(one, str | Path) for one in given):
-        return ", ".join(map(str, given))
-    return "images in memory"
+    names = [given] if isinstance(given, str | Path) else given
+    if not isinstance(names, list | tuple) or not names or not all(isinstance(one, str | Path) for one in names):
+        return "images in memory"
+    return ", ".join(_public(str(one)) if public else str(one) for one in names)
+
+
+def _public(name: str) -> str:
+    path = Path(name)
+    return path.resolve().name if path.exists() else without_folders(name)
 
 
 def _files(path: Path, unread: Files) -> list[Path]:

@@ -41,6 +41,7 @@ class Classifier:
         network: the same function as `answer`, with gradients and layers; None for a black box.
         colour: whether the model takes colour images; grey images are repeated to three channels.
         digest: SHA-256 of what was opened, where the name is not that of one file; None if it is, or no file is known.
+        title: the name without the folder of what was opened; None if the name has no folder, or is that of a file.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Classifier:
     network: nn.Module | None = None
     colour: bool = False
     digest: str | None = None
+    title: str | None = None
 
     @staticmethod
     def of(model: Model, runtime: Runtime, name: str = "model") -> Classifier:
@@ -60,10 +62,16 @@ class Classifier:
         colour = description.architecture.channels == 3
         return Classifier(name, description.classes, description.preprocess, placed, runtime, placed, colour)
 
-    def identified(self) -> tuple[str, str | None]:
-        """The name without its folder if it is that of a file, and the SHA-256 of what was opened; None if no file is known."""
+    @property
+    def public_name(self) -> str:
+        """The name for results, which others may read: it does not say in which folder the model is."""
         file = Path(self.name)
-        return (file.name, sha256(file)) if file.is_file() else (self.name, self.digest)
+        return self.title or (file.name if file.is_file() else self.name)
+
+    def identified(self) -> tuple[str, str | None]:
+        """The name for results, and the SHA-256 of what was opened; None if no file is known."""
+        file = Path(self.name)
+        return self.public_name, sha256(file) if file.is_file() else self.digest
 
     def prepare(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Convert an image, uint8 [H, W] or [H, W, 3], to the model's input: colour or grey, in the model's geometry."""

@@ -129,8 +129,7 @@ def _explain_all(
 
 def _described(classifier: Classifier) -> dict[str, Any]:
     """What is known of a model: of Petechia's own, all that its file says."""
-    path = Path(classifier.name)
-    name = {"file": path.name} if path.is_file() else {"name": classifier.name}
+    name = {"file" if Path(classifier.name).is_file() else "name": classifier.public_name}
     if isinstance(classifier.network, Model):
         return {**name, **classifier.network.description.model_dump(mode="json")}
     return {**name, "classes": list(classifier.classes), "preprocess": classifier.preprocess.model_dump(mode="json")}

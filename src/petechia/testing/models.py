@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 
@@ -40,6 +42,7 @@ def check_opener(model: str, nonsense: str = "/no/such/model", runtime: Runtime 
     _check_refusal(f"{nonsense}{kind}" if kind.startswith(".") else f"{kind}:{nonsense}", where)
     classifier = open_classifier(model, where)
     check_classifier(classifier)
+    _check_public_name(classifier, Path(model.rpartition(":")[2]))
     images = _images(classifier, 3)
     same = torch.equal(classifier.logits(images), open_classifier(model, where).logits(images))
     require(same, f"Opened again, {model} gives other logits.")
@@ -70,6 +73,14 @@ def check_classifier(classifier: Classifier) -> None:
         require(off <= TOLERANCE, f"In batches of {batch} its logits differ by {off:.3g}: an image depends on the others.")
     require(len(classifier.logits(images[:0])) == 0, "It gives logits for no image.")
     _check_network(classifier)
+
+
+def _check_public_name(classifier: Classifier, path: Path) -> None:
+    name = classifier.public_name
+    require(
+        not path.is_absolute() or str(path.parent) not in name,
+        f"Results, which others read, would call it {name}; set the title of the Classifier to a name without the folder.",
+    )
 
 
 def _check_refusal(model: str, runtime: Runtime) -> None:

@@ -434,7 +434,9 @@ def test_a_source_to_give_away_tells_no_folder() -> None:
         "nih:/home/jane/nih": "nih:nih",
         "folder:/home/jane, 2/t.csv,root=/home/jane/x,labels=A|B": "folder:t.csv,root=x,labels=A|B",
         "xrv:CheX:/home/jane/chex,csvpath=/home/jane/train.csv": "xrv:CheX:chex,csvpath=train.csv",
+        "nih:/home/jane/nih/": "nih:nih",
         "phantom:images=20,size=64": "phantom:images=20,size=64",
+        "dicomweb:https://pacs.h:8042/dicom-web/,days=2,table=/j/t.csv": "dicomweb:dicom-web,days=2,table=t.csv",
     }
     for source, shown in cases.items():
         assert without_folders(source) == shown

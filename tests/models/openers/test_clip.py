@@ -62,6 +62,7 @@ def test_a_negative_prompt_makes_each_class_a_question_of_its_own(folder: Path, 
         wanted = similarities(folder, images, *pair).softmax(dim=1)[:, 0]
         np.testing.assert_allclose(found.logits(images)[:, k].sigmoid(), wanted, atol=1e-5)
     assert found.digest != opened(folder).digest
+    assert (found.public_name, opened(folder).public_name) == ("clip:m,prompts=pairs.csv", "clip:m")
 
 
 def test_a_model_that_was_trained_with_a_sigmoid(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_the_logits_are_those_of_the_head_on_the_encoder(
 ) -> None:
     wanted = write_encoder(tmp_path / "m", arch, prefix, names, **options)
     found, images = opened(tmp_path / "m"), torch.rand(3, 3, SIDE, SIDE)
-    assert (found.classes, found.name) == (("A", "B"), f"encoder:{tmp_path / 'm'}")
+    assert (found.classes, found.name, found.public_name) == (("A", "B"), f"encoder:{tmp_path / 'm'}", "encoder:m")
     assert found.preprocess == Preprocess(crop=1.0, size=SIDE, resample="bilinear")
     np.testing.assert_allclose(found.logits(images), wanted(images), atol=1e-4)
     assert cam(found.require_network(), images, targets=1)["last"].shape[0] == 3

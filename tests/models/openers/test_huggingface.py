@@ -91,7 +91,8 @@ def test_an_audit_takes_it(tmp_path: Path) -> None:
     write_huggingface(tmp_path / "m", processor={"size": 8}, image_size=8, patch_size=4, num_hidden_layers=1, id2label=names)
     result = petechia.audit(f"hf:{tmp_path / 'm'}", "phantom:images=40,size=16", images=20, quick=True, device="cpu")
     assert {one.name for one in result.classes} == set(names.values())
-    assert result.model.name == f"hf:{tmp_path / 'm'}"
+    assert result.model.name == "hf:m"
+    assert str(tmp_path) not in result.to_json()
     assert result.model.sha256 == opened(tmp_path / "m").digest
     assert not result.model.black_box
 

@@ -304,7 +304,8 @@ def test_timm_with_weights_from_a_file(tmp_path: Path, channels: Any) -> None:
     describe(str(path), classes=["A", "B", "C", "D"], preprocess={"size": 32})
     found = open_classifier(f"timm:test_resnet:{path}", RUNTIME)
     assert found.classes == ("A", "B", "C", "D")
-    assert found.identified() == (f"timm:test_resnet:{path}", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert found.name == f"timm:test_resnet:{path}"
+    assert found.identified() == ("timm:test_resnet:weights.safetensors", hashlib.sha256(path.read_bytes()).hexdigest())
     assert found.preprocess.size == 32
     describe(str(path), preprocess={"size": 32}, task="multi-class")
     of_softmax = open_classifier(f"timm:test_resnet:{path}", RUNTIME)

@@ -56,6 +56,7 @@ def test_versions_and_aliases(client: Any, tmp_path: Path) -> None:
     version = register(client, folder)
     client.set_registered_model_alias("lung", "champion", version)
     found = check_opener(f"mlflow:lung/{version}", runtime=RUNTIME)
+    assert found.name == found.public_name
     assert (found.name, found.digest) == (f"mlflow:lung/{version}", sha256(folder / "model.safetensors"))
     assert open_classifier("mlflow:lung@champion", RUNTIME).name == f"mlflow:lung/{version}"
     images = torch.rand(2, 1, 32, 32)

@@ -91,7 +91,7 @@ def test_explaining_a_network_of_others_in_colour(of_timm: str, tmp_path: Path) 
     assert said["score"] == pytest.approx(float(network(as_seen(COLOURS))[0, 1].sigmoid()), abs=1e-6)
     picture = np.asarray(Image.open(tmp_path / "out" / said["layers"]["last"]["overlay"]))
     assert np.array_equal(picture, overlay(COLOURS, stored))
-    assert content["model"] == {"name": of_timm} | content["model"]
+    assert content["model"] == {"name": "timm:test_resnet:m.safetensors"} | content["model"]
 
 
 def test_a_black_box_is_explained_by_what_is_covered(tmp_path: Path) -> None:
@@ -155,8 +155,11 @@ def test_repairing_a_network_of_timm(of_timm: str, tmp_path: Path) -> None:
     assert description.architecture.channels == 3
     assert description.classes == ("A", "B", "C")
     weights = Path(of_timm.rpartition(":")[2])
-    told = {"file": of_timm, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
-    assert json.loads(out.with_suffix(".repair.json").read_text())["model"] == told
+    told = {"file": "timm:test_resnet:m.safetensors", "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+    record = out.with_suffix(".repair.json").read_text()
+    assert json.loads(record)["model"] == told
+    assert json.loads(record)["clean"] == "clean"
+    assert str(tmp_path) not in record
     refused = CliRunner().invoke(
         app, ["repair", write_onnx(tmp_path / "m.onnx"), *command[2:-1], str(tmp_path / "b.safetensors")]
     )

@@ -1,6 +1,7 @@
 """A model opener: linear models of pixels in a NumPy archive, `linear:FILE`."""
 
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,7 +30,15 @@ def open_linear(text: str, runtime: Runtime) -> Classifier:
     layer = nn.Linear(weights[0].numel(), len(classes), bias=False)
     layer.weight.data.copy_(weights.flatten(1))
     network = runtime.to_device(nn.Sequential(nn.Identity(), nn.Flatten(), layer)).eval()
-    return Classifier(f"linear:{text}", classes, Preprocess(size=weights.shape[1]), network, runtime, network)
+    return Classifier(
+        f"linear:{text}",
+        classes,
+        Preprocess(size=weights.shape[1]),
+        network,
+        runtime,
+        network,
+        title=f"linear:{Path(text).name}",  # for results, which others read
+    )
 
 
 LINEAR = ModelOpener("linear:FILE", "A linear model of pixels in a NumPy archive", open_linear)

@@ -101,5 +101,5 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
 
 
 def without_folders(source: str) -> str:
-    """The same source without the folders in its paths, to give away."""
-    return re.sub(r"[^:=]*/", "", source)
+    """The same source, or path, without the folders in its paths and the server in its address, to give away."""
+    return re.sub(r"https?://[^,]*/|[^:=]*/", "", re.sub(r"/+(?=,|$)", "", source))

@@ -67,7 +67,7 @@ class ModelAudit:
             PetechiaError: see `examine_model`.
         """
         found = examine_model(subject.classifier, subject.clean, self.quick, calibration, progress)
-        return AuditResult.of(found, Origin(subject.classifier.name, None, "an array of images"))
+        return AuditResult.of(found, Origin(subject.classifier.public_name, None, "an array of images"))
 
 
 def calibrated(models: Sequence[Measured], command: str) -> Calibration:

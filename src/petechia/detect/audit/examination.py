@@ -261,7 +261,7 @@ def examine_model(
         warnings=_warnings(clean, subject.logits, evidence, black_box=classifier.network is None),
         calibration=calibration,
         measured=measured,
-        baseline=None if baseline is None else baseline.classifier.name,
+        baseline=None if baseline is None else baseline.classifier.public_name,
         compared=judgement.models,
         likeness=judgement.likeness,
     )
@@ -395,7 +395,7 @@ class _Subject:
     def measured(self, evidence: ModelEvidence) -> Measured:
         """The evidence as numbers, class by class."""
         return Measured(
-            name=self.classifier.name,
+            name=self.classifier.public_name,
             size=self.clean.shape[1],
             channels=1 if self.clean.ndim == 3 else 3,
             images=len(self.clean),

@@ -70,8 +70,9 @@ def repair_model(
     fit, test = read_clean(clean, classifier, images, progress).split()
     repaired = repair(given, fit, classifier.runtime, how, triggers, seed, progress)
     progress.phase("measuring")
-    file = RepairedFile(file=name, sha256=classifier.identified()[1])
-    result = _measured(file, described(clean), given, repaired, test, triggers, classifier.runtime)
+    file, digest = classifier.identified()
+    source = described(clean, public=True)
+    result = _measured(RepairedFile(file=file, sha256=digest), source, given, repaired, test, triggers, classifier.runtime)
     result.keep_model(repaired)
     return result
 

@@ -127,7 +127,7 @@ def screen_result(screen: Screen, subject: ImagesUnderTest, evidence: Sequence[I
     """
     ids = subject.ids or tuple(str(number) for number in range(1, len(subject.images) + 1))
     result = ScreenResult(
-        model=screen.classifier.name,
+        model=screen.classifier.public_name,
         black_box=screen.classifier.network is None,
         clean_images=len(screen.reference.images),
         false_positive_rate=screen.conformal.fpr,

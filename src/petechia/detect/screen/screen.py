@@ -178,7 +178,7 @@ class Screen:
             doubtful_share=self.doubtful_share,
         )
         count = len(self.reference.images)
-        return self.conformal.to_calibration(f"{count} clean images and the model {self.classifier.name}", reference)
+        return self.conformal.to_calibration(f"{count} clean images and the model {self.classifier.public_name}", reference)
 
     @property
     def warnings(self) -> tuple[str, ...]:

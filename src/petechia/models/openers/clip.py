@@ -87,7 +87,8 @@ def open_clip_model(text: str, runtime: Runtime) -> Classifier:
     with TemporaryDirectory() as private:
         settings = _settings(config, folder, Path(private))
         network, head = _towers(settings, prompts, weights, folder, Path(private))
-    return _classifier(text, folder, config, weights, ZeroShot(network, head), prompts, runtime, path)
+    classifier = _classifier(text, folder, config, weights, ZeroShot(network, head), prompts, runtime, path)
+    return replace(classifier, title=f"clip:{folder.path.resolve().name}" + (f",prompts={path.name}" if file else ""))
 
 
 def _prompts_of(folder: ModelFolder, file: str) -> Path:

@@ -78,7 +78,7 @@ def open_huggingface(text: str, runtime: Runtime) -> Classifier:
     """
     folder = expand_home(text)
     if text and folder.is_dir():
-        return of_folder(folder, runtime, f"hf:{text}")
+        return replace(of_folder(folder, runtime, f"hf:{text}"), title=f"hf:{folder.resolve().name}")
     name, _, revision = text.partition("@")
     if not NAME.fullmatch(name) or ".." in name:
         raise PetechiaError(

@@ -78,7 +78,7 @@ def of_timm(arch: str, path: Path, runtime: Runtime) -> Classifier:
     if left:
         LOGGER.warning("%s: %s is not part of timm's %s and was left out.", path, listing(left, 4), arch)
     classifier = _with_weights(arch, tensors, path, Card.beside(path), runtime, f"timm:{arch}:{path}")
-    return replace(classifier, digest=sha256(path))
+    return replace(classifier, digest=sha256(path), title=f"timm:{arch}:{path.name}")
 
 
 def of_timm_folder(folder: ModelFolder, config: Mapping[str, Any], weights: Weights, runtime: Runtime, name: str) -> Classifier:
@@ -136,7 +136,8 @@ def open_encoder(text: str, runtime: Runtime) -> Classifier:
     encoder, head = folder.weights("encoder.safetensors"), folder.weights("head.safetensors")
     tensors = _without_head(encoder, card.arch, defaults) | _as_head(head.read(), defaults, head.files[0])
     classifier = _with_weights(card.arch, tensors, folder.path, card, runtime, f"encoder:{text}")
-    return replace(classifier, digest=encoder.digest(*head.files, described))
+    digest = encoder.digest(*head.files, described)
+    return replace(classifier, digest=digest, title=f"encoder:{folder.path.resolve().name}")
 
 
 def _without_head(encoder: Weights, arch: str, defaults: Any) -> dict[str, Tensor]:

@@ -169,7 +169,7 @@ def _opened(found: Version, folder: Path, runtime: Runtime) -> Classifier:
         raise PetechiaError(f"{found} contains several models ({listing(names, 4)}); register each alone.")
     ((path, opener),) = openers.items()
     classifier = opener()
-    return replace(classifier, name=str(found), digest=classifier.digest or sha256(path))
+    return replace(classifier, name=str(found), title=None, digest=classifier.digest or sha256(path))
 
 
 def _candidates(folder: Path, runtime: Runtime, name: str) -> Iterator[tuple[Path, Callable[[], Classifier]]]:
