@@ -35,6 +35,7 @@ from petechia.data.preprocess import Preprocess
 from petechia.data.shards import OnError, ReadShards, on_cluster, on_ray, on_this_machine
 from petechia.data.sources import open_source
 from petechia.data.sources.arrays import as_images, of_arrays
+from petechia.data.sources.registry import named_source
 from petechia.detect.audit import AuditResult, Origin, examine_model
 from petechia.detect.audit.detector import ModelAudit, calibrated
 from petechia.detect.audit.examination import families_of, measure_model
@@ -644,7 +645,7 @@ def repair(
 
 def explain(
     model: Model,
-    images: str | Path | ArrayLike | Sequence[str | Path],
+    images: Images,
     targets: Sequence[str] = (),
     layers: Sequence[str] | None = None,
     method: str = "gradcam",
@@ -659,7 +660,7 @@ def explain(
 
     Args:
         model: as for `open_model`; a black box only with a method that needs no layers.
-        images: PNG, JPEG, TIFF or DICOM files; or images in memory, uint8 [N, H, W] or [N, H, W, 3].
+        images: PNG, JPEG, TIFF or DICOM files, a data source, a catalog, or images in memory, uint8 [N, H, W] or [N, H, W, 3].
         targets: names of the classes to explain; else each image's highest-scoring class.
         layers: "last", "middle", or names of modules; None is "middle", where the network has one, and "last".
         method: of the maps; `petechia.saliency.METHODS` lists them.
@@ -827,12 +828,14 @@ def _where(ray: str | None) -> Iterator[tuple[Executor, ReadShards]]:
         yield train_on_cluster, on_cluster
 
 
-def _pictures(images: str | Path | ArrayLike | Sequence[str | Path]) -> list[Path | NDArray[np.uint8]]:
-    if isinstance(images, str | Path):
-        return [Path(images)]
-    if isinstance(images, list | tuple) and all(isinstance(one, str | Path) for one in images):
-        return [Path(one) for one in images]
-    return list(as_images(images))  # type: ignore[arg-type]
+def _pictures(images: Images) -> list[Path | NDArray[np.uint8]] | Catalog:
+    if isinstance(images, Catalog):
+        return images
+    names = [images] if isinstance(images, str | Path) else images
+    if not (isinstance(names, list | tuple) and all(isinstance(one, str | Path) for one in names)):
+        return list(as_images(images))  # type: ignore[arg-type]
+    source = named_source([str(one) for one in names])
+    return open_source(source, "skip") if source else [Path(one) for one in names]
 
 
 def _calibration(given: str | Path | Calibration | None, detector: Detector[Any]) -> Calibration:

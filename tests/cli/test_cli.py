@@ -157,6 +157,9 @@ def test_explain(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "explanations.json", "a-Mass-last.npy", "a-Mass-last.png", "a-Mass-middle.npy", "a-Mass-middle.png",
     }  # fmt: skip
+    code, said = call("explain", str(model), "phantom:images=2,size=64", "--out", str(tmp_path / "drawn"))
+    assert code == 0, said
+    assert said.count(".png") >= 2
     code, said = call("explain", str(tmp_path / "run"), str(tmp_path / "a.png"), "--out", str(tmp_path / "none"))
     assert code == 1
     assert "is a folder, not a model; give one of its models, such as" in said

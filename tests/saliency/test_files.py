@@ -8,6 +8,7 @@ import pydicom
 import pytest
 import torch
 from PIL import Image
+from pydicom.uid import SegmentationStorage
 from torch import nn
 
 import petechia
@@ -15,12 +16,14 @@ from petechia.core.errors import PetechiaError
 from petechia.core.runtime import Compute
 from petechia.data import Preprocess
 from petechia.data.formats.images import encode_png
+from petechia.data.not_read import Reason
 from petechia.models.model import Architecture, Model, create
 from petechia.models.openers import open_classifier
 from petechia.saliency import cam, occlusion, rise
 from petechia.saliency.files import Request, explain_files
 from petechia.saliency.overlays import coloured, enlarged, overlay
 from tests.data.formats.test_dicom import RAMP, made, written
+from tests.data.sources.test_dicom_volumes import frames_of
 from tests.saliency.test_activation_maps import CLASSES, network
 
 GREY = np.random.default_rng(0).integers(0, 256, (100, 120), dtype=np.uint8)
@@ -187,3 +190,41 @@ def test_classes_whose_names_make_one_file_name_have_a_file_each(image: Path, tm
     for each in one.explained:
         for layer in each.layers.values():
             assert np.load(tmp_path / "out" / layer.map).max() == pytest.approx(layer.hottest, rel=1e-3)
+
+
+def test_images_of_a_data_source_are_explained(model_file: Path, tmp_path: Path) -> None:
+    root = tmp_path / "d"
+    root.mkdir()
+    about = {"StudyInstanceUID": "1.3.5", "PatientID": "P7"}
+    frames = np.stack([GREY, GREY.T.copy().reshape(GREY.shape), 255 - GREY])
+    (root / "cine.dcm").write_bytes(written(frames_of(frames, **about)))
+    (root / "bad.dcm").write_bytes(written(made(GREY, **about))[:-50])
+    (root / "report.dcm").write_bytes(written(frames_of(frames, SOPClassUID=SegmentationStorage)))
+    source = f"dicom:{root}"
+    found = petechia.explain(model_file, source, targets=["B"], layers=["last"], dicom=True, out=tmp_path / "out")
+    assert [one.file for one in found.images] == ["cine.dcm#1", "cine.dcm#2", "cine.dcm#3"]
+    assert {one.reason: one.names for one in found.not_read.reasons} == {
+        Reason.MASK: ("report.dcm",),
+        Reason.DAMAGED: ("bad.dcm",),
+    }
+    alone = petechia.explain(model_file, frames, targets=["B"], layers=["last"])
+    assert [one.scores for one in found.images] == [one.scores for one in alone.images]
+    capture = pydicom.dcmread(tmp_path / "out" / "cine.dcm_2-B-last.dcm")
+    assert (capture.StudyInstanceUID, capture.PatientID) == ("1.3.5", "P7")
+    assert json.loads((tmp_path / "out" / "explanations.json").read_text())["not_read"]["images"] == 2
+    (root / "cine.dcm").unlink()
+    with pytest.raises(PetechiaError, match="None of the 1 images can be read; the first problem: .*bad.dcm"):
+        petechia.explain(model_file, source, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_data_source_is_given_alone(model_file: Path, image: Path, tmp_path: Path) -> None:
+    phantoms = "phantom:images=3,size=64"
+    with pytest.raises(PetechiaError, match="'phantom:images=3,size=64' is a data source, which is given alone"):
+        petechia.explain(model_file, [str(image), phantoms], out=tmp_path / "out")
+    with pytest.raises(PetechiaError, match="which is given alone; leave out the others"):
+        petechia.screen(model_file, str(image), [phantoms, str(image)])
+    with pytest.raises(PetechiaError, match="'nosuch:x.png' is not a data source; use phantom"):
+        petechia.explain(model_file, "nosuch:x.png")
+    named = image.rename(image.with_name("phantom:a.png"))  # a file comes first
+    assert [one.file for one in petechia.explain(model_file, [named, named]).images] == [str(named)] * 2

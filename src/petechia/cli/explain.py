@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from petechia.cli.common import Device, ModelArgument, Precision, Threads, console, say, table
+from petechia.cli.common import Device, ModelArgument, Precision, Threads, console, note, say, table, tell_not_read
 from petechia.core.errors import alternatives
 from petechia.saliency.registry import METHODS
 
@@ -22,7 +22,7 @@ GRADCAM = MethodName("gradcam")
 
 def explain(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE...", help="PNG, JPEG, TIFF or DICOM files, or a data source.")],
     out: Annotated[Path, typer.Option(metavar="DIR", help="New folder for overlays, maps and explanations.json.")],
     target: Annotated[
         list[str] | None,
@@ -75,4 +75,7 @@ def show_explanations(found: Explanations, out: Path) -> None:
     ]
     heads = ("image", "class", "score", "layer", "peak: row, column")
     console.print(table(*heads, title=f"Explained by {found.method}", rows=rows))
+    for warning in found.warnings:
+        note(warning)
+    tell_not_read(found.not_read)
     say(f"Overlays, maps and scores of all classes: {out / found.file_name}")

@@ -20,7 +20,7 @@ from petechia.data.formats.images import Decoding, FileReader, read_image_file
 from petechia.data.formats.walking import find_images
 from petechia.data.not_read import EVERYTHING_READ, Files, NotRead, Reason
 from petechia.data.sources.arrays import as_images
-from petechia.data.sources.registry import without_folders
+from petechia.data.sources.registry import named_source, without_folders
 from petechia.models.classifier import Classifier
 
 
@@ -60,10 +60,10 @@ def read_collection(
         progress: advances by one for every image.
 
     Raises:
-        PetechiaError: there is no image, or an image that was named itself cannot be read.
+        PetechiaError: there is no image, an image that was named itself cannot be read, or a source is not alone.
     """
-    if len(names) == 1 and ":" in names[0] and not Path(names[0]).exists():
-        return _from_catalog(open_source(names[0], "skip"), classifier, most, progress)  # `not_read` names what is missing
+    if source := named_source(names):
+        return _from_catalog(open_source(source, "skip"), classifier, most, progress)  # `not_read` names what is missing
     unread = Files()
     files = [file for name in names for file in _files(Path(name), unread)]
     said = f" {unread.frozen}" if unread.frozen else ""

@@ -6,8 +6,9 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,10 +18,13 @@ from petechia.core.errors import PetechiaError, alternatives, listing
 from petechia.core.files import building, refuse_existing
 from petechia.core.progress import SILENT, Progress
 from petechia.core.version import __version__
+from petechia.data.catalog import Catalog, Reader
 from petechia.data.formats.dicom import is_dicom
-from petechia.data.formats.images import Decoding, encode_png, read_image_file
+from petechia.data.formats.images import Decoding, FileReader, encode_png, read_image_file
 from petechia.data.formats.secondary_capture import secondary_capture
+from petechia.data.formats.slices import SliceReader
 from petechia.data.levels import in_colour
+from petechia.data.not_read import EVERYTHING_READ, Files, Reason
 from petechia.data.preprocess import Box
 from petechia.models.classifier import Classifier
 from petechia.models.model import Model
@@ -40,6 +44,7 @@ Mapped = tuple[
     NDArray[np.float32], list[int], dict[str, NDArray[np.float32]]
 ]  # probabilities [K], T classes, layer → maps [T, h, w]
 Mapper = Callable[[torch.Tensor], Mapped]  # of one image, float32 [1, C, H, W]
+Images = Sequence[Path | NDArray[np.uint8]] | Catalog
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Request:
 
 def explain_files(
     classifier: Classifier,
-    images: Sequence[Path | NDArray[np.uint8]],
+    images: Images,
     out: Path | None,
     request: Request,
     progress: Progress = SILENT,
@@ -73,7 +78,8 @@ def explain_files(
 
     Args:
         classifier: the model; a black box only with a method that needs no layers.
-        images: PNG, JPEG, TIFF or DICOM files, or decoded images, uint8 [H, W] or [H, W, 3].
+        images: PNG, JPEG, TIFF or DICOM files, or decoded images, uint8 [H, W] or [H, W, 3]; or a catalog, of which images that
+            cannot be decoded are left out and named in `not_read`.
         out: the folder, which must not exist; None writes nothing, and `save` of the result writes all of it.
         request: how.
         progress: told of every image.
@@ -93,10 +99,9 @@ def explain_files(
         others = alternatives(score_methods())
         raise PetechiaError(f"{classifier.name} is a black box, without layers to look into; give --method {others}.")
     targets = [_class_index(classifier, name) for name in request.targets]
-    names = _unique([one.stem if isinstance(one, Path) else f"image_{number}" for number, one in enumerate(images, 1)])
     if out is None:
         made: dict[str, Content] = {}
-        found = _explain_all(classifier, images, names, targets, request, made.__setitem__, progress)
+        found = _explain_all(classifier, images, targets, request, made.__setitem__, progress)
         for name, content in made.items():
             found.attach(name, content)
         return found
@@ -105,26 +110,83 @@ def explain_files(
         def write(name: str, content: Content) -> None:
             (folder / name).write_bytes(content())
 
-        found = _explain_all(classifier, images, names, targets, request, write, progress)
+        found = _explain_all(classifier, images, targets, request, write, progress)
         (folder / found.file_name).write_text(found.to_json(), encoding="utf-8")
     return found
 
 
+class _Picture(NamedTuple):
+    """An image to explain.
+
+    Attributes:
+        name: in results.
+        stem: beginning of the names of its files.
+        read: returns the image, uint8 [H, W] or [H, W, 3], or the error that leaves it out.
+        content: returns the content of its file; b"" if it has none.
+    """
+
+    name: str
+    stem: str
+    read: Callable[[], NDArray[np.uint8] | PetechiaError]
+    content: Content
+
+
+def _pictures(images: Images, colour: bool) -> list[_Picture]:
+    """The images, in order; the stems differ."""
+    if isinstance(images, Catalog):
+        found = [_in_catalog(name, row, images.reader) for row, name in enumerate(images.ids.tolist())]
+    else:
+        found = [_given(one, f"image_{number}", Decoding(colour)) for number, one in enumerate(images, 1)]
+    stems = _unique([one.stem for one in found])
+    return [one._replace(stem=stem) for one, stem in zip(found, stems, strict=True)]
+
+
+def _given(image: Path | NDArray[np.uint8], name: str, decoding: Decoding) -> _Picture:
+    if not isinstance(image, Path):
+        return _Picture(name, name, lambda: image, bytes)
+    content = partial(read_image_file, image)
+    return _Picture(str(image), image.stem, lambda: decoding.decode(content(), str(image)), content)
+
+
+def _in_catalog(name: str, row: int, reader: Reader) -> _Picture:
+    def read() -> NDArray[np.uint8] | PetechiaError:
+        return next(iter(reader.read(np.array([row]))))
+
+    def content() -> bytes:
+        return read_image_file(reader.path(row)) if isinstance(reader, FileReader | SliceReader) else b""
+
+    return _Picture(name, name, read, content)
+
+
 def _explain_all(
     classifier: Classifier,
-    images: Sequence[Path | NDArray[np.uint8]],
-    names: list[str],
+    images: Images,
     targets: list[int],
     request: Request,
     keep: Callable[[str, Content], None],
     progress: Progress,
 ) -> Explanations:
-    explained = []
+    explained, unread, first = [], Files(), None
     maps_of = _mapper(classifier, targets, request)
-    for image, name in zip(images, names, strict=True):
-        explained.append(_explain_one(classifier, image, name, maps_of, request, keep))
+    for picture in _pictures(images, classifier.colour):
+        image = picture.read()
+        if isinstance(image, PetechiaError):
+            first = first or image
+            unread.add(Reason.DAMAGED, picture.name)
+        else:
+            explained.append(_explain_one(classifier, picture, image, maps_of, request, keep))
         progress.advance()
-    return Explanations(petechia=__version__, model=_described(classifier), method=request.method, images=tuple(explained))
+    if not explained and first:
+        raise PetechiaError(f"None of the {len(images):,} images can be read; the first problem: {first}")
+    source = images if isinstance(images, Catalog) else None
+    return Explanations(
+        petechia=__version__,
+        model=_described(classifier),
+        method=request.method,
+        images=tuple(explained),
+        not_read=source.not_read + unread.frozen if source else EVERYTHING_READ,
+        warnings=source.notes if source else (),
+    )
 
 
 def _described(classifier: Classifier) -> dict[str, Any]:
@@ -143,13 +205,13 @@ def _class_index(classifier: Classifier, name: str) -> int:
 
 def _unique(names: list[str]) -> list[str]:
     """Names that can be files' and differ."""
-    found: list[str] = []
+    found: dict[str, None] = {}
     for name in map(_file_name, names):
         number, free = 2, name
         while free in found:
             number, free = number + 1, f"{name}-{number}"
-        found.append(free)
-    return found
+        found[free] = None
+    return list(found)
 
 
 def _file_name(text: str) -> str:
@@ -158,19 +220,16 @@ def _file_name(text: str) -> str:
 
 def _explain_one(
     classifier: Classifier,
-    given: Path | NDArray[np.uint8],
-    name: str,
+    picture: _Picture,
+    image: NDArray[np.uint8],
     maps_of: Mapper,
     request: Request,
     keep: Callable[[str, Content], None],
 ) -> ExplainedImage:
-    content = read_image_file(given) if isinstance(given, Path) else b""
-    image = Decoding(classifier.colour).decode(content, str(given)) if isinstance(given, Path) else given
-    file = str(given) if isinstance(given, Path) else name
     batch = classifier.tensor(classifier.prepare(image)[None])
     scores, classes, maps = maps_of(batch)
     if not all(np.isfinite(one).all() for one in (scores, *maps.values())):
-        raise PetechiaError(f"{classifier.name} answers {file} with NaN or infinity, so nothing can be explained.")
+        raise PetechiaError(f"{classifier.name} answers {picture.name} with NaN or infinity, so nothing can be explained.")
     explained = []
     kept = classifier.preprocess.kept(*image.shape[:2])
     stems, layer_stems = _unique(list(classifier.classes)), dict(zip(maps, _unique(list(maps)), strict=True))
@@ -178,15 +237,15 @@ def _explain_one(
         label = classifier.classes[index]
         layers = {}
         for layer, found in maps.items():
-            stem = f"{name}-{stems[index]}-{layer_stems[layer]}"
+            stem = f"{picture.stem}-{stems[index]}-{layer_stems[layer]}"
             words = f"{request.method} of layer {layer} for class {label}, score {scores[index]:.3f}, by Petechia"
-            for suffix, made in _files(image, kept, found[row], words, content, request.dicom).items():
+            for suffix, made in _files(image, kept, found[row], words, picture.content, request.dicom).items():
                 keep(stem + suffix, made)
             layers[layer] = _describe(stem, kept, found[row], float(scores[index]))
         explained.append(ExplainedClass(class_=label, score=float(scores[index]), layers=layers))
     named = dict(zip(classifier.classes, map(float, scores), strict=True))
     height, width = image.shape[:2]
-    return ExplainedImage(file=file, height=height, width=width, scores=named, explained=tuple(explained))
+    return ExplainedImage(file=picture.name, height=height, width=width, scores=named, explained=tuple(explained))
 
 
 def _mapper(classifier: Classifier, targets: list[int], request: Request) -> Mapper:
@@ -224,7 +283,7 @@ def _by_answers(classifier: Classifier, targets: list[int], method: ScoreMethod)
 
 
 def _files(
-    image: NDArray[np.uint8], kept: Box, heat: NDArray[np.float32], words: str, content: bytes, dicom: bool
+    image: NDArray[np.uint8], kept: Box, heat: NDArray[np.float32], words: str, content: Content, dicom: bool
 ) -> dict[str, Content]:
     """Suffix of a file → what gives its content."""
 
@@ -237,7 +296,8 @@ def _files(
         return encode_png(heat_on(image, heat, kept))
 
     def capture() -> bytes:
-        return secondary_capture(heat_on(image, heat, kept), words, content if is_dicom(content) else None)
+        source = content()
+        return secondary_capture(heat_on(image, heat, kept), words, source if is_dicom(source) else None)
 
     return {".npy": raw, ".png": picture, **({".dcm": capture} if dicom else {})}
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from petechia.core.results import Record, Result
+from petechia.data.not_read import EVERYTHING_READ, NotRead
 
 
 class Place(Record):
@@ -62,6 +63,8 @@ class Explanations(Result):
         model: what is known of the model: its file or name, classes, geometry.
         method: of the maps.
         images: in the order in which they were given.
+        not_read: images of a data source that were not read.
+        warnings: sentences about how a data source was read.
     """
 
     file_name: ClassVar[str] = "explanations.json"
@@ -70,6 +73,8 @@ class Explanations(Result):
     model: dict[str, Any]
     method: str
     images: tuple[ExplainedImage, ...]
+    not_read: NotRead = EVERYTHING_READ
+    warnings: tuple[str, ...] = ()
 
     def _overview(self) -> list[tuple[str, str]]:
         return [(image.file, ", ".join(f"{one.class_} {one.score:.3f}" for one in image.explained)) for image in self.images]

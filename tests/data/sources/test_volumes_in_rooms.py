@@ -173,3 +173,22 @@ def test_slices_serve_a_screen_and_a_repair(tmp_path: Path, monkeypatch: pytest.
     assert repaired.clean.startswith(f"{kind}:v")
     assert str(tmp_path) not in repaired.clean
     assert not repaired.not_read
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_slices_are_explained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("PETECHIA_CACHE", str(tmp_path / "cache"))
+    source = f"{WRITERS[kind](tmp_path)},slices=2"
+    model = create(Architecture(arch="test_resnet"), ("Mass", "Edema"), Preprocess(size=SIDE), 0)
+    model.save(tmp_path / "model.safetensors")
+    found = petechia.explain(tmp_path / "model.safetensors", source, targets=["Mass"], layers=["last"], out=tmp_path / "out")
+    catalog = open_source(source)
+    assert [one.file for one in found.images] == catalog.ids.tolist()
+    truth = voxels()[:, 1]
+    rows = [place // SLICES for place in order(catalog.ids, kind)] if kind != "medmnist" else range(VOLUMES)
+    alone = petechia.explain(tmp_path / "model.safetensors", truth[rows], targets=["Mass"], layers=["last"])
+    for one, other in zip(found.images, alone.images, strict=True):
+        assert one.scores == pytest.approx(other.scores, abs=1e-6)
+        (layer,) = one.explained[0].layers.values()
+        assert (tmp_path / "out" / layer.overlay).is_file()
+    assert "as slices=2 says" in found.warnings[-1]

@@ -183,6 +183,11 @@ class SliceReader:
     def __len__(self) -> int:
         return len(self.which)
 
+    def path(self, row: int) -> Path:
+        """Return the file of a slice, or the first of the files that it is made of."""
+        volume: Volume = self.volumes[self.which[row]]
+        return self.root / volume.paths[0]
+
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
         """Decode some of the slices."""
         for row in rows:

@@ -6,8 +6,9 @@ Nothing heavy is imported here, so that the command line's help can say how sour
 from __future__ import annotations
 
 import errno
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,6 +99,24 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
                     raise
                 raise PetechiaError(f"The data source {printable(source, 200)!r} names a path that is too long.") from None
     raise PetechiaError(f"{source!r} is not a data source; use {source_forms()}.")
+
+
+def named_source(names: Sequence[str]) -> str | None:
+    """Return the data source that a command gets in the place of images; None if it gets names of files or folders.
+
+    Args:
+        names: what it gets.
+
+    Raises:
+        PetechiaError: there is a source, and something else beside it.
+    """
+    found = [name for name in names if ":" in name and not os.path.exists(name)]  # noqa: PTH110 (a URL is no path)
+    if len(names) == 1:
+        return found[0] if found else None
+    for name in found:
+        if name.partition(":")[0] in SOURCES:
+            raise PetechiaError(f"{printable(name, 200)!r} is a data source, which is given alone; leave out the others.")
+    return None
 
 
 def without_folders(source: str) -> str:
