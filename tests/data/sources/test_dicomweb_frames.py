@@ -184,7 +184,7 @@ def test_numbers_of_frames_that_are_none(monkeypatch: pytest.MonkeyPatch) -> Non
         assert "1.2.0 is refused before decoding because it claims 1,000,000,000 frames, and the maximum" in said["1.2.0"]
         assert "claims 999,999,999,999 frames" in said["1.2.1"]
         for name in said.keys() - {"1.2.0", "1.2.1"}:
-            assert f"The file of {name} has 3 frames, and {server.url} lists 1; check the PACS, or download" in said[name]
+            assert f"frames in the file of {name} is 3, and {server.url} lists 1; check the PACS, or download" in said[name]
         assert {"1.2.0", "1.2.1"}.isdisjoint(asked(server))
 
 
@@ -209,7 +209,7 @@ def test_what_cannot_be_had_is_asked_for_once() -> None:
         catalog = open_source(f"dicomweb:{server.url}")
         said = [problem(catalog, row) for row in range(len(catalog))]
         assert len(said) == 10
-        assert all(f"has 2 frames, and {server.url} lists 5" in one for one in said[:5])
+        assert all(f"is 2, and {server.url} lists 5" in one for one in said[:5])
         assert all("is not a DICOM file" in one for one in said[5:])
         assert sorted(asked(server)) == ["1.2.0", "1.2.1", "1.2.2"]
 

@@ -273,8 +273,8 @@ class Pacs:
             raise InstanceError(f"{self.url} answers with another object than {uid}, which was asked for; check the PACS.")
         if frames != one.frames:
             raise InstanceError(
-                f"The file of {uid} has {frames:,} frames, and {self.url} lists {one.frames:,}; check the PACS, or download "
-                f"the file and give dicom:FOLDER."
+                f"The number of frames in the file of {uid} is {frames:,}, and {self.url} lists {one.frames:,}; check the "
+                f"PACS, or download the file and give dicom:FOLDER."
             )
         return content
 
