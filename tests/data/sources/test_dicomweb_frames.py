@@ -1,6 +1,7 @@
 """Objects with several frames in a PACS: a real one, and one that misbehaves. The truth are arrays made by hand."""
 
 import gc
+import pickle
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -117,6 +118,11 @@ def test_a_choice_of_slices(full: Orthanc, options: str, expected: list[str]) ->
     assert catalog.ids.tolist() == expected
     assert bool(catalog.notes) == ("all" not in options)
     assert isinstance(catalog.reader, PacsReader) == ("CT" in options)  # each image is a file
+
+
+def test_one_process_reads_a_pacs(full: Orthanc) -> None:
+    with pytest.raises(TypeError, match="one process"):
+        pickle.dumps(open_source(f"dicomweb:{full.url}").reader)
 
 
 def test_too_few_slices_and_another_plane(full: Orthanc) -> None:
