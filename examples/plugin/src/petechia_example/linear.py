@@ -30,15 +30,8 @@ def open_linear(text: str, runtime: Runtime) -> Classifier:
     layer = nn.Linear(weights[0].numel(), len(classes), bias=False)
     layer.weight.data.copy_(weights.flatten(1))
     network = runtime.to_device(nn.Sequential(nn.Identity(), nn.Flatten(), layer)).eval()
-    return Classifier(
-        f"linear:{text}",
-        classes,
-        Preprocess(size=weights.shape[1]),
-        network,
-        runtime,
-        network,
-        title=f"linear:{Path(text).name}",  # for results, which others read
-    )
+    geometry, title = Preprocess(size=weights.shape[1]), f"linear:{Path(text).name}"  # which results show
+    return Classifier(f"linear:{text}", classes, geometry, network, runtime, network, title=title)
 
 
 LINEAR = ModelOpener("linear:FILE", "A linear model of pixels in a NumPy archive", open_linear)
