@@ -1,6 +1,12 @@
-"""A Ray cluster for tests, in this machine."""
+"""A Ray cluster for tests, in this machine, and the loss of one of its workers."""
 
-from collections.abc import Iterator
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -13,3 +19,38 @@ def two_nodes() -> Iterator[str]:
     nodes.add_node(num_cpus=1)
     yield nodes.address
     nodes.shutdown()
+
+
+def workers() -> list[int]:
+    """The processes of this machine that do a task."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cmdline").read_bytes().startswith(b"ray::_work"):
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+@contextmanager
+def one_worker_lost(ready: Callable[[], bool] = lambda: True) -> Iterator[None]:
+    """Meanwhile, kill one worker as soon as there is one and it is time; fails if none was."""
+    killed: list[int] = []
+    done = threading.Event()
+
+    def kill_one() -> None:
+        while not killed and not done.is_set():
+            if ready() and (running := workers()):
+                os.kill(running[0], signal.SIGKILL)
+                killed.append(running[0])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    try:
+        yield
+    finally:
+        done.set()
+        killer.join()
+    assert killed

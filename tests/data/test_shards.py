@@ -1,8 +1,6 @@
 import os
 import pickle
-import signal
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +19,7 @@ from petechia.data.shards import OnError, on_ray
 from petechia.data.sources.arrays import ArrayReader, of_arrays
 from tests.conftest import NihMaker
 from tests.data.test_preparation import ROWS, Stopping
-from tests.nodes import two_nodes
+from tests.nodes import one_worker_lost, two_nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -101,37 +99,10 @@ def test_refused_images_are_named_as_by_one_process(address: str, make_nih: NihM
     assert entry() == shared_out
 
 
-def workers() -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::_work"):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_lost_worker_costs_a_shard(address: str) -> None:
     catalog = open_source("phantom:images=120,size=512")
-    killed: list[int] = []
-    done = threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not done.is_set():
-            if running := workers():
-                os.kill(running[0], signal.SIGKILL)
-                killed.append(running[0])
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
+    with one_worker_lost():
         dataset = prepare(catalog, GEOMETRY, read=on_ray(address)).dataset
-    finally:
-        done.set()
-        killer.join()
-    assert killed
     assert np.array_equal(dataset.images, by_hand(catalog))
 
 

@@ -1,7 +1,3 @@
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +9,7 @@ from petechia.core.errors import PetechiaError
 from petechia.study import cluster as on_cluster
 from petechia.study.study import Study
 from tests.conftest import SMALL
-from tests.nodes import two_nodes
+from tests.nodes import one_worker_lost, two_nodes
 from tests.study.test_runner import Recorder, without_seconds
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -67,17 +63,6 @@ def test_workers_that_do_not_see_the_folder_send_their_files_home(
     assert len(list((tmp_path / "study" / "networks").glob("*/epoch-02.safetensors"))) == 2
 
 
-def workers() -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if b"ray::_work" in (process / "cmdline").read_bytes():
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
 @pytest.mark.parametrize("seen", [True, False])
 def test_what_a_killed_worker_has_finished_is_not_lost(
     seen: bool, address: str, long: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -85,22 +70,9 @@ def test_what_a_killed_worker_has_finished_is_not_lost(
     if not seen:
         monkeypatch.setattr(on_cluster, "write_text", lambda *_: None)
     folder = tmp_path / "study"
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        deadline = time.monotonic() + 120
-        while not killed and time.monotonic() < deadline:
-            if list((folder / "networks").glob("*/epoch-03.safetensors")) and (running := workers()):
-                os.kill(running[0], signal.SIGKILL)
-                killed.append(running[0])
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
     recorder = Recorder()
-    study = petechia.run_study(LONG, folder, progress=recorder, ray=address)
-    killer.join()
-    assert killed
+    with one_worker_lost(lambda: any((folder / "networks").glob("*/epoch-03.safetensors"))):
+        study = petechia.run_study(LONG, folder, progress=recorder, ray=address)
     assert any("was lost" in note for note in recorder.notes)
     assert_same(long, study)
     assert len(recorder.epochs) <= 24 + 1  # at most one epoch is reported twice: the one reported when the worker died

@@ -1,7 +1,3 @@
-import os
-import signal
-import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +7,7 @@ import petechia
 from petechia.core.errors import PetechiaError
 from petechia.data.cache import cache_folder
 from petechia.detect.scan import ScanResult, reading
-from tests.nodes import two_nodes
+from tests.nodes import one_worker_lost, two_nodes
 
 pytest.importorskip("ray", reason="Ray is not installed")
 
@@ -68,37 +64,10 @@ def test_a_scan_on_two_nodes_finds_what_one_process_finds(address: str, poisoned
     assert progress.done == 240
 
 
-def workers() -> list[int]:
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if (process / "cmdline").read_bytes().startswith(b"ray::_work"):
-                found.append(int(process.name))
-        except OSError:
-            continue
-    return found
-
-
 def test_a_lost_worker_costs_a_shard(address: str) -> None:
     source = "phantom:images=160,size=512"
-    killed: list[int] = []
-    done = threading.Event()
-
-    def kill_one() -> None:
-        while not killed and not done.is_set():
-            if running := workers():
-                os.kill(running[0], signal.SIGKILL)
-                killed.append(running[0])
-            time.sleep(0.02)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    try:
+    with one_worker_lost():
         shared_out = petechia.scan(source, ray=address)
-    finally:
-        done.set()
-        killer.join()
-    assert killed
     assert_same(petechia.scan(source), shared_out)
 
 
