@@ -47,6 +47,7 @@ COPY pyproject.toml README.md LICENSE ./
 COPY src src
 RUN pip install --no-deps . \
     && pip check \
+    && python -c 'import torchvision' \
     && petechia --version
 
 
