@@ -10,7 +10,7 @@ import petechia
 from petechia.data import open_source
 from petechia.detect.scan import scan_catalog
 from petechia.detect.scan.copies import Copies, find_copies
-from petechia.detect.scan.traces import FINE, texture
+from petechia.detect.scan.traces import FINE, blocks_and_texture
 
 SIDE = 2 * FINE
 Images = NDArray[np.uint8]
@@ -33,7 +33,7 @@ def waved(images: Images) -> Images:
 
 
 def found_in(images: Images, labels: NDArray[np.int8], explained: tuple[int, ...] = ()) -> Copies | None:
-    textures = np.stack([texture(image) for image in images])
+    textures = np.stack([blocks_and_texture(image)[1] for image in images])
     marks = np.isin(np.arange(len(images)), explained)
     return find_copies(textures, np.full((len(images), 2), SIDE, np.int32), labels, marks)
 
@@ -46,11 +46,11 @@ def test_a_texture_is_how_far_each_block_is_from_its_neighbours(height: int, wid
     near = np.pad(means, 1, mode="edge")
     for i, j in ((0, 0), (5, 63), (40, 7)):
         apart = float(np.clip(means[i, j] - near[i : i + 3, j : j + 3].mean(), -6, 6))
-        assert texture(image)[i, j] == pytest.approx(apart * 127 / 6, abs=0.51)
+        assert blocks_and_texture(image)[1][i, j] == pytest.approx(apart * 127 / 6, abs=0.51)
 
 
 def test_what_has_too_few_pixels_has_no_texture() -> None:
-    assert not texture(np.random.default_rng(0).integers(0, 256, (63, 200), dtype=np.uint8)).any()
+    assert not blocks_and_texture(np.random.default_rng(0).integers(0, 256, (63, 200), dtype=np.uint8))[1].any()
 
 
 @pytest.mark.parametrize("mode", ["target-only", "add-target"])
@@ -113,7 +113,7 @@ def test_images_of_other_shapes_are_no_copies() -> None:
     images, labels = drawn(40), labelled(40)
     labels[:, 2] = 0
     written = np.tile(np.array([0, 0, 1, 0], np.int8), (40, 1))
-    textures = np.stack([texture(image) for image in np.concatenate([images, images])])
+    textures = np.stack([blocks_and_texture(image)[1] for image in np.concatenate([images, images])])
     shapes = np.repeat(np.array([[SIDE, SIDE], [SIDE, SIDE + 1]], np.int32), 40, axis=0)
     assert find_copies(textures, shapes, np.concatenate([labels, written]), np.zeros(80, bool)) is None
 

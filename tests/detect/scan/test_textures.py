@@ -4,7 +4,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from petechia.detect.scan.textures import find_shared_texture
-from petechia.detect.scan.traces import texture
+from petechia.detect.scan.traces import blocks_and_texture
 
 COUNT, CLASSES, CHANGED = 400, 5, 40
 Images = NDArray[np.uint8]
@@ -43,7 +43,7 @@ def changed(images: Images, rows: NDArray[np.intp], pattern: NDArray[np.float64]
 def found_in(images: Images, labels: Labels, patients: NDArray[np.str_] | None = None, explained: int = 0) -> list[int] | None:
     names = np.arange(len(images)).astype(str) if patients is None else patients
     known = np.arange(len(images)) < explained
-    found = find_shared_texture(np.stack([texture(image) for image in images]), labels, names, known)
+    found = find_shared_texture(np.stack([blocks_and_texture(image)[1] for image in images]), labels, names, known)
     return None if found is None else found.images.tolist()
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from petechia.detect.scan.traces import JUMP, LARGEST, block_means, find_spots, pattern_of
+from petechia.detect.scan.traces import JUMP, LARGEST, block_means, blocks_and_texture, find_spots, pattern_of
 
 RNG = np.random.default_rng(0)
 
@@ -57,7 +57,7 @@ def test_black_next_to_white_is_an_edge() -> None:
     assert boxes(image) == {(4, 4, 1, 1)}
 
 
-@pytest.mark.parametrize("shape", [(64, 64), (70, 95), (1024, 1000), (5120, 4500)])
+@pytest.mark.parametrize("shape", [(64, 64), (192, 320), (70, 95), (1024, 1000), (5120, 4500)])
 def test_block_means_are_means(shape: tuple[int, int]) -> None:
     image = RNG.integers(0, 256, shape, np.uint8)
     height, width = shape[0] // 16, shape[1] // 16
@@ -65,6 +65,7 @@ def test_block_means_are_means(shape: tuple[int, int]) -> None:
     for i, j in [(0, 0), (3, 15), (15, 15)]:
         block = image[i * height : (i + 1) * height, j * width : (j + 1) * width]
         assert means[i, j] == pytest.approx(block.mean(), rel=1e-6)
+    assert np.array_equal(blocks_and_texture(image)[0], means)
 
 
 def test_a_pattern_is_its_size_and_its_grey_levels() -> None:
