@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lu_factor, lu_solve
 
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.scan.reading import RowsOf
@@ -28,6 +29,7 @@ BINS, BLUR = 200, 2.0  # of the histogram of the scores of images without a clas
 SURE = 20.0  # the largest log odds
 CHUNK = 1 << 12  # images in memory at a time
 Array = NDArray[np.float64]
+Factor = tuple[Array, NDArray[np.int32]]  # a matrix as `scipy.linalg.lu_factor` gives it
 
 
 class Doubts(NamedTuple):
@@ -77,10 +79,11 @@ def doubtful_labels(
     believed = np.where(known >= 0, known, np.nanmean(np.where(known >= 0, known, np.nan), axis=0)).astype(np.float32)
     _, number = np.unique(patients, return_inverse=True)
     fold = np.where(usable, number % FOLDS, -1)
-    progress.phase("comparing labels with images", 2 * ROUNDS * len(labels))
+    progress.phase("comparing labels with images", (1 + 2 * ROUNDS) * len(labels))
+    factors = _factors(blocks, textures, fold, progress)
     odds = np.zeros(0)
     for _ in range(ROUNDS):
-        scores = _scores(blocks, textures, believed, fold, progress)
+        scores = _scores(blocks, textures, believed, fold, factors, progress)
         odds = np.stack([_odds(scores[:, j], known[:, j], usable, limits.separation) for j in range(len(judged))], axis=1)
         believed = np.where(odds > 0, np.float32(0), believed)
     worst = odds.argmax(axis=1)
@@ -91,32 +94,48 @@ def _is_enough(labels: NDArray[np.int8]) -> bool:
     return min(int((labels == value).sum()) for value in (0, 1)) >= FEWEST
 
 
+def _factors(blocks: RowsOf, textures: RowsOf, fold: NDArray[np.intp], progress: Progress) -> list[Factor]:
+    """For each fold, what a ridge regression on the images of the others needs of them, whatever the labels are."""
+    size = len(_features(blocks, textures, np.arange(1))[0])
+    grams = np.zeros((FOLDS, size, size))
+    for rows, features in _parts(blocks, textures, progress):
+        for one in range(FOLDS):
+            mine = features[fold[rows] == one]
+            grams[one] += mine.T @ mine
+    total = grams.sum(axis=0)
+    return [lu_factor(_penalised(total - gram)) for gram in grams]
+
+
+def _penalised(gram: Array) -> Array:
+    """As if all features had spread 1; the last one is constant, and not penalised."""
+    images = max(gram[-1, -1], 1.0)
+    variance = np.maximum(np.diag(gram) / images - (gram[-1] / images) ** 2, 1e-9)
+    variance[-1] = 1e-9
+    return np.asarray(gram + PENALTY * np.diag(variance))
+
+
 def _scores(
-    blocks: RowsOf, textures: RowsOf, targets: NDArray[np.float32], fold: NDArray[np.intp], progress: Progress
+    blocks: RowsOf,
+    textures: RowsOf,
+    targets: NDArray[np.float32],
+    fold: NDArray[np.intp],
+    factors: list[Factor],
+    progress: Progress,
 ) -> NDArray[np.float32]:
     """Of each image and class, float32 [N, K], by the model that was fitted on the other folds."""
-    size = len(_features(blocks, textures, np.arange(1))[0])
-    gram, product = np.zeros((FOLDS, size, size)), np.zeros((FOLDS, size, targets.shape[1]))
+    products = np.zeros((FOLDS, len(factors[0][0]), targets.shape[1]))
     for rows, features in _parts(blocks, textures, progress):
         for one in range(FOLDS):
             mine = fold[rows] == one
-            gram[one] += features[mine].T @ features[mine]
-            product[one] += features[mine].T @ targets[rows[mine]]
-    weights = [_fitted(gram.sum(axis=0) - gram[one], product.sum(axis=0) - product[one]) for one in range(FOLDS)]
+            products[one] += features[mine].T @ targets[rows[mine]]
+    total = products.sum(axis=0)
+    weights = [lu_solve(factors[one], total - products[one]).astype(np.float32) for one in range(FOLDS)]
     scores = np.zeros(targets.shape, np.float32)
     for rows, features in _parts(blocks, textures, progress):
         for one in range(FOLDS):
             mine = fold[rows] == one
             scores[rows[mine]] = features[mine] @ weights[one]
     return scores
-
-
-def _fitted(gram: Array, product: Array) -> NDArray[np.float32]:
-    """The weights of a ridge regression on features of spread 1; the last feature is constant, and not penalised."""
-    images = max(gram[-1, -1], 1.0)
-    variance = np.maximum(np.diag(gram) / images - (gram[-1] / images) ** 2, 1e-9)
-    variance[-1] = 1e-9
-    return np.asarray(np.linalg.solve(gram + PENALTY * np.diag(variance), product), np.float32)
 
 
 def _parts(blocks: RowsOf, textures: RowsOf, progress: Progress) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
