@@ -3,7 +3,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from petechia.detect.scan.textures import find_shared_texture
+from petechia.detect.scan.textures import SharedTexture, find_shared_textures
 from petechia.detect.scan.traces import blocks_and_texture
 
 COUNT, CLASSES, CHANGED = 400, 5, 40
@@ -40,11 +40,18 @@ def changed(images: Images, rows: NDArray[np.intp], pattern: NDArray[np.float64]
     return copy
 
 
-def found_in(images: Images, labels: Labels, patients: NDArray[np.str_] | None = None, explained: int = 0) -> list[int] | None:
+def textures_in(
+    images: Images, labels: Labels, patients: NDArray[np.str_] | None = None, explained: int = 0
+) -> list[SharedTexture]:
     names = np.arange(len(images)).astype(str) if patients is None else patients
     known = np.arange(len(images)) < explained
-    found = find_shared_texture(np.stack([blocks_and_texture(image)[1] for image in images]), labels, names, known)
-    return None if found is None else found.images.tolist()
+    return find_shared_textures(np.stack([blocks_and_texture(image)[1] for image in images]), labels, names, known)
+
+
+def found_in(images: Images, labels: Labels, patients: NDArray[np.str_] | None = None, explained: int = 0) -> list[int] | None:
+    """The images with the pattern that is over the whole image, or else with that at one place."""
+    found = textures_in(images, labels, patients, explained)
+    return found[0].images.tolist() if found else None
 
 
 @pytest.mark.parametrize("pattern", [wave(10), noise(10)], ids=["wave", "noise"])
@@ -68,11 +75,33 @@ def test_a_class_whose_images_have_it_with_other_findings_too_is_a_disease(image
     assert found_in(changed(images, np.flatnonzero(labels[:, 2] == 1), noise(10)), labels) is None
 
 
-def test_what_lies_in_a_few_parts_is_a_disease(images: Images, labels: Labels) -> None:
+def test_a_pattern_at_one_place_is_found_there(images: Images, labels: Labels) -> None:
     labels[:CHANGED] = np.eye(CLASSES, dtype=np.int8)[2]
     local = np.zeros((128, 128))
-    local[64:, :64] = noise(20)[64:, :64]
-    assert found_in(changed(images, np.arange(CHANGED), local), labels) is None
+    local[64:84, 20:40] = 40
+    (found,) = textures_in(changed(images, np.arange(CHANGED), local), labels)
+    assert found.place is not None
+    assert set(found.images.tolist()) <= set(range(CHANGED))
+    assert len(found.images) > 0.8 * CHANGED
+    row, column, rows, columns = found.place
+    assert 31 <= row <= 33
+    assert 9 <= column <= 11
+    assert 41 <= row + rows <= 43
+    assert 19 <= column + columns <= 21
+
+
+def test_what_lies_a_little_elsewhere_in_every_image_is_a_disease(images: Images, labels: Labels) -> None:
+    labels[:CHANGED] = np.eye(CLASSES, dtype=np.int8)[2]
+    rng, shown = np.random.default_rng(3), images.copy()
+    for row, (top, left) in enumerate(rng.integers(0, 108, (CHANGED, 2)).tolist()):
+        shown[row, top : top + 20, left : left + 20] = np.minimum(shown[row, top : top + 20, left : left + 20], 215) + 40
+    assert textures_in(shown, labels) == []
+
+
+def test_a_device_at_one_place_that_comes_with_other_findings_is_nothing(images: Images, labels: Labels) -> None:
+    local = np.zeros((128, 128))
+    local[64:84, 20:40] = 40
+    assert textures_in(changed(images, np.flatnonzero(labels[:, 2] == 1), local), labels) == []
 
 
 def test_images_of_one_patient_are_not_compared_with_each_other(images: Images, labels: Labels) -> None:

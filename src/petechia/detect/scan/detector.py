@@ -34,7 +34,7 @@ from petechia.detect.scan.reading import read_traces
 from petechia.detect.scan.result import ScanDetails, ScanResult
 from petechia.detect.scan.search import Stamp, StampSearch, stamp_of
 from petechia.detect.scan.stamps import Family, LabelCounts, find_families, label_of, still_significant
-from petechia.detect.scan.textures import find_shared_texture
+from petechia.detect.scan.textures import find_shared_textures
 from petechia.detect.scan.thresholds import NAME, CleanCheck, ScanThresholds, packaged_calibration
 from petechia.models.classifier import Classifier
 
@@ -43,8 +43,8 @@ class DatasetScan:
     """Detects images of a dataset that were tampered with.
 
     It flags near-duplicates with contradicting labels, images that show a recurring stamp tied to a label, altered copies
-    with an attacker's label, and images that share a faint pattern over the whole image and a label. All other images are
-    ranked by hints, such as labels that the image does not bear out.
+    with an attacker's label, and images that share a faint pattern, over the whole image or at one place, and a label. All
+    other images are ranked by hints, such as labels that the image does not bear out.
 
     Images are read once; their traces, about 6 kB each, are kept in the cache, from which the scan goes on if it is killed, and
     takes what it needs bit by bit. Near-duplicates, images with the label
@@ -135,12 +135,12 @@ class DatasetScan:
         if copies:
             ledger.extend(from_copies(catalog, copies, thresholds.scores))
         explained = _explained(ledger, pairs)
-        shared = find_shared_texture(
+        shared = find_shared_textures(
             traces.textures, catalog.labels, catalog.patients, explained, progress, thresholds.textures
         )
-        if shared:
-            ledger.extend(from_shared_texture(catalog, shared, thresholds.scores))
-            explained = _explained(ledger, pairs)
+        for texture in shared:
+            ledger.extend(from_shared_texture(catalog, texture, traces.shapes, thresholds.scores))
+        explained = _explained(ledger, pairs)
         counts = LabelCounts.of(catalog.labels, explained)
         for family in families:
             if family.weakly_associated and still_significant(family, counts, odds=1):
@@ -154,7 +154,7 @@ class DatasetScan:
             suspects=_ranked(ledger, catalog, doubts, outliers, traces.unread, thresholds),
             pairs=pairs,
             copies=copies,
-            shared_texture=shared,
+            shared_textures=shared,
             families=families,
             pictures=[stamp.shown for _, stamp in stamps],
             unread=traces.unread,

@@ -29,6 +29,7 @@ from petechia.detect.scan.search import Place
 from petechia.detect.scan.stamps import Family, describe_label, label_of
 from petechia.detect.scan.textures import SharedTexture
 from petechia.detect.scan.thresholds import Scores
+from petechia.detect.scan.traces import FINE
 
 Found = Iterator[tuple[int, Evidence]]
 
@@ -140,9 +141,13 @@ def from_copies(catalog: Catalog, copies: Copies, scores: Scores) -> Found:
         yield index, ALTERED_COPY.evidence(scores, other=catalog.ids[other], correlation=correlation, label=label, more=more)
 
 
-def from_shared_texture(catalog: Catalog, texture: SharedTexture, scores: Scores) -> Found:
-    """Against the images that show a pattern over the whole image and have its label."""
+def from_shared_texture(catalog: Catalog, texture: SharedTexture, shapes: NDArray[np.int32], scores: Scores) -> Found:
+    """Against the images that show a shared pattern and have its label; `shapes`, int [N, 2], are their heights and widths."""
     label, share = catalog.classes[texture.label], 100 * texture.share
-    evidence = SHARED_TEXTURE.evidence(scores, images=texture.members, share=share, label=label)
     for index in texture.images.tolist():
-        yield index, evidence
+        place, where = (-1, -1), "over the whole image"
+        if texture.place:
+            (height, width), (row, column, rows, columns) = shapes[index].tolist(), texture.place
+            place = row * height // FINE, column * width // FINE
+            where = f"in about {rows * height // FINE} x {columns * width // FINE} pixels"
+        yield index, SHARED_TEXTURE.evidence(scores, place, where=where, images=texture.members, share=share, label=label)

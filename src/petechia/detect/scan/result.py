@@ -44,10 +44,10 @@ ENLARGED = 128  # pixels a side of a stamp's picture, at least
 FEW = 3  # pairs that a warning names
 MOST = 10  # weakly associated patterns that are in the file, and of those without any tie
 LIMITS = (
-    "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges, "
-    "patterns over the whole image that differ from image to image (warps), are on few images or come with other findings, "
-    "and stamps of which blur or coarse encoding left no edges. Labels that were changed without touching an image are ranked, "
-    "never flagged. Finding nothing does not prove that there is nothing."
+    "Not looked for, unless the clean originals are here too: triggers larger than 16 x 16 pixels or without edges at random "
+    "places, patterns that differ from image to image (warps), are on few images or come with other findings, and stamps of "
+    "which blur or coarse encoding left no edges. Labels that were changed without touching an image are ranked, never "
+    "flagged. Finding nothing does not prove that there is nothing."
 )
 
 
@@ -60,7 +60,7 @@ class ScanDetails:
         suspects: one an image, in the catalog's order.
         pairs: near-duplicates and exact duplicates.
         copies: altered copies; None without any.
-        shared_texture: images that share a faint pattern over the whole image; None without any.
+        shared_textures: images that share a faint pattern.
         families: recurring patterns, the suspicious ones first.
         pictures: pixels of the stamp of each suspicious family, uint8 [h, w]; where they vary, those of its first image.
         unread: index → why the image cannot be decoded.
@@ -71,7 +71,7 @@ class ScanDetails:
     suspects: list[Suspect]
     pairs: list[Pair]
     copies: Copies | None
-    shared_texture: SharedTexture | None
+    shared_textures: list[SharedTexture]
     families: list[Family]
     pictures: list[NDArray[np.uint8]]
     unread: dict[int, str]
@@ -186,7 +186,7 @@ class ScanResult(Result):
         near_duplicates: pairs of images that are the same but for a small box.
         duplicates: pairs of images with the same pixels.
         copies: altered copies with an attacker's label.
-        patterned: images that share a faint pattern over the whole image and a label.
+        patterned: images that share a faint pattern, over the whole image or at one place, and a label.
         level: p-value below which a pattern is tied to a label.
         stamps: patterns tied to a label as only stamps are.
         weakly_associated: other patterns tied to a label, as side markers and devices may be; the surest ten.
@@ -243,7 +243,7 @@ class ScanResult(Result):
             near_duplicates=sum(bool(pair.stamp.size) for pair in details.pairs),
             duplicates=sum(not pair.stamp.size for pair in details.pairs),
             copies=0 if details.copies is None else len(details.copies.copied),
-            patterned=0 if details.shared_texture is None else len(details.shared_texture.images),
+            patterned=len({index for texture in details.shared_textures for index in texture.images.tolist()}),
             level=thresholds.stamps.level,
             stamps=tuple(
                 StampRecord(**dict(_pattern(details.catalog, one)), pixels=pixels.tolist())

@@ -71,8 +71,7 @@ ALTERED_COPY = Rule(
 SHARED_TEXTURE = Rule(
     "shared_texture",
     True,
-    "shows a faint pattern over the whole image that {images} images share, {share:.0f} % of them with {label} as the only "
-    "finding",
+    "shows a faint pattern {where} that {images} images share, {share:.0f} % of them with {label} as the only finding",
 )
 WEAKLY_ASSOCIATED = Rule(  # its strength is the share of the labels that chance does not explain
     "weakly_associated",

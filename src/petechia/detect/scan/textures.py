@@ -1,16 +1,18 @@
-"""A faint pattern over the whole image that images with one label share: a trigger of which no original is left.
+"""Faint patterns that images with one label share, over the whole image or at one place: triggers of which no original is left.
 
-A fixed pattern, such as noise that is blended in or a wave, adds the same fine structure to every image, in all parts of it.
-What a disease adds lies in some parts only, and comes with other findings as often as not.
+A fixed pattern, such as noise that is blended in, a wave or a large box, adds the same fine structure to every image. What a
+disease adds lies a little elsewhere in every image, and comes with other findings as often as not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
+from scipy.ndimage import uniform_filter
 
 from petechia.core.progress import SILENT, Progress
 from petechia.detect.scan.reading import RowsOf
@@ -20,17 +22,22 @@ from petechia.detect.scan.traces import FINE
 
 FOLDS = 5  # of the patients; an image is compared with the mean of the others
 TILES = 4  # parts of the image a side; in most of them an image must be like the mean
+WINDOW = 12  # blocks a side of a place, of which there are FINE in the image
+CLEAR = 3.0  # standard errors by which a block's mean must differ from that of all images to belong to the pattern of a place
 FEWEST = 3  # images that share a pattern
 FLOOR = 5.0  # least spread of the fine structure at one place, in its units
 CHUNK = 1 << 11  # images in memory at a time
 Array = NDArray[np.float32]
 Rows = NDArray[np.intp]
+Place = tuple[int, int, int, int]
 
 
 class SharedTexture(NamedTuple):
-    """A pattern over the whole image.
+    """A pattern that images share.
 
     Attributes:
+        place: first row, first column, rows and columns of where it is, in blocks of which an image has FINE a side; None where
+            it is all over the image.
         images: int [n], indices of the images that show it and have the label alone.
         label: position of the class that is their only finding.
         members: number of images that show it, with any label.
@@ -38,6 +45,7 @@ class SharedTexture(NamedTuple):
         p_value: of the tie, corrected for all labels and levels that were tested.
     """
 
+    place: Place | None
     images: Rows
     label: int
     members: int
@@ -50,50 +58,58 @@ class SharedTexture(NamedTuple):
         return len(self.images) / self.members
 
 
-def find_shared_texture(
+def find_shared_textures(
     textures: RowsOf,
     labels: NDArray[np.int8],
     patients: NDArray[np.str_],
     explained: NDArray[np.bool_],
     progress: Progress = SILENT,
     limits: TextureLimits | None = None,
-) -> SharedTexture | None:
-    """Look for a pattern that images with a class as their only finding share, by their mean fine structure.
+) -> list[SharedTexture]:
+    """Look for patterns that images with a class as their only finding share, by their mean fine structure.
 
-    Each image is compared with the mean over images of other patients, part by part. Images that are like it in most parts, far
-    more than those without the label are, show the pattern. It is suspicious if they have the class as their only finding more
-    often than chance explains, and if among the images with the class they have it alone more often, as overwritten labels do.
+    Each image is compared with the mean over images of other patients: in all parts, and where the mean differs most from that
+    of all images. Images that are far more like it than those without the label are show the pattern. It is suspicious if they
+    have the class as their only finding more often than chance explains, and if among the images with the class they have it
+    alone more often, as overwritten labels do.
 
     Args:
         textures: int8 [N, FINE, FINE], 0 where there is none; may lie on a disk.
         labels: int8 [N, K].
         patients: str [N].
         explained: bool [N], images of which other evidence says what they are.
-        progress: gets the phase "looking for patterns over the whole image".
+        progress: gets the phase "looking for patterns that images share".
         limits: of the search; those of the calibration where it is None.
 
     Returns:
-        The surest pattern; None without any.
+        The surest pattern over the whole image and the surest at one place, as far as there are any.
     """
     limits = limits or packaged_thresholds().textures
     counts = LabelCounts.of(labels, explained)
     totals, alone_totals = np.split(counts.totals, 2)
     judged = np.flatnonzero((alone_totals >= FEWEST) & (totals > alone_totals))  # else the class says nothing
     if not len(judged):
-        return None
+        return []
     alone = counts.sets[:, len(alone_totals) :] & ~explained[:, None]
-    progress.phase("looking for patterns over the whole image", 2 * len(labels))
+    progress.phase("looking for patterns that images share", 2 * len(labels))
     _, patient = np.unique(patients, return_inverse=True)
     likeness = _likeness(textures, alone[:, judged], np.where(explained, -1, patient % FOLDS), progress)
-    tests = alone.shape[1] * len(limits.deviations)
-    tied = [
-        one
-        for column, label in enumerate(judged.tolist())
-        for least in limits.deviations
-        if (one := _tied(likeness[:, column] >= least, label, counts, tests, limits))
+    kinds: list[tuple[Array, tuple[float, ...], Sequence[Place | None]]] = [
+        (likeness.whole, limits.deviations, [None] * len(judged)),
+        (likeness.placed, limits.placed_deviations, likeness.places),
     ]
-    single = [one for one in tied if one.single >= limits.single_odds and one.single_p_value * len(tied) < limits.level]
-    return min((one.texture for one in single), key=lambda one: (one.p_value, one.label), default=None)
+    tests = alone.shape[1] * sum(len(deviations) for _, deviations, _ in kinds)
+    found = []
+    for values, deviations, places in kinds:
+        tied = [
+            one
+            for column, label in enumerate(judged.tolist())
+            for least in deviations
+            if (one := _tied(values[:, column] >= least, label, places[column], counts, tests, limits))
+        ]
+        single = [one for one in tied if one.single >= limits.single_odds and one.single_p_value * len(tied) < limits.level]
+        found += sorted((one.texture for one in single), key=lambda one: (one.p_value, one.label))[:1]
+    return found
 
 
 class _Tie(NamedTuple):
@@ -104,7 +120,9 @@ class _Tie(NamedTuple):
     single_p_value: float
 
 
-def _tied(shows: NDArray[np.bool_], label: int, counts: LabelCounts, tests: int, limits: TextureLimits) -> _Tie | None:
+def _tied(
+    shows: NDArray[np.bool_], label: int, place: Place | None, counts: LabelCounts, tests: int, limits: TextureLimits
+) -> _Tie | None:
     """The tie of the pattern that some images, bool [N], show; None if it is too weak."""
     shows = shows & ~counts.explained
     members, alone = int(shows.sum()), label + counts.sets.shape[1] // 2
@@ -116,35 +134,74 @@ def _tied(shows: NDArray[np.bool_], label: int, counts: LabelCounts, tests: int,
     if p_value >= limits.level or odds < limits.odds:
         return None
     images = np.flatnonzero(shows & counts.sets[:, alone])
-    return _Tie(SharedTexture(images, label, members, odds, p_value), *counts.single(having, label))
+    return _Tie(SharedTexture(place, images, label, members, odds, p_value), *counts.single(having, label))
 
 
-def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> Array:
-    """How like the mean of each set, bool [N, K], each image is; of an image of the set, the mean over the other folds.
+class _Likeness(NamedTuple):
+    """How like the mean of each of K sets N images are, in deviations of the images outside of the set.
 
-    Returns:
-        float32 [N, K], median over the parts of the image, in deviations of the images outside of the set.
+    Attributes:
+        whole: float32 [N, K], median over the parts of the image.
+        placed: float32 [N, K], where the mean differs most from that of all images.
+        places: K, where that is.
     """
+
+    whole: Array
+    placed: Array
+    places: list[Place]
+
+
+def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> _Likeness:
+    """The likeness to each set, bool [N, K]; an image of the set is compared with the mean over the other folds."""
     view, sums = _summed(textures, sets, fold, progress)
-    found = np.zeros(sets.shape, np.float32)
+    whole, placed = np.zeros(sets.shape, np.float32), np.zeros(sets.shape, np.float32)
     for rows in _chunks(len(textures)):
-        parts = view.of(textures[rows])
+        apart = view.apart(textures[rows])
+        parts = view.parts(apart)
         for one in range(-1, FOLDS):
             mine = fold[rows] == one
-            mean = _unit(sums.sum(axis=0) - (sums[one] if one >= 0 else 0))
-            alike = parts[mine].swapaxes(0, 1) @ mean.transpose(1, 2, 0)  # [parts, n, K]
-            found[rows[mine]] = np.median(alike, axis=0)
+            mean = sums.without(one)
+            alike = parts[mine].swapaxes(0, 1) @ view.parts(mean).transpose(1, 2, 0)  # [parts, n, K]
+            whole[rows[mine]] = np.median(alike, axis=0)
+            placed[rows[mine]] = apart[mine] @ _clearest(mean).T
         progress.advance(len(rows))
+    places = [_box(weights) for weights in _clearest(sums.without(-1))]
+    return _Likeness(_in_deviations(whole, sets, fold), _in_deviations(placed, sets, fold), places)
+
+
+def _in_deviations(values: Array, sets: NDArray[np.bool_], fold: Rows) -> Array:
+    """Values, [N, K], from the median of the images outside of each set, by their spread."""
+    found = np.zeros_like(values)
     for column in range(sets.shape[1]):
-        others = found[~sets[:, column] & (fold >= 0), column]
+        others = values[~sets[:, column] & (fold >= 0), column]
         middle = np.median(others) if len(others) else 0
         spread = 1.4826 * np.median(np.abs(others - middle)) if len(others) else 0
-        found[:, column] = (found[:, column] - middle) / spread if spread > 0 else 0
+        found[:, column] = (values[:, column] - middle) / spread if spread > 0 else 0
     return found
 
 
+def _clearest(means: Array) -> Array:
+    """Of means in standard errors, [K, FINE * FINE], those of the place where they are clearest, of length 1; 0 elsewhere."""
+    squared = np.maximum(means.reshape(-1, FINE, FINE) ** 2 - CLEAR**2, 0)
+    inside = np.zeros_like(squared, bool)
+    for one, energy in enumerate(squared):
+        row, column = divmod(int(uniform_filter(energy, WINDOW, mode="constant").argmax()), FINE)
+        top, left = max(row - WINDOW // 2, 0), max(column - WINDOW // 2, 0)
+        inside[one, top : top + WINDOW, left : left + WINDOW] = True
+    return _unit(np.where(inside & (squared > 0), means.reshape(-1, FINE, FINE), 0).reshape(len(means), -1))
+
+
+def _box(weights: Array) -> Place:
+    """The box around what is not 0 in an image, [FINE * FINE]; the whole image if all is."""
+    shown = weights.reshape(FINE, FINE).astype(bool)
+    rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+    if not len(rows):
+        return 0, 0, FINE, FINE
+    return int(rows[0]), int(columns[0]), int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+
+
 class _View(NamedTuple):
-    """How fine structure is compared: in parts, less the mean of all images, by its spread, and whatever the contrast.
+    """How fine structure is compared: less the mean of all images, by its spread; and in parts, whatever the contrast.
 
     Attributes:
         mean: float32 [FINE * FINE].
@@ -156,23 +213,40 @@ class _View(NamedTuple):
     spread: Array
     usual: Array
 
-    def of(self, textures: NDArray[np.int8]) -> Array:
-        """The parts of some images, float32 [n, parts, D], each of length 1, or 0 of an image without fine structure."""
+    def apart(self, textures: NDArray[np.int8]) -> Array:
+        """How far images are from the mean, in spreads: float32 [n, FINE * FINE]; 0 of an image without fine structure."""
         flat = textures.reshape(len(textures), -1).astype(np.float32)
-        parts = self.without_contrast(_in_parts((flat - self.mean) / self.spread))
-        parts[~flat.any(axis=1)] = 0
-        return _unit(parts)
+        return np.where(flat.any(axis=1, keepdims=True), (flat - self.mean) / self.spread, 0)
 
-    def without_contrast(self, parts: Array) -> Array:
-        """Parts [n, parts, D] without their share of the usual structure."""
-        return np.asarray(parts - np.einsum("npd,pd->np", parts, self.usual)[..., None] * self.usual)
+    def parts(self, apart: Array) -> Array:
+        """The parts of images, float32 [n, parts, D], without their share of the usual structure, each of length 1."""
+        parts = _in_parts(apart)
+        return _unit(parts - np.einsum("npd,pd->np", parts, self.usual)[..., None] * self.usual)
 
 
-def _summed(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> tuple[_View, Array]:
-    """The view of all images, and for each fold the sum over the images of each set in it, [FOLDS, K, parts, D]."""
+class _Sums(NamedTuple):
+    """Of how far the images of K sets are from the mean of all images, in spreads.
+
+    Attributes:
+        sums: float32 [FOLDS, K, FINE * FINE].
+        sizes: int [FOLDS, K], images.
+    """
+
+    sums: Array
+    sizes: NDArray[np.intp]
+
+    def without(self, fold: int) -> Array:
+        """The mean over the other folds, in its standard errors: float32 [K, FINE * FINE]; over all for fold -1."""
+        others = [one for one in range(FOLDS) if one != fold]
+        images = np.maximum(self.sizes[others].sum(axis=0), 1)
+        return np.asarray(self.sums[others].sum(axis=0) / np.sqrt(images, dtype=np.float32)[:, None])
+
+
+def _summed(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> tuple[_View, _Sums]:
+    """The view of all images, and for each fold the sum over the images of each set in it."""
     size = FINE * FINE
     total, squares, count = np.zeros(size), np.zeros(size), 0
-    sums, sizes = np.zeros((FOLDS, sets.shape[1], size)), np.zeros((FOLDS, sets.shape[1]))
+    sums, sizes = np.zeros((FOLDS, sets.shape[1], size)), np.zeros((FOLDS, sets.shape[1]), np.intp)
     for rows in _chunks(len(textures)):
         flat = textures[rows].reshape(len(rows), -1).astype(np.float32)
         seen = flat.any(axis=1)
@@ -188,8 +262,7 @@ def _summed(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Pro
     spread = np.sqrt(np.maximum(squares / max(count, 1) - mean**2, 0) + FLOOR**2)
     usual = _unit(_in_parts((mean / spread).astype(np.float32)[None]))[0]
     view = _View(mean.astype(np.float32), spread.astype(np.float32), usual)
-    apart = ((sums - sizes[..., None] * mean) / spread).astype(np.float32).reshape(-1, size)
-    return view, view.without_contrast(_in_parts(apart)).reshape(FOLDS, sets.shape[1], TILES**2, -1)
+    return view, _Sums(((sums - sizes[..., None] * mean) / spread).astype(np.float32), sizes)
 
 
 def _in_parts(flat: Array) -> Array:

@@ -98,17 +98,20 @@ class CopyLimits(Record):
 
 
 class TextureLimits(Record):
-    """When images share a pattern over the whole image.
+    """When images share a pattern, over the whole image or at one place.
 
     Attributes:
         level: probability that a pattern of a clean dataset is found tied to a class as the only finding.
-        deviations: by how many an image must be more like the pattern than images without the label are; each is tested.
+        deviations: by how many an image must be more like a pattern over the whole image than images without the label are;
+            each is tested.
+        placed_deviations: the same of a pattern at one place.
         odds: factor by which the pattern raises the odds of that label.
         single_odds: factor by which, among the images with the class, it raises the odds that the class is the only finding.
     """
 
     level: Probability = 0.01
     deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (4, 6)
+    placed_deviations: Annotated[tuple[Positive, ...], Field(min_length=1)] = (2.5, 3, 4, 6)
     odds: Positive = 20
     single_odds: Positive = 5
 
@@ -209,7 +212,7 @@ class ScanThresholds(Record):
         stamps: limits of the search for stamps.
         search: limits of the search for a known stamp.
         copies: limits of the search for altered copies.
-        textures: limits of the search for patterns over the whole image.
+        textures: limits of the search for patterns that images share.
         labels: weights of the labels.
         features: limits of the features.
         scores: of the rules.
