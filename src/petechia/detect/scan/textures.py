@@ -154,18 +154,19 @@ class _Likeness(NamedTuple):
 def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: Progress) -> _Likeness:
     """The likeness to each set, bool [N, K]; an image of the set is compared with the mean over the other folds."""
     view, sums = _summed(textures, sets, fold, progress)
+    means = {one: sums.without(one) for one in range(-1, FOLDS)}  # what the images of a fold are compared with
+    parts_of = {one: view.parts(mean).transpose(1, 2, 0) for one, mean in means.items()}  # [parts, D, K]
+    clearest = {one: _clearest(mean) for one, mean in means.items()}
     whole, placed = np.zeros(sets.shape, np.float32), np.zeros(sets.shape, np.float32)
     for rows in _chunks(len(textures)):
         apart = view.apart(textures[rows])
         parts = view.parts(apart)
-        for one in range(-1, FOLDS):
+        for one in means:
             mine = fold[rows] == one
-            mean = sums.without(one)
-            alike = parts[mine].swapaxes(0, 1) @ view.parts(mean).transpose(1, 2, 0)  # [parts, n, K]
-            whole[rows[mine]] = np.median(alike, axis=0)
-            placed[rows[mine]] = apart[mine] @ _clearest(mean).T
+            whole[rows[mine]] = np.median(parts[mine].swapaxes(0, 1) @ parts_of[one], axis=0)
+            placed[rows[mine]] = apart[mine] @ clearest[one].T
         progress.advance(len(rows))
-    places = [_box(weights) for weights in _clearest(sums.without(-1))]
+    places = [_box(weights) for weights in clearest[-1]]
     return _Likeness(_in_deviations(whole, sets, fold), _in_deviations(placed, sets, fold), places)
 
 
