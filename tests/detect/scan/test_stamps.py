@@ -53,14 +53,17 @@ def test_a_common_pattern_is_suspicious_where_it_leaves_its_label_alone(overwrit
         labels[:60] = [0, 0, 0, 1, 0]
     else:
         labels[:120, 3] = 1
-    (family,) = find_families(spots_at(shown, 5, 6, 99), labels)
+    others = [spots_at(np.arange(n, 2000, 50), n, 40, n) for n in range(50)]  # go with nothing, so correct only the first p-value
+    found = find_families(np.concatenate([spots_at(shown, 5, 6, 99), *others]), labels)
+    (family,) = [one for one in found if len(one.images) == 300]
     having = labels[:, 3] == 1
     alone, with_it = labels[having].sum(axis=1) == 1, np.arange(2000)[having] < 300
     table = [[(alone & with_it).sum(), (~alone & with_it).sum()], [(alone & ~with_it).sum(), (~alone & ~with_it).sum()]]
+    assert family.tests > 1000
     assert family.p_value < 1e-10
     assert family.odds < 20
     assert family.suspicious == overwritten
-    assert family.single_p_value == pytest.approx(min(1, fisher_exact(table, "greater").pvalue * family.tests))
+    assert family.single_p_value == pytest.approx(fisher_exact(table, "greater").pvalue)
 
 
 def test_a_wandering_stamp_is_one_family(labels: NDArray[np.int8]) -> None:

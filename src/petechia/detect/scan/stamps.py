@@ -24,6 +24,7 @@ KINDS = (  # what makes a pattern: grey levels at one place, grey levels at any,
     ["plane", "height", "width", "row", "column"],
 )
 CANDIDATES = 2000  # recurring patterns that are tested, the most frequent first
+Rows = NDArray[np.uint32]
 
 
 class Family(NamedTuple):
@@ -44,7 +45,7 @@ class Family(NamedTuple):
         odds: ratio of the odds of the label with and without the pattern (with half an image added to each count).
         p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
         single: among the images with the class, ratio of the odds that it is the only finding with and without the pattern.
-        single_p_value: of that tie, likewise.
+        single_p_value: of that tie, corrected for the patterns of which it is asked: those tied to a class as the only finding.
         tests: number of patterns and labels that were tested.
         level: p-value below which a tie is no chance.
         enough: odds from which on the pattern is suspicious.
@@ -192,17 +193,19 @@ def find_families(
     by_look = _by_look(table, limits)
     counts = LabelCounts.of(labels)
     tests = (sum(values.height for values in recurring) + len(by_look)) * len(counts.totals)
-    families: dict[bytes, Family] = {}
+    found: dict[bytes, tuple[Family, Rows]] = {}
 
     def keep(groups: Iterable[pl.DataFrame]) -> None:
-        found = [(int(group["spot"][0]), _judged(table, group, counts, tests, limits)) for group in groups]
-        for _, family in sorted(found, key=itemgetter(0)):
-            families.setdefault(hashlib.sha256(family.images.tobytes()).digest(), family)
+        tested = [(int(group["spot"][0]), _tested(group, counts, tests, limits)) for group in groups]
+        for _, (family, numbers) in sorted(tested, key=itemgetter(0)):
+            found.setdefault(hashlib.sha256(family.images.tobytes()).digest(), (family, numbers))
 
     for keys, values in zip(KINDS, recurring, strict=True):  # of families with the same images, the first is kept
         keep(_groups(table, keys, values))
     keep(_tied(by_look, counts, tests, limits.level))
-    order = sorted(families.values(), key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
+    tied = sum(_may_overwrite(family, limits) for family, _ in found.values())
+    families = [_judged(table, family, spots, tied, limits) for family, spots in found.values()]
+    order = sorted(families, key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
     return _without_echoes(order, counts)
 
 
@@ -267,28 +270,15 @@ def _tied(groups: list[pl.DataFrame], counts: LabelCounts, tests: int, level: fl
     return [group for group, p_value in zip(groups, p_values, strict=True) if p_value * tests < level]
 
 
-def _judged(table: pl.LazyFrame, group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampLimits) -> Family:
-    """The family of some spots, one an image; the table holds all spots, with their numbers."""
-    family = _tested(group, counts, tests, limits)
-    if not (family.exact or family.fixed or family.overwrites):
-        family = family._replace(enough=limits.alike_odds)
-    if family.suspicious and family.fixed:
-        return family._replace(prominent=_is_prominent(table, family, limits))
-    if family.suspicious and not (family.exact and family.overwrites):
-        return family._replace(prominent=_has_prominent_size(table, group, limits))
-    return family
-
-
-def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampLimits) -> Family:
+def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampLimits) -> tuple[Family, Rows]:
+    """The family of some spots, one an image, as far as labels judge it; and the numbers of its spots if it is tied to one."""
     group = group.sort("image")
     images, rows, columns = (group[name].to_numpy() for name in ("image", "row", "column"))
     having = counts.sets[images].sum(axis=0)
     p_value, best = counts.tie(having, len(images))
     classes = len(counts.totals) // 2
     single, single_p_value = counts.single(having, best % classes)
-    single_p_value = min(1.0, single_p_value * tests)
-    overwritten = best >= classes and single >= limits.single_odds and single_p_value < limits.level
-    return Family(
+    family = Family(
         images=images,
         rows=rows,
         columns=columns,
@@ -306,10 +296,38 @@ def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampL
         single_p_value=single_p_value,
         tests=tests,
         level=limits.level,
-        enough=limits.overwritten_odds if overwritten else limits.odds,
-        overwrites=overwritten,
+        enough=limits.odds,
+        overwrites=False,
         plane=int(group["plane"][0]),
     )
+    return family, group["spot"].to_numpy() if family.associated else np.zeros(0, np.uint32)
+
+
+def _may_overwrite(family: Family, limits: StampLimits) -> bool:
+    """Whether a family is tied to a class as the only finding, so that it must be asked how that goes with the class itself."""
+    return family.alone and family.associated and family.odds >= limits.overwritten_odds
+
+
+def _judged(table: pl.LazyFrame, family: Family, spots: Rows, tied: int, limits: StampLimits) -> Family:
+    """The family with what makes it suspicious.
+
+    Args:
+        table: of all spots, with their numbers.
+        family: as `_tested` leaves it.
+        spots: numbers of its spots.
+        tied: families that `_may_overwrite`; of these alone it is asked, so for these alone the answer is corrected.
+        limits: of the search.
+    """
+    single_p_value = min(1.0, family.single_p_value * max(tied, 1))
+    overwrites = _may_overwrite(family, limits) and family.single >= limits.single_odds and single_p_value < limits.level
+    by_look = not (family.exact or family.fixed or overwrites)
+    enough = limits.overwritten_odds if overwrites else limits.alike_odds if by_look else limits.odds
+    family = family._replace(single_p_value=single_p_value, overwrites=overwrites, enough=enough)
+    if family.suspicious and family.fixed:
+        return family._replace(prominent=_is_prominent(table, family, limits))
+    if family.suspicious and not (family.exact and family.overwrites):
+        return family._replace(prominent=_has_prominent_size(table, family, spots, limits))
+    return family
 
 
 def _is_prominent(table: pl.LazyFrame, family: Family, limits: StampLimits) -> bool:
@@ -327,17 +345,16 @@ def _is_prominent(table: pl.LazyFrame, family: Family, limits: StampLimits) -> b
     return len(family.images) * places >= limits.prominence * count(around)
 
 
-def _has_prominent_size(table: pl.LazyFrame, group: pl.DataFrame, limits: StampLimits) -> bool:
-    """See `is_prominent_size`; only the spots of about the size of the group are read."""
-    height, width = int(group["height"][0]), int(group["width"][0])
+def _has_prominent_size(table: pl.LazyFrame, family: Family, spots: Rows, limits: StampLimits) -> bool:
+    """See `is_prominent_size`; only the spots of about the size of the family are read."""
     some = collected(
         table.filter(
-            (pl.col("plane") == int(group["plane"][0]))
-            & pl.col("height").is_between(max(height - 1, 1), height + 1)
-            & pl.col("width").is_between(max(width - 1, 1), width + 1)
+            (pl.col("plane") == family.plane)
+            & pl.col("height").is_between(max(family.height - 1, 1), family.height + 1)
+            & pl.col("width").is_between(max(family.width - 1, 1), family.width + 1)
         )
     )
-    return is_prominent_size(to_spots(some), np.flatnonzero(np.isin(some["spot"].to_numpy(), group["spot"].to_numpy())), limits)
+    return is_prominent_size(to_spots(some), np.flatnonzero(np.isin(some["spot"].to_numpy(), spots)), limits)
 
 
 def _odds(inside: int, members: int, everywhere: int, images: int) -> float:
