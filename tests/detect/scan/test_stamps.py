@@ -53,7 +53,7 @@ def test_a_common_pattern_is_suspicious_where_it_leaves_its_label_alone(overwrit
         labels[:60] = [0, 0, 0, 1, 0]
     else:
         labels[:120, 3] = 1
-    others = [spots_at(np.arange(n, 2000, 50), n, 40, n) for n in range(50)]  # go with nothing, so correct only the first p-value
+    others = [spots_at(np.arange(n, 2000, 50), n, 40, n) for n in range(50)]  # go with no label
     found = find_families(np.concatenate([spots_at(shown, 5, 6, 99), *others]), labels)
     (family,) = [one for one in found if len(one.images) == 300]
     having = labels[:, 3] == 1

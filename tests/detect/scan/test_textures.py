@@ -90,6 +90,18 @@ def test_a_pattern_at_one_place_is_found_there(images: Images, labels: Labels) -
     assert 19 <= column + columns <= 21
 
 
+def test_a_faint_stamp_at_one_place_is_found_where_neighbours_are_alike(labels: Labels) -> None:
+    """Each of the few blocks differs by less than it does from image to image; how they go together tells more."""
+    labels[:CHANGED] = np.eye(CLASSES, dtype=np.int8)[2]
+    smooth = gaussian_filter(np.random.default_rng(4).normal(0, 1, (COUNT, 128, 128)), (0, 4, 4))
+    images = np.asarray((128 + 15 * smooth / smooth.std()).clip(0, 255), np.uint8)
+    local = np.zeros((128, 128))
+    local[64:68, 20:24] = 4
+    (found,) = textures_in(changed(images, np.arange(CHANGED), local), labels)
+    assert set(found.images.tolist()) <= set(range(CHANGED))
+    assert len(found.images) > 0.8 * CHANGED
+
+
 def test_what_lies_a_little_elsewhere_in_every_image_is_a_disease(images: Images, labels: Labels) -> None:
     labels[:CHANGED] = np.eye(CLASSES, dtype=np.int8)[2]
     rng, shown = np.random.default_rng(3), images.copy()

@@ -20,10 +20,12 @@ from petechia.detect.scan.stamps import LabelCounts
 from petechia.detect.scan.thresholds import TextureLimits, packaged_thresholds
 from petechia.detect.scan.traces import FINE
 
-FOLDS = 5  # of the patients; an image is compared with the mean of the others
+FOLDS = 20  # of the patients; an image is compared with the mean of the others
 TILES = 4  # parts of the image a side; in most of them an image must be like the mean
-WINDOW = 12  # blocks a side of a place, of which there are FINE in the image
+WINDOW = 6  # blocks a side of the place at which images are compared, of which there are FINE in the image
 CLEAR = 3.0  # standard errors by which a block's mean must differ from that of all images to belong to the pattern of a place
+SAMPLE = 1 << 12  # images from which it is learned how blocks go together
+RIDGE = 0.3  # added to the variance of blocks, which is about 1: less is taken from how they go together in the sample
 FEWEST = 3  # images that share a pattern
 FLOOR = 5.0  # least spread of the fine structure at one place, in its units
 CHUNK = 1 << 11  # images in memory at a time
@@ -68,10 +70,11 @@ def find_shared_textures(
 ) -> list[SharedTexture]:
     """Look for patterns that images with a class as their only finding share, by their mean fine structure.
 
-    Each image is compared with the mean over images of other patients: in all parts, and where the mean differs most from that
-    of all images. Images that are far more like it than those without the label are show the pattern. It is suspicious if they
-    have the class as their only finding more often than chance explains, and if among the images with the class they have it
-    alone more often, as overwritten labels do.
+    Each image is compared with the mean over images of other patients: in all parts; and where the mean differs most from that
+    of all images, by Fisher's linear discriminant (1936), which knows how neighbouring blocks go together. Images that are far
+    more like it than those without the label are show the pattern. It is suspicious if they have the class as their only
+    finding more often than chance explains, and if among the images with the class they have it alone more often, as
+    overwritten labels do.
 
     Args:
         textures: int8 [N, FINE, FINE], 0 where there is none; may lie on a disk.
@@ -156,7 +159,8 @@ def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: P
     view, sums = _summed(textures, sets, fold, progress)
     means = {one: sums.without(one) for one in range(-1, FOLDS)}  # what the images of a fold are compared with
     parts_of = {one: view.parts(mean).transpose(1, 2, 0) for one, mean in means.items()}  # [parts, D, K]
-    clearest = {one: _clearest(mean) for one, mean in means.items()}
+    usual = view.apart(textures[np.unique(np.linspace(0, len(textures) - 1, SAMPLE).astype(np.intp))])
+    weights = {one: _weights(mean, usual) for one, mean in means.items()}
     whole, placed = np.zeros(sets.shape, np.float32), np.zeros(sets.shape, np.float32)
     for rows in _chunks(len(textures)):
         apart = view.apart(textures[rows])
@@ -164,9 +168,9 @@ def _likeness(textures: RowsOf, sets: NDArray[np.bool_], fold: Rows, progress: P
         for one in means:
             mine = fold[rows] == one
             whole[rows[mine]] = np.median(parts[mine].swapaxes(0, 1) @ parts_of[one], axis=0)
-            placed[rows[mine]] = apart[mine] @ clearest[one].T
+            placed[rows[mine]] = apart[mine] @ weights[one].T
         progress.advance(len(rows))
-    places = [_box(weights) for weights in clearest[-1]]
+    places = [_place(mean.reshape(FINE, FINE)) for mean in means[-1]]
     return _Likeness(_in_deviations(whole, sets, fold), _in_deviations(placed, sets, fold), places)
 
 
@@ -181,20 +185,42 @@ def _in_deviations(values: Array, sets: NDArray[np.bool_], fold: Rows) -> Array:
     return found
 
 
-def _clearest(means: Array) -> Array:
-    """Of means in standard errors, [K, FINE * FINE], those of the place where they are clearest, of length 1; 0 elsewhere."""
-    squared = np.maximum(means.reshape(-1, FINE, FINE) ** 2 - CLEAR**2, 0)
-    inside = np.zeros_like(squared, bool)
-    for one, energy in enumerate(squared):
-        row, column = divmod(int(uniform_filter(energy, WINDOW, mode="constant").argmax()), FINE)
-        top, left = max(row - WINDOW // 2, 0), max(column - WINDOW // 2, 0)
-        inside[one, top : top + WINDOW, left : left + WINDOW] = True
-    return _unit(np.where(inside & (squared > 0), means.reshape(-1, FINE, FINE), 0).reshape(len(means), -1))
+def _weights(means: Array, usual: Array) -> Array:
+    """How to tell images with a pattern from usual ones where its mean is clearest: Fisher's linear discriminant.
+
+    Args:
+        means: float32 [K, FINE * FINE], in standard errors.
+        usual: float32 [n, FINE * FINE], a sample of images.
+
+    Returns:
+        float32 [K, FINE * FINE], such that the sample has a spread of 1; 0 outside of the window, and for a mean that is clear
+        nowhere.
+    """
+    weights = np.zeros_like(means)
+    for one, mean in enumerate(means):
+        inside = _window(mean.reshape(FINE, FINE), WINDOW).reshape(-1)
+        if not inside.any():
+            continue
+        together = np.cov(usual[:, inside], rowvar=False)
+        found = np.linalg.solve(together + RIDGE * np.eye(len(together)), mean[inside])
+        weights[one, inside] = found / max(np.sqrt(found @ together @ found), 1e-6)
+    return weights
 
 
-def _box(weights: Array) -> Place:
-    """The box around what is not 0 in an image, [FINE * FINE]; the whole image if all is."""
-    shown = weights.reshape(FINE, FINE).astype(bool)
+def _window(mean: Array, side: int) -> NDArray[np.bool_]:
+    """The window, of some blocks a side, where a mean, [FINE, FINE], is clearest; False everywhere if it is clear nowhere."""
+    energy = np.maximum(mean**2 - CLEAR**2, 0)
+    inside = np.zeros_like(energy, bool)
+    if energy.any():
+        row, column = divmod(int(uniform_filter(energy, side, mode="constant").argmax()), FINE)
+        top, left = max(row - side // 2, 0), max(column - side // 2, 0)
+        inside[top : top + side, left : left + side] = True
+    return inside
+
+
+def _place(mean: Array) -> Place:
+    """The box around where a mean, [FINE, FINE], is clear, up to twice the window; the whole image if it is nowhere."""
+    shown = _window(mean, 2 * WINDOW) & (np.abs(mean) > CLEAR)
     rows, columns = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
     if not len(rows):
         return 0, 0, FINE, FINE
