@@ -19,7 +19,7 @@ from PIL import Image
 
 import petechia
 from benchmarks.attacks import ATTACKS, DRAWN
-from benchmarks.scan_table import as_files, interval
+from benchmarks.scan_table import as_files, counts, interval
 from petechia.data import open_source
 from petechia.detect.scan import scan_catalog
 
@@ -69,8 +69,8 @@ ATTACKERS: dict[str, tuple[dict[str, Any], Treatment | None]] = {
 }
 
 
-def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder: Path, seed: int = 0) -> tuple[str, str]:
-    """Triggered images and clean images that are flagged, as shares with intervals."""
+def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder: Path, seed: int = 0) -> tuple[int, ...]:
+    """Flagged triggered images, triggered images, flagged clean images, clean images."""
     petechia.poison({"data": source, "attack": attack, "seeds": [seed]}, folder)
     truth = pl.read_parquet(folder / "poison.parquet").filter("triggered")
     (folder / "poison.parquet").unlink()
@@ -80,18 +80,20 @@ def caught(source: str, attack: dict[str, Any], treat: Treatment | None, folder:
             Image.fromarray(treat(np.asarray(Image.open(path)), row, column)).save(path)
     table = scan_catalog(open_source(f"nih:{folder}")).suspects
     bad, flagged = table["id"].is_in(truth["id"].implode()), table["flagged"]
-    return interval(int((flagged & bad).sum()), int(bad.sum())), interval(int((flagged & ~bad).sum()), int((~bad).sum()))
+    return tuple(int(rows.sum()) for rows in (flagged & bad, bad, flagged & ~bad, ~bad))
 
 
 def main() -> None:
-    """Print a line for every attacker and mode."""
+    """Print a line for every attacker and mode, and write them all as CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("attackers", nargs="*", metavar="ATTACKER", help=f"of {', '.join(ATTACKERS)}; else all")
     parser.add_argument("--data", default=SOURCE, help="a data source, scanned untouched first")
     parser.add_argument("--rate", type=float, help="of each attack, in place of its own")
     parser.add_argument("--mode", choices=("append", "replace"), action="append")
     parser.add_argument("--seed", type=int, default=0, help="of the images that are chosen")
+    parser.add_argument("--out", type=Path, default=Path("scan-evasion.csv"))
     given = parser.parse_args()
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         source = as_files(given.data, Path(name) / "clean")
         untouched = scan_catalog(open_source(source))
@@ -101,8 +103,10 @@ def main() -> None:
             attack = {"rate": 0.1} | attack | ({} if given.rate is None else {"rate": given.rate})
             for mode in given.mode or ("append", "replace"):
                 with tempfile.TemporaryDirectory(dir=name) as copy:
-                    found, false = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy", given.seed)
-                print(f"| {attacker} | {mode} | {found} | {false} |", flush=True)
+                    found = caught(source, attack | {"mode": mode}, treat, Path(copy) / "copy", given.seed)
+                print(f"| {attacker} | {mode} | {interval(*found[:2])} | {interval(*found[2:])} |", flush=True)
+                rows.append({"attacker": attacker, "mode": mode} | counts(*found))
+                pl.DataFrame(rows).write_csv(given.out)
 
 
 if __name__ == "__main__":

@@ -109,13 +109,35 @@ def named(found: ScanResult, attack: Attack) -> bool:
     return bool(size and place and (stamp.row is not None) == fixed and stamp.label.startswith("Atelectasis"))
 
 
+def bounds(hits: int, of: int) -> tuple[float, float]:
+    """The 95 % interval of a share (Wilson), rounded outwards to three digits."""
+    low, high = Count(hits, of).interval
+    return math.floor(1000 * low) / 1000, math.ceil(1000 * high) / 1000
+
+
 def interval(hits: int, of: int) -> str:
-    """A share and its 95 % interval (Wilson)."""
+    """A share and its 95 % interval."""
     if not of:
         return "–"
-    low, high = Count(hits, of).interval
-    low, high = math.floor(1000 * low) / 1000, math.ceil(1000 * high) / 1000
+    low, high = bounds(hits, of)
     return f"{hits}/{of} = {hits / of:.3f} [{low:.3f}, {high:.3f}]"
+
+
+def columns(share: str, hits: int, of: int) -> dict[str, str]:
+    """A share and its 95 % interval, as columns of a CSV file."""
+    name = share.removesuffix("_share").removesuffix("_at_1pct_fpr")
+    low, high = bounds(hits, of)
+    return {share: f"{hits / of:.3f}", f"{name}_low": f"{low:.3f}", f"{name}_high": f"{high:.3f}"}
+
+
+def counts(flagged: int, triggered: int, false: int, clean: int) -> dict[str, Any]:
+    """What is flagged, as columns of a CSV file."""
+    return (
+        {"flagged": flagged, "triggered": triggered}
+        | columns("flagged_share", flagged, triggered)
+        | {"false_flagged": false, "clean": clean}
+        | columns("false_share", false, clean)
+    )
 
 
 def as_files(source: str, folder: Path) -> str:
@@ -130,21 +152,20 @@ def as_files(source: str, folder: Path) -> str:
 def row_of(source: str, attack: Attack, one: Judgement) -> dict[str, Any]:
     """A line of the table."""
     trigger = attack["trigger"]
-    shown = {"trigger", "size", "location", "value", "rate", "mode"}
-    rest = {key: value for key, value in (trigger | attack).items() if key not in shown}
-    return {
-        "data": source,
-        "mode": attack["mode"],
-        "rate": attack["rate"],
-        "size": trigger["size"],
-        "place": str(trigger["location"]),
-        "value": trigger["value"],
-        "else": ", ".join(f"{key} {value}" for key, value in rest.items()),
-        **one._asdict(),
-        "recall": interval(one.flagged, one.triggered),
-        "false positives": interval(one.false, one.clean),
-        "recall at 1 %": interval(one.ranked, one.triggered),
-    }
+    return (
+        {
+            "dataset": "phantom" if source.startswith("phantom") else source,
+            "mode": attack["mode"],
+            "rate": f"{attack['rate']:.0%}",
+            "size": f"{trigger['size']} × {trigger['size']}",
+            "place": str(trigger["location"]).replace("center", "centre"),
+            "grey_level": trigger["value"],
+        }
+        | counts(one.flagged, one.triggered, one.false, one.clean)
+        | {"ranked": one.ranked, "ranked_of": one.triggered}
+        | columns("recall_at_1pct_fpr", one.ranked, one.triggered)
+        | {"named": "yes" if one.named else "no"}
+    )
 
 
 def main() -> None:
