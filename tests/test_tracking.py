@@ -70,6 +70,7 @@ def test_the_runs_of_a_study_stand_below_one_parent(tmp_path: Path) -> None:
         ("mlflow", "is not mlflow:URI"),
         ("wandb:project", "is not mlflow:URI"),
         ("mlflow:nosuch://place", "cannot be used"),
+        ("mlflow:nosuch://jane:hunter2@place", "MLflow store nosuch://place cannot be used"),
         ("mlflow:sqlite:////nowhere/at/all.db", "cannot be used"),
     ],
 )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from petechia.core.errors import PetechiaError, first_line
+from petechia.core.errors import PetechiaError, first_line, without_credentials
 from petechia.core.version import __version__
 from petechia.detect.audit.result import AuditResult
 from petechia.models.openers.registered import find_version, registry
@@ -41,15 +41,16 @@ class Tracker:
     """
 
     def __init__(self, target: str) -> None:
-        kind, _, self.uri = target.partition(":")
-        if kind != "mlflow" or not self.uri:
-            raise PetechiaError(f"--track {target!r} is not mlflow:URI, as in mlflow:sqlite:///mlflow.db.")
+        kind, _, uri = target.partition(":")
+        self.uri = without_credentials(uri)  # in messages and files
+        if kind != "mlflow" or not uri:
+            raise PetechiaError(f"--track {without_credentials(target)!r} is not mlflow:URI, as in mlflow:sqlite:///mlflow.db.")
         if importlib.util.find_spec("mlflow") is None:
             raise PetechiaError("--track needs MLflow, which is not installed; install petechia[track].")
-        if (file := _sqlite_file(self.uri)) and not file.parent.is_dir():
+        if (file := _sqlite_file(uri)) and not file.parent.is_dir():
             raise PetechiaError(f"The MLflow store {self.uri} cannot be used: {file.parent} is not a folder; make it first.")
         try:
-            self.client = _client(self.uri)
+            self.client = _client(uri)
             self.experiment = self._find_experiment()
         except Exception as error:
             raise PetechiaError(f"The MLflow store {self.uri} cannot be used ({first_line(error)}); check --track.") from None

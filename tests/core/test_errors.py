@@ -1,4 +1,4 @@
-from petechia.core.errors import printable, shown
+from petechia.core.errors import first_line, printable, shown
 
 
 def test_what_a_terminal_would_obey_is_not_shown() -> None:
@@ -13,3 +13,8 @@ def test_values_are_shown_as_python_writes_them_but_cut() -> None:
     endless: list[object] = []
     endless += [endless] * 1000
     assert len(shown(endless)) <= 120
+
+
+def test_credentials_in_urls_are_not_shown() -> None:
+    error = OSError("https://jane:hunter2@host:5000/api, sqlite:////home/me@work/a.db and ftp://t0ken@x are away.")
+    assert first_line(error) == "https://host:5000/api, sqlite:////home/me@work/a.db and ftp://x are away"

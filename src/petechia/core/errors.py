@@ -1,8 +1,11 @@
 """The one error class that users see, and helpers to show text from untrusted files in its messages."""
 
+import re
 import reprlib
 from collections.abc import Iterable, Sequence
 from textwrap import shorten
+
+CREDENTIALS = re.compile(r"//[^\s/?#]*@")  # in URLs
 
 
 class PetechiaError(Exception):
@@ -36,10 +39,14 @@ def shown(value: object) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of another library's error, shortened to fit into a sentence."""
-    return shorten(
-        printable((str(error).strip() or type(error).__name__).splitlines()[0], 10_000), 200, placeholder=" …"
-    ).rstrip(".")
+    """Return the first line of another library's error, shortened to fit into a sentence, without user and password of URLs."""
+    line = without_credentials((str(error).strip() or type(error).__name__).splitlines()[0])
+    return shorten(printable(line, 10_000), 200, placeholder=" …").rstrip(".")
+
+
+def without_credentials(text: str) -> str:
+    """Return text in which the user and the password of URLs are left out, as in https://user:password@host."""
+    return CREDENTIALS.sub("//", text)
 
 
 def unreadable(path: object, error: OSError, advice: str) -> PetechiaError:

@@ -4,7 +4,9 @@ from petechia.core.errors import PetechiaError
 
 pytest.importorskip("dicomweb_client")
 
+from petechia.data import open_source
 from petechia.data.dicomweb.address import read_address
+from petechia.data.sources.dicomweb import read_source
 
 SECRETS = ("PETECHIA_DICOMWEB_TOKEN", "PETECHIA_DICOMWEB_USER", "PETECHIA_DICOMWEB_PASSWORD")
 
@@ -25,12 +27,36 @@ def test_what_is_no_address_is_refused(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["https://jane:hunter2@pacs/d", "https://hunter2@pacs/d", "dicom://a:hunter2@b", "//a:hunter2@b"]
+    "url",
+    [
+        *("https://jane:hunter2@pacs/d", "https://hunter2@pacs/d", "dicom://a:hunter2@b", "//a:hunter2@b"),
+        *(
+            "https:/jane:hunter2@pacs/d",
+            "jane:hunter2@pacs/d",
+            "https:\\\\jane:hunter2@pacs/d",
+            "https://jane:hun/hunter2@pacs/d",
+        ),
+        *("https:///jane:hunter2@pacs/d", "https://jane:hunter2,x@pacs/d", "https://pacs/jane:hunter2@d,limit=x"),
+    ],
 )
 def test_credentials_in_the_address_are_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(PetechiaError, match="holds a user or a password") as raised:
         read_address(url)
     assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize("rest", ["?token=hunter2", "?token=hunter2,date=x", "#hunter2", ";token=hunter2,limit=x"])
+@pytest.mark.parametrize("scheme", ["https", "ftp"])
+def test_a_token_in_the_address_is_refused_and_not_repeated(scheme: str, rest: str) -> None:
+    with pytest.raises(PetechiaError, match="holds a question mark, a hash or a semicolon") as raised:
+        open_source(f"dicomweb:{scheme}://pacs/d{rest}")
+    assert "hunter2" not in str(raised.value)
+
+
+def test_options_may_hold_what_an_address_may_not() -> None:
+    _, options = read_source("", "https://pacs/d,table=/home/me@work/a?#;.csv,description=chest ?A")
+    assert str(options.table) == "/home/me@work/a?#;.csv"
+    assert options.description == "chest ?A"
 
 
 def test_credentials_come_from_the_environment_and_are_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

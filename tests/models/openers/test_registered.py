@@ -175,6 +175,15 @@ def test_what_is_no_version(name: str, client: Any) -> None:
         open_classifier(f"mlflow:{name}", RUNTIME)
 
 
+@pytest.mark.parametrize("uri", ["http://jane:hunter2@127.0.0.1:9", "nosuch://jane:hunter2@host/db"])
+def test_a_registry_that_cannot_be_used_does_not_show_its_credentials(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with pytest.raises(PetechiaError, match="MLflow registry") as raised:
+        open_classifier("mlflow:lung/1", RUNTIME)
+    assert "hunter2" not in str(raised.value)
+
+
 def test_what_the_registry_does_not_have(client: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("lung/999", "heart/1", "lung@nobody"):
         with pytest.raises(PetechiaError, match=f"The MLflow registry does not have mlflow:{name}"):

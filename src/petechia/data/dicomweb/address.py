@@ -58,16 +58,22 @@ def read_address(url: str) -> Address:
 
 
 def refuse_credentials(url: str) -> None:
-    """Refuse the URL of a PACS that holds a user or a password, in a sentence that does not.
+    """Refuse the URL of a PACS that holds a user, a password or a query, which can be a token, in a sentence that does not.
+
+    Args:
+        url: the URL; options may follow it after a comma. It need not be a valid one.
 
     Raises:
         PetechiaError: it does.
     """
-    if re.match(r"[^/]*//[^/]*@", url):
+    place = url.partition(",")[0]
+    if "@" in place or re.match(r"[^/]*/*[^/]*@", url):  # a password can hold a comma, too
         raise PetechiaError(
             f"The address of the PACS holds a user or a password, which would end up in logs and results; leave it out, and "
             f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment."
         )
+    if re.search(r"[?#;]", place):
+        raise PetechiaError(f"The address of the PACS holds a question mark, a hash or a semicolon; {FORM}.")
 
 
 def _split(url: str) -> SplitResult:
@@ -78,8 +84,6 @@ def _split(url: str) -> SplitResult:
         known = False
     if not known or not url.isprintable() or any(letter.isspace() for letter in url):
         raise PetechiaError(f"{printable(url, 200)!r} is not the address of a PACS; {FORM}.")
-    if parts.query or parts.fragment:
-        raise PetechiaError(f"The address of the PACS at {parts.hostname} holds a question mark or a hash; {FORM}.")
     return parts
 
 

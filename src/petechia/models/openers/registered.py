@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from petechia.core.budget import check
-from petechia.core.errors import PetechiaError, first_line, listing, printable
+from petechia.core.errors import PetechiaError, first_line, listing, printable, without_credentials
 from petechia.core.files import sha256
 from petechia.core.runtime import Runtime
 from petechia.models.classifier import Classifier
@@ -99,7 +99,7 @@ def registry(model: str) -> Any:
         model: what it is needed for, for messages.
 
     Raises:
-        PetechiaError: MLflow is not installed, or nothing says which registry is meant.
+        PetechiaError: MLflow is not installed, nothing says which registry is meant, or it cannot be used.
     """
     if find_spec("mlflow") is None:
         raise PetechiaError(f"{printable(model, 200)} needs MLflow, which is not installed; install petechia[track].")
@@ -108,11 +108,16 @@ def registry(model: str) -> Any:
     mlflow: Any = module
     if not (mlflow.is_tracking_uri_set() or os.environ.get("MLFLOW_REGISTRY_URI")):  # MLflow would make a new one here
         raise PetechiaError(f"{printable(model, 200)} needs the address of the registry; set MLFLOW_TRACKING_URI.")
-    uri = mlflow.get_registry_uri()
+    uri = without_credentials(mlflow.get_registry_uri())
     file = Path(uri.removeprefix("sqlite:///"))
     if uri.startswith("sqlite:///") and not file.is_file():  # likewise
         raise PetechiaError(f"The MLflow registry {uri} cannot be used: there is no file {file}; check MLFLOW_TRACKING_URI.")
-    return mlflow.MlflowClient()
+    try:
+        return mlflow.MlflowClient()
+    except Exception as error:  # of a scheme that MLflow does not know, or a database whose driver is not installed
+        raise PetechiaError(
+            f"The MLflow registry {uri} cannot be used ({first_line(error)}); check MLFLOW_TRACKING_URI."
+        ) from None
 
 
 def _downloaded(found: Version, private: Path) -> Path:
