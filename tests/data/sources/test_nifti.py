@@ -225,6 +225,13 @@ def patched(path: Path, at: int, form: str, *values: Any) -> None:
     path.write_bytes(content)
 
 
+def flipped(path: Path) -> None:
+    """Change a voxel in a file of gzip; only the checksum tells."""
+    content = bytearray(gzip.compress(path.read_bytes(), 0, mtime=0))
+    content[-20] ^= 1
+    path.write_bytes(content)
+
+
 def dims(*sides: int) -> Callable[[Path], None]:
     return lambda path: patched(path, 40, "<8h", len(sides), *sides, *[1] * (7 - len(sides)))
 
@@ -271,6 +278,8 @@ def bomb(path: Path) -> None:
             lambda path: path.write_bytes(gzip.compress(path.read_bytes(), mtime=0)[:40] + bytes(300)),
             "cannot be read|is damaged",
         ),
+        (flipped, "is damaged (CRC check failed"),
+        (lambda path: path.write_bytes(gzip.compress(path.read_bytes(), mtime=0)[:-8]), "is damaged"),
         (lambda path: path.write_bytes(b"\x1f\x8b" + bytes(500)), "header that cannot be read"),
         (bomb, "claims 216,000,352 bytes, a multiple of its size"),
     ],
