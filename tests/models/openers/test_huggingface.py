@@ -1,6 +1,7 @@
 """Image classifiers of Hugging Face: tiny ones with random weights, compared with what transformers itself makes of them."""
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -253,6 +254,12 @@ def without_weight(name: str) -> Change:
     return write
 
 
+def crowded(folder: Path) -> None:
+    """Write a file of many tensors without a byte."""
+    header = json.dumps({str(one): {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for one in range(60_000)}).encode()
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header)
+
+
 def truncated(folder: Path) -> None:
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[: len(content) // 2])
@@ -300,6 +307,8 @@ def truncated(folder: Path) -> None:
         (index(), "lists no files with weights"),
         (without_weight("vit.embeddings.cls_token"), r"do not fit its config.json: they lack vit.embeddings.cls_token"),
         (other_weights(classifier__weight=(4, 16), classifier__bias=(4,)), "other shapes"),
+        (with_config(problem_type=["x"]), r"has the problem_type \['x'\]"),
+        (crowded, "has 60,000 tensors, far more than any model"),
         (truncated, "is not a valid safetensors file"),
         (lambda folder: (folder / CONFIG).unlink(), "has no config.json, so it is not an image classifier of Hugging Face"),
         (lambda folder: (folder / "model.safetensors").unlink(), "has no model.safetensors"),

@@ -27,6 +27,7 @@ DEEPEST = 32  # levels of nesting in a description
 LARGEST = 1_000_000  # of an integer in a description; the widest layers have some ten thousand channels
 ALTOGETHER = 10_000_000  # of all of them
 MOST_FILES = 1_000  # with weights
+MOST_TENSORS = 50_000  # in a file; the largest models have some thousand
 NAMES = ("id2label", "label2id", "label_names", "label_descriptions")  # of classes, with their numbers
 
 Shapes = Mapping[str, tuple[int, ...]]  # of tensors, by name
@@ -182,7 +183,10 @@ class Weights:
 def _shapes(file: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     try:
         with safe_open(file, "pt") as opened:
-            for name in opened.keys():  # noqa: SIM118 (it is not a dict)
+            names = opened.keys()
+            if len(names) > MOST_TENSORS:
+                raise PetechiaError(f"{file} has {len(names):,} tensors, far more than any model; restore it.")
+            for name in names:
                 yield name, tuple(opened.get_slice(name).get_shape())
     except (OSError, SafetensorError) as error:
         raise PetechiaError(f"{file} is not a valid safetensors file ({first_line(error)}); save it again.") from None

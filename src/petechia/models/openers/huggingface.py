@@ -224,7 +224,7 @@ def _usual_card(settings: Any, processor: Processor, path: Path) -> dict[str, An
     """Return what the files of the folder say, as keys of a card."""
     classes = _classes(settings, path)
     problem = getattr(settings, "problem_type", None)
-    if problem is not None and problem not in TASKS:
+    if problem is not None and not (isinstance(problem, str) and problem in TASKS):
         raise PetechiaError(f"{path} has the problem_type {shown(problem)}; only {alternatives(TASKS)} are classifiers.")
     task = TASKS[problem] if problem else "multi-class" if len(classes) > 1 else "multi-label"
     usual = {"classes": classes, "task": task, "outputs": "logits", "mean": processor.mean, "std": processor.std}
