@@ -5,11 +5,11 @@ from __future__ import annotations
 import datetime
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from petechia.core.errors import PetechiaError, printable
+from petechia.core.errors import PetechiaError, first_line, printable
 
 FILE = "journal.sqlite"
 CLEAN, FLAGGED, FAILED = "clean", "flagged", "failed"
@@ -27,21 +27,27 @@ class Journal:
 
     Args:
         folder: existing folder.
-        about: what the judgements depend on; a journal that was begun with something else is refused.
+        about: what the judgements depend on; a journal with images that were judged by something else is refused.
+        measured: names of files in the folder that depend on it, too; those of something else are removed.
 
     Raises:
-        PetechiaError: the journal is damaged, or was begun with other settings.
+        PetechiaError: the journal is damaged, or has images that were screened with other settings.
     """
 
-    def __init__(self, folder: Path, about: Mapping[str, object]) -> None:
+    def __init__(self, folder: Path, about: Mapping[str, object], measured: Sequence[str] = ()) -> None:
         self.path = folder / FILE
         with self._sentence():
             self._database = sqlite3.connect(self.path, isolation_level=None)
             self._database.execute("PRAGMA synchronous = FULL")
             self._database.executescript(TABLES)
-            self._database.execute("INSERT OR IGNORE INTO about VALUES ('settings', ?)", (_text(about),))
-            (known,) = self._database.execute("SELECT value FROM about WHERE key = 'settings'").fetchone()
-        self._refuse_other(json.loads(known), json.loads(_text(about)))
+            settings = self._settings()
+        if settings is not None and self._has_images():
+            self._refuse_other(settings, json.loads(_text(about)))
+        elif settings != json.loads(_text(about)):  # no judgement depends on other settings, but a file may
+            for name in measured:
+                (folder / name).unlink(missing_ok=True)
+            with self._sentence():
+                self._database.execute("INSERT OR REPLACE INTO about VALUES ('settings', ?)", (_text(about),))
 
     def close(self) -> None:
         """Close the file."""
@@ -84,6 +90,14 @@ class Journal:
         with self._sentence():
             self._database.execute("INSERT OR REPLACE INTO images VALUES (?, ?, ?, ?, ?, ?, ?)", (uid, state, *values, now))
 
+    def _settings(self) -> dict[str, object] | None:
+        found = self._database.execute("SELECT CAST(value AS BLOB) FROM about WHERE key = 'settings'").fetchone()
+        return None if found is None else dict(json.loads(found[0]))
+
+    def _has_images(self) -> bool:
+        with self._sentence():
+            return self._database.execute("SELECT 1 FROM images").fetchone() is not None
+
     def _refuse_other(self, known: dict[str, object], given: dict[str, object]) -> None:
         other = [key for key in given if known.get(key) != given[key]]
         if other:
@@ -95,10 +109,10 @@ class Journal:
     def _sentence(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.Error, ValueError, TypeError) as error:  # text or JSON in it is damaged
             raise PetechiaError(
-                f"{self.path} cannot be used ({error}); check the disk, or remove the file: then all images are screened "
-                f"again, and no report is stored twice."
+                f"{self.path} cannot be used ({first_line(error)}); check the disk, or remove the file: then all "
+                f"images are screened again, and no report is stored twice."
             ) from None
 
 

@@ -62,7 +62,7 @@ def watch_pacs(
             files.make_folder(folder)
             folder.chmod(PRIVATE)
         stack.enter_context(files.locked(folder))
-        journal = stack.enter_context(closing(Journal(folder, about)))
+        journal = stack.enter_context(closing(Journal(folder, about, (CALIBRATION,))))
         journal.forget_failed()
         health = Health(max(LEAST, ROUNDS * interval))
         if port is not None:
