@@ -15,6 +15,7 @@ from highdicom import sr
 from highdicom.sr import CodedConcept
 from numpy.typing import NDArray
 from pydicom.sr.codedict import codes
+from pydicom.uid import ComprehensiveSRStorage, SecondaryCaptureImageStorage
 
 from petechia.core.errors import PetechiaError, printable
 from petechia.core.version import __version__
@@ -26,7 +27,7 @@ from petechia.detect.screen.files import picture
 from petechia.detect.screen.result import ScreenedImage
 
 NAMESPACE = uuid.UUID("0d6d2c6b-4f0f-5a52-9a6e-6c2f5a1d7e90")  # of all UIDs that are made here; never change it
-DESCRIPTION = "Petechia"  # of the series, by which `petechia explain` marks its own, too
+DESCRIPTION = "Petechia"  # of the series
 HINT = (
     "A hint of research software and not a diagnosis: part of this image may have been put there to steer an AI model. Do not "
     "rely on that model's answer for this image before a person has looked at it. Petechia is not a medical device."
@@ -79,7 +80,13 @@ def derived_uid(*parts: str) -> str:
 
 
 def is_own(one: Instance) -> bool:
-    """Whether an object was stored by Petechia, which does not screen its own pictures."""
+    """Whether an object is one that Petechia stores, whose own pictures are not screened.
+
+    The description and the UID of its series are not enough, as whoever sends an image chooses them: what is not of the kinds
+    that Petechia stores is screened. "" is what a PACS does not say.
+    """
+    if one.kind not in (SecondaryCaptureImageStorage, ComprehensiveSRStorage, "") or one.modality not in ("OT", "SR", ""):
+        return False
     series = (derived_uid(kind, one.study) for kind in ("reports", "pictures"))
     return one.series_description == DESCRIPTION or one.series in series
 

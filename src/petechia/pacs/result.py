@@ -10,9 +10,9 @@ class Round:
     """What one list of the PACS brought.
 
     Attributes:
-        screened: number of new images that were screened.
-        flagged: of these, the number that are flagged.
-        failed: number of new images that cannot be screened.
+        screened: number of new images that were screened and, if flagged, reported.
+        flagged: number that are flagged, reported or not.
+        failed: number of new images that cannot be screened or reported, or not now.
     """
 
     screened: int = 0

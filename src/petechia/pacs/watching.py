@@ -72,6 +72,8 @@ class Watch:
         self._screen, self._calibration = screen, calibration
         self._journal, self._health, self._say = journal, health, say
         self._unlisted = EVERYTHING_READ
+        self._later: dict[str, tuple[int, float]] = {}  # SOPInstanceUID → how often it was put off, and until when
+        self._stuck: list[PacsAwayError] = []  # since the last image that could be had
         self.total = Round()
 
     def forever(self, interval: float, chance: Callable[[], float] = random.random) -> NoReturn:
@@ -100,12 +102,15 @@ class Watch:
             PetechiaError: it refuses.
         """
         begun, before = time.monotonic(), self.total
+        self._stuck = []
         files = Files()
         new = self._new(files)
         while some := list(islice(new, BATCH)):
             fetched = [one for one in map(self._fetch, some) if one is not None]
             self.total += self._examine(fetched) + Round(failed=len(some) - len(fetched))
         self.total += self._tell_unlisted(files)
+        if self._stuck and self.total.screened == before.screened:
+            raise self._stuck[-1]
         self._health.progress()
         self._health.rounds.inc()
         self._health.round_seconds.set(time.monotonic() - begun)
@@ -115,7 +120,8 @@ class Watch:
         today = datetime.datetime.now().astimezone().date()
         for one in self._pacs.instances(self._query(today), files):
             self._health.progress()
-            if one.is_image and not is_own(one) and not self._journal.knows(one.uid):
+            waits = self._later.get(one.uid, (0, 0.0))[1] > time.monotonic()
+            if one.is_image and not waits and not is_own(one) and not self._journal.knows(one.uid):
                 yield one
 
     def _tell_unlisted(self, files: Files) -> Round:
@@ -129,7 +135,7 @@ class Watch:
         return Round(failed=new)
 
     def _fetch(self, one: Instance) -> _Fetched | None:
-        """Fetch and decode an image; None if that one cannot be had. If the PACS refuses, it will refuse others, too."""
+        """Fetch and decode an image; None if that one cannot be had. If the PACS lets nobody in, it will refuse others, too."""
         if one.frames > 1:
             told = f"It has {one.frames:,} frames, and a watch screens images with one; use petechia screen MODEL dicomweb:URL."
             self._fail(one, PetechiaError(told))
@@ -139,6 +145,10 @@ class Watch:
         except InstanceError as error:
             self._fail(one, error)
             return None
+        except PacsAwayError as error:
+            self._put_off(one, error)
+            return None
+        self._stuck = []
         try:
             image = Decoding(self._classifier.colour).decode(content, one.uid)
         except PetechiaError as error:
@@ -151,6 +161,20 @@ class Watch:
         self._health.failed.inc()
         self._say(f"Not screened: {one.uid}. {error}")
         return Round(failed=1)
+
+    def _put_off(self, one: Instance, error: PacsAwayError) -> None:
+        """Leave an image to a later round, so that one that the PACS is at odds with does not stop the others.
+
+        Raises:
+            PacsAwayError: the PACS does not answer otherwise, either, or not for one image after the other.
+        """
+        self._stuck.append(error)
+        if len(self._stuck) > BATCH or not self._pacs.answers(one):
+            raise error
+        times = self._later.get(one.uid, (0, 0.0))[0]
+        self._later[one.uid] = times + 1, time.monotonic() + back_off(times, 1.0)
+        if not times:
+            self._say(f"Put off: {one.uid}. {error}")
 
     def _examine(self, fetched: list[_Fetched]) -> Round:
         """Screen some images; if that fails, one by one, so that an image that the model fails on does not stop the others."""
@@ -173,13 +197,20 @@ class Watch:
             try:
                 report = self._report(fetched, found)
             except InstanceError as error:
-                return self._fail(fetched.one, error)
+                return self._not_reported(fetched.one, found) + self._fail(fetched.one, error)
+            except PacsAwayError as error:
+                self._put_off(fetched.one, error)
+                return self._not_reported(fetched.one, found) + Round(failed=1)
             self._health.flagged.inc()
             self._say(f"Flagged: {uid}, {found.class_}, p = {found.p_value:.2g}; report {report}.")
         self._journal.screened(uid, found.flagged, found.suspicion, found.p_value, report)
         self._health.screened.inc()
         self._health.progress()
         return Round(1, int(found.flagged))
+
+    def _not_reported(self, one: Instance, found: ScreenedImage) -> Round:
+        self._say(f"Flagged, but not reported: {one.uid}, {found.class_}, p = {found.p_value:.2g}.")
+        return Round(flagged=1)
 
     def _report(self, fetched: _Fetched, found: ScreenedImage) -> str:
         """Store what is not stored yet about a flagged image; returns the UID of the report.

@@ -17,13 +17,14 @@ class Handler(BaseHTTPRequestHandler):
     """Answers as the server's `answer` says."""
 
     server: Server
+    body = b""
 
     def do_GET(self) -> None:
         self.server.asked.append((self.path, dict(self.headers)))
         self.server.answer(self)
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.body = self.rfile.read(int(self.headers["Content-Length"]))
         self.do_GET()
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
@@ -106,7 +107,7 @@ def answering(studies: list[Any], instances: list[Any], file: Callable[[str], by
 
     def answer(handler: Handler) -> None:
         path, query = handler.asks
-        if "/series/" in path and file is not None:
+        if "/series/" in path and not path.endswith("/instances") and file is not None:
             handler.reply_file(file(path.rpartition("/")[2]))
             return
         offset = int(query.get("offset", ["0"])[0])

@@ -262,16 +262,61 @@ def test_it_breaks_off_or_answers_in_xml() -> None:
 
 def test_what_it_answers_to_what_is_stored() -> None:
     failed = {"00081198": {"vr": "SQ", "Value": [{"00081197": {"vr": "US", "Value": [272]}}]}}
+    told = json.dumps(failed).encode()
     for answer, kind, sentence in (
         (lambda handler: handler.reply(b"", state=409), InstanceError, "does not take what was to be stored"),
+        (lambda handler: handler.reply(b"", state=413), InstanceError, "refuses the request .413"),
+        (lambda handler: handler.reply(b"", state=404), InstanceError, "has no such thing"),
         (lambda handler: handler.reply_json(failed), InstanceError, "does not take a report .reason 0x0110"),
-        (lambda handler: handler.reply(b"<html>"), PetechiaError, "with something that is not DICOM JSON"),
+        (lambda handler: handler.reply(told, "application/dicom+json; charset=utf-8", 202), InstanceError, "does not list it"),
+        (lambda handler: handler.reply(b"", state=202), InstanceError, "does not list it afterwards"),
+        (lambda handler: handler.reply(b"<html>"), InstanceError, "its answer is no DICOM JSON"),
         (lambda handler: handler.reply(b"", state=403), PetechiaError, "does not allow it"),
         (lambda handler: handler.reply(b"", state=503), PacsAwayError, "cannot answer now"),
     ):
-        with serving(answer) as server, pytest.raises(kind, match=sentence):
-            Pacs(server.url).store("1.3", [made(PIXELS[0])])
-        assert len(server.asked) == 1  # what is stored is not sent again by itself
+        posted: list[str] = []
+
+        def reply(handler: Handler, answer: Any = answer, posted: list[str] = posted) -> None:
+            if handler.command == "POST":
+                posted.append(handler.path)
+                answer(handler)
+            else:
+                handler.reply_json([])  # it lists nothing
+
+        with serving(reply) as server, pytest.raises(kind, match=sentence):
+            Pacs(server.url).store("1.3", [made(PIXELS[0], SOPInstanceUID="1.2", SeriesInstanceUID="1.4")])
+        assert len(posted) == 1  # what is stored is not sent again by itself
+
+
+def test_what_it_has_counts_as_stored_whatever_it_answers() -> None:
+    def reply(handler: Handler) -> None:
+        if handler.command == "POST":
+            handler.reply(b"", state=409)  # another watch was quicker
+        else:
+            handler.reply_json([entry(uid="1.2", series="1.4")])
+
+    with serving(reply) as server:
+        Pacs(server.url).store("1.3", [made(PIXELS[0], SOPInstanceUID="1.2", SeriesInstanceUID="1.4")])
+
+
+@pytest.mark.parametrize(("state", "sentence"), [(500, "cannot answer now"), (403, "does not allow it"), (406, "refuses the")])
+def test_an_object_that_it_cannot_give_can_be_left_out(state: int, sentence: str) -> None:
+    lists = answering(
+        [entry(study="1.3.0")], [entry(uid=f"1.2.{one}", series="1.4") for one in range(3)], lambda uid: file(int(uid[4:]))
+    )
+
+    def answer(handler: Handler) -> None:
+        if handler.path.endswith("/instances/1.2.1"):
+            handler.reply(b"", state=state)
+        else:
+            lists(handler)
+
+    with serving(answer) as server:
+        first, error, last = open_source(f"dicomweb:{server.url}").reader.read(np.arange(3))
+    assert np.array_equal(np.asarray(first), PIXELS[0])
+    assert np.array_equal(np.asarray(last), PIXELS[2])
+    assert isinstance(error, InstanceError)
+    assert f"1.2.1 cannot be had: {server.url} {sentence}" in str(error)
 
 
 def test_it_is_not_there() -> None:

@@ -21,6 +21,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import write_bytes
 from petechia.data.cache import cache_folder, private_folder
 from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs
+from petechia.data.dicomweb.session import BrokenError
 from petechia.data.formats.images import READING, Decoding, FileReader
 from petechia.data.formats.slices import SliceReader, Volume
 
@@ -87,11 +88,19 @@ class PacsFiles:
                 raise InstanceError(self._refused[uid])
             if not path.is_file():
                 try:
-                    write_bytes(path, self._pacs.fetch(self._instances[uid]))
+                    write_bytes(path, self._fetched(self._instances[uid]))
                 except InstanceError as error:
                     self._refused[uid] = str(error)
                     raise
         return path
+
+    def _fetched(self, one: Instance) -> bytes:
+        try:
+            return self._pacs.fetch(one)
+        except BrokenError as error:
+            if not self._pacs.answers(one):
+                raise
+            raise InstanceError(f"{one.uid} cannot be had: {error}") from None
 
 
 class PacsReader(FileReader):

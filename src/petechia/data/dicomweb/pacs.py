@@ -15,9 +15,17 @@ from pydicom.datadict import tag_for_keyword
 from pydicom.uid import UID
 
 from petechia.core.budget import check
-from petechia.core.errors import PetechiaError, printable
+from petechia.core.errors import PetechiaError, first_line, printable
 from petechia.data.dicomweb.address import read_address
-from petechia.data.dicomweb.session import ConflictError, GoneError, LargeAnswerError, PacsAwayError, PacsSession
+from petechia.data.dicomweb.session import (
+    ConflictError,
+    ForbiddenError,
+    GoneError,
+    LargeAnswerError,
+    PacsAwayError,
+    PacsSession,
+    RefusedError,
+)
 from petechia.data.formats.dicom import parse, quiet
 from petechia.data.formats.dicom_frames import check_frames
 from petechia.data.formats.dicom_headers import frames_of
@@ -260,8 +268,8 @@ class Pacs:
             raise InstanceError(
                 f"{uid} is not in the PACS {self.url} any more; list its images again, or leave it out with --on-error skip."
             ) from None
-        except LargeAnswerError as error:
-            raise InstanceError(str(error)) from None
+        except (LargeAnswerError, RefusedError, ConflictError) as error:
+            raise InstanceError(f"{uid} cannot be had: {error}") from None
         content = self._part(answer.headers.get("Content-Type", ""), answer.content)
         try:
             with quiet():
@@ -277,6 +285,14 @@ class Pacs:
                 f"PACS, or download the file and give dicom:FOLDER."
             )
         return content
+
+    def answers(self, one: Instance) -> bool:
+        """Whether the PACS answers when it is asked for an object in its lists: if so, it is not away."""
+        try:
+            self.has(one.study, one.series, one.uid)
+        except PacsAwayError:
+            return False
+        return True
 
     def _part(self, kind: str, content: bytes) -> bytes:
         """The file in an answer: all of it, or its one part."""
@@ -295,23 +311,30 @@ class Pacs:
         return content[start + 4 : end]
 
     def store(self, study: str, objects: Sequence[pydicom.Dataset]) -> None:
-        """Store objects in a study (STOW-RS).
+        """Store objects in a study (STOW-RS). What counts is that the PACS then says or lists that it has them.
 
         Raises:
             InstanceError: the PACS does not take one of them.
         """
+        named, reason = self._stored(study, objects)
+        for one in objects:
+            uid = str(one.SOPInstanceUID)
+            if uid not in named and not self.has(study, str(one.SeriesInstanceUID), uid):
+                raise InstanceError(f"{self.url} does not take a report ({reason}); look at the log of the PACS.")
+
+    def _stored(self, study: str, objects: Sequence[pydicom.Dataset]) -> tuple[set[str], str]:
+        """Store objects; return which of them the PACS says that it has, and what it says of others."""
         try:
             answer = self._client.store_instances(objects, study)
             failed = [int(one.get("FailureReason") or 0) for one in answer.get("FailedSOPSequence") or ()]
-        except ConflictError as error:
-            raise InstanceError(str(error)) from None
+            named = {str(one.get("ReferencedSOPInstanceUID")) for one in answer.get("ReferencedSOPSequence") or ()}
+        except ForbiddenError:  # it will not allow others, either
+            raise
+        except (ConflictError, GoneError, RefusedError) as error:
+            return set(), first_line(error)
         except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
-            raise PetechiaError(
-                f"{self.url} answers to what was stored with something that is not DICOM JSON ({type(error).__name__}); check "
-                f"the PACS."
-            ) from None
-        if failed:
-            raise InstanceError(f"{self.url} does not take a report (reason {failed[0]:#06x}); look at the log of the PACS.")
+            return set(), f"its answer is no DICOM JSON: {type(error).__name__}"
+        return named, f"reason {failed[0]:#06x}" if failed else "it does not list it afterwards"
 
 
 def _instance(one: Result, study: Result) -> Instance:

@@ -29,6 +29,18 @@ class PacsAwayError(PetechiaError):
     """The PACS cannot be reached, or is too busy to answer, now."""
 
 
+class BrokenError(PacsAwayError):
+    """The PACS failed to answer (500): it may be in trouble, or at odds with one object."""
+
+
+class RefusedError(PetechiaError):
+    """The PACS does not do what was asked, and will not do it later."""
+
+
+class ForbiddenError(RefusedError):
+    """The PACS does not allow it (403)."""
+
+
 class GoneError(PetechiaError):
     """The PACS does not have what was asked for."""
 
@@ -167,15 +179,16 @@ class PacsSession(requests.Session):
             how = "the credentials are wrong or have expired" if self.address.signs_in else "it wants credentials"
             raise PetechiaError(f"{url} lets nobody in (401: {how}); set {TOKEN}, or {USER} and its password.")
         if state == 403:
-            raise PetechiaError(f"{url} does not allow it (403); ask its administrator for the right to read it.")
+            raise ForbiddenError(f"{url} does not allow it (403); ask its administrator for the right to do it.")
         if state in (404, 410):
             raise GoneError(f"{url} has no such thing ({state}); check that it is the address of a DICOMweb service.")
         if state == 409:
             raise ConflictError(f"{url} does not take what was to be stored (409); look at the log of the PACS.")
         if state in AWAY:
-            raise PacsAwayError(f"{url} cannot answer now ({state}); try again later, or look at the log of the PACS.")
+            kind = BrokenError if state == 500 else PacsAwayError
+            raise kind(f"{url} cannot answer now ({state}); try again later, or look at the log of the PACS.")
         if not 200 <= state < 300:
-            raise PetechiaError(f"{url} refuses the request ({state}); check the filters, and the log of the PACS.")
+            raise RefusedError(f"{url} refuses the request ({state}); check the filters, and the log of the PACS.")
 
     def _read(self, answer: requests.Response, most: str, until: float) -> bytes:
         url = self.address.url
