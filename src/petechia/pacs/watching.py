@@ -204,6 +204,7 @@ class Watch:
             self._health.flagged.inc()
             self._say(f"Flagged: {uid}, {found.class_}, p = {found.p_value:.2g}; report {report}.")
         self._journal.screened(uid, found.flagged, found.suspicion, found.p_value, report)
+        self._later.pop(uid, None)
         self._health.screened.inc()
         self._health.progress()
         return Round(1, int(found.flagged))
