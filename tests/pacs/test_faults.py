@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import pydicom
@@ -140,6 +141,34 @@ def test_one_object_that_the_pacs_cannot_give_does_not_stop_the_others(watching:
     assert watching().screened == 1
     assert len(watching.states()) == COUNT
     assert FAILED not in watching.states().values()
+
+
+def test_an_image_that_was_put_off_is_asked_for_again_by_the_same_watch(
+    watching: Watching, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("petechia.pacs.watching.PUT_OFF", 0.2)
+    refusals = iter(range(2))
+
+    def fault(handler: Handler, kind: str, last: str) -> bool:
+        if kind == "wado" and last == "1.2.0" and next(refusals, None) is not None:
+            handler.reply(b"", state=500)
+            return True
+        return False
+
+    class EndError(Exception):
+        pass
+
+    def pause(_: float) -> None:
+        if len(watching.states()) == COUNT:
+            raise EndError
+        sleep(0.05)
+
+    watching.store.fault = fault
+    monkeypatch.setattr("petechia.pacs.watching.time.sleep", pause)
+    with pytest.raises(EndError):
+        watching(once=False, interval=0.1)
+    assert FAILED not in watching.states().values()
+    assert sum("Put off: 1.2.0" in sentence for sentence in watching.said) == 1
 
 
 def test_a_pacs_that_gives_no_object_is_away(watching: Watching) -> None:

@@ -28,6 +28,7 @@ from petechia.pacs.result import Round
 
 BATCH = 8  # images that are screened at a time; their files are in memory
 FIRST, LONGEST = 2.0, 300.0  # seconds until a PACS that is away is asked again, at first and at most
+PUT_OFF, PUT_OFF_LONGEST = 60.0, 6 * 3600.0  # likewise for one image that it is at odds with
 
 
 class _Fetched(NamedTuple):
@@ -172,7 +173,8 @@ class Watch:
         if len(self._stuck) > BATCH or not self._pacs.answers(one):
             raise error
         times = self._later.get(one.uid, (0, 0.0))[0]
-        self._later[one.uid] = times + 1, time.monotonic() + back_off(times, 1.0)
+        wait = min(PUT_OFF * 2.0 ** min(times, 20), PUT_OFF_LONGEST)
+        self._later[one.uid] = times + 1, time.monotonic() + wait
         if not times:
             self._say(f"Put off: {one.uid}. {error}")
 
