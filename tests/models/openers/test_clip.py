@@ -171,6 +171,8 @@ def change_vision(folder: Path, **values: Any) -> None:
     [
         ({"tokenizer_kwargs": {"trust_remote_code": True}}, {}, "sets trust_remote_code for the tokenizer"),
         ({"tokenizer_kwargs": {"bpe_path": "/etc/passwd"}}, {}, "sets bpe_path for the tokenizer"),
+        ({"tokenizer_kwargs": ["clean"]}, {}, "has tokenizer_kwargs that are no object"),
+        ({"tokenizer_kwargs": 5}, {}, "has tokenizer_kwargs that are no object"),
         ({"hf_model_name": "../../evil"}, {}, "is no name of a model of the Hugging Face hub"),
         ({"hf_tokenizer_name": "/etc"}, {}, "is no name of a model of the Hugging Face hub"),
         ({"vocab_size": 400_000}, {}, "describes a network of"),
@@ -207,6 +209,10 @@ def test_files_that_are_not_those_of_a_model(folder: Path, monkeypatch: pytest.M
         opened(folder)
     (folder / CONFIG).write_text("{}")
     with pytest.raises(PetechiaError, match="lacks model_cfg"):
+        opened(folder)
+    save_file(weights, folder / "open_clip_model.safetensors")
+    (folder / CONFIG).write_text(json.dumps({"model_cfg": OPEN_CLIP, "preprocess_cfg": {"interpolation": ["bicubic"]}}))
+    with pytest.raises(PetechiaError, match=r"interpolation \['bicubic'\]"):
         opened(folder)
     (folder / CONFIG).write_text(json.dumps({"model_cfg": OPEN_CLIP}))
     (folder / "open_clip_model.safetensors").rename(folder / "open_clip_pytorch_model.bin")

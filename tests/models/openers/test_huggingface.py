@@ -455,3 +455,8 @@ def test_a_folder_of_timm(tmp_path: Path) -> None:
     change_json(tmp_path / CONFIG, architecture="test_resnet", pretrained_cfg={"input_size": [3, 64, "x"]})
     with pytest.raises(PetechiaError, match="cannot be used"):
         opened(tmp_path)
+    for key, value in (("input_size", 64), ("input_size", {"a": 1, "b": 2, "c": 3}), ("label_names", 5), ("label_names", "ab")):
+        change_json(tmp_path / CONFIG, pretrained_cfg={}, label_names=None)
+        change_json(tmp_path / CONFIG, **({key: value} if key == "label_names" else {"pretrained_cfg": {key: value}}))
+        with pytest.raises(PetechiaError, match=rf"has the {key} .*, which is no list"):
+            opened(tmp_path)

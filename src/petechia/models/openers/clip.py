@@ -115,7 +115,10 @@ def _settings(config: Mapping[str, Any], folder: ModelFolder, private: Path) -> 
     name = vision.get("timm_model_name")
     if name is not None and not (isinstance(name, str) and ":" not in name and timm.is_model(name.partition(".")[0])):
         raise PetechiaError(f"{path} names {shown(name)}, which timm does not know; restore it.")
-    strange = sorted(set(text.get("tokenizer_kwargs") or ()) - TOKENIZER_SETTINGS)
+    given = text.get("tokenizer_kwargs") or {}
+    if not isinstance(given, dict):
+        raise PetechiaError(f"{path} has tokenizer_kwargs that are no object; restore it.")
+    strange = sorted(given.keys() - TOKENIZER_SETTINGS)
     if strange:
         raise PetechiaError(f"{path} sets {listing(strange)} for the tokenizer, which is not read from strangers; remove it.")
     vision = {**vision, "timm_model_pretrained": False, "output_tokens": False}
@@ -280,7 +283,7 @@ def _preparation(stated: Any, path: Path) -> dict[str, Any]:
     if not isinstance(stated, dict):
         raise PetechiaError(f"{path} has a preprocess_cfg that is no object; restore it.")
     mode, filter_name = stated.get("resize_mode") or "shortest", stated.get("interpolation") or "bicubic"
-    if filter_name not in FILTERS or mode not in ("shortest", "longest", "squash"):
+    if not isinstance(filter_name, str) or filter_name not in FILTERS or mode not in ("shortest", "longest", "squash"):
         raise PetechiaError(f"{path} has the resize_mode {shown(mode)} or interpolation {shown(filter_name)}; restore it.")
     if mode == "longest":
         LOGGER.warning("%s: images that are not square get a margin; Petechia squeezes them into a square instead.", path)

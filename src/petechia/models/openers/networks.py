@@ -15,7 +15,7 @@ import torch
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-from petechia.core.errors import PetechiaError, first_line, listing
+from petechia.core.errors import PetechiaError, first_line, listing, shown
 from petechia.core.files import expand_home, sha256
 from petechia.core.runtime import Runtime
 from petechia.data.preprocess import Preprocess
@@ -97,18 +97,21 @@ def of_timm_folder(folder: ModelFolder, config: Mapping[str, Any], weights: Weig
     arch = str(config["architecture"])
     _defaults(arch)
     tensors, _ = match_names(weights.read(), _weight_names(arch), folder.path)
-    card = Card.beside(folder.path).over(_stated(config), folder.path)
+    card = Card.beside(folder.path).over(_stated(config, folder.file("config.json")), folder.path)
     files = [folder.file(one) for one in ("config.json", CARD) if folder.has(one)]
     classifier = _with_weights(arch, tensors, folder.path, card, runtime, name)
     return replace(classifier, digest=weights.digest(*files))
 
 
-def _stated(config: Mapping[str, Any]) -> dict[str, Any]:
+def _stated(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Return what timm's config.json says, as keys of a card."""
     found = config.get("pretrained_cfg")
     found = found if isinstance(found, dict) else {}
     names = config.get("label_names") or found.get("label_names") or ()
     sizes: Any = found.get("input_size") or ()
+    for key, given in (("label_names", names), ("input_size", sizes)):
+        if not isinstance(given, (list, tuple)):
+            raise PetechiaError(f"{path} has the {key} {shown(given)}, which is no list; restore it.")
     usual: dict[str, Any] = {key: found[key] for key in ("mean", "std") if found.get(key)}
     usual["task"] = "multi-label" if config.get("problem_type") == "multi_label_classification" else "multi-class"
     if len(sizes) == 3:
