@@ -35,8 +35,14 @@ def test_what_is_no_address_is_refused(url: str) -> None:
             "jane:hunter2@pacs/d",
             "https:\\\\jane:hunter2@pacs/d",
             "https://jane:hun/hunter2@pacs/d",
+            "https://jane:hunter2/7@pacs/d",
         ),
-        *("https:///jane:hunter2@pacs/d", "https://jane:hunter2,x@pacs/d", "https://pacs/jane:hunter2@d,limit=x"),
+        *(
+            "https:///jane:hunter2@pacs/d",
+            "https://jane:hunter2,x@pacs/d",
+            "https://jane:hunter2,@pacs/d",
+            "https://pacs/jane:hunter2@d,limit=x",
+        ),
     ],
 )
 def test_credentials_in_the_address_are_refused_and_not_repeated(url: str) -> None:

@@ -509,6 +509,13 @@ def test_a_page_in_place_of_a_file_ends_the_reading() -> None:
             list(catalog.reader.read(np.arange(1)))
 
 
+def test_credentials_behind_a_misspelt_kind_are_not_repeated() -> None:
+    for source in ("https://jane:hunter2@pacs/d", "dicomwebs:https://jane:hunter2@pacs/d"):
+        with pytest.raises(PetechiaError, match="pacs/d' is not a data source") as raised:
+            open_source(source)
+        assert "hunter2" not in str(raised.value)
+
+
 def test_credentials_in_the_source_are_not_repeated() -> None:
     for command in (["scan"], ["run", "--data"]):
         said = CliRunner().invoke(app, [*command, "dicomweb:https://jane:hunter2@pacs/d,limit=x", "--out", "o"])

@@ -70,7 +70,7 @@ def refuse_credentials(url: str) -> None:
     if "@" in place or re.match(r"[^/]*/*[^/]*@", url):  # a password can hold a comma, too
         raise PetechiaError(
             f"The address of the PACS holds a user or a password, which would end up in logs and results; leave it out, and "
-            f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment."
+            f"set {USER} and {PASSWORD}, or {TOKEN}, in the environment. An @ of a path is written %40."
         )
     if re.search(r"[?#;]", place):
         raise PetechiaError(f"The address of the PACS holds a question mark, a hash or a semicolon; {FORM}.")

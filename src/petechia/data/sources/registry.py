@@ -98,7 +98,8 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
                 raise PetechiaError(f"The data source {printable(source, 200)!r} names a path that is too long.") from None
-    raise PetechiaError(f"{source!r} is not a data source; use {source_forms()}.")
+    shown = re.sub(r"//[^/]*@", "//…@", source)  # a user and a password, which logs keep
+    raise PetechiaError(f"{shown!r} is not a data source; use {source_forms()}.")
 
 
 def named_source(names: Sequence[str]) -> str | None:
