@@ -181,11 +181,18 @@ def test_a_pacs_that_goes_away_and_comes_back(
     pacs.stop()
     said: list[str] = []
     addresses: list[str] = []
-    options = {"once": False, "interval": 0.1, "say": said.append, "port": 0, "started": addresses.append}
+    early: list[tuple[int, str]] = []
+
+    def started(address: str) -> None:  # the PACS was not asked yet
+        addresses.append(address)
+        early.append(health(address))
+
+    options = {"once": False, "interval": 0.1, "say": said.append, "port": 0, "started": started}
     thread = threading.Thread(target=watch, args=(world, pacs, tmp_path / "watch"), kwargs=options, daemon=True)
     thread.start()
     wait_for(lambda: len(said) >= 3)
     assert all("does not answer (no connection)" in sentence and "It is asked again in" in sentence for sentence in said)
+    assert early == [(503, "starting")]
     assert health(addresses[0]) == (503, "the PACS is away")
     pacs.start()
     wait_for(lambda: len(journal(tmp_path / "watch")) == 1)

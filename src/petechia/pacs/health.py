@@ -28,6 +28,7 @@ class Health:
         self.registry = CollectorRegistry()
         self._patience = patience
         self._progress = time.monotonic()
+        self._asked = False
         self.screened = self._counter("images_screened", "Images that were screened")
         self.flagged = self._counter("images_flagged", "Images that were flagged")
         self.failed = self._counter("images_failed", "Images that cannot be screened")
@@ -39,6 +40,7 @@ class Health:
 
     def progress(self, up: bool = True) -> None:
         """Note that the PACS has answered, or that it has not."""
+        self._asked = True
         self.up.set(int(up))
         if up:
             self._progress = time.monotonic()
@@ -50,7 +52,7 @@ class Health:
         silence = time.monotonic() - self._progress
         up = bool(self.registry.get_sample_value("petechia_pacs_up"))
         fine = up and silence < self._patience
-        said = "ok" if fine else "no progress" if up else "the PACS is away"
+        said = "ok" if fine else "no progress" if up else "the PACS is away" if self._asked else "starting"
         return fine, {"status": said, "seconds_since_progress": round(silence, 1)}
 
     def _counter(self, name: str, meaning: str) -> Counter:
