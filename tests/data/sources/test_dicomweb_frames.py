@@ -58,6 +58,12 @@ def placed(dataset: pydicom.Dataset, **entries: Any) -> bytes:
     return written(dataset)
 
 
+def positioned(row: int, height: float) -> dict[str, Any]:
+    """Entries of an axial image that lies some mm towards the head, in a series whose InstanceNumbers tell another order."""
+    place = {"ImagePositionPatient": [0, 0, height], "ImageOrientationPatient": [1, 0, 0, 0, 1, 0]}
+    return {"SeriesInstanceUID": "1.4.20", "InstanceNumber": str(row + 1), **place}
+
+
 def enhanced_file(**entries: Any) -> bytes:
     dataset = enhanced(ORDER)
     for group in dataset.PerFrameFunctionalGroupsSequence:
@@ -77,6 +83,10 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
                 placed(made(SERIES[row]), **of(3, 10 + row, "CT", SeriesInstanceUID="1.4.10", InstanceNumber=str(number)))
                 for row, number in enumerate((3, 1, 2))
             ),
+            *(
+                placed(made(SERIES[row]), **of(5, 20 + row, "PT", **positioned(row, height)))
+                for row, height in enumerate((7.5, -2.5, 2.5))
+            ),
             placed(frames_of(CINE[:2]), **of(4, 4, "SEG", SOPClassUID=SegmentationStorage)),
             placed(frames_of(CINE[:2]), **of(4, 5, "RTDOSE", SOPClassUID=RTDoseStorage)),
         )
@@ -88,14 +98,14 @@ def test_frames_are_images_of_one_patient(full: Orthanc) -> None:
     assert isinstance(catalog.reader, PacsSliceReader)
     check_catalog(catalog)
     truth = {f"1.2.1#{k + 1}": CINE[k] for k in range(5)} | {f"1.2.2#{k + 1}": PACKED[k] for k in range(3)}
-    truth |= {f"1.2.{10 + row}": SERIES[row] for row in range(3)}
+    truth |= {f"1.2.{first + row}": SERIES[row] for first in (10, 20) for row in range(3)}
     images: dict[str, Any] = dict(zip(catalog.ids.tolist(), catalog.reader.read(np.arange(len(catalog))), strict=True))
     assert images.keys() == truth.keys() | {f"1.2.3#{k + 1}" for k in range(Z)}
     assert all(np.array_equal(images[name], image) for name, image in truth.items())
     for frame, k in enumerate(ORDER):
         assert np.abs(images[f"1.2.3#{frame + 1}"] - SHOWN[::-1, ::-1, k].T).max() <= 0.51
     patients = {name.partition("#")[0]: patient for name, patient in zip(catalog.ids, catalog.patients, strict=True)}
-    assert len(set(catalog.patients)) == 4
+    assert len(set(catalog.patients)) == 5
     assert all(catalog.patients[row] == patients[name.partition("#")[0]] for row, name in enumerate(catalog.ids))
     assert {one.reason: one.names for one in catalog.not_read.reasons} == {
         Reason.MASK: ("1.2.4",),
@@ -111,13 +121,27 @@ def test_frames_are_images_of_one_patient(full: Orthanc) -> None:
         ("slices=every=4,modality=US", ["1.2.1#1", "1.2.1#5", "1.2.2#1"]),
         ("slices=middle,modality=CT", ["1.2.12"]),  # of a series, in the order of InstanceNumber
         ("slices=all,modality=CT", ["1.2.11", "1.2.12", "1.2.10"]),
+        ("slices=all,modality=PT", ["1.2.21", "1.2.22", "1.2.20"]),  # from the feet, whatever InstanceNumber says
+        ("slices=middle,modality=PT", ["1.2.22"]),
     ],
 )
 def test_a_choice_of_slices(full: Orthanc, options: str, expected: list[str]) -> None:
     catalog = open_source(f"dicomweb:{full.url},{options}")
     assert catalog.ids.tolist() == expected
     assert bool(catalog.notes) == ("all" not in options)
-    assert isinstance(catalog.reader, PacsReader) == ("CT" in options)  # each image is a file
+    assert isinstance(catalog.reader, PacsReader) == ("US" not in options)  # each image is a file
+
+
+@pytest.mark.parametrize(
+    "position",
+    [["a", 0, 0], [None, 0, 0], [0, 0], 5, [float("nan"), 0, 0], ["1e999", 0, 0], [10**400, 0, 0], [[0], 0, 0], [{}, 0, 0]],
+)
+def test_a_position_that_is_none_is_not_used(position: Any) -> None:
+    tags = {"00200032": position, "00200037": [1, 0, 0, 0, 1, 0]}
+    place = {tag: {"vr": "DS", "Value": value} for tag, value in tags.items()}
+    listed = [entry(study="1.3", series="1.4", uid=f"1.2.{k}") | place | {"00200013": {"Value": [9 - k]}} for k in (1, 2)]
+    with serving(answering([entry(study="1.3")], listed)) as server:
+        assert open_source(f"dicomweb:{server.url}").ids.tolist() == ["1.2.2", "1.2.1"]
 
 
 def test_one_process_reads_a_pacs(full: Orthanc) -> None:

@@ -28,6 +28,7 @@ from petechia.data.dicomweb.session import (
 )
 from petechia.data.formats.dicom import parse, quiet
 from petechia.data.formats.dicom_frames import check_frames
+from petechia.data.formats.dicom_geometry import Plane, plane_of
 from petechia.data.formats.dicom_headers import frames_of
 from petechia.data.not_read import Files, Reason
 
@@ -37,7 +38,7 @@ UID_FORM = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)
 OF_STUDY = ("StudyDescription", "StudyDate", "PatientID")
 OF_IMAGE = (
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition"),
-    *("NumberOfFrames", "InstanceNumber", "Rows", "Columns"),
+    *("NumberOfFrames", "InstanceNumber", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient"),
 )
 NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)  # as long as the standard allows
 FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -68,6 +69,7 @@ class Instance(NamedTuple):
         frames: number of frames; 1 if it does not say.
         number: InstanceNumber; 0 if it does not say.
         size: rows and columns; 0 if it does not say.
+        plane: where it lies in the patient, without spacing; None if it does not say.
     """
 
     study: str
@@ -81,6 +83,7 @@ class Instance(NamedTuple):
     frames: int = 1
     number: int = 0
     size: tuple[int, int] = (0, 0)
+    plane: Plane | None = None
 
     @property
     def is_image(self) -> bool:
@@ -351,6 +354,7 @@ def _instance(one: Result, study: Result) -> Instance:
         _number(one, "NumberOfFrames") or 1,
         _number(one, "InstanceNumber"),
         (_number(one, "Rows"), _number(one, "Columns")),
+        plane_of(_numbers(one, "ImagePositionPatient"), _numbers(one, "ImageOrientationPatient"), (0.0, 0.0)),
     )
 
 
@@ -358,6 +362,18 @@ def _number(found: Result, keyword: str) -> int:
     """A number in DICOM JSON; 0 if there is none, or one that is negative or too long."""
     given = text(found, keyword)
     return int(given) if NUMBER.fullmatch(given) else 0
+
+
+def _numbers(found: Result, keyword: str) -> tuple[float, ...]:
+    """The numbers of an entry in DICOM JSON; () if there are none, or it holds something else."""
+    entry = found.get(f"{tag_for_keyword(keyword):08X}")
+    values = entry.get("Value") if isinstance(entry, dict) else None
+    if not isinstance(values, list) or not all(isinstance(one, str | int | float) for one in values):
+        return ()
+    try:
+        return tuple(float(one) for one in values)
+    except (ValueError, OverflowError):
+        return ()
 
 
 def is_uid(uid: str) -> bool:

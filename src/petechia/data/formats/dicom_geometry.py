@@ -72,13 +72,21 @@ def planes_of(dataset: pydicom.Dataset, frames: int) -> tuple[Plane, ...]:
         own = [*per_frame[frame : frame + 1], *shared[:1]]
         places = {key: [*(item for one in own for item in items(one, group)[:1]), dataset] for key, group in GROUPS.items()}
         position, orientation, spacing = (_stated(places[key], key) for key in GROUPS)
-        if not position or not orientation or max(map(abs, orientation)) > UNIT or max(map(abs, position)) > FARTHEST:
-            return ()
-        plane = Plane(position, orientation, spacing or (0.0, 0.0))
-        if np.linalg.norm(plane.normal) < SKEWED or not are_parallel([*found[:1], plane]):
+        plane = plane_of(position, orientation, spacing or (0.0, 0.0))
+        if plane is None or not are_parallel([*found[:1], plane]):
             return ()
         found.append(plane)
     return tuple(found)
+
+
+def plane_of(position: tuple[float, ...], orientation: tuple[float, ...], spacing: tuple[float, ...]) -> Plane | None:
+    """Return where an image lies, see `Plane`; None if that is not stated, or impossible."""
+    if (len(position), len(orientation)) != (COUNTS["ImagePositionPatient"], COUNTS["ImageOrientationPatient"]):
+        return None
+    if not np.abs(orientation).max() <= UNIT or not np.abs(position).max() <= FARTHEST:
+        return None
+    plane = Plane(position, orientation, spacing)
+    return plane if np.linalg.norm(plane.normal) >= SKEWED else None
 
 
 def _stated(places: Sequence[pydicom.Dataset], key: str) -> tuple[float, ...]:

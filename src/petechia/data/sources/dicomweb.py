@@ -94,7 +94,8 @@ def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog
     """Open a source: list the images of the PACS. No image is fetched before it is read.
 
     Patients are identified as for `dicom:`. The ids are SOPInstanceUIDs. The frames of an object are slices of a volume, in its
-    order, and so are the objects of a series, in the order of their InstanceNumber.
+    order, and so are the objects of a series, in the order of their positions, or of their InstanceNumber if the PACS does not
+    list where they lie.
 
     Args:
         source: the whole source, for messages.
@@ -131,7 +132,7 @@ def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog
 
 
 def _header(one: Instance) -> Header:
-    """What the lists of a PACS say of an object. They do not say where its frames lie."""
+    """What the lists of a PACS say of an object. They do not say where several frames lie."""
     return Header(
         one.uid,
         one.uid,
@@ -142,5 +143,6 @@ def _header(one: Instance) -> Header:
         series=one.series,
         instance=one.number,
         size=one.size,
+        planes=(one.plane,) if one.plane and one.frames == 1 else (),
         whole=one.frames <= limit("volume_slices"),
     )
