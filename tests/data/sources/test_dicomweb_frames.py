@@ -97,6 +97,7 @@ def test_frames_are_images_of_one_patient(full: Orthanc) -> None:
     catalog = open_source(f"dicomweb:{full.url}")
     assert isinstance(catalog.reader, PacsSliceReader)
     check_catalog(catalog)
+    assert catalog.name == "PACS dicom-web"  # results do not tell the server
     truth = {f"1.2.1#{k + 1}": CINE[k] for k in range(5)} | {f"1.2.2#{k + 1}": PACKED[k] for k in range(3)}
     truth |= {f"1.2.{first + row}": SERIES[row] for first in (10, 20) for row in range(3)}
     images: dict[str, Any] = dict(zip(catalog.ids.tolist(), catalog.reader.read(np.arange(len(catalog))), strict=True))

@@ -437,6 +437,7 @@ def test_a_source_to_give_away_tells_no_folder() -> None:
         "nih:/home/jane/nih/": "nih:nih",
         "phantom:images=20,size=64": "phantom:images=20,size=64",
         "dicomweb:https://pacs.h:8042/dicom-web/,days=2,table=/j/t.csv": "dicomweb:dicom-web,days=2,table=t.csv",
+        "dicomweb:https://pacs.h:8042,days=2": "dicomweb:,days=2",
     }
     for source, shown in cases.items():
         assert without_folders(source) == shown

@@ -21,6 +21,7 @@ from petechia.data.not_read import Files, Reason
 from petechia.data.sources.dicom import DicomOptions, Found, catalog_of
 from petechia.data.sources.dicom_volumes import Rows, rows_of
 from petechia.data.sources.options import split_options
+from petechia.data.sources.registry import without_folders
 
 DATES = re.compile(r"([0-9]{8})?(-)?([0-9]{8})?")
 
@@ -128,7 +129,8 @@ def open_dicomweb(source: str, text: str, missing: Missing = "error") -> Catalog
     def rows(chosen: list[Header], others: Files | None) -> Rows:
         return rows_of(fetched, chosen, options, Decoding(options.colour, options.window), others)
 
-    return catalog_of(source, Found(pacs.url, pacs.url, fetched.folder, headers, rows), options, missing, files)
+    name = f"PACS {without_folders(pacs.url)}".strip()  # results, which others read, do not tell the server
+    return catalog_of(source, Found(name, pacs.url, fetched.folder, headers, rows), options, missing, files)
 
 
 def _header(one: Instance) -> Header:

@@ -122,4 +122,4 @@ def named_source(names: Sequence[str]) -> str | None:
 
 def without_folders(source: str) -> str:
     """The same source, or path, without the folders in its paths and the server in its address, to give away."""
-    return re.sub(r"https?://[^,]*/|[^:=]*/", "", re.sub(r"/+(?=,|$)", "", source))
+    return re.sub(r"https?://[^,/]*(?:[^,]*/)?|[^:=]*/", "", re.sub(r"/+(?=,|$)", "", source))
