@@ -66,7 +66,7 @@ def repair_model(
     if not isinstance(given, Model):
         raise PetechiaError(f"{name} cannot be trained further; give a .safetensors file of Petechia, or a network of timm.")
     check(given, how, triggers)
-    progress.phase("preparing images", images)
+    progress.phase("preparing images")  # there may be fewer than may be taken
     fit, test = read_clean(clean, classifier, images, progress).split()
     repaired = repair(given, fit, classifier.runtime, how, triggers, seed, progress)
     progress.phase("measuring")
