@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from petechia.core.errors import PetechiaError, alternatives, printable
+from petechia.core.errors import PetechiaError, alternatives, printable, without_credentials
 from petechia.core.registry import Registry, deferred
 
 if TYPE_CHECKING:
@@ -98,8 +98,7 @@ def open_source(source: str, missing: Missing = "error") -> Catalog:
                 if error.errno != errno.ENAMETOOLONG:
                     raise
                 raise PetechiaError(f"The data source {printable(source, 200)!r} names a path that is too long.") from None
-    shown = re.sub(r"//[^/]*@", "//…@", source)  # a user and a password, which logs keep
-    raise PetechiaError(f"{shown!r} is not a data source; use {source_forms()}.")
+    raise PetechiaError(f"{without_credentials(source)!r} is not a data source; use {source_forms()}.")
 
 
 def named_source(names: Sequence[str]) -> str | None:
