@@ -138,7 +138,7 @@ def overview(folder: Path) -> Figure:
         names.append(KINDS.get(name, name))
     figure = canvas(
         6.0,
-        "Square stamps are mostly found. Markers and warps pass\nthe scan if originals are replaced.",
+        "Square stamps are mostly found. Letters and warps pass\nthe scan if originals are replaced.",
     )
     axes = figure.subplots()
     cells(axes, table)
@@ -160,11 +160,11 @@ def scan(folder: Path) -> Figure:
     rows = read(folder, "scan-attacks")
     columns = [(mode, rate) for mode in ("append", "replace") for rate in ("1%", "5%", "40%")]
     figure = canvas(
-        6.6,
+        7.5,
         "Scan flags every copy that was added with a square stamp. If originals are\n"
         "replaced, it misses stamps at random places and at low rates.",
     )
-    grids = figure.subplots(2, 1, height_ratios=[6, 9])
+    grids = figure.subplots(2, 1, height_ratios=[6, 12])
     for axes, dataset in zip(grids, ("NIH sample", "phantom"), strict=True):
         here = [row for row in rows if row["dataset"] == dataset]
         kinds = sorted(
