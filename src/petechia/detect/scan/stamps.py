@@ -45,7 +45,7 @@ class Family(NamedTuple):
         odds: ratio of the odds of the label with and without the pattern (with half an image added to each count).
         p_value: of the tie, one-sided, corrected for all patterns and labels that were tested.
         single: among the images with the class, ratio of the odds that it is the only finding with and without the pattern.
-        single_p_value: of that tie, corrected for the patterns of which it is asked: those tied to a class as the only finding.
+        single_p_value: of that tie, corrected for the patterns that are tied to a label, of which it is asked.
         tests: number of patterns and labels that were tested.
         level: p-value below which a tie is no chance.
         enough: odds from which on the pattern is suspicious.
@@ -203,7 +203,7 @@ def find_families(
     for keys, values in zip(KINDS, recurring, strict=True):  # of families with the same images, the first is kept
         keep(_groups(table, keys, values))
     keep(_tied(by_look, counts, tests, limits.level))
-    tied = sum(_may_overwrite(family, limits) for family, _ in found.values())
+    tied = sum(family.associated for family, _ in found.values())
     families = [_judged(table, family, spots, tied, limits) for family, spots in found.values()]
     order = sorted(families, key=lambda one: (not one.suspicious, one.p_value, -len(one.images)))
     return _without_echoes(order, counts)
@@ -303,11 +303,6 @@ def _tested(group: pl.DataFrame, counts: LabelCounts, tests: int, limits: StampL
     return family, group["spot"].to_numpy() if family.associated else np.zeros(0, np.uint32)
 
 
-def _may_overwrite(family: Family, limits: StampLimits) -> bool:
-    """Whether a family is tied to a class as the only finding, so that it must be asked how that goes with the class itself."""
-    return family.alone and family.associated and family.odds >= limits.overwritten_odds
-
-
 def _judged(table: pl.LazyFrame, family: Family, spots: Rows, tied: int, limits: StampLimits) -> Family:
     """The family with what makes it suspicious.
 
@@ -315,11 +310,13 @@ def _judged(table: pl.LazyFrame, family: Family, spots: Rows, tied: int, limits:
         table: of all spots, with their numbers.
         family: as `_tested` leaves it.
         spots: numbers of its spots.
-        tied: families that `_may_overwrite`; of these alone it is asked, so for these alone the answer is corrected.
+        tied: families that are tied to a label. Of these it is asked whether that is a class alone, so for these the answer is
+            corrected.
         limits: of the search.
     """
     single_p_value = min(1.0, family.single_p_value * max(tied, 1))
-    overwrites = _may_overwrite(family, limits) and family.single >= limits.single_odds and single_p_value < limits.level
+    alone = family.alone and family.associated and family.odds >= limits.overwritten_odds
+    overwrites = alone and family.single >= limits.single_odds and single_p_value < limits.level
     by_look = not (family.exact or family.fixed or overwrites)
     enough = limits.overwritten_odds if overwrites else limits.alike_odds if by_look else limits.odds
     family = family._replace(single_p_value=single_p_value, overwrites=overwrites, enough=enough)
