@@ -21,7 +21,7 @@ from petechia.data.not_read import Reason
 from petechia.testing import check_catalog
 from tests.conftest import decoded, problem
 from tests.data.formats.test_dicom import made, written
-from tests.data.sources.test_dicom_volumes import SHOWN, WINDOW, Z, enhanced, frames_of, packed_frames
+from tests.data.sources.test_dicom_volumes import PLANES, SHOWN, WINDOW, Z, enhanced, frames_of, packed_frames, write_series
 
 pytest.importorskip("dicomweb_client")
 
@@ -74,6 +74,7 @@ def enhanced_file(**entries: Any) -> bytes:
 @pytest.fixture(scope="module")
 def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
     """Two runs of frames, an enhanced object, a series of three images, and two objects whose frames are no images."""
+    volume = write_series(tmp_path_factory.mktemp("files"), "axial", "1.4.30", Modality="NM", StudyInstanceUID="1.3.6")
     with orthanc(tmp_path_factory.mktemp("orthanc")) as running:
         running.store(
             placed(frames_of(CINE), **of(0, 1, "US")),
@@ -88,6 +89,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Orthanc]:
                 for row, height in enumerate((7.5, -2.5, 2.5))
             ),
             placed(frames_of(CINE[:2]), **of(4, 4, "SEG", SOPClassUID=SegmentationStorage)),
+            *(path.read_bytes() for path in volume.iterdir()),
             placed(frames_of(CINE[:2]), **of(4, 5, "RTDOSE", SOPClassUID=RTDoseStorage)),
         )
         yield running
@@ -101,12 +103,12 @@ def test_frames_are_images_of_one_patient(full: Orthanc) -> None:
     truth = {f"1.2.1#{k + 1}": CINE[k] for k in range(5)} | {f"1.2.2#{k + 1}": PACKED[k] for k in range(3)}
     truth |= {f"1.2.{first + row}": SERIES[row] for first in (10, 20) for row in range(3)}
     images: dict[str, Any] = dict(zip(catalog.ids.tolist(), catalog.reader.read(np.arange(len(catalog))), strict=True))
-    assert images.keys() == truth.keys() | {f"1.2.3#{k + 1}" for k in range(Z)}
+    assert images.keys() == truth.keys() | {f"{volume}{k + 1}" for k in range(Z) for volume in ("1.2.3#", "1.4.30.")}
     assert all(np.array_equal(images[name], image) for name, image in truth.items())
     for frame, k in enumerate(ORDER):
         assert np.abs(images[f"1.2.3#{frame + 1}"] - SHOWN[::-1, ::-1, k].T).max() <= 0.51
     patients = {name.partition("#")[0]: patient for name, patient in zip(catalog.ids, catalog.patients, strict=True)}
-    assert len(set(catalog.patients)) == 5
+    assert len(set(catalog.patients)) == 6
     assert all(catalog.patients[row] == patients[name.partition("#")[0]] for row, name in enumerate(catalog.ids))
     assert {one.reason: one.names for one in catalog.not_read.reasons} == {
         Reason.MASK: ("1.2.4",),
@@ -156,8 +158,40 @@ def test_too_few_slices_and_another_plane(full: Orthanc) -> None:
     assert {one.reason: one.names for one in catalog.not_read.reasons} == {Reason.SLICES: ("1.2.2",)}
     with pytest.raises(PetechiaError, match=rf"the volume of 1\.2\.2 in {full.url} .* has 3 slices, too few for slices=9"):
         open_source(f"dicomweb:{full.url},slices=9,modality=US")
-    with pytest.raises(PetechiaError, match=r"has axis=, .* download its files, and give dicom:FOLDER,axis=coronal\."):
-        open_source(f"dicomweb:{full.url},axis=coronal")
+    with pytest.raises(
+        PetechiaError, match=rf"1\.2\.2 in {full.url} .* does not say where its images lie .*; change slices= or axis="
+    ):
+        open_source(f"dicomweb:{full.url},axis=coronal,modality=US")
+
+
+@pytest.mark.parametrize("axis", PLANES)
+def test_a_series_is_cut_in_every_plane(full: Orthanc, axis: str, tmp_path: Path) -> None:
+    catalog = open_source(f"dicomweb:{full.url},axis={axis},modality=NM")
+    _, _, cut, count = PLANES[axis]
+    assert len(catalog) == count
+    check_catalog(catalog)
+    for k, image in enumerate(decoded(catalog, *range(count))):
+        assert np.abs(image - cut(SHOWN, k)).max() <= 0.51
+    assert len(set(catalog.patients)) == 1
+    del catalog
+    gc.collect()
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file() and path.name != LOCK] == []
+
+
+def test_a_volume_of_which_one_object_vanished(full: Orthanc, monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = open_source(f"dicomweb:{full.url},axis=coronal,modality=NM")
+    fetch, asked = pacs.Pacs.fetch, []
+
+    def without_one(self: pacs.Pacs, one: pacs.Instance) -> bytes:
+        asked.append(one.uid)
+        if one.uid == "1.4.30.3":
+            raise pacs.InstanceError("it is gone.")
+        return fetch(self, one)
+
+    monkeypatch.setattr(pacs.Pacs, "fetch", without_one)
+    found = list(catalog.reader.read(np.arange(len(catalog))))
+    assert {str(one) for one in found} == {"it is gone."}
+    assert len(asked) == len(set(asked))
 
 
 def test_a_table_names_objects_and_series(full: Orthanc, tmp_path: Path) -> None:

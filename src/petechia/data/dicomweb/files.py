@@ -7,7 +7,7 @@ import hashlib
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -68,12 +68,12 @@ class PacsFiles:
         return PacsReader(self, names, decoding)
 
     def slices(self, volumes: tuple[Volume, ...], which: NDArray[np.intp], numbers: NDArray[np.intp]) -> PacsSliceReader:
-        """Return a reader of the frames of objects, see `SliceReader`."""
+        """Return a reader of slices of objects, see `SliceReader`."""
         return PacsSliceReader(self, volumes, which, numbers)
 
-    def want(self, uids: NDArray[np.str_]) -> None:
+    def want(self, uids: Iterable[str]) -> None:
         """Say which files are going to be read: until all were fetched, those that were are kept."""
-        self._wanted.update(uids.tolist())
+        self._wanted.update(uids)
 
     def fetch(self, uid: str) -> Path:
         """Return the file of an object, fetched if need be. It is fetched once, and not again if it cannot be had.
@@ -125,16 +125,19 @@ class PacsReader(FileReader):
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
         """Fetch and decode some of the images."""
-        return _fetched(self._told, self.names[rows], rows, super().read)
+        return _fetched(self._told, self._uids(rows), rows, super().read)
 
     def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
         """Fetch and decode some of the images to grey levels that no window cuts off."""
-        return _fetched(self._told, self.names[rows], rows, super().read_uncut)
+        return _fetched(self._told, self._uids(rows), rows, super().read_uncut)
+
+    def _uids(self, rows: NDArray[np.intp]) -> list[tuple[str, ...]]:
+        return [(str(name),) for name in self.names[rows]]
 
     @cached_property
     def _told(self) -> PacsFiles:
         """The files, which are told once what is going to be read."""
-        self.files.want(self.names)
+        self.files.want(self.names.tolist())
         return self.files
 
     def take(self, rows: NDArray[np.intp]) -> PacsReader:
@@ -148,7 +151,7 @@ class PacsReader(FileReader):
 
 
 class PacsSliceReader(SliceReader):
-    """Reads frames of objects of a PACS. Errors are those of `PacsReader`.
+    """Reads slices of a PACS: frames of an object, or cuts across the objects of a volume. Errors are those of `PacsReader`.
 
     Attributes:
         files: the files.
@@ -164,47 +167,48 @@ class PacsSliceReader(SliceReader):
         raise TypeError(ONE_PROCESS)
 
     def read(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | PetechiaError]:
-        """Fetch and decode some of the frames."""
+        """Fetch and decode some of the slices."""
         return _fetched(self._told, self._uids(self.which[rows]), rows, super().read)
 
     def read_uncut(self, rows: NDArray[np.intp]) -> Iterator[NDArray[np.uint8] | NDArray[np.int16] | PetechiaError]:
-        """Fetch and decode some of the frames to grey levels that no window cuts off."""
+        """Fetch and decode some of the slices to grey levels that no window cuts off."""
         return _fetched(self._told, self._uids(self.which[rows]), rows, super().read_uncut)
 
     @cached_property
     def _told(self) -> PacsFiles:
         """The files, which are told once what is going to be read."""
-        self.files.want(self._uids(np.unique(self.which)))
+        self.files.want([uid for uids in self._uids(np.unique(self.which)) for uid in uids])
         return self.files
 
-    def _uids(self, which: NDArray[np.intp]) -> NDArray[np.str_]:
-        return np.array([self.volumes[one].paths[0] for one in which], np.str_)
+    def _uids(self, which: NDArray[np.intp]) -> list[tuple[str, ...]]:
+        return [self.volumes[one].paths for one in which]
 
     def take(self, rows: NDArray[np.intp]) -> PacsSliceReader:
-        """Return a reader for some of the frames."""
+        """Return a reader for some of the slices."""
         taken = PacsSliceReader(self.files, self.volumes, self.which[rows], self.numbers[rows])
         taken._shelf = self._shelf
         return taken
 
     def fingerprint(self) -> str:
-        """Return a digest of the address, the UIDs and the frames, as `PacsReader.fingerprint`."""
+        """Return a digest of the address, the UIDs and the slices, as `PacsReader.fingerprint`."""
         return self._digest(f"{self.files.url}{READING}", lambda _: None)
 
 
 def _fetched(
-    files: PacsFiles, uids: NDArray[np.str_], rows: NDArray[np.intp], read: Callable[[NDArray[np.intp]], Iterator[T]]
+    files: PacsFiles, uids: list[tuple[str, ...]], rows: NDArray[np.intp], read: Callable[[NDArray[np.intp]], Iterator[T]]
 ) -> Iterator[T | PetechiaError]:
-    """Fetch the file of each image that is asked for, and read the image.
+    """Fetch the files of each image that is asked for, and read the image.
 
     Args:
         files: the files.
-        uids: object of each image, str [n].
+        uids: the objects of each image, n.
         rows: the images, int [n].
         read: reads images.
     """
-    for uid, row in zip(uids.tolist(), rows, strict=True):
+    for parts, row in zip(uids, rows, strict=True):
         try:
-            files.fetch(uid)
+            for uid in parts:
+                files.fetch(uid)
         except InstanceError as error:
             yield error
         else:

@@ -38,7 +38,8 @@ UID_FORM = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*", re.ASCII)
 OF_STUDY = ("StudyDescription", "StudyDate", "PatientID")
 OF_IMAGE = (
     *("SOPClassUID", "SeriesInstanceUID", "Modality", "SeriesDescription", "ViewPosition"),
-    *("NumberOfFrames", "InstanceNumber", "Rows", "Columns", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("NumberOfFrames", "InstanceNumber", "Rows", "Columns"),
+    *("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
 )
 NUMBER = re.compile(r"[0-9]{1,12}", re.ASCII)  # as long as the standard allows
 FILE = 'multipart/related; type="application/dicom"; transfer-syntax=*'
@@ -69,7 +70,7 @@ class Instance(NamedTuple):
         frames: number of frames; 1 if it does not say.
         number: InstanceNumber; 0 if it does not say.
         size: rows and columns; 0 if it does not say.
-        plane: where it lies in the patient, without spacing; None if it does not say.
+        plane: where it lies in the patient; None if it does not say.
     """
 
     study: str
@@ -354,8 +355,16 @@ def _instance(one: Result, study: Result) -> Instance:
         _number(one, "NumberOfFrames") or 1,
         _number(one, "InstanceNumber"),
         (_number(one, "Rows"), _number(one, "Columns")),
-        plane_of(_numbers(one, "ImagePositionPatient"), _numbers(one, "ImageOrientationPatient"), (0.0, 0.0)),
+        _plane(one),
     )
+
+
+def _plane(found: Result) -> Plane | None:
+    """Where an image lies, as far as the PACS lists it."""
+    position, orientation, spacing = (
+        _numbers(found, key) for key in ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+    )
+    return plane_of(position, orientation, spacing if len(spacing) == 2 else (0.0, 0.0))
 
 
 def _number(found: Result, keyword: str) -> int:

@@ -27,7 +27,7 @@ DATES = re.compile(r"([0-9]{8})?(-)?([0-9]{8})?")
 
 
 class DicomWebOptions(DicomOptions, SliceOptions):
-    """Options of the source, in addition to those in `DicomOptions` and `SliceOptions`, of which `axis` is refused.
+    """Options of the source, in addition to those in `DicomOptions` and `SliceOptions`.
 
     Attributes:
         modality: of the images, such as DX|CR; None takes all.
@@ -83,11 +83,6 @@ def read_source(source: str, text: str) -> tuple[Pacs, DicomWebOptions]:
     url, options = split_options(source, text, DicomWebOptions)
     if options.date and options.days:
         raise PetechiaError(f"The data source {source!r} has date= and days=; give one of them.")
-    if options.axis:
-        raise PetechiaError(
-            f"The data source {source!r} has axis=, and no volume of a PACS is cut in another plane; download its files, and "
-            f"give dicom:FOLDER,axis={options.axis}."
-        )
     return Pacs(url), options
 
 
