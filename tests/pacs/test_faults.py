@@ -129,7 +129,7 @@ def at(kind: str, last: str | None, state: int) -> Fault:
     return fault
 
 
-@pytest.mark.parametrize(("state", "noted"), [(403, True), (406, True), (500, False), (503, False), (429, False)])
+@pytest.mark.parametrize(("state", "noted"), [(403, False), (406, True), (500, False), (503, False), (429, False)])
 def test_one_object_that_the_pacs_cannot_give_does_not_stop_the_others(watching: Watching, state: int, noted: bool) -> None:
     watching.store.fault = at("wado", "1.2.0", state)
     found = watching()
@@ -143,15 +143,16 @@ def test_one_object_that_the_pacs_cannot_give_does_not_stop_the_others(watching:
     assert FAILED not in watching.states().values()
 
 
+@pytest.mark.parametrize("state", [403, 500])
 def test_an_image_that_was_put_off_is_asked_for_again_by_the_same_watch(
-    watching: Watching, monkeypatch: pytest.MonkeyPatch
+    watching: Watching, state: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("petechia.pacs.watching.PUT_OFF", 0.2)
     refusals = iter(range(2))
 
     def fault(handler: Handler, kind: str, last: str) -> bool:
         if kind == "wado" and last == "1.2.0" and next(refusals, None) is not None:
-            handler.reply(b"", state=500)
+            handler.reply(b"", state=state)
             return True
         return False
 
@@ -169,6 +170,15 @@ def test_an_image_that_was_put_off_is_asked_for_again_by_the_same_watch(
         watching(once=False, interval=0.1)
     assert FAILED not in watching.states().values()
     assert sum("Put off: 1.2.0" in sentence for sentence in watching.said) == 1
+
+
+def test_no_image_is_given_up_while_the_right_to_read_is_gone(watching: Watching) -> None:
+    watching.store.fault = at("wado", None, 403)
+    found = watching()
+    assert (found.screened, found.failed) == (0, COUNT)
+    assert watching.states() == {}
+    watching.store.fault = lambda *_: False
+    assert watching().screened == COUNT
 
 
 def test_a_pacs_that_gives_no_object_is_away(watching: Watching) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from petechia.core.errors import PetechiaError
 from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs, Query
-from petechia.data.dicomweb.session import PacsAwayError
+from petechia.data.dicomweb.session import ForbiddenError, PacsAwayError
 from petechia.data.formats.images import Decoding
 from petechia.data.not_read import EVERYTHING_READ, Files
 from petechia.detect.protocol import Calibration, ImagesUnderTest
@@ -147,6 +147,10 @@ class Watch:
             self._fail(one, error)
             return None
         except PacsAwayError as error:
+            self._raise_if_away(one, error)
+            self._put_off(one, error)
+            return None
+        except ForbiddenError as error:  # of one image for good, or of all until somebody gives the right back
             self._put_off(one, error)
             return None
         self._stuck = []
@@ -163,18 +167,16 @@ class Watch:
         self._say(f"Not screened: {one.uid}. {error}")
         return Round(failed=1)
 
-    def _put_off(self, one: Instance, error: PacsAwayError) -> None:
-        """Leave an image to a later round, so that one that the PACS is at odds with does not stop the others.
-
-        Raises:
-            PacsAwayError: the PACS does not answer otherwise, either, or not for one image after the other.
-        """
+    def _raise_if_away(self, one: Instance, error: PacsAwayError) -> None:
+        """Raise an error if the PACS does not answer otherwise, either, or not for one image after the other."""
         self._stuck.append(error)
         if len(self._stuck) > BATCH or not self._pacs.answers(one):
             raise error
+
+    def _put_off(self, one: Instance, error: PetechiaError) -> None:
+        """Leave an image to a later round, so that one that the PACS is at odds with does not stop the others."""
         times = self._later.get(one.uid, (0, 0.0))[0]
-        wait = min(PUT_OFF * 2.0 ** min(times, 20), PUT_OFF_LONGEST)
-        self._later[one.uid] = times + 1, time.monotonic() + wait
+        self._later[one.uid] = times + 1, time.monotonic() + doubled(PUT_OFF, times, PUT_OFF_LONGEST)
         if not times:
             self._say(f"Put off: {one.uid}. {error}")
 
@@ -201,6 +203,7 @@ class Watch:
             except InstanceError as error:
                 return self._not_reported(fetched.one, found) + self._fail(fetched.one, error)
             except PacsAwayError as error:
+                self._raise_if_away(fetched.one, error)
                 self._put_off(fetched.one, error)
                 return self._not_reported(fetched.one, found) + Round(failed=1)
             self._health.flagged.inc()
@@ -236,4 +239,9 @@ class Watch:
 
 def back_off(failures: int, chance: float) -> float:
     """Seconds until a PACS is asked again that was away so many times before in a row; `chance` in [0, 1) spreads them."""
-    return min(LONGEST, FIRST * 2.0 ** min(failures, 20)) * (0.5 + chance / 2)
+    return doubled(FIRST, failures, LONGEST) * (0.5 + chance / 2)
+
+
+def doubled(first: float, times: int, longest: float) -> float:
+    """Seconds, doubled some times, and at most the longest."""
+    return min(longest, first * 2.0 ** min(times, 20))

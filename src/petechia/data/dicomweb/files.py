@@ -21,7 +21,7 @@ from petechia.core.errors import PetechiaError
 from petechia.core.files import write_bytes
 from petechia.data.cache import cache_folder, private_folder
 from petechia.data.dicomweb.pacs import Instance, InstanceError, Pacs
-from petechia.data.dicomweb.session import BrokenError
+from petechia.data.dicomweb.session import BrokenError, ForbiddenError
 from petechia.data.formats.images import READING, Decoding, FileReader
 from petechia.data.formats.slices import SliceReader, Volume
 
@@ -97,7 +97,7 @@ class PacsFiles:
     def _fetched(self, one: Instance) -> bytes:
         try:
             return self._pacs.fetch(one)
-        except BrokenError as error:
+        except (BrokenError, ForbiddenError) as error:
             if not self._pacs.answers(one):
                 raise
             raise InstanceError(f"{one.uid} cannot be had: {error}") from None

@@ -257,6 +257,7 @@ class Pacs:
         Raises:
             InstanceError: it is listed with too many frames, it is not there, or not any more, it is too large, or what
                 arrives is damaged, another object, or has another number of frames.
+            ForbiddenError: the PACS does not allow to read it, now.
             PetechiaError: what arrives is not a file, as where one must sign in first.
         """
         uid = one.uid
@@ -272,6 +273,8 @@ class Pacs:
             raise InstanceError(
                 f"{uid} is not in the PACS {self.url} any more; list its images again, or leave it out with --on-error skip."
             ) from None
+        except ForbiddenError:
+            raise
         except (LargeAnswerError, RefusedError, ConflictError) as error:
             raise InstanceError(f"{uid} cannot be had: {error}") from None
         content = self._part(answer.headers.get("Content-Type", ""), answer.content)
